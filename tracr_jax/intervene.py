@@ -1,0 +1,50 @@
+"""Edits of the residual stream: the training hook of method.md 4.3, the noise of 11, the swaps.
+
+An edit names a block and a function of that block's output. Block b's output is hidden[b + 1], so an edit at
+block b leaves hidden[0..b] unchanged. The original projects with a d×d matrix made by an SVD; here the
+subspace is held as an orthonormal basis Q [d, R], so that the projector P = Q Qᵀ is never formed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@dataclass(frozen=True)
+class ResidualEdit:
+    """Replace the output h [B, S, d] of block `block` (0-based) by `fn(h)`, of the same shape and dtype."""
+
+    block: int
+    fn: Callable[[Float[Array, "B S d"]], Float[Array, "B S d"]]
+
+
+def subspace_basis(rows: Float[Array, "R d"]) -> Float[Array, "d R"]:
+    """Orthonormal basis Q of the span of R linearly independent rows, so that P = Q Qᵀ (method.md 4.1).
+
+    Equal to the pseudo-inverse form Rᵀ(Rᵀ)⁺ for independent rows, which a trained adapter's result rows are.
+    """
+    return jnp.linalg.qr(rows.T, mode="reduced")[0]
+
+
+def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array, "*B d"]:
+    """Component of h in the subspace: h Q Qᵀ."""
+    return (h @ basis) @ basis.T
+
+
+def detach_and_roll(basis: Float[Array, "d R"], *, block: int) -> ResidualEdit:
+    """The training hook of method.md 4.3: the answer may only flow through the subspace of `basis`.
+
+    The component inside the subspace stays and carries the gradient. Its complement is cut from the gradient
+    and exchanged for that of the previous example of the batch (cyclic). With B = 1 only the cut remains.
+    """
+    basis = jax.lax.stop_gradient(basis)
+
+    def fn(h):
+        inside = project(h, basis.astype(h.dtype))
+        outside = jax.lax.stop_gradient(h - inside)
+        return inside + jnp.roll(outside, 1, axis=0)
+
+    return ResidualEdit(block, fn)

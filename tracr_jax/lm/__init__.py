@@ -1,0 +1,1 @@
+"""Language models as thin Flax linen modules with every hidden state returned."""

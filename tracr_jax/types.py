@@ -1,0 +1,58 @@
+"""The one glossary of shapes, and the small structures that travel between modules.
+
+| letter | meaning |
+|---|---|
+| B | batch: supervised items in one step |
+| S | positions of a supervised item (padded, fixed) |
+| U | positions of a retention text |
+| T | teacher positions: S + 1, a BOS stands in front |
+| N | blocks of the language model (LM) |
+| d | width of the LM's residual stream |
+| L | layers of the teacher |
+| D | width of the teacher's residual stream |
+| V | LM vocabulary |
+| R | result rows: residual directions of the program's result variable |
+
+The paper's Greek: θ are the LM's parameters, θ₀ their frozen original, φ the teacher's, A = (W, b) the adapter.
+"""
+
+from typing import Any, NamedTuple
+
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Params = Any  # a plain nested dict of arrays
+
+# Residual streams, always [layer, batch, position, width].
+Hidden = Float[Array, "N1 B S d"]  # N1 = N + 1 states h_0..h_N (or the first few of them)
+Residuals = Float[Array, "L1 B T D"]  # L1 = L + 1 states r_0..r_L
+
+
+class LMOutput(NamedTuple):
+    """Everything a forward pass computes; jit removes what the caller does not use.
+
+    hidden[i] is the input of block i (hidden[0] = token + position embedding); hidden[N] is taken after the
+    final norm, as in Hugging Face's `output_hidden_states`.
+    """
+
+    logits: Float[Array, "B S V"]
+    hidden: Hidden
+
+
+class Batch(NamedTuple):
+    """One training step's input, on the host or on the device."""
+
+    ids: Int[Array, "B S"] | np.ndarray
+    answer_mask: Float[Array, "B S"] | np.ndarray  # 1 where position s predicts an answer token s + 1
+    teacher_ids: Int[Array, "B T"] | np.ndarray  # BOS in front
+    text_ids: Int[Array, "B2 U"] | np.ndarray  # retention text; its batch size may differ from B
+
+
+class Adapter(NamedTuple):
+    """The affine map A: h -> W h + b, one for all layers and positions. W's rows are teacher directions."""
+
+    weight: Float[Array, "D d"]
+    bias: Float[Array, " D"]
+
+
