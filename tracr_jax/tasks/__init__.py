@@ -1,0 +1,1 @@
+"""Tasks: a RASP program, the text that poses it, and how the two meet. One file = one algorithm."""
