@@ -1,0 +1,85 @@
+"""Checkpoints of a run: the trained parameters and the optimiser's state, by orbax; never φ or θ₀.
+
+Parameters and optimiser state are separate items, so that evaluation reads a third of the bytes. Orbax
+writes beside and renames: a checkpoint that is listed is whole.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from tracr_jax.errors import UserError
+from tracr_jax.train import TrainParams, TrainState
+
+
+class Checkpoints:
+    """The folder RUN/checkpoints; keeps the newest two."""
+
+    def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
+        self.folder = Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            read_only=read_only,
+            # Left behind by a killed run; a half-written checkpoint never has a final name.
+            cleanup_tmp_directories=not read_only,
+        )
+        if read_only and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no checkpoints here; is this the folder of a run?")
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options, item_names=("params", "optimizer")
+        )
+
+    def latest(self) -> int | None:
+        """Number of finished steps in the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Write the state after `state.step` steps, in the background."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),  # pyright: ignore[reportCallIssue]
+                optimizer=ocp.args.StandardSave(state.opt_state),  # pyright: ignore[reportCallIssue]
+            ),
+        )
+
+    def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
+        """The state after `step` steps (default: the newest), with the shapes and shardings of `like`."""
+        step = self._step(step)
+        saved = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(_abstract(like.params)),  # pyright: ignore[reportCallIssue]
+                optimizer=ocp.args.StandardRestore(_abstract(like.opt_state)),  # pyright: ignore[reportCallIssue]
+            ),
+        )
+        return TrainState(jax.numpy.asarray(step, jax.numpy.int32), saved["params"], saved["optimizer"])
+
+    def restore_params(self, like: TrainParams, *, step: int | None = None) -> TrainParams:
+        """Only the parameters, for evaluation."""
+        saved = self._manager.restore(
+            self._step(step),
+            args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like))),  # pyright: ignore[reportCallIssue]
+        )
+        return saved["params"]
+
+    def _step(self, step):
+        step = self.latest() if step is None else step
+        if step is None:
+            raise UserError(f"{self.folder}: no finished checkpoint; start the run again without --resume")
+        return step
+
+    def wait(self) -> None:
+        """Return when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing and end orbax's threads."""
+        self._manager.close()
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -1,0 +1,201 @@
+"""The jitted training step and the loop around it. Source: method.md 4 and 5.
+
+One step takes (state, frozen, batch): `state` is what is trained, `frozen` the original model θ₀ and the
+teacher φ, both arguments of the compiled program and not constants in it. `make_train_step` returns a pure
+function; compile it with `jax.jit(step, donate_argnums=0)`, or compose it with anything else.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from tracr_jax import losses as L
+from tracr_jax.config import LossConfig, OptimConfig
+from tracr_jax.intervene import detach_and_roll, subspace_basis
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.types import Adapter, Batch, Params, Residuals
+
+Metrics = dict[str, jax.Array]
+ResidualsFn = Callable[[Any, Int[Array, "B T"]], Residuals]
+
+
+class TrainParams(NamedTuple):
+    """What is trained: the language model θ and the adapter A."""
+
+    lm: Params
+    adapter: Adapter
+
+
+class TrainState(NamedTuple):
+    """Everything that changes from step to step, and all that a checkpoint holds."""
+
+    step: Int[Array, ""]
+    params: TrainParams
+    opt_state: optax.OptState
+
+
+class Frozen(NamedTuple):
+    """What is never trained and never saved: the original model θ₀ and the teacher φ."""
+
+    lm: Params
+    teacher: Any
+
+
+class StepShape(NamedTuple):
+    """The static facts of a run that the step needs."""
+
+    depth: int  # L, layers of the teacher
+    result_rows: tuple[int, ...]  # teacher directions of the result variable
+    pad_id: int
+    max_answers: int  # K, the largest number of answer tokens in an item
+
+
+def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
+    """Uniform in ±1/√d for weight and bias, as the original initialises it (method.md 5)."""
+    bound = width**-0.5
+    w, b = jax.random.split(key)
+    return Adapter(
+        jax.random.uniform(w, (directions, width), minval=-bound, maxval=bound),
+        jax.random.uniform(b, (directions,), minval=-bound, maxval=bound),
+    )
+
+
+def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
+    """AdamW with one schedule for the model and one for the adapter, behind a common norm limit."""
+
+    def adamw(peak):
+        return optax.adamw(
+            _schedule(config, peak, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
+        )
+
+    groups = optax.partition(
+        {"lm": adamw(config.learning_rate), "adapter": adamw(config.adapter_learning_rate)},
+        TrainParams("lm", "adapter"),  # pyright: ignore[reportArgumentType]
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
+
+
+def _schedule(config, peak, steps):
+    warm = config.warmup_steps
+    # Step 0 already moves: the warm-up starts at peak / (warm + 1), not at 0.
+    if config.schedule == "constant":
+        return optax.linear_schedule(peak / (warm + 1), peak, warm) if warm else peak
+    end = max(steps, warm + 1)
+    return optax.warmup_cosine_decay_schedule(peak / (warm + 1), peak, warm, end, end_value=peak / 10)
+
+
+def init_state(params: TrainParams, optimizer: optax.GradientTransformation) -> TrainState:
+    """Step 0. Copies the parameters, so that donating the state leaves the caller's arrays (θ₀) alive."""
+    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def make_loss_fn(
+    model: LanguageModel,
+    residuals: ResidualsFn,
+    *,
+    config: LossConfig,
+    shape: StepShape,
+    layout: L.VariableLayout | None = None,
+) -> Callable[[TrainParams, Frozen, Batch], tuple[jax.Array, Metrics]]:
+    """The total loss of method.md 4.5 as a function of (params, frozen, batch) -> (loss, terms).
+
+    terms: "alignment" (cosine: sum over layers; variable: weighted mean over variables, nats), "supervised"
+    (nats per answer token), "retention" (nats; see LossConfig.retention_reduction), "answer_accuracy" (share of
+    answer tokens whose argmax is right in the hooked pass), "alignment_parts" ([L+1] or one per variable).
+    """
+    if config.alignment == "variable" and layout is None:
+        raise ValueError("variable alignment needs a VariableLayout")
+    rows = np.array(shape.result_rows)
+
+    def loss_fn(params: TrainParams, frozen: Frozen, batch: Batch):
+        chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
+        chex.assert_equal_shape([batch.ids, batch.answer_mask])
+        terms: Metrics = {}
+        edit = None
+        if config.hook:
+            # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
+            basis = subspace_basis(jax.lax.stop_gradient(params.adapter.weight[rows]))
+            edit = detach_and_roll(basis, block=shape.depth + config.hook_offset)
+        where, targets, weights = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
+        out = model.apply(params.lm, batch.ids, edit=edit, logit_positions=where)
+        logits = out.logits.astype(jnp.float32)
+        terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
+        right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+        terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
+        total = terms["supervised"]
+
+        if config.alignment != "none":
+            target = jax.lax.stop_gradient(residuals(frozen.teacher, batch.teacher_ids))
+            target = target[:, :, 1:].astype(jnp.float32)  # BOS has no position in the language model
+            hidden = out.hidden[: shape.depth + 1].astype(jnp.float32)
+            chex.assert_equal_shape_prefix([hidden, target], 3)
+            here = None
+            if not config.align_padding:
+                here = L.item_positions(batch.ids, pad_id=shape.pad_id).astype(jnp.float32)
+            if config.alignment == "cosine":
+                parts = L.cosine_alignment(params.adapter, hidden, target, weights=here)
+                terms["alignment"] = jnp.sum(parts)
+            else:
+                assert layout is not None
+                parts = L.variable_alignment(params.adapter, hidden, target, layout=layout, weights=here)
+                terms["alignment"] = jnp.mean(parts * jnp.asarray(layout.weights, parts.dtype))
+            terms["alignment_parts"] = parts
+            total = total + config.alignment_weight * terms["alignment"]
+
+        if config.clean_weight:
+            clean = model.apply(params.lm, batch.ids, logit_positions=where).logits.astype(jnp.float32)
+            terms["supervised_clean"] = L.weighted_cross_entropy(clean, targets, weights)
+            total = total + config.clean_weight * terms["supervised_clean"]
+
+        if config.retention_weight:
+            original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
+            text = model.apply(params.lm, batch.text_ids).logits
+            terms["retention"] = L.retention_kl(
+                text.astype(jnp.float32), original.astype(jnp.float32), reduction=config.retention_reduction
+            )
+            total = total + config.retention_weight * terms["retention"]
+        terms["loss"] = total
+        return total, terms
+
+    return loss_fn
+
+
+def make_train_step(
+    model: LanguageModel,
+    residuals: ResidualsFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    config: LossConfig,
+    shape: StepShape,
+    layout: L.VariableLayout | None = None,
+) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
+    """A pure training step (state, frozen, batch) -> (state, terms), to be jitted by the caller.
+
+    Args:
+      model: the language model, for θ and for θ₀.
+      residuals: (φ, teacher_ids [B, T]) -> r_0..r_L [L+1, B, T, D], e.g. `tracr_jax.teacher.residuals`.
+      optimizer: see `make_optimizer`.
+      config: which losses, and their weights.
+      shape: static facts of the run.
+      layout: variables of the teacher, for variable alignment.
+
+    Returns:
+      The step. Its terms are those of `make_loss_fn` and "grad_norm" (before any clipping).
+    """
+    loss_fn = make_loss_fn(model, residuals, config=config, shape=shape, layout=layout)
+
+    def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        terms["grad_norm"] = optax.global_norm(grads)
+        return TrainState(state.step + 1, params, opt_state), terms  # pyright: ignore[reportArgumentType]
+
+    return train_step
