@@ -28,9 +28,7 @@ class Checkpoints:
         )
         if read_only and not self.folder.is_dir():
             raise UserError(f"{self.folder}: no checkpoints here; is this the folder of a run?")
-        self._manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=("params", "optimizer")
-        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "optimizer"))
 
     def latest(self) -> int | None:
         """Number of finished steps in the newest checkpoint, or None."""

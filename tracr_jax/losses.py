@@ -18,7 +18,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.types import Adapter, Hidden, Residuals
 
 _NORM_FLOOR = 1e-12  # of both vectors of a cosine, method.md 4.4
-_DEFINED = 0.5  # a categorical variable is held where its largest teacher coordinate exceeds this
+DEFINED = 0.5  # a categorical variable is held where its largest teacher coordinate exceeds this
 
 
 def apply_adapter(adapter: Adapter, hidden: Float[Array, "*B d"]) -> Float[Array, "*B D"]:
@@ -148,7 +148,7 @@ def variable_alignment(
         shape = (*read.shape[:-1], count, size)
         z = read[..., first : first + count * size].reshape(shape)
         r = truth[..., first : first + count * size].reshape(shape)
-        held = (jnp.max(r, axis=-1) > _DEFINED) * weights[None, :, :, None]
+        held = (jnp.max(r, axis=-1) > DEFINED) * weights[None, :, :, None]
         loss = -jnp.sum(r * jax.nn.log_softmax(z), axis=-1)
         total = jnp.sum(held, axis=(1, 2))
         losses.append(jnp.sum(jnp.sum(loss * held, axis=(1, 2)) / jnp.maximum(total, 1.0), axis=0) / layers)

@@ -18,7 +18,6 @@ The paper's Greek: θ are the LM's parameters, θ₀ their frozen original, φ t
 
 from typing import Any, NamedTuple
 
-
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -54,5 +53,3 @@ class Adapter(NamedTuple):
 
     weight: Float[Array, "D d"]
     bias: Float[Array, " D"]
-
-
