@@ -1,0 +1,47 @@
+"""Causal attention and the key/value cache, shared by the families.
+
+A cache row holds the key of position p at index p, so a query at position p sees indices <= p. Right padding of
+a prompt needs no mask of its own: its keys lie at later positions and are overwritten as decoding goes on.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class KVCache(NamedTuple):
+    """Keys and values of all blocks (leading axis N) or, inside a block, of one."""
+
+    key: Float[Array, "*N B C kv_heads head_dim"]
+    value: Float[Array, "*N B C kv_heads head_dim"]
+
+
+def init_kv_cache(*, blocks: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype) -> KVCache:
+    """An empty cache of `length` positions for every block."""
+    shape = (blocks, batch, length, kv_heads, head_dim)
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def write_kv(cache: KVCache, key, value, positions: Int[Array, "B S"]) -> KVCache:
+    """Put new keys and values of one block at their positions, row by row."""
+    rows = jnp.arange(positions.shape[0])[:, None]
+    return KVCache(cache.key.at[rows, positions].set(key), cache.value.at[rows, positions].set(value))
+
+
+def attention_mask(length: int, positions: Int[Array, "B S"] | None, cached: int | None) -> Bool[Array, "b S C"]:
+    """True where a query may look: causal within `ids`, or by position against a cache of `cached` entries."""
+    if positions is None or cached is None:
+        return jnp.tril(jnp.ones((1, length, length), bool))
+    return jnp.arange(cached)[None, None, :] <= positions[:, :, None]
+
+
+def attend(
+    query: Float[Array, "B S heads head_dim"],
+    key: Float[Array, "B C kv_heads head_dim"],
+    value: Float[Array, "B C kv_heads head_dim"],
+    mask: Bool[Array, "b S C"],
+) -> Float[Array, "B S heads head_dim"]:
+    """Softmax attention with 1/√head_dim scaling; a group of query heads may share a key/value head."""
+    return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])

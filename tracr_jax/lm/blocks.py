@@ -1,0 +1,70 @@
+"""Running a stack of blocks, scanned or as a loop, with the residual edit and all hidden states.
+
+A block is a linen module called as block(h, context, cache) -> (h, cache); `context` is what all blocks share.
+Scanned parameters live under "blocks" with a leading axis N, looped ones under "block_0", "block_1", …
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tracr_jax.intervene import ResidualEdit
+from tracr_jax.types import Params
+
+
+def run_blocks(
+    make_block: Callable[[str], nn.Module],
+    h: Float[Array, "B S d"],
+    context: Any,
+    *,
+    num_blocks: int,
+    scan: bool,
+    remat: bool,
+    cache: Any = None,
+    edit: ResidualEdit | None = None,
+) -> tuple[Float[Array, "B S d"], Float[Array, "N B S d"], Any]:
+    """Apply N blocks; returns (output of the last, input of each, cache of each).
+
+    The edit is a select inside the scan body: its function is cheap next to a block, and one scan compiles
+    once where two (before and after the edit) would compile twice.
+    """
+
+    def body(block, h, xs):
+        index, layer_cache = xs
+        out, layer_cache = block(h, context, layer_cache)
+        if edit is not None:
+            out = jnp.where(index == edit.block, edit.fn(out).astype(out.dtype), out)
+        return out, (h, layer_cache)
+
+    if remat:
+        body = nn.remat(body, prevent_cse=not scan)
+    if scan:
+        scanned = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=num_blocks)
+        h, (inputs, cache) = scanned(make_block("blocks"), h, (jnp.arange(num_blocks), cache))
+        return h, inputs, cache
+    inputs, caches = [], []
+    for i in range(num_blocks):
+        layer_cache = jax.tree.map(lambda x, i=i: x[i], cache)
+        h, (before, layer_cache) = body(make_block(f"block_{i}"), h, (i, layer_cache))
+        inputs.append(before)
+        caches.append(layer_cache)
+    return h, jnp.stack(inputs), jax.tree.map(lambda *x: jnp.stack(x), *caches) if cache is not None else None
+
+
+def unstack_blocks(params: Params) -> Params:
+    """Parameters of the scanned form as those of the loop."""
+    stacked = params["blocks"]
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    rest = {k: v for k, v in params.items() if k != "blocks"}
+    return rest | {f"block_{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)}
+
+
+def stack_blocks(params: Params) -> Params:
+    """Parameters of the loop as those of the scanned form."""
+    names = sorted((k for k in params if k.startswith("block_")), key=lambda k: int(k.removeprefix("block_")))
+    rest = {k: v for k, v in params.items() if k not in names}
+    return rest | {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *(params[k] for k in names))}
