@@ -1,4 +1,4 @@
-"""What every language model of this package offers, and the list of families.
+"""What every language model of this package offers; the list of families is in load.py.
 
 A model is a frozen dataclass around a configuration: it holds no parameters. Parameters are plain nested
 dicts of arrays, blocks stacked on a leading axis N (`scan_layers=True`) or one dict per block (`False`).
@@ -16,7 +16,15 @@ from tracr_jax.types import LMOutput, Params
 class LanguageModel(Protocol):
     """A causal language model with access to its residual stream."""
 
-    config: Any  # frozen dataclass; its fields carry Hugging Face's names where there is one
+    @property
+    def config(self) -> Any:
+        """Frozen dataclass; its fields carry Hugging Face's names."""
+        ...
+
+    @property
+    def scan_layers(self) -> bool:
+        """Whether parameters are stacked under "blocks", or stand under "block_0", "block_1", …"""
+        ...
 
     @property
     def num_blocks(self) -> int:

@@ -115,10 +115,7 @@ class _Module(nn.Module):
         c = self.config
         wte = nn.Embed(c.vocab_size, c.n_embd, name="wte", embedding_init=nn.initializers.normal(0.02))
         wpe = nn.Embed(c.n_positions, c.n_embd, name="wpe", embedding_init=nn.initializers.normal(0.01))
-        if positions is None:
-            here = wpe.embedding[: ids.shape[1]][None]
-        else:
-            here = wpe(positions)
+        here = wpe.embedding[: ids.shape[1]][None] if positions is None else wpe(positions)
         h = (wte(ids) + here).astype(self.dtype)
         mask = attention_mask(ids.shape[1], positions, None if cache is None else cache.key.shape[2])
         h, inputs, cache = run_blocks(
@@ -186,7 +183,9 @@ class GPT2:
     ) -> LMOutput:
         """Logits and hidden[0..N]; a static length over the position table is a UserError."""
         if ids.shape[1] > self.max_positions:
-            raise UserError(f"GPT-2: {ids.shape[1]} tokens, but n_positions is {self.max_positions}")
+            raise UserError(
+                f"GPT-2: {ids.shape[1]} tokens, but n_positions is {self.max_positions}; shorten the text"
+            )
         return self._module.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
 
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:

@@ -219,9 +219,8 @@ class Llama:
     ) -> LMOutput:
         """Logits and hidden[0..N]; a static length over `max_position_embeddings` is a UserError."""
         if ids.shape[1] > self.max_positions:
-            raise UserError(
-                f"Llama: {ids.shape[1]} tokens, but max_position_embeddings is {self.max_positions}; shorten the text"
-            )
+            limit = f"max_position_embeddings is {self.max_positions}"
+            raise UserError(f"Llama: {ids.shape[1]} tokens, but {limit}; shorten the text")
         return self._module.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
 
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:

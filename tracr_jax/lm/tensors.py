@@ -1,0 +1,129 @@
+"""Named tensors of a model on disk, read one at a time: single or sharded safetensors, and how they are written.
+
+The header is read and checked against the file's size first; nothing is allocated before the caller has compared
+the shapes with what the configuration says.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from tracr_jax.errors import UserError
+from tracr_jax.files import read_json
+
+Shape = tuple[int, ...]
+
+_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Shapes by name, and a way to get one tensor as float32; `where` names the file or folder in errors."""
+
+    where: str
+    shapes: Mapping[str, Shape]
+    get: Callable[[str], np.ndarray]
+
+
+def open_safetensors(folder: str | Path) -> Tensors:
+    """model.safetensors, or the shards that model.safetensors.index.json lists.
+
+    Raises: UserError if there is neither, a shard is missing or damaged, or index and shards disagree.
+    """
+    folder = Path(folder)
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists():
+        files, listed = [single], None
+    elif index.exists():
+        listed = read_json(index).get("weight_map", {})
+        files = [folder / name for name in sorted(set(listed.values()))]
+    else:
+        old = " (only pytorch_model.bin, which is not read: convert it to safetensors)"
+        hint = old if (folder / "pytorch_model.bin").exists() else ""
+        raise UserError(f"{folder}: no model.safetensors and no model.safetensors.index.json{hint}")
+    entries = {entry.name: entry for path in files for entry in _read_header(path)}
+    if listed is not None and set(listed) != set(entries):
+        odd = sorted(set(listed) ^ set(entries))[0]
+        raise UserError(f"{index}: the index and its shards disagree about {odd}")
+
+    def get(name: str) -> np.ndarray:
+        e = entries[name]
+        mapped = np.memmap(e.path, e.dtype, "r", e.offset, e.shape or (1,))
+        return mapped.reshape(e.shape).astype(np.float32)
+
+    return Tensors(str(folder), {name: e.shape for name, e in entries.items()}, get)
+
+
+class _Entry(NamedTuple):
+    """One tensor's place; offset in bytes from the start of the file."""
+
+    name: str
+    path: Path
+    dtype: Any
+    shape: Shape
+    offset: int
+
+
+def _read_header(path: Path) -> Iterator[_Entry]:
+    """Every tensor of one safetensors file."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if length > size - 8:
+                raise UserError(f"{path}: damaged, its header should have {length} bytes and the file has {size}")
+            header = json.loads(f.read(length))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            shape = tuple(entry["shape"])
+            if entry["dtype"] not in _DTYPES:
+                if not name.endswith(("attn.bias", "masked_bias")):  # old GPT-2 files hold Boolean causal masks
+                    raise UserError(f"{path}: {name} has type {entry['dtype']}; known are {', '.join(_DTYPES)}")
+                continue
+            dtype = _DTYPES[entry["dtype"]]
+            wanted = math.prod(shape) * np.dtype(dtype).itemsize
+            if min(shape, default=0) < 0 or begin < 0 or end - begin != wanted or 8 + length + end > size:
+                raise UserError(f"{path}: damaged, {name} {list(shape)} does not fit into bytes {begin} to {end}")
+            yield _Entry(name, path, dtype, shape, 8 + length + begin)
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such file; the model's folder is incomplete") from e
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{path}: damaged, its header is not that of a safetensors file ({e!r})") from e
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], *, dtype: str = "float32") -> None:
+    """Write one safetensors file in one step; dtype "float32", "float16" or "bfloat16"."""
+    names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+    if dtype not in names:
+        raise UserError(f"{path}: cannot write dtype {dtype!r}; known are {', '.join(names)}")
+    kind = np.dtype(_DTYPES[names[dtype]])
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, value in tensors.items():
+        end = offset + value.size * kind.itemsize
+        header[name] = {"dtype": names[dtype], "shape": list(value.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format wants aligned data
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as f:
+            f.write(len(text).to_bytes(8, "little") + text)
+            for value in tensors.values():
+                f.write(np.ascontiguousarray(value, kind).tobytes())
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    except OSError as e:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({e.strerror}); what was there before is intact") from e
