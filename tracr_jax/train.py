@@ -96,6 +96,11 @@ def init_state(params: TrainParams, optimizer: optax.GradientTransformation) -> 
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+def _wide(x: jax.Array) -> jax.Array:
+    """Losses are computed in float32 at least, whatever the model computes in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def make_loss_fn(
     model: LanguageModel,
     residuals: ResidualsFn,
@@ -125,7 +130,7 @@ def make_loss_fn(
             edit = detach_and_roll(basis, block=shape.depth + config.hook_offset)
         where, targets, weights = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
         out = model.apply(params.lm, batch.ids, edit=edit, logit_positions=where)
-        logits = out.logits.astype(jnp.float32)
+        logits = _wide(out.logits)
         terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
@@ -133,12 +138,12 @@ def make_loss_fn(
 
         if config.alignment != "none":
             target = jax.lax.stop_gradient(residuals(frozen.teacher, batch.teacher_ids))
-            target = target[:, :, 1:].astype(jnp.float32)  # BOS has no position in the language model
-            hidden = out.hidden[: shape.depth + 1].astype(jnp.float32)
+            target = _wide(target[:, :, 1:])  # BOS has no position in the language model
+            hidden = _wide(out.hidden[: shape.depth + 1])
             chex.assert_equal_shape_prefix([hidden, target], 3)
             here = None
             if not config.align_padding:
-                here = L.item_positions(batch.ids, pad_id=shape.pad_id).astype(jnp.float32)
+                here = L.item_positions(batch.ids, pad_id=shape.pad_id).astype(hidden.dtype)
             if config.alignment == "cosine":
                 parts = L.cosine_alignment(params.adapter, hidden, target, weights=here)
                 terms["alignment"] = jnp.sum(parts)
@@ -150,16 +155,14 @@ def make_loss_fn(
             total = total + config.alignment_weight * terms["alignment"]
 
         if config.clean_weight:
-            clean = model.apply(params.lm, batch.ids, logit_positions=where).logits.astype(jnp.float32)
-            terms["supervised_clean"] = L.weighted_cross_entropy(clean, targets, weights)
+            clean = model.apply(params.lm, batch.ids, logit_positions=where).logits
+            terms["supervised_clean"] = L.weighted_cross_entropy(_wide(clean), targets, weights)
             total = total + config.clean_weight * terms["supervised_clean"]
 
         if config.retention_weight:
             original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
             text = model.apply(params.lm, batch.text_ids).logits
-            terms["retention"] = L.retention_kl(
-                text.astype(jnp.float32), original.astype(jnp.float32), reduction=config.retention_reduction
-            )
+            terms["retention"] = L.retention_kl(_wide(text), _wide(original), reduction=config.retention_reduction)
             total = total + config.retention_weight * terms["retention"]
         terms["loss"] = total
         return total, terms
@@ -195,7 +198,7 @@ def make_train_step(
         grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        terms["grad_norm"] = optax.global_norm(grads)
+        terms["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, params, opt_state), terms  # pyright: ignore[reportArgumentType]
 
     return train_step
