@@ -1,4 +1,4 @@
-"""Every number a run can be given, as frozen dataclasses, and the presets. Source: method.md 5, findings.md.
+"""Every number a run can be given, as frozen dataclasses. Source: method.md 5, findings.md.
 
 `validate()` runs at construction: a configuration that exists is one that makes sense by itself. What depends on
 the model or the teacher (depth, width, positions) is checked in `setup.py`, before anything is written.
@@ -132,44 +132,6 @@ class RunConfig:
     def __post_init__(self):
         for name in ("steps", "eval_items", "checkpoint_every", "log_every"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-# The original's settings with its faults mended: lengths that hold the longest item, a mask of label tokens,
-# a teacher sharp enough for its counts, `=` mapped. gpt2-large hosts all three teachers (findings.md A2).
-PAPER_FIXED = RunConfig(
-    lm="openai-community/gpt2-large",
-    steps=20_000,
-    seed=42,
-    losses=LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True),
-    optim=OptimConfig(
-        learning_rate=1e-6, adapter_learning_rate=1e-4, schedule="constant", warmup_steps=0, clip_norm=0.0
-    ),
-    data=DataConfig(batch=2, text_batch=2, text_length=30),
-    checkpoint_every=1000,
-)
-
-PAPER = dataclasses.replace(
-    PAPER_FIXED,
-    as_coded=True,
-    data=dataclasses.replace(PAPER_FIXED.data, as_coded_mask=True, as_coded_length=True),
-)
-
-DEFAULT = RunConfig()
-
-
-def baseline(config: RunConfig) -> RunConfig:
-    """The fine-tuning baseline of method.md 4.5: the same run without alignment and without the hook."""
-    losses = dataclasses.replace(config.losses, alignment="none", hook=False, clean_weight=0.0)
-    data = dataclasses.replace(config.data, free_supervised=config.data.free_items > 0)
-    return dataclasses.replace(config, losses=losses, data=data)
-
-
-PRESETS: dict[str, RunConfig] = {
-    "default": DEFAULT,
-    "paper": PAPER,
-    "paper-fixed": PAPER_FIXED,
-    "baseline": baseline(DEFAULT),
-}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

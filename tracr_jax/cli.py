@@ -1,0 +1,173 @@
+"""The command line: `tracr-jax inject TASK`, `tracr-jax evaluate RUN`. Each command is a call of the library."""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+from rich.console import Console
+
+from tracr_jax.config import RunConfig
+from tracr_jax.errors import UserError
+from tracr_jax.presets import METHODS, preset
+
+_HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrained language model
+
+  tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
+                                      TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
+  tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
+  tracr-jax COMMAND --help            every option of a command
+"""
+
+
+@dataclass(frozen=True)
+class Inject:
+    """Inject a program into a language model; every option of the run is below."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    preset: Literal["variable", "cosine", "finetune", "paper", "paper-fixed"] = "variable"
+    """Where the defaults below come from: our method, the paper's loss at our sizes, the fine-tuning baseline, the
+    original as coded, or the original with its faults mended."""
+    folder: Path | None = None
+    """Run folder; default runs/TASK-LM-METHOD-seedN."""
+    resume: bool = False
+    """Continue the run of the folder from its newest checkpoint."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra `tensorboard`)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (extra `wandb`)."""
+    trackio: bool = False
+    """Also log to Trackio (extra `trackio`)."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a finished run again; rewrites its evaluation.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    items: int = 300
+    """Items of each set."""
+    full: bool = False
+    """Whole sets instead of samples."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; a UserError is one line on standard error and exit status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands = {"inject": _inject, "evaluate": _evaluate}
+    console = Console(stderr=True, highlight=False)
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_HELP)
+        elif argv[0] not in commands:
+            raise UserError(f"unknown command {argv[0]!r}; commands: {', '.join(commands)}")
+        else:
+            commands[argv[0]](argv[1:])
+    except UserError as e:
+        console.print("error:", style="bold red", end=" ")
+        console.print(" ".join(str(e).split()), markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted; continue with the same command and --resume", style="yellow")
+        sys.exit(130)
+
+
+def _inject(argv: list[str]) -> None:
+    # A bare first word is the task; the preset and the model decide what the other defaults are.
+    if argv and not argv[0].startswith("-"):
+        argv = ["--task", *argv]
+    first = {name: _peek(argv, name) for name in ("task", "lm", "preset")}
+    if first["preset"] not in (None, *METHODS):
+        raise UserError(f"unknown preset {first['preset']!r}; presets: {', '.join(METHODS)}")
+    start = preset(first["preset"] or "variable", task=first["task"] or "dyck", lm=first["lm"])
+    args = _parse(Inject, argv, default=Inject(start))
+    from tracr_jax.inject import inject
+    from tracr_jax.table import print_evaluation
+
+    console = Console(highlight=False)
+    run = inject(
+        args.config.task,
+        lm=args.config.lm,
+        config=args.config,
+        folder=args.folder,
+        resume=args.resume,
+        writers=_writers(args),
+        progress=sys.stderr.isatty() or sys.stdout.isatty(),
+        say=lambda line: console.print(line, style="dim", markup=False),
+    )
+    print_evaluation(console, run.evaluation)
+    console.print(f"\nrun folder: {run.folder}", markup=False)
+
+
+def _writers(args: Inject):
+    from tracr_jax.config import to_dict
+    from tracr_jax.inject import default_folder
+    from tracr_jax.metrics import MetricWriter, TensorBoard, WandbLike
+
+    writers: list[MetricWriter] = []
+    if args.tensorboard:
+        writers.append(TensorBoard((args.folder or default_folder(args.config)) / "tensorboard"))
+    for service in ("wandb", "trackio"):
+        if getattr(args, service):
+            writers.append(WandbLike(service, project="tracr-jax", config=to_dict(args.config)))
+    return tuple(writers)
+
+
+def _evaluate(argv: list[str]) -> None:
+    args = _parse(Evaluate, argv)
+    from tracr_jax.evaluate import evaluate
+    from tracr_jax.files import write_json
+    from tracr_jax.inject import open_run
+    from tracr_jax.table import print_evaluation
+
+    console = Console(highlight=False)
+    setup, params = open_run(args.run)
+    result = evaluate(
+        setup,
+        params,
+        items=None if args.full else args.items,
+        progress=lambda line: console.print(line, style="dim", markup=False),
+    )
+    write_json(args.run / "evaluation.json", result)
+    print_evaluation(console, result)
+
+
+def _peek(argv: Sequence[str], name: str) -> str | None:
+    """Value of an option before the real parse, in either spelling."""
+    for here, following in zip(argv, [*argv[1:], ""], strict=True):
+        if here == f"--{name}":
+            return following
+        if here.startswith(f"--{name}="):
+            return here.split("=", 1)[1]
+    return None
+
+
+T = TypeVar("T")
+
+
+def _parse(kind: type[T], argv: list[str], *, default: T | None = None) -> T:
+    """Parse with tyro, flat option names; an unknown option is one line with the nearest known ones."""
+    flat = tyro.conf.OmitArgPrefixes[kind]  # pyright: ignore[reportInvalidTypeArguments]
+    keywords = {} if default is None else {"default": default}
+    args, unknown = tyro.cli(
+        flat, args=argv, prog=f"tracr-jax {kind.__name__.lower()}", return_unknown_args=True, **keywords
+    )
+    if unknown:
+        name = unknown[0].split("=")[0]
+        known = [f"--{f.replace('_', '-')}" for f in _field_names(kind)]
+        near = difflib.get_close_matches(name, known, n=2) or ["see --help"]
+        raise UserError(f"unknown option {name!r}; did you mean {' or '.join(near)}?")
+    return args
+
+
+def _field_names(kind) -> list[str]:
+    names = []
+    for f in dataclasses.fields(kind):
+        inner = RunConfig if f.name == "config" else f.type
+        names += _field_names(inner) if dataclasses.is_dataclass(inner) else [f.name]
+    return names

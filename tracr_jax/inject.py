@@ -1,0 +1,231 @@
+"""The main job: inject a program into a language model and leave a run folder. Library form of `tracr-jax inject`.
+
+A run folder holds config.json, run.json (command, versions, machine, times), metrics.jsonl, checkpoints/, teacher/ and
+evaluation.json. Later stages read these files only.
+"""
+
+import dataclasses
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tracr_jax import __version__
+from tracr_jax import config as C
+from tracr_jax.checkpoint import Checkpoints
+from tracr_jax.errors import UserError
+from tracr_jax.evaluate import evaluate
+from tracr_jax.files import read_json, write_json
+from tracr_jax.fit import fit
+from tracr_jax.lm.load import LoadedLM
+from tracr_jax.metrics import JsonLines, MetricWriter, Several
+from tracr_jax.presets import preset
+from tracr_jax.setup import Setup, build
+from tracr_jax.tasks.base import Task
+from tracr_jax.teacher import save_teacher
+from tracr_jax.train import (
+    Frozen,
+    TrainParams,
+    TrainState,
+    init_adapter,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
+
+Say = Callable[[str], None]
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tracr-pypi",
+    "transformers",
+    "tokenizers",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its parts and what was trained."""
+
+    folder: Path
+    setup: Setup
+    params: TrainParams
+    evaluation: dict[str, Any]
+
+
+def inject(
+    task: Task | str = "dyck",
+    *,
+    lm: LoadedLM | str = "tiny",
+    config: C.RunConfig | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    writers: tuple[MetricWriter, ...] = (),
+    progress: bool = True,
+    say: Say = lambda _: None,
+) -> Run:
+    """Inject `task` into `lm`, evaluate, and leave a run folder.
+
+    Args:
+      task: a task object, a built-in name, or "path/to/file.py:NAME".
+      lm: a loaded model, or a name for `load_lm`.
+      config: everything else; its `task` and `lm` are replaced by the arguments above.
+      folder: the run folder; default runs/TASK-LM-seedN.
+      resume: continue from the newest checkpoint of the folder, bit for bit.
+      writers: further places for metrics, beside metrics.jsonl.
+      progress: draw a progress bar.
+      say: receives one line before each stage.
+
+    Raises:
+      UserError: before anything is written where the parts do not fit together; later where training diverges.
+    """
+    config = dataclasses.replace(
+        config
+        or preset(task=task if isinstance(task, str) else task.name, lm=lm if isinstance(lm, str) else lm.name),
+        task=task if isinstance(task, str) else task.name,
+        lm=lm if isinstance(lm, str) else lm.name,
+    )
+    folder = Path(folder) if folder else default_folder(config)
+    check_folder(folder, config, resume=resume)
+    started = time.time()
+    setup = build(config, task=task, lm=lm, say=say)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", C.to_dict(config))
+    save_teacher(setup.teacher, folder / "teacher")
+    write_json(folder / "run.json", _about(started))
+
+    state, frozen, step = make_parts(setup)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        if resume and checkpoints.latest() is not None:
+            state = checkpoints.restore(state)
+            say(f"resumed after {int(state.step)} of {config.steps} steps")
+        lines = JsonLines(folder / "metrics.jsonl", keep_below=int(state.step))
+        writer = Several((lines, *writers))
+        trained = time.time()
+        try:
+            state = fit(
+                step,
+                state,
+                frozen,
+                setup.batches.batch_at,
+                steps=config.steps,
+                writer=writer,
+                checkpoints=checkpoints,
+                checkpoint_every=config.checkpoint_every,
+                log_every=config.log_every,
+                progress=progress,
+            )
+        finally:
+            writer.close()
+    finally:
+        checkpoints.close()
+    times = {"setup_s": trained - started, "training_s": time.time() - trained}
+    evaluated = time.time()
+    evaluation = evaluate(setup, state.params, items=config.eval_items, progress=say)
+    write_json(folder / "evaluation.json", evaluation)
+    times["evaluation_s"] = time.time() - evaluated
+    write_json(folder / "run.json", _about(started) | {"times": times} | _peak_memory())
+    return Run(folder, setup, state.params, evaluation)
+
+
+def make_parts(setup: Setup) -> tuple[TrainState, Frozen, Callable]:
+    """(initial state, frozen parameters, jitted step) of a run; the step donates its state."""
+    config = setup.config
+    key = jax.random.key(config.seed)
+    adapter = init_adapter(key, width=setup.lm.model.width, directions=setup.teacher.width)
+    optimizer = make_optimizer(config.optim, steps=config.steps)
+    step = make_train_step(
+        setup.lm.model, setup.residuals, optimizer, config=config.losses, shape=setup.shape, layout=setup.layout
+    )
+    frozen = Frozen(jax.tree.map(jax.numpy.asarray, setup.lm.params), setup.phi)
+    state = init_state(TrainParams(setup.lm.params, adapter), optimizer)
+    return state, frozen, jax.jit(step, donate_argnums=0)
+
+
+def default_folder(config: C.RunConfig) -> Path:
+    """runs/TASK-LM-METHOD-seedN, from the last part of each name."""
+    method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
+    task = config.task.split(":")[-1] if ":" in config.task else config.task
+    return Path("runs") / f"{task}-{Path(config.lm).name}-{method}-seed{config.seed}".lower()
+
+
+def check_folder(folder: Path, config: C.RunConfig, *, resume: bool) -> None:
+    """Refuse to mix two runs in one folder."""
+    there = (folder / "config.json").exists()
+    if not resume:
+        if there:
+            raise UserError(f"{folder} already holds a run: add --resume to continue it, or --folder for another")
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty and holds no run: choose another --folder")
+        return
+    if not there:
+        raise UserError(f"{folder}: nothing to resume, there is no config.json; leave out --resume")
+    saved = C.from_dict(read_json(folder / "config.json"))
+    changed = [
+        f"{name} {a!r} -> {b!r}" for name, a, b in _differences(C.to_dict(saved), C.to_dict(config)) if a != b
+    ]
+    if changed:
+        raise UserError(f"{folder}: the run was started with other options ({'; '.join(changed)}); give the same")
+
+
+def _differences(a: dict, b: dict, prefix: str = ""):
+    for key in a:
+        if isinstance(a[key], dict):
+            yield from _differences(a[key], b[key], f"{prefix}{key}.")
+        else:
+            yield prefix + key, a[key], b[key]
+
+
+def _about(started: float) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "tracr_jax": __version__,
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "machine": platform.platform(),
+    }
+
+
+def _peak_memory() -> dict[str, float]:
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+
+
+def open_run(
+    folder: str | Path, *, task: Task | None = None, lm: LoadedLM | None = None
+) -> tuple[Setup, TrainParams]:
+    """Rebuild a run from its folder: its parts, and the trained parameters of the newest checkpoint.
+
+    Args:
+      folder: a run folder.
+      task: the task object, where it was not given by name.
+      lm: the original model, where it was not given by name.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: not a run folder, there is no config.json")
+    config = C.from_dict(read_json(folder / "config.json"))
+    setup = build(config, task=task or config.task, lm=lm or config.lm)
+    adapter = init_adapter(jax.random.key(0), width=setup.lm.model.width, directions=setup.teacher.width)
+    like = jax.tree.map(jax.numpy.asarray, TrainParams(setup.lm.params, adapter))
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        return setup, checkpoints.restore_params(like)
+    finally:
+        checkpoints.close()

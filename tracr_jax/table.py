@@ -1,0 +1,72 @@
+"""The final table of a run, in the terminal, from evaluation.json."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_evaluation(console: Console, evaluation: dict[str, Any]) -> None:
+    """Three tables: answers on every set, decoded variables on the test set, language kept."""
+    console.print(answers_table(evaluation))
+    console.print(decode_table(evaluation))
+    r = evaluation["retention"]
+    ratio = r["injected"] / r["original"]
+    console.print(
+        f"perplexity on held-out text: {r['original']:.2f} before, {r['injected']:.2f} after (x{ratio:.3f})"
+    )
+
+
+def answers_table(evaluation: dict[str, Any]) -> Table:
+    """Exact match with 95 % intervals, before and after, beside predictors that know nothing of the program."""
+    sets = evaluation["sets"]
+    baselines = list(next(iter(sets.values()))["baselines"])
+    table = Table(title="exact match, %", title_justify="left")
+    table.add_column("set")
+    table.add_column("items", justify="right")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right", style="bold")
+    table.add_column("95 % interval", justify="right")
+    for name in baselines:
+        table.add_column(name.replace("_", " "), justify="right", style="dim")
+    table.add_column("in training", justify="right", style="dim")
+    for name, s in sets.items():
+        after = s["injected"]
+        table.add_row(
+            name,
+            f"{s['sample']}",
+            _percent(s["original"]["accuracy"]),
+            _percent(after["accuracy"]),
+            f"{_percent(after['low'])}–{_percent(after['high'])}",
+            *(_percent(s["baselines"][b]) for b in baselines),
+            _percent(s["overlap_with_training"]),
+        )
+    return table
+
+
+def decode_table(evaluation: dict[str, Any], *, worst: int = 5) -> Table:
+    """Decode accuracy on the test set: the result and the variables that decode worst."""
+    at_all = evaluation["decode"]["test"]["all_positions"]
+    at_answer = evaluation["decode"]["test"]["answer_positions"]
+    table = Table(title="decoded from the model, test set, %", title_justify="left")
+    for column in ("variable", "accuracy", "majority", "at the answer"):
+        table.add_column(column, justify="left" if column == "variable" else "right")
+    result = [n for n in at_all if n.startswith("final_result")]
+    rest = sorted(
+        (n for n in at_all if n not in result and at_all[n]["accuracy"] is not None),
+        key=lambda n: at_all[n]["accuracy"],
+    )
+    for name in [*result, *rest[:worst]]:
+        table.add_row(
+            name,
+            _percent(at_all[name]["accuracy"]),
+            _percent(at_all[name]["majority"]),
+            _percent(at_answer[name]["accuracy"]),
+        )
+    if len(rest) > worst:
+        table.add_row(f"… {len(rest) - worst} more decode at least as well", "", "", "")
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
