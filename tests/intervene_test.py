@@ -1,0 +1,71 @@
+"""The projector, the edit, and what the hook lets through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis
+from tracr_jax.lm.gpt2 import GPT2, GPT2Config
+
+CONFIG = GPT2Config(vocab_size=40, n_positions=16, n_embd=24, n_layer=5, n_head=3)
+
+
+@pytest.fixture(params=[True, False], ids=["scan", "loop"])
+def model(request):
+    return GPT2(CONFIG, scan_layers=request.param)
+
+
+def basis(rank=2):
+    return subspace_basis(np.random.default_rng(1).normal(size=(rank, 24)).astype(np.float32))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 10])
+def test_projector(rank):
+    rows = np.random.default_rng(0).normal(size=(rank, 24)).astype(np.float32)
+    p = np.asarray(project(jnp.eye(24), subspace_basis(rows)))
+    np.testing.assert_allclose(p, np.linalg.pinv(rows) @ rows, atol=1e-5)
+    np.testing.assert_allclose(p @ p, p, atol=1e-5)
+    np.testing.assert_allclose(p, p.T, atol=1e-6)
+    np.testing.assert_allclose(np.trace(p), rank, rtol=1e-5)
+
+
+def test_edit_leaves_earlier_states_and_changes_later_ones(model):
+    params = model.init(jax.random.key(0))
+    ids = np.arange(20).reshape(2, 10) % 40
+    plain = model.apply(params, ids).hidden
+    same = model.apply(params, ids, edit=ResidualEdit(2, lambda h: h)).hidden
+    np.testing.assert_array_equal(plain, same)
+    edited = model.apply(params, ids, edit=ResidualEdit(2, lambda h: h + 1.0)).hidden
+    np.testing.assert_array_equal(edited[:3], plain[:3])
+    np.testing.assert_allclose(edited[3], plain[3] + 1.0, atol=1e-6)
+    assert np.abs(edited[4] - plain[4]).max() > 0.5
+
+
+def test_supervised_gradient_reaches_early_blocks_only_through_the_subspace(model):
+    """A change of the early states outside the subspace has no gradient; inside it has one."""
+    params = model.init(jax.random.key(0))
+    ids = np.arange(20).reshape(2, 10) % 40
+    q = basis()
+
+    def loss(shift):
+        hook = detach_and_roll(q, block=2)
+        edit = ResidualEdit(2, lambda h: hook.fn(h + shift))
+        return jnp.sum(model.apply(params, ids, edit=edit).logits[..., 3] ** 2)
+
+    grad = jax.grad(loss)(jnp.zeros((2, 10, 24)))
+    inside = project(grad, q)
+    assert np.abs(inside).max() > 1e-3
+    np.testing.assert_allclose(grad, inside, atol=1e-4 * float(np.abs(inside).max()))
+
+
+def test_roll_exchanges_complements_and_is_the_identity_for_one_example(model):
+    params = model.init(jax.random.key(0))
+    ids = np.arange(20).reshape(2, 10) % 40
+    q = basis()
+    one = model.apply(params, ids[:1], edit=detach_and_roll(q, block=2))
+    np.testing.assert_allclose(one.logits, model.apply(params, ids[:1]).logits, atol=1e-5)
+    h = model.apply(params, ids).hidden[3]
+    out = model.apply(params, ids, edit=detach_and_roll(q, block=2)).hidden[3]
+    np.testing.assert_allclose(project(out, q), project(h, q), atol=1e-5)
+    np.testing.assert_allclose(out - project(out, q), (h - project(h, q))[::-1], atol=1e-5)
