@@ -23,7 +23,7 @@ class LanguageModel(Protocol):
 
     @property
     def scan_layers(self) -> bool:
-        """Whether parameters are stacked under "blocks", or stand under "block_0", "block_1", …"""
+        """Whether block parameters are stacked under "blocks", or one dict per block: "block_0", "block_1"."""
         ...
 
     @property

@@ -184,7 +184,7 @@ def save_hf_folder(
     config = model.config.to_hf() | {"dtype": dtype}
     if tokenizer is not None:
         tokenizer.save(folder)
-        config |= {"eos_token_id": tokenizer.eos_id, "bos_token_id": tokenizer.eos_id}
+        config |= {"eos_token_id": tokenizer.eos_id, "bos_token_id": tokenizer.bos_id}
     write_safetensors(folder / "model.safetensors", to_tensors(model, params), dtype=dtype)
     write_json(folder / "config.json", config)
 

@@ -171,7 +171,8 @@ class GPT2:
 
     def init(self, key: jax.Array) -> Params:
         """Random float32 parameters."""
-        return self._module.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        # Jitted: one program instead of a small one per tensor.
+        return jax.jit(self._module.init)(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
     def apply(
         self,

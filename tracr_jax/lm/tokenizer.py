@@ -36,10 +36,19 @@ class Tokenizer:
         self._inner.no_padding()
         eos = self._config.get("eos_token") or END_OF_TEXT
         self.eos_token: str = eos["content"] if isinstance(eos, dict) else eos
-        eos_id = self._inner.token_to_id(self.eos_token)
-        if eos_id is None:
-            raise UserError(f"tokenizer: end-of-text token {self.eos_token!r} is not in the vocabulary")
-        self.eos_id: int = eos_id
+        self.eos_id: int = self._special_id(self.eos_token)
+
+    @property
+    def bos_id(self) -> int:
+        """Id that begins a text for models that want one; the end-of-text id where nothing else is said."""
+        bos = self._config.get("bos_token") or self.eos_token
+        return self._special_id(bos["content"] if isinstance(bos, dict) else bos)
+
+    def _special_id(self, token: str) -> int:
+        token_id = self._inner.token_to_id(token)
+        if token_id is None:
+            raise UserError(f"tokenizer: the special token {token!r} is not in the vocabulary")
+        return token_id
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], config: dict[str, Any] | None = None) -> "Tokenizer":
