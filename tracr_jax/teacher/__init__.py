@@ -1,0 +1,1 @@
+"""The teacher: a RASP program compiled to a small transformer, its residual stream, and its oracle."""
