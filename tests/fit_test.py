@@ -1,0 +1,168 @@
+"""The loop: resuming is bit for bit, a number that is not finite stops it, one program is compiled."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from losses_test import Var
+
+from tracr_jax.checkpoint import Checkpoints
+from tracr_jax.config import LossConfig, OptimConfig
+from tracr_jax.errors import UserError
+from tracr_jax.fit import TrainingDivergedError, fit
+from tracr_jax.lm.gpt2 import GPT2, GPT2Config
+from tracr_jax.losses import variable_layout
+from tracr_jax.metrics import JsonLines, read_lines
+from tracr_jax.train import (
+    Frozen,
+    StepShape,
+    TrainParams,
+    init_adapter,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
+from tracr_jax.types import Batch
+
+MODEL = GPT2(GPT2Config(vocab_size=40, n_positions=16, n_embd=24, n_layer=4, n_head=3))
+DEPTH, WIDTH = 2, 6
+STEPS = 6
+
+
+def teacher(phi, ids):
+    """A stand-in: token class in the first three directions, its parity in the next two, a fraction in the last."""
+    classes = jax.nn.one_hot(ids % 3, 3)
+    parity = jax.nn.one_hot(ids % 2, 2)
+    number = (ids[..., None] % 5) / 5.0
+    return jnp.stack([jnp.concatenate([classes, parity * (i > 0), number], -1) for i in range(DEPTH + 1)]) * phi
+
+
+def batch_at(step):
+    rng = np.random.default_rng((7, step))
+    ids = rng.integers(1, 40, size=(4, 8)).astype(np.int32)
+    mask = np.zeros((4, 8), np.float32)
+    mask[:, 5] = 1
+    return Batch(ids, mask, rng.integers(0, 40, size=(4, 9)), rng.integers(0, 40, size=(2, 6)))
+
+
+def parts(alignment="variable"):
+    variables = (
+        Var("class", "categorical", (0, 1, 2)),
+        Var("final_result", "categorical", (3, 4)),
+        Var("n", "numerical", (5,)),
+    )
+    optimizer = make_optimizer(OptimConfig(learning_rate=1e-2, warmup_steps=2), steps=STEPS)
+    step = make_train_step(
+        MODEL,
+        teacher,
+        optimizer,
+        config=LossConfig(alignment=alignment),
+        shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1),
+        layout=variable_layout(variables),
+    )
+    lm = MODEL.init(jax.random.key(0))
+    adapter = init_adapter(jax.random.key(1), width=24, directions=WIDTH)
+    return step, init_state(TrainParams(lm, adapter), optimizer), Frozen(lm, jnp.ones(()))
+
+
+def run(folder, *, until, state=None, batches=batch_at, every=2):
+    step, start, frozen = parts()
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if state == "resume":
+        start = checkpoints.restore(start)
+    writer = JsonLines(folder / "metrics.jsonl", keep_below=int(start.step))
+    try:
+        return fit(
+            jax.jit(step, donate_argnums=0),
+            start,
+            frozen,
+            batches,
+            steps=until,
+            writer=writer,
+            checkpoints=checkpoints,
+            checkpoint_every=every,
+            progress=False,
+        )
+    finally:
+        writer.close()
+        checkpoints.close()
+
+
+def test_resume_equals_the_straight_run_bit_for_bit(tmp_path):
+    (tmp_path / "a").mkdir()
+    straight = run(tmp_path / "a", until=STEPS)
+    (tmp_path / "b").mkdir()
+    run(tmp_path / "b", until=3, every=3)
+    resumed = run(tmp_path / "b", until=STEPS, state="resume")
+    chex.assert_trees_all_equal(straight, resumed)
+    a, b = (
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(tmp_path / x / "metrics.jsonl")]
+        for x in "ab"
+    )
+    assert [line["step"] for line in a] == list(range(STEPS))
+    assert a == b
+
+
+def test_losses_fall_and_frozen_sets_stay(tmp_path):
+    step, state, frozen = parts()
+    before = jax.tree.map(np.array, frozen)
+    step = jax.jit(step, donate_argnums=0)
+    first = None
+    for i in range(30):
+        state, terms = step(state, frozen, batch_at(i % 3))
+        first = first if first is not None else {k: float(terms[k]) for k in ("alignment", "supervised")}
+    assert float(terms["alignment"]) < 0.8 * first["alignment"]
+    assert float(terms["supervised"]) < first["supervised"]
+    chex.assert_trees_all_equal(before, jax.tree.map(np.array, frozen))
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    def poisoned(step):
+        batch = batch_at(step)
+        return batch._replace(answer_mask=batch.answer_mask * np.nan) if step == 5 else batch
+
+    with pytest.raises(TrainingDivergedError, match=r"step 5: .*not finite.*checkpoint after 4 steps"):
+        run(tmp_path, until=STEPS, batches=poisoned)
+    kept = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    step, start, frozen = parts()
+    assert kept.latest() == 4
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(kept.restore(start)))
+    kept.close()
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+def test_the_step_is_compiled_once():
+    step, state, frozen = parts()
+    counted = jax.jit(chex.assert_max_traces(step, n=1))
+    for i in range(3):
+        state, _ = counted(state, frozen, batch_at(i))
+
+
+def test_the_pure_step_runs_under_pmap():
+    """Users have such scripts; the step must not depend on how it is mapped."""
+    step, state, frozen = parts()
+    alone, _ = jax.jit(step)(state, frozen, batch_at(0))
+    twice = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), (state, frozen, batch_at(0)))
+    mapped, _ = jax.pmap(step)(*twice)
+    for i in range(2):
+        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], mapped), alone, atol=1e-5)
+
+
+def test_torn_last_line_is_dropped_and_damage_elsewhere_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": 1}\n{"step": 1, "lo')
+    assert read_lines(path) == [{"step": 0, "loss": 1}]
+    path.write_text('{"step": 0, "loss"\n{"step": 1}\n')
+    with pytest.raises(UserError, match="line 1: not JSON"):
+        read_lines(path)
+    path.write_text(json.dumps([1]) + "\n")
+    with pytest.raises(UserError, match="not a metrics line"):
+        read_lines(path)
+
+
+def test_no_checkpoint_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no checkpoints here"):
+        Checkpoints(tmp_path / "nothing", read_only=True)
