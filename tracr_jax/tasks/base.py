@@ -72,8 +72,21 @@ class Task(Protocol):
         """A training item, pure in (seed, index); never one whose prompt hashes into the valid or test split."""
         ...
 
+    def free_item(self, index: int, *, seed: int) -> Item:
+        """An item of the program's whole input space with its true label, pure in (seed, index).
+
+        For alignment-only batches (the teacher is right on every token string); never a prompt of the valid or
+        test split, so that a baseline may be given the same strings with their labels. No longer than
+        `longest_items`.
+        """
+        ...
+
+    def in_training(self, prompt: str) -> bool:
+        """Whether `train_item` may return this prompt (reported as a set's overlap with training)."""
+        ...
+
     def eval_sets(self) -> Mapping[str, EvalSet]:
-        """"test" and "valid" (in distribution, by hash split) first, then every out-of-distribution set."""
+        """ "test" and "valid" (in distribution, by hash split) first, then every out-of-distribution set."""
         ...
 
     def longest_items(self) -> tuple[Item, ...]:
@@ -81,9 +94,16 @@ class Task(Protocol):
         ...
 
     def teacher_label(self, item: Item) -> tuple[Any, ...]:
-        """Values of the result variable at the answer positions, in order ((True,) for "yes"; the digits)."""
+        """Values of the result variable at the answer positions, in order ((True,) for "yes"; the digits).
+
+        Empty where the program cannot express the answer (a decimal fraction)."""
         ...
 
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
         """Trivial predictors prompt -> label, shown beside every accuracy."""
         ...
+
+
+def sharp_exactness(max_seq_len: int) -> float:
+    """Sharpness at which the teacher's counters are exact up to max_seq_len. Source: teacher.md 3a."""
+    return float(max(10_000, 2 * max_seq_len * (max_seq_len + 1)))

@@ -1,0 +1,337 @@
+"""Are these brackets matched, each type by itself (shuffle-dyck)? Source: method.md 1.2, 2, 3, 7.
+
+Differs from the original: test prompts are never in train (findings.md 24), length_ood holds only lengths beyond
+the training's (25), the teacher is sharp enough for its counts (teacher.md 3a). `as_coded_exactness`,
+`as_coded_split` and `as_coded_sets` restore these. The sets that parity or mere counting solves (23) are kept under
+their names, beside sets that they do not solve.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from tracr.rasp import rasp
+
+from tracr_jax.tasks.base import EvalSet, Item, TokenMap, sharp_exactness
+from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
+
+COMPUTE, OTHER = "compute", " "
+_NEW_PAIR = "<>"
+_HEAD, _TAIL = "Are parenthesis here correctly matched? ", "\nAnswer:"
+
+
+def dyck_program(pairs: tuple[str, ...]) -> rasp.SOp:
+    """True at `compute` tokens before which every type of bracket is balanced, False elsewhere."""
+    diffs, negatives = [], []
+    for opener, closer in pairs:
+        opens = _count_token(opener).named(f"{opener}_start_counts")
+        closes = _count_token(closer).named(f"{closer}_end_counts")
+        diff = (opens - closes).named(f"{opener}{closer}_diffs")
+        # How often this type has been overdrawn so far; the query plays no part.
+        below = rasp.SelectorWidth(rasp.Select(diff, rasp.tokens, lambda key, query: key < 0))
+        diffs.append(diff)
+        negatives.append(below.named(f"{opener}{closer}_negative_counters"))
+    overdrawn = _any_nonzero(negatives).named("aggregated_negatives")
+    still_open = _any_nonzero(diffs, name="aggregated_diffs_tmp").named("aggregated_diffs")
+    matched = rasp.SequenceMap(lambda n, d: n == 0 and d == 0, overdrawn, still_open).named("unfiltered_result")
+    answer = rasp.SequenceMap(lambda m, token: m if token == COMPUTE else False, matched, rasp.tokens)
+    return answer.named("final_result")
+
+
+def _count_token(token: str) -> rasp.SOp:
+    return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == token))
+
+
+def _any_nonzero(sops: list[rasp.SOp], *, name: str | None = None) -> rasp.SOp:
+    """1 where any is not zero, two at a time."""
+    if len(sops) == 1:
+        return rasp.Map(lambda x: int(x != 0), sops[0])
+    out = sops[0]
+    for i, sop in enumerate(sops[1:]):
+        out = rasp.SequenceMap(lambda x, y: int(x != 0 or y != 0), out, sop)
+        if name and i < len(sops) - 2:
+            out = out.named(f"{name}_{i}")
+    return out
+
+
+def is_matched(text: str, pairs: tuple[str, ...]) -> bool:
+    """Whether no prefix closes more of a type than it opened, and all types end balanced."""
+    open_now = dict.fromkeys(pairs, 0)
+    for c in text:
+        for pair in pairs:
+            if c in pair:
+                open_now[pair] += 1 if c == pair[0] else -1
+                if open_now[pair] < 0:
+                    return False
+    return not any(open_now.values())
+
+
+@dataclass(frozen=True)
+class Dyck:
+    """Bracket matching with several types that may interleave."""
+
+    pairs: tuple[str, ...] = ("()", "{}", "[]")
+    """Types of brackets, opener and closer."""
+    min_length: int = 5
+    """Shortest bracket string in training."""
+    max_length: int = 30
+    """Longest bracket string in training."""
+    as_coded_exactness: bool = False
+    """tracr's default sharpness, 100: wrong for counts above 6 (teacher.md 3a)."""
+    as_coded_split: bool = False
+    """Let training items fall into the test split, as duplicates do in the original (findings.md 24)."""
+    as_coded_sets: bool = False
+    """Add the original's form of sets that were mended, as `<name>_as_coded`."""
+
+    name = "dyck"
+    result = "final_result"
+    marker = COMPUTE
+    as_coded_length = 37
+
+    def program(self, *, max_seq_len: int) -> rasp.SOp:
+        """The program of `dyck_program`; its values do not depend on max_seq_len."""
+        return dyck_program(self.pairs)
+
+    def vocab(self) -> frozenset:
+        """Brackets, space for everything else, and `compute`."""
+        return frozenset({*"".join(self.pairs), OTHER, COMPUTE})
+
+    def mlp_exactness(self, max_seq_len: int) -> float:
+        """Sharpness of the teacher's MLPs."""
+        return 100.0 if self.as_coded_exactness else sharp_exactness(max_seq_len)
+
+    def token_map(self) -> TokenMap:
+        """Brackets stand for themselves, the colon of "Answer:" asks."""
+        return TokenMap({**{c: c for c in "".join(self.pairs)}, ":": COMPUTE}, fill=OTHER)
+
+    def keep_merge(self, left: str, right: str) -> bool:
+        """No merge with a bracket: each is one token, and so is the space before it."""
+        brackets = set("".join(self.pairs))
+        return not (left.replace(" ", "") in brackets or right.replace(" ", "") in brackets)
+
+    def train_item(self, index: int, *, seed: int) -> Item:
+        """Even indices: random brackets; odd ones: balanced."""
+        make = self._random if index % 2 == 0 else self._balanced
+        return draw(make, seed, index, 1, accept=self._may_train)
+
+    def free_item(self, index: int, *, seed: int) -> Item:
+        """Any bracket string, never one of the test or valid split: random, walks, near and order misses."""
+        make = (self._random, self._walk, self._near_miss, self._order_miss)[index % 4]
+        return draw(make, seed, index, 2, accept=lambda i: split_of(i.prompt) == "train")
+
+    def in_training(self, prompt: str) -> bool:
+        """Whether `train_item` may return this prompt."""
+        text = prompt.removeprefix(_HEAD).removesuffix(_TAIL)
+        inside = self.min_length <= len(text) <= self._longest() and set(text) <= set("".join(self.pairs))
+        return inside and (self.as_coded_split or split_of(prompt) == "train")
+
+    def eval_sets(self) -> Mapping[str, EvalSet]:
+        """In distribution first, then the original's sets, then those that parity and counting do not solve."""
+        return _sets(self)
+
+    def longest_items(self) -> tuple[Item, ...]:
+        """One string of each bracket at the largest length, and a balanced one."""
+        n = self._longest()
+        texts = [c * n for c in "".join(self.pairs)] + [p * (n // 2) for p in self.pairs]
+        return tuple(self.item(t) for t in texts)
+
+    def teacher_label(self, item: Item) -> tuple[bool]:
+        """True for yes."""
+        return (item.label == "yes",)
+
+    def baselines(self) -> Mapping[str, Callable[[str], str]]:
+        """Predictors that know nothing, only the length, or only how many there are of each bracket."""
+
+        def body(prompt: str) -> str:
+            return prompt.removeprefix(_HEAD).removesuffix(_TAIL)
+
+        def counts(prompt: str) -> str:
+            # Every type it sees, the unknown one too: an upper bound for what ignores order.
+            text = body(prompt)
+            return _yes(all(text.count(p[0]) == text.count(p[1]) for p in (*self.pairs, _NEW_PAIR)))
+
+        return {
+            "always_no": lambda prompt: "no",
+            "even_length": lambda prompt: _yes(len(body(prompt)) % 2 == 0),
+            "counts_ignoring_order": counts,
+        }
+
+    # ---- strings
+
+    def item(self, text: str) -> Item:
+        """The question about a bracket string, with its true answer."""
+        pairs = (*self.pairs, _NEW_PAIR) if set(_NEW_PAIR) & set(text) else self.pairs
+        return Item(f"{_HEAD}{text}{_TAIL}", _yes(is_matched(text, pairs)))
+
+    def _longest(self) -> int:
+        # Balanced strings have even lengths, odd ones are rounded up.
+        return self.max_length + self.max_length % 2
+
+    def _may_train(self, item: Item) -> bool:
+        return self.as_coded_split or split_of(item.prompt) == "train"
+
+    def _random(self, r: np.random.Generator) -> Item:
+        n = int(r.integers(self.min_length, self.max_length + 1))
+        return self.item(random_brackets(r, n, self.pairs))
+
+    def _balanced(self, r: np.random.Generator) -> Item:
+        n = int(r.integers(self.min_length, self.max_length + 1))
+        return self.item(balanced_brackets(r, n + n % 2, self.pairs))
+
+    def _walk(self, r: np.random.Generator) -> Item:
+        """A balanced string cut anywhere: what is open is anything, nothing is overdrawn."""
+        n = int(r.integers(self.min_length, self.max_length + 1))
+        return self.item(balanced_brackets(r, n + n % 2, self.pairs)[: int(r.integers(self.min_length, n + 1))])
+
+    def _even(self, r: np.random.Generator) -> str:
+        low = min(12, self._longest())
+        return balanced_brackets(r, 2 * int(r.integers(low // 2, self.max_length // 2 + 1)), self.pairs)
+
+    def _balanced_even(self, r: np.random.Generator) -> Item:
+        return self.item(self._even(r))
+
+    def _near_miss(self, r: np.random.Generator) -> Item:
+        return self.item(replace_one(r, self._even(r), self.pairs))
+
+    def _order_miss(self, r: np.random.Generator) -> Item:
+        return self.item(exchange_two(r, self._even(r), self.pairs))
+
+
+def random_brackets(r: np.random.Generator, length: int, pairs: tuple[str, ...]) -> str:
+    """Each bracket uniform over all."""
+    brackets = "".join(pairs)
+    return "".join(brackets[k] for k in r.integers(0, len(brackets), length))
+
+
+def balanced_brackets(r: np.random.Generator, length: int, pairs: tuple[str, ...]) -> str:
+    """Balanced string of even length: each step uniform over the closers of open types and, while there is room,
+    all openers.
+    """
+    open_now = [0] * len(pairs)
+    out = []
+    # One draw for all steps: a generator call costs more than the rest of a step.
+    for i, u in enumerate(r.random(length).tolist()):
+        choices = [(t, 1) for t, n in enumerate(open_now) if n]
+        if sum(open_now) + i < length:
+            choices += [(t, 0) for t in range(len(pairs))]
+        t, closes = choices[int(u * len(choices))]
+        open_now[t] += -1 if closes else 1
+        out.append(pairs[t][closes])
+    return "".join(out)
+
+
+def replace_one(r: np.random.Generator, text: str, pairs: tuple[str, ...]) -> str:
+    """A balanced string with one bracket replaced by another: some count no longer matches."""
+    at = int(r.integers(len(text)))
+    others = [c for c in "".join(pairs) if c != text[at]]
+    return text[:at] + others[int(r.integers(len(others)))] + text[at + 1 :]
+
+
+def exchange_two(r: np.random.Generator, text: str, pairs: tuple[str, ...]) -> str:
+    """A balanced string with an opener and a later closer of its type exchanged, so that a prefix is overdrawn.
+
+    All counts still match: who ignores order cannot tell.
+    """
+    wrong = []
+    for opener, closer in pairs:
+        for i, c in enumerate(text):
+            if c != opener:
+                continue
+            for j in range(i + 1, len(text)):
+                if text[j] == closer:
+                    new = text[:i] + closer + text[i + 1 : j] + opener + text[j + 1 :]
+                    wrong.append(new)
+    for k in r.permutation(len(wrong)):
+        if not is_matched(wrong[k], pairs):
+            return wrong[k]
+    # Unreachable: exchanging a type's first opener with any closer overdraws the type at once.
+    raise AssertionError(text)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+@functools.lru_cache(maxsize=8)
+def _sets(task: Dyck) -> dict[str, EvalSet]:
+    pairs = task.pairs
+    longest = 90
+
+    def pick(stream: int, *makes: Callable[[np.random.Generator], Item]) -> Callable[[int], Item]:
+        """Candidate i from the (i mod n)-th maker; distinct streams per set."""
+        # 2**32 keeps evaluation streams apart from every training seed that fits 32 bits.
+        return lambda i: makes[i % len(makes)](rng(2**32 + stream, i))
+
+    def alternating(name, size, stream, makes, note):
+        """As many of each maker as of the others, in turn, so that every prefix of the set is balanced."""
+        sets = [distinct_set(name, -(-size // len(makes)), pick(stream + k, m), note=note) for k, m in enumerate(makes)]
+        return EvalSet(name, size, lambda i: sets[i % len(makes)].item(i // len(makes)), note)
+
+    def of_length(low: int, high: int, kind: str, types: tuple[str, ...] = pairs):
+        def make(r: np.random.Generator) -> Item:
+            n = int(r.integers(low, high + 1))
+            if kind == "random":
+                return task.item(random_brackets(r, n, types))
+            text = balanced_brackets(r, n + n % 2, types)
+            if kind == "without_last":
+                text = text[:-1]
+            if kind == "last_replaced":
+                others = [c for c in "".join(types) if c != text[-1]]
+                text = text[:-1] + others[int(r.integers(len(others)))]
+            return task.item(text)
+
+        return make
+
+    def valid_set():
+        return distinct_set(
+            "valid", 400, pick(20, task._random, task._balanced), note="In distribution, for choosing settings.", split="valid"
+        )
+
+    wide = (*pairs, _NEW_PAIR)
+    out = [
+        alternating("test", 4000, 0, (task._random, task._balanced), "In distribution: half random, half balanced."),
+        valid_set(),
+        distinct_set(
+            "near_miss", 2000, pick(2, task._near_miss), note="Balanced, even length, one bracket replaced: all no."
+        ),
+        alternating(
+            "near_miss_balanced", 4000, 4, (task._near_miss, task._balanced_even),
+            "Half near misses, half balanced strings of the same lengths.",
+        ),
+        alternating(
+            "order_miss_balanced", 4000, 6, (task._order_miss, task._balanced_even),
+            "Half balanced, half with an opener and a closer exchanged: counts match, order does not.",
+        ),
+        alternating(
+            "length_ood", 4000, 8,
+            (of_length(task._longest() + 1, longest, "random"), of_length(task._longest() + 1, longest, "balanced")),
+            f"As test, lengths {task._longest() + 1}..{longest} only.",
+        ),
+        distinct_set(
+            "almost_balanced", 4000, pick(10, of_length(15, longest, "without_last")),
+            note="The original's: balanced, last bracket missing. All odd, all no: parity or always-no gives 100 %.",
+        ),
+        alternating(
+            "almost_balanced_even", 4000, 12,
+            (of_length(15, longest, "last_replaced"), of_length(15, longest, "balanced")),
+            "Half balanced, half with a wrong last bracket, all of even length.",
+        ),
+        alternating(
+            "ood_new_token", 4000, 14,
+            (of_length(task.min_length, task.max_length, "random", wide), of_length(task.min_length, task.max_length, "balanced", wide)),
+            "As test with a fourth type <>, which the teacher does not know.",
+        ),
+    ]  # fmt: skip
+    if task.as_coded_sets:
+        spread = (of_length(5, longest, "random"), of_length(5, longest, "balanced"))
+        out.append(
+            distinct_set(
+                "length_ood_as_coded", 4000, pick(16, *spread), split=None,
+                note="The original's: lengths 5..90, nearly a third of them in distribution.",
+            )
+        )  # fmt: skip
+    return {s.name: s for s in out}
+
+
+TASK = Dyck()

@@ -1,0 +1,75 @@
+"""Which prompts are for training and which for testing: decided by a hash of the prompt, never by a list.
+
+The original draws its splits again at every stage, so that "test" items of a later stage are mostly training items
+(findings.md 28), and 13 % of dyck's test prompts are in train (findings.md 24). A hash gives every stage the same
+answer without a file.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from tracr_jax.errors import UserError
+from tracr_jax.tasks.base import EvalSet, Item
+
+Split = Literal["train", "valid", "test"]
+
+_TEST, _VALID = 0.10, 0.02  # shares of all prompts
+_TRIES = 100_000
+
+
+def split_of(prompt: str) -> Split:
+    """The split that a prompt belongs to, the same in every process."""
+    u = int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "big") / 2**64
+    return "test" if u < _TEST else "valid" if u < _TEST + _VALID else "train"
+
+
+def rng(*key: int) -> np.random.Generator:
+    """A generator that depends on nothing but the key."""
+    return np.random.default_rng(key)
+
+
+def draw(make: Callable[[np.random.Generator], Item], *key: int, accept: Callable[[Item], bool]) -> Item:
+    """The first acceptable item of the stream that `key` starts."""
+    source = rng(*key)
+    for _ in range(_TRIES):
+        item = make(source)
+        if accept(item):
+            return item
+    raise UserError(f"no acceptable item among {_TRIES} of the stream {key}: the condition cannot be met")
+
+
+def distinct_set(
+    name: str, size: int, candidate: Callable[[int], Item], *, note: str, split: Split | None = "test"
+) -> EvalSet:
+    """An evaluation set: the candidates 0, 1, 2, … that lie in a split, each prompt once, in order.
+
+    Args:
+      name: the set's name.
+      size: number of items.
+      candidate: item by index; must yield enough distinct prompts.
+      note: one sentence.
+      split: None takes candidates of every split.
+    """
+    found: list[Item] = []
+    seen: set[str] = set()
+    state = {"next": 0}
+
+    def item(index: int) -> Item:
+        if not 0 <= index < size:
+            raise IndexError(f"{name}: item {index} of {size}")
+        tries = 0
+        while len(found) <= index:
+            one = candidate(state["next"])
+            state["next"] += 1
+            tries += 1
+            if tries > _TRIES:
+                raise UserError(f"{name}: only {len(found)} distinct items found, {size} promised")
+            if one.prompt not in seen and (split is None or split_of(one.prompt) == split):
+                seen.add(one.prompt)
+                found.append(one)
+        return found[index]
+
+    return EvalSet(name, size, item, note)
