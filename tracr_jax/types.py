@@ -18,7 +18,6 @@ The paper's Greek: θ are the LM's parameters, θ₀ their frozen original, φ t
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 Params = Any  # a plain nested dict of arrays
@@ -40,12 +39,12 @@ class LMOutput(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One training step's input, on the host or on the device."""
+    """One training step's input: NumPy arrays on the host, JAX arrays inside the step."""
 
-    ids: Int[Array, "B S"] | np.ndarray
-    answer_mask: Float[Array, "B S"] | np.ndarray  # 1 where position s predicts an answer token s + 1
-    teacher_ids: Int[Array, "B T"] | np.ndarray  # BOS in front
-    text_ids: Int[Array, "B2 U"] | np.ndarray  # retention text; its batch size may differ from B
+    ids: Int[Any, "B S"]
+    answer_mask: Float[Any, "B S"]  # 1 where position s predicts an answer token s + 1
+    teacher_ids: Int[Any, "B T"]  # BOS in front
+    text_ids: Int[Any, "B2 U"]  # retention text; its batch size may differ from B
 
 
 class Adapter(NamedTuple):
