@@ -160,7 +160,7 @@ def product(node: Node, first: Node, second: Node) -> Units:
 
 
 def linear(node: Node, first: Node, second: Node) -> Units:
-    """a x + b y of two numbers, each as the difference of two units."""
+    """Two numbers x, y to a x + b y, each as the difference of two units."""
     hidden = f"_hidden_{node.label}_"
     units: list[Direction] = [(f"{hidden}{axis}", sign) for axis in "xy" for sign in (1, -1)]
     fst = [(0, 0, 1.0), (0, 1, -1.0), (1, 2, 1.0), (1, 3, -1.0)]

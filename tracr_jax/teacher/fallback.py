@@ -12,7 +12,7 @@ from tracr_jax.teacher.model import Coo, Direction, Teacher
 
 
 def compile_with_tracr(program: rasp.SOp, *, vocab, max_seq_len: int, bos: Any, pad: Any, exactness) -> Teacher:
-    """tracr's own result as a Teacher (no step pairs or grids: its forward uses plain relus).
+    """Give tracr's own result as a Teacher (no step pairs or grids: its forward uses plain relus).
 
     Raises:
       UserError: tracr cannot compile it either.

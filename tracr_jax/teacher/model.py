@@ -43,7 +43,7 @@ class Coo(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Hidden units relu(x_i + y_j - 1) of one two-argument map: unit columns[i, j] reads first[i] and second[j]."""
+    """Hidden units relu(x_i + y_j - 1) of a two-argument map: columns[i, j] reads first[i] and second[j]."""
 
     first: Int[np.ndarray, " a"]
     second: Int[np.ndarray, " b"]
@@ -88,7 +88,7 @@ class Teacher:
 
     @property
     def residual_labels(self) -> list[str]:
-        """tracr's labels: `name:value`, or `name` where there is no value. Split at the first colon."""
+        """Give tracr's labels: `name:value`, or `name` where there is no value. Split at the first colon."""
         return [name if value is None else f"{name}:{value}" for name, value in self.directions]
 
     @property

@@ -1,0 +1,207 @@
+"""The oracle: a causal RASP evaluator that visits every expression once and lets values be replaced.
+
+Implements teacher.md trap 10: tracr's own evaluator fails on a key or query that is undefined and evaluates once per
+path. Semantics are those of the compiled network, position by position without BOS:
+
+* `None` is an undefined value (nothing selected, a function of an undefined value, an arithmetic error); it is never
+  selected and selects nothing.
+* A categorical Aggregate that selects positions with *different* values holds a mixture, not a value: it reads as
+  None, and so does what is computed from it, unless every value in the mixture gives the same result (a mask, say).
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tracr.rasp import rasp
+
+from tracr_jax.errors import UserError
+from tracr_jax.teacher.graph import label_program
+from tracr_jax.teacher.model import Teacher
+
+Values = dict[str, list[Any]]
+Overrides = Mapping[tuple[str, int], Any]
+Sees = Callable[[str, str], bool]  # (name of the reader, name of the variable it reads)
+
+_State = frozenset  # possible values at one position: one element is a value, several a mixture
+
+
+class Evaluation(NamedTuple):
+    """Values per variable and position, and where None stands for a mixture rather than for nothing."""
+
+    values: Values
+    mixed: dict[str, list[bool]]
+
+
+def evaluate_program(
+    program: rasp.SOp, tokens: Sequence[Any], *, overrides: Overrides | None = None, sees: Sees | None = None
+) -> Values:
+    """Values of every variable on one input, {name: [value at each position]}; see `Oracle` for the arguments."""
+    return Oracle(program)(tokens, overrides=overrides, sees=sees).values
+
+
+def reads_after(teacher: Teacher, layer: int) -> Sees:
+    """The readers that see an edit of the residual stream r_layer: those computed in that layer or later.
+
+    Use with overrides of variables that r_layer already holds (`Variable.writer_layer` <= layer); what was computed
+    from the old value before the edit keeps its own old value.
+    """
+    computed = {v.name: v.writer_layer for v in teacher.variables}
+    # A SelectorWidth reads its keys in the attention half, which may lie in an earlier layer than its output.
+    start = {n: computed.get(f"{n}_selector_width_attn_output", at) for n, at in computed.items()}
+    return lambda reader, variable: start[reader] > layer
+
+
+class Oracle:
+    """A program made ready for evaluation; `names` are the teacher's variable names without values."""
+
+    def __init__(self, program: rasp.SOp):
+        """Labels are drawn as in `compile_program`, so that both agree."""
+        exprs = label_program(program)
+        self.result = program.label
+        self._sops: dict[str, Any] = {}
+        for label in _children_first(exprs):
+            if isinstance(exprs[label], rasp.SOp):
+                self._sops[label] = exprs[label]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All variables, inputs first."""
+        return tuple(self._sops)
+
+    def __call__(
+        self, tokens: Sequence[Any], *, overrides: Overrides | None = None, sees: Sees | None = None
+    ) -> Evaluation:
+        """Evaluate one input.
+
+        Args:
+          tokens: the input without BOS.
+          overrides: {(variable name, position): value} put in place of what the program computes there. Everything
+            that reads the variable is computed from it, in turn, unless `sees` says otherwise.
+          sees: (reader, variable) -> whether that reader sees the overrides of that variable; all do by default.
+            `reads_after` makes one for an edit at a layer.
+
+        Returns:
+          values with the overrides in place, and the mixtures.
+
+        Raises:
+          UserError: an override names no variable or no position.
+        """
+        tokens = list(tokens)
+        overrides = dict(overrides or {})
+        for name, position in overrides:
+            if name not in self._sops or not 0 <= position < len(tokens):
+                raise UserError(
+                    f"oracle: override of {name!r} at position {position}; the program has {', '.join(self._sops)} "
+                    f"and the input {len(tokens)} positions"
+                )
+        touched = {name for name, _ in overrides}
+        plain: dict[str, list[_State]] = {}
+        edited: dict[str, list[_State]] = {}
+        for label, expr in self._sops.items():
+
+            def read(child: rasp.SOp, reader: str = label) -> list[_State]:
+                name = child.label
+                hidden = name in touched and sees is not None and not sees(reader, name)
+                return plain[name] if hidden else edited[name]
+
+            plain[label] = edited[label] = _evaluate(expr, tokens, read)
+            if label in touched:
+                edited[label] = list(plain[label])
+                for (name, position), value in overrides.items():
+                    if name == label:
+                        edited[label][position] = frozenset([value])
+        values = {n: [next(iter(s)) if len(s) == 1 else None for s in states] for n, states in edited.items()}
+        return Evaluation(values, {n: [len(s) > 1 for s in states] for n, states in edited.items()})
+
+
+def _children_first(exprs: dict[str, rasp.RASPExpr]) -> list[str]:
+    order: list[str] = []
+    done: set[str] = set()
+    stack = [next(iter(exprs))]
+    while stack:
+        label = stack[-1]
+        waiting = [c.label for c in exprs[label].children if c.label not in done]
+        if waiting and label not in done:
+            stack.extend(waiting)
+            continue
+        stack.pop()
+        if label not in done:
+            done.add(label)
+            order.append(label)
+    return order
+
+
+def _evaluate(expr: Any, tokens: list, read: Callable[[rasp.SOp], list[_State]]) -> list[_State]:
+    if isinstance(expr, rasp.TokensType):
+        return [frozenset([t]) for t in tokens]
+    if isinstance(expr, rasp.IndicesType):
+        return [frozenset([i]) for i in range(len(tokens))]
+    if isinstance(expr, rasp.Full):
+        return [frozenset([expr.fill])] * len(tokens)
+    if isinstance(expr, rasp.Map):
+        return [frozenset(_call(expr.f, v) for v in s) for s in read(expr.inner)]
+    if isinstance(expr, rasp.SequenceMap):
+        return [_pointwise(expr.f, a, b) for a, b in zip(read(expr.fst), read(expr.snd), strict=True)]
+    if isinstance(expr, rasp.SelectorWidth):
+        return [
+            frozenset(range(len(sure), len(sure) + len(maybe) + 1)) for sure, maybe in _rows(expr, tokens, read)
+        ]
+    if isinstance(expr, rasp.Aggregate):
+        values = read(expr.sop)
+        mean = rasp.is_numerical(expr)
+        return [_aggregate(expr, values, sure, maybe, mean=mean) for sure, maybe in _rows(expr, tokens, read)]
+    raise UserError(f"oracle: {expr.label} is a {type(expr).__name__}, which has no causal meaning here")
+
+
+def _call(f: Callable, *values: Any) -> Any:
+    if any(v is None for v in values):
+        return None
+    try:
+        return f(*values)
+    except ArithmeticError:
+        return None  # "this input does not occur", as in tracr's inference
+
+
+def _pointwise(f: Callable, a: _State, b: _State) -> _State:
+    out = frozenset(_call(f, x, y) for x, y in itertools.product(a, b))
+    # relu(x + y - 1) of two mixtures loses mass.
+    return out | {None} if len(a) > 1 and len(b) > 1 else out
+
+
+def _rows(expr: Any, tokens: list, read: Callable) -> list[tuple[list[int], list[int]]]:
+    """For each position, the earlier positions that are selected for sure, and those that a mixture may select."""
+    select = expr.selector
+    if not isinstance(select, rasp.Select):
+        raise UserError(f"oracle: {select.label} is a {type(select).__name__}; only a Select can be compiled")
+    keys, queries = read(select.keys), read(select.queries)
+    memo: dict[tuple[_State, _State], frozenset[bool]] = {}
+
+    def selected(k: _State, q: _State) -> frozenset[bool]:
+        if (k, q) not in memo:
+            memo[k, q] = frozenset(
+                x is not None and y is not None and bool(select.predicate(x, y))
+                for x, y in itertools.product(k, q)
+            )
+        return memo[k, q]
+
+    rows = []
+    for t in range(len(tokens)):
+        found = [selected(keys[s], queries[t]) for s in range(t + 1)]
+        rows.append(
+            ([s for s, f in enumerate(found) if f == {True}], [s for s, f in enumerate(found) if len(f) == 2])
+        )
+    return rows
+
+
+def _aggregate(expr: Any, values: list[_State], sure: list[int], maybe: list[int], *, mean: bool) -> _State:
+    if maybe:
+        return frozenset().union({None}, *(values[s] for s in sure + maybe))
+    if not sure:
+        return frozenset([expr.default])
+    if not mean:
+        return frozenset().union(*(values[s] for s in sure))
+    if any(len(values[s]) > 1 for s in sure):
+        return frozenset().union({None}, *(values[s] for s in sure))
+    numbers = [v for s in sure for v in values[s] if v is not None]
+    return frozenset([sum(numbers) / len(sure) if numbers else None])

@@ -1,0 +1,232 @@
+"""Teachers on disk: one .npz file with the arrays and a JSON header, no pickle; and a cache by content.
+
+Implements teacher.md trap 5. Values keep their types (1, True, 1.0 and "1" differ). A file is written beside its
+place and moved there, so that none is ever half there.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tracr
+from tracr.rasp import rasp
+
+from tracr_jax.errors import UserError
+from tracr_jax.teacher.compile import build_program, compile_program, default_exactness
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, trace
+from tracr_jax.teacher.model import Coo, Grid, Teacher, Variable
+
+FORMAT = 1  # raise when the meaning of a file or of the compiler's result changes
+_DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+_NUMBERS = ("num_layers", "width", "num_heads", "key_size", "mlp_hidden_size", "max_seq_len", "mlp_exactness")
+
+
+def save_teacher(teacher: Teacher, path: str | os.PathLike) -> None:
+    """Write a teacher to one file, in one step.
+
+    Raises:
+      UserError: the file cannot be written, or a value has a type that cannot be stored.
+    """
+    path = Path(path)
+    header = {name: getattr(teacher, name) for name in _NUMBERS}
+    header |= {
+        "format": FORMAT,
+        "result": teacher.result,
+        "bos": _encode(teacher.bos),
+        "pad": _encode(teacher.pad),
+        "directions": [[name, _encode(value)] for name, value in teacher.directions],
+        "vocab": [[_encode(value), i] for value, i in teacher.vocab.items()],
+        "writers": {v.name: v.writer_layer for v in teacher.variables},
+        "shapes": {name: coo.shape for name, coo in teacher.weights.items()},
+        "grids": {str(layer): len(grids) for layer, grids in teacher.grids.items()},
+    }
+    arrays = {f"{n}/{part}": getattr(coo, part) for n, coo in teacher.weights.items() for part in Coo._fields[:3]}
+    arrays |= {f"pairs/{layer}": p for layer, p in teacher.pairs.items()}
+    for layer, grids in teacher.grids.items():
+        for i, grid in enumerate(grids):
+            arrays |= {f"grids/{layer}/{i}/{part}": getattr(grid, part) for part in Grid._fields}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(buffer.getvalue())
+            os.replace(beside, path)
+        except OSError:
+            Path(beside).unlink(missing_ok=True)
+            raise
+    except OSError as e:
+        raise UserError(f"{path}: the teacher cannot be written ({e.strerror})") from e
+
+
+def load_teacher(path: str | os.PathLike) -> Teacher:
+    """Read a teacher.
+
+    Raises:
+      UserError: the file is missing, damaged, or of another format.
+    """
+    path = Path(path)
+    try:
+        return _read(path)
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such file; a teacher is written by save_teacher or a run") from e
+    except UserError:
+        raise
+    except _DAMAGE as e:
+        detail = " ".join(str(e).split())[:120]
+        raise UserError(f"{path}: damaged, not a teacher ({type(e).__name__}: {detail}); delete it") from e
+
+
+def _read(path: Path) -> Teacher:
+    with np.load(path, allow_pickle=False) as file:
+        header = json.loads(bytes(file["header"]))
+        if header["format"] != FORMAT:
+            raise UserError(
+                f"{path}: teacher format {header['format']}, this version reads {FORMAT}; compile it again"
+            )
+        weights = {
+            name: Coo(*(file[f"{name}/{part}"] for part in Coo._fields[:3]), tuple(shape))
+            for name, shape in header["shapes"].items()
+        }
+        pairs = {int(n.split("/")[1]): file[n] for n in file.files if n.startswith("pairs/")}
+        grids = {
+            int(layer): tuple(
+                Grid(*(file[f"grids/{layer}/{i}/{part}"] for part in Grid._fields)) for i in range(count)
+            )
+            for layer, count in header["grids"].items()
+        }
+    directions = tuple((name, _decode(value)) for name, value in header["directions"])
+    return Teacher(
+        **{name: header[name] for name in _NUMBERS},
+        bos=_decode(header["bos"]),
+        pad=_decode(header["pad"]),
+        directions=directions,
+        vocab={_decode(value): i for value, i in header["vocab"]},
+        result=header["result"],
+        variables=_variables(directions, header["writers"]),
+        weights=weights,
+        pairs=pairs,
+        grids=grids,
+    )
+
+
+def _variables(directions, writers: dict[str, int]) -> tuple[Variable, ...]:
+    from tracr_jax.teacher.compile import list_variables
+
+    return list_variables(directions, writers)
+
+
+def cache_folder() -> Path:
+    """$TRACR_JAX_CACHE, or ~/.cache/tracr_jax; teachers lie in `teacher` below it."""
+    root = os.environ.get("TRACR_JAX_CACHE") or Path.home() / ".cache" / "tracr_jax"
+    return Path(root) / "teacher"
+
+
+def cached_compile(
+    program: Callable[[], rasp.SOp] | rasp.SOp,
+    *,
+    vocab: Collection[Any],
+    max_seq_len: int,
+    bos: Any = "bos",
+    pad: Any = "pad",
+    mlp_exactness: float | None = None,
+    folder: str | os.PathLike | None = None,
+) -> Teacher:
+    """`compile_program`, kept under a hash of what the program computes (its tables, not its source text).
+
+    A damaged or unreadable cache file is compiled again, with a warning; a folder that cannot be written only costs
+    the time of the next compilation, with a warning.
+    """
+    program = build_program(program)
+    exactness = default_exactness(max_seq_len) if mlp_exactness is None else mlp_exactness
+    traced = trace(program, vocab=set(vocab), max_seq_len=max_seq_len)
+    key = _fingerprint(traced, vocab=vocab, settings=(max_seq_len, bos, pad, float(exactness)))
+    path = (Path(folder) if folder is not None else cache_folder()) / f"{key}.npz"
+    if path.exists():
+        try:
+            return load_teacher(path)
+        except UserError as e:
+            warnings.warn(f"teacher cache: {e}; compiling again", stacklevel=2)
+    teacher = compile_program(
+        program, vocab=vocab, max_seq_len=max_seq_len, bos=bos, pad=pad, mlp_exactness=exactness
+    )
+    try:
+        save_teacher(teacher, path)
+    except UserError as e:
+        warnings.warn(f"teacher cache: {e}; not kept", stacklevel=2)
+    return teacher
+
+
+def _fingerprint(traced: Trace, *, vocab: Collection[Any], settings: tuple) -> str:
+    """Hash of the graph, of every function's table over its inputs, and of the versions."""
+    digest = hashlib.sha256()
+
+    def add(*parts: Any) -> None:
+        digest.update(("\x1f".join(f"{type(p).__name__}:{p!r}" for p in parts) + "\x1e").encode())
+
+    # The field names change with the meaning of a teacher; tracr's own version is what the fallback depends on.
+    add(FORMAT, getattr(tracr, "__version__", ""), np.__version__, [f.name for f in fields(Teacher)], *settings)
+    add(*sorted(vocab, key=repr))
+    for label, expr in traced.exprs.items():
+        add(label, type(expr).__name__, *(c.label for c in expr.children))
+        if isinstance(expr, rasp.Select):
+            keys, queries = _ordered(traced, expr.keys), _ordered(traced, expr.queries)
+            add(*(_try(expr.predicate, k, q) for k in keys for q in queries))
+        elif isinstance(expr, rasp.Map):
+            add(rasp.get_encoding(expr), *(_try(expr.f, v) for v in _ordered(traced, expr.inner)))
+        elif isinstance(expr, rasp.SequenceMap):
+            first, second = _ordered(traced, expr.fst), _ordered(traced, expr.snd)
+            add(rasp.get_encoding(expr), *(_try(expr.f, a, b) for a in first for b in second))
+            add(getattr(expr, "fst_fac", None), getattr(expr, "snd_fac", None))
+        elif isinstance(expr, rasp.SOp):
+            add(rasp.get_encoding(expr), getattr(expr, "default", None))
+    return digest.hexdigest()[:32]
+
+
+def _ordered(traced: Trace, sop: rasp.SOp) -> list:
+    return sorted(traced.sops[sop.label].values, key=lambda v: (type(v).__name__, repr(v)))
+
+
+def _try(f: Callable, *values: Any) -> Any:
+    try:
+        return f(*values)
+    except PROGRAM_ERRORS as e:
+        return type(e).__name__
+
+
+def _encode(value: Any) -> Any:
+    """JSON that remembers the type: [type, text or members]."""
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return ["tuple", [_encode(v) for v in value]]
+    if isinstance(value, bool | int | float | str):
+        kind = (
+            "bool"
+            if isinstance(value, bool)
+            else next(t for t in (int, float, str) if isinstance(value, t)).__name__
+        )
+        plain = {"bool": bool, "int": int, "float": float, "str": str}[kind](value)
+        return [kind, plain.hex() if isinstance(plain, float) else plain]
+    raise UserError(f"teacher: a value of type {type(value).__name__} ({value!r}) cannot be stored")
+
+
+def _decode(value: Any) -> Any:
+    if value is None:
+        return None
+    kind, content = value
+    if kind == "tuple":
+        return tuple(_decode(v) for v in content)
+    return float.fromhex(content) if kind == "float" else content
