@@ -1,0 +1,58 @@
+"""The command line's errors are one line with exit status 2; options reach the configuration."""
+
+import pytest
+
+from tracr_jax import cli
+
+
+def fails(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(argv)
+    assert stop.value.code == 2
+    out = capsys.readouterr()
+    lines = [line for line in out.err.splitlines() if line.strip()]
+    assert len(lines) == 1, out.err
+    assert lines[0].startswith("error:")
+    return lines[0]
+
+
+def test_unknown_option_names_the_nearest(capsys):
+    assert "--steps" in fails(capsys, "inject", "dyck", "--stepz", "3")
+
+
+def test_unknown_command(capsys):
+    assert "commands: inject, evaluate" in fails(capsys, "injekt")
+
+
+def test_unknown_preset(capsys):
+    assert "paper-fixed" in fails(capsys, "inject", "--preset", "papre")
+
+
+def test_not_a_run_folder(capsys, tmp_path):
+    assert "not a run folder" in fails(capsys, "evaluate", str(tmp_path))
+
+
+def test_invalid_number(capsys):
+    assert "steps must be at least 1, got 0" in fails(capsys, "inject", "dyck", "--steps", "0")
+
+
+def test_unknown_model_and_task(capsys, tmp_path):
+    folder = ("--folder", str(tmp_path / "run"))
+    assert "no such folder" in fails(capsys, "inject", "dyck", "--lm", "./nowhere", *folder)
+    assert "dyck" in fails(capsys, "inject", "dick", "--lm", "tiny", *folder)
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_commands(capsys):
+    cli.main(["--help"])
+    assert "tracr-jax evaluate RUN" in capsys.readouterr().out
+
+
+def test_options_reach_the_configuration():
+    default = cli.Inject(cli.preset("cosine", task="count", lm="smollm2-135m-instruct"))
+    args = cli._parse(
+        cli.Inject, ["--steps", "60", "--batch", "4", "--no-hook", "--learning-rate", "1e-5"], default=default
+    )
+    c = args.config
+    assert (c.task, c.lm, c.steps, c.data.batch) == ("count", "smollm2-135m-instruct", 60, 4)
+    assert (c.losses.hook, c.losses.alignment, c.optim.learning_rate) == (False, "cosine", 1e-5)

@@ -1,0 +1,75 @@
+"""Configurations refuse nonsense, survive the round trip through JSON, and the presets mean what they say."""
+
+import json
+
+import pytest
+
+from tracr_jax import config as C
+from tracr_jax.errors import UserError
+from tracr_jax.presets import METHODS, preset
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("lm", [None, "smollm2-135m-instruct"])
+def test_round_trip(method, lm):
+    config = preset(method, task="count", lm=lm)
+    assert C.from_dict(json.loads(json.dumps(C.to_dict(config)))) == config
+
+
+def test_variable_weights_round_trip():
+    config = C.RunConfig(losses=C.LossConfig(variable_weights=(("final_result", 4.0),)))
+    assert C.from_dict(json.loads(json.dumps(C.to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (C.RunConfig, {"steps": 0}, "steps must be at least 1, got 0"),
+        (C.DataConfig, {"batch": 0}, "batch must be at least 1"),
+        (C.DataConfig, {"text_length": 1}, "text_length must be at least 2"),
+        (C.OptimConfig, {"learning_rate": 0.0}, "learning_rate must be positive"),
+        (C.OptimConfig, {"clip_norm": -1.0}, "clip_norm must not be negative"),
+        (C.LossConfig, {"alignment_weight": -1.0}, "alignment_weight must not be negative"),
+        (C.LossConfig, {"hook_offset": 3}, "hook_offset must be -1 or 0"),
+    ],
+)
+def test_nonsense_is_refused(kind, values, message):
+    with pytest.raises(UserError, match=message):
+        kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stepz": 3}, "no field 'stepz'"),
+        ({"steps": "many"}, "steps: expected int"),
+        ({"steps": True}, "steps: expected int"),
+        ({"losses": 3}, "LossConfig must be an object"),
+        ({"losses": {"hook": 1}}, "hook: expected bool"),
+        ([], "RunConfig must be an object"),
+    ],
+)
+def test_damaged_files_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        C.from_dict(values)
+
+
+def test_paper_is_as_coded_and_paper_fixed_is_not():
+    paper, fixed = preset("paper"), preset("paper-fixed")
+    assert paper.as_coded
+    assert paper.data.as_coded_mask
+    assert paper.data.as_coded_length
+    assert not fixed.as_coded
+    for config in (paper, fixed):
+        assert config.losses.alignment == "cosine"
+        assert config.losses.align_padding
+        assert config.lm.endswith("gpt2-large")
+        assert (config.optim.learning_rate, config.optim.adapter_learning_rate) == (1e-6, 1e-4)
+        assert config.optim.clip_norm == config.optim.warmup_steps == 0
+
+
+def test_the_baseline_has_neither_alignment_nor_hook():
+    config = preset("finetune")
+    assert config.losses.alignment == "none"
+    assert not config.losses.hook
+    assert config.losses.retention_weight == preset("variable").losses.retention_weight
