@@ -23,7 +23,9 @@ _HEAD, _TAIL = "What is the number of 'X' in this text? ", "\nAnswer:"
 
 def count_program(digits: int, *, max_seq_len: int) -> rasp.SOp:
     """From `count` on, the digits of the number of `yes` so far."""
-    total = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.indices, lambda key, query: key == YES)).named("yes_count")
+    total = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.indices, lambda key, query: key == YES)).named(
+        "yes_count"
+    )
     parts = [rasp.Map(_digit(d), total).named(f"final_{d + 1}_digit") for d in range(digits)]
     return write_digits(
         parts, marker=COUNT, max_seq_len=max_seq_len, no_digits=zero("no_digits"), no_result=zero("no_result")

@@ -43,7 +43,9 @@ def write_digits(
     for d, digit in enumerate(digits):
         place = rasp.SequenceMap(_place(d, max_seq_len), marker_at, count).named(f"location_{d + 1}")
         here = rasp.SequenceMap(lambda p, i: p == i, place, rasp.indices).named(f"here_{d + 1}")
-        written = rasp.SequenceMap(lambda h, value: value if h else _NOT_HERE, here, digit).named(f"written_{d + 1}")
+        written = rasp.SequenceMap(lambda h, value: value if h else _NOT_HERE, here, digit).named(
+            f"written_{d + 1}"
+        )
         result = rasp.SequenceMap(lambda w, r: r if w == _NOT_HERE else w, written, result)
         result = result.named("final_result" if d == len(digits) - 1 else f"result_to_{d + 1}")
     return result

@@ -265,7 +265,9 @@ def _sets(task: Dyck) -> dict[str, EvalSet]:
 
     def alternating(name, size, stream, makes, note):
         """As many of each maker as of the others, in turn, so that every prefix of the set is balanced."""
-        sets = [distinct_set(name, -(-size // len(makes)), pick(stream + k, m), note=note) for k, m in enumerate(makes)]
+        sets = [
+            distinct_set(name, -(-size // len(makes)), pick(stream + k, m), note=note) for k, m in enumerate(makes)
+        ]
         return EvalSet(name, size, lambda i: sets[i % len(makes)].item(i // len(makes)), note)
 
     def of_length(low: int, high: int, kind: str, types: tuple[str, ...] = pairs):
@@ -285,7 +287,11 @@ def _sets(task: Dyck) -> dict[str, EvalSet]:
 
     def valid_set():
         return distinct_set(
-            "valid", 400, pick(20, task._random, task._balanced), note="In distribution, for choosing settings.", split="valid"
+            "valid",
+            400,
+            pick(20, task._random, task._balanced),
+            note="In distribution, for choosing settings.",
+            split="valid",
         )
 
     wide = (*pairs, _NEW_PAIR)

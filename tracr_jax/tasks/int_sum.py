@@ -14,7 +14,7 @@ from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap, sharp_exactness
-from tracr_jax.tasks.digits import one_digit_per_token, write_digits, zero
+from tracr_jax.tasks.digits import one_digit_per_token, write_digits
 from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
 
 _DIGITS = "0123456789"
@@ -35,13 +35,16 @@ def int_sum_program(digits: int, *, max_seq_len: int) -> rasp.SOp:
     ends = rasp.SelectorWidth(rasp.Select(ended, rasp.tokens, lambda key, query: key)).named("numbers_ended")
     number_id = rasp.SequenceMap(lambda n, e: n if e else 0, ends, ended).named("number_id")
     both_known = rasp.Map(lambda n: n > 1, ends).named("both_known")
-    nothing = zero("nothing")
+    nothing = rasp.Map(lambda token: 0, previous).named("nothing")
 
     results, carry = [], None
     for i in range(1, digits + 1):
-        first = _operand(i, 1, _digit_values(), number_id, ended, both_known)
-        second = rasp.SequenceMap(lambda n, t: _value(t) if n > 0 else 0, ends, rasp.tokens)
-        second = _operand(i, 2, second, number_id, ended, both_known)
+        # A Map of the tokens alone would do, but tracr then spends a layer more: it folds attention and MLP into one
+        # layer only if no MLP comes as early as the attention (`nothing` is made from `previous` for that reason).
+        values = rasp.SequenceMap(lambda p, t: _value(t), previous, rasp.tokens)
+        first = _operand(i, 1, values, number_id, ended, both_known)
+        later = rasp.SequenceMap(lambda n, t: _value(t) if n > 0 else 0, ends, rasp.tokens)
+        second = _operand(i, 2, later, number_id, ended, both_known)
         total = rasp.SequenceMap(lambda x, y: x + y, first, second).named(f"operands_{i}_added")
         total = rasp.Map(lambda x: max(x, 0), total).named(f"operands_{i}_sum")
         if carry is not None:
@@ -53,10 +56,6 @@ def int_sum_program(digits: int, *, max_seq_len: int) -> rasp.SOp:
 
 def _value(token: str) -> int:
     return int(token) if token in _DIGITS else 0
-
-
-def _digit_values() -> rasp.SOp:
-    return rasp.Map(_value, rasp.tokens)
 
 
 def _operand(i, number, values, number_id, ended, both_known) -> rasp.SOp:
