@@ -13,29 +13,31 @@ from tracr_jax.intervene import ResidualEdit
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 
 
-def slowly(model, params, prompt, count, edit=None):
-    ids = list(map(int, prompt))
-    for _ in range(count):
-        logits = model.apply(params, jnp.asarray([ids]), edit=edit).logits[0, -1]
-        ids.append(int(jnp.argmax(logits)))
-    return ids[len(prompt) :]
+def slowly(forward, prompt, count):
+    """Uncached; the causal model may see the zeros behind the text, so that one program serves all lengths."""
+    ids, end = np.zeros((1, 16), np.int32), len(prompt)
+    ids[0, :end] = prompt
+    for i in range(end, end + count):
+        ids[0, i] = int(jnp.argmax(forward(ids)[0, i - 1]))
+    return ids[0, end : end + count].tolist()
 
 
 @families
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("edited", [False, True])
 def test_equals_uncached_argmax(family, scan_layers, edited):
-    model, params = M.make(family, scan_layers=scan_layers)
+    model, params = M.make(family, seed=5, scan_layers=scan_layers)
     edit = ResidualEdit(1, lambda h: h * 0.5 + jnp.roll(h, 1, axis=-1)) if edited else None
     ids, lengths = M.ids(batch=4, length=9, seed=3), [9, 2, 5, 1]
     out = greedy(model, params, ids, jnp.asarray(lengths), num_tokens=6, edit=edit)
-    want = [slowly(model, params, row[:n], 6, edit) for row, n in zip(np.asarray(ids), lengths, strict=True)]
+    forward = jax.jit(lambda x: model.apply(params, x, edit=edit).logits)
+    want = [slowly(forward, row[:n], 6) for row, n in zip(np.asarray(ids), lengths, strict=True)]
     np.testing.assert_array_equal(out, want)
-    assert len({tuple(w) for w in want}) > 1
+    assert len(np.unique(want)) > 4  # seed 5 gives varied answers
 
 
 def test_padding_is_never_read():
-    model, params = M.make("gpt2")
+    model, params = M.make("gpt2", seed=5)
     ids, lengths = M.ids(batch=2, length=8), jnp.asarray([3, 5])
     other = jnp.where(jnp.arange(8)[None] < lengths[:, None], ids, 60 - ids)
     a, b = (greedy(model, params, x, lengths, num_tokens=5) for x in (ids, other))
@@ -44,7 +46,7 @@ def test_padding_is_never_read():
 
 def test_an_edit_may_depend_on_the_step():
     """Step 0 is the prompt; from step 2 on an edit that wipes the state makes the output constant."""
-    model, params = M.make("gpt2")
+    model, params = M.make("gpt2", seed=5)
 
     def edit(step):
         return ResidualEdit(3, lambda h: jnp.where(step >= 2, 0.0 * h, h))
@@ -58,7 +60,7 @@ def test_an_edit_may_depend_on_the_step():
 
 
 def test_one_program_for_all_batches():
-    model, params = M.make("gpt2")
+    model, params = M.make("gpt2", seed=5)
     from tracr_jax import generate
 
     before = generate._jitted._cache_size()
@@ -68,7 +70,7 @@ def test_one_program_for_all_batches():
 
 
 def test_too_many_positions_is_one_line():
-    model, params = M.make("gpt2")
+    model, params = M.make("gpt2", seed=5)
     greedy(model, params, M.ids(length=20), jnp.asarray([20, 1, 2]), num_tokens=5)
     with pytest.raises(UserError, match="20 tokens and 6 new ones need 25 positions, the model has 24"):
         greedy(model, params, M.ids(length=20), jnp.asarray([20, 1, 2]), num_tokens=6)

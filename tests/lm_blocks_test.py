@@ -19,7 +19,7 @@ forms = pytest.mark.parametrize("scan_layers", [True, False])
 def test_scan_equals_loop(family):
     ids = M.ids()
     scan, loop = (M.make(family, scan_layers=s) for s in (True, False))
-    a, b = (jax.jit(m.apply)(p, ids) for m, p in (scan, loop))
+    a, b = (M.run(m, p, ids) for m, p in (scan, loop))
     chex.assert_trees_all_close(a, b, atol=5e-6)
     assert a.hidden.shape == (5, 3, 10, 32)
     assert a.logits.shape == (3, 10, 61)
@@ -31,9 +31,8 @@ def test_stacking_and_unstacking_are_inverse(family):
     looped = unstack_blocks(params)
     assert set(looped) - set(params) == {f"block_{i}" for i in range(4)}
     chex.assert_trees_all_equal(stack_blocks(looped), params)
-    chex.assert_trees_all_equal_shapes(
-        M.MODELS[family](M.CONFIGS[family], scan_layers=False).init(jax.random.key(0)), looped
-    )
+    loop = M.MODELS[family](M.CONFIGS[family], scan_layers=False)
+    chex.assert_trees_all_equal_shapes(jax.eval_shape(loop.init, jax.random.key(0)), looped)
 
 
 @families
@@ -42,8 +41,8 @@ def test_stacking_and_unstacking_are_inverse(family):
 def test_edit_changes_only_what_comes_after_it(family, scan_layers, block):
     model, params = M.make(family, scan_layers=scan_layers)
     ids = M.ids()
-    plain = model.apply(params, ids)
-    edited = model.apply(params, ids, edit=ResidualEdit(block, lambda h: h + 1.0 + 0.5 * h**2))
+    plain = M.run(model, params, ids)
+    edited = M.run(model, params, ids, edit=ResidualEdit(block, lambda h: h + 1.0 + 0.5 * h**2))
     np.testing.assert_array_equal(edited.hidden[: block + 1], plain.hidden[: block + 1])
     assert np.abs(edited.hidden[block + 1] - plain.hidden[block + 1]).min(axis=-1).max() > 1e-3
     assert np.abs(edited.logits - plain.logits).max() > 1e-2
@@ -72,7 +71,7 @@ def test_stop_gradient_edit_cuts_the_gradient_to_earlier_blocks(family, scan_lay
     def loss(p):
         return jnp.sum(model.apply(p, M.ids(), edit=edit).logits ** 2)
 
-    grads = jax.grad(loss)(params)
+    grads = jax.jit(jax.grad(loss))(params)
     grads = grads if scan_layers is False else unstack_blocks(grads)
     for i in range(4):
         size = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads[f"block_{i}"]))
@@ -86,9 +85,9 @@ def test_causality_by_gradients(family):
     ids = M.ids(batch=1, length=6)
 
     def logits(nudge):
-        return model.apply(params, ids, edit=ResidualEdit(0, lambda h: h + nudge)).logits[0].sum(-1)
+        return M.run(model, params, ids, edit=ResidualEdit(0, lambda h: h + nudge)).logits[0].sum(-1)
 
-    jacobian = jax.jacrev(logits)(jnp.zeros((1, 6, 32)))[:, 0]
+    jacobian = jax.jit(jax.jacrev(logits))(jnp.zeros((1, 6, 32)))[:, 0]
     reach = jnp.abs(jacobian).max(-1)
     np.testing.assert_array_equal(reach > 0, np.tril(np.ones((6, 6), bool)))
 
@@ -97,15 +96,15 @@ def test_causality_by_gradients(family):
 def test_logits_at_chosen_positions(family):
     model, params = M.make(family)
     ids, where = M.ids(), jnp.array([[0, 9], [4, 4], [7, 2]])
-    full = model.apply(params, ids).logits
-    some = model.apply(params, ids, logit_positions=where).logits
+    full = M.run(model, params, ids).logits
+    some = M.run(model, params, ids, logit_positions=where).logits
     np.testing.assert_allclose(some, np.take_along_axis(np.asarray(full), where[:, :, None], 1), atol=1e-5)
 
 
 @families
 def test_unembed_reads_the_last_hidden_state(family):
     model, params = M.make(family)
-    out = model.apply(params, M.ids())
+    out = M.run(model, params, M.ids())
     np.testing.assert_allclose(model.unembed(params, out.hidden[-1]), out.logits, atol=1e-5)
 
 
@@ -115,17 +114,17 @@ def test_cache_in_pieces_equals_one_pass(family, scan_layers):
     """Rows of different lengths: prefill padded prompts, then feed three more tokens at each row's own place."""
     model, params = M.make(family, scan_layers=scan_layers)
     ids, lengths = M.ids(batch=3, length=12), jnp.array([4, 7, 9])
-    full = model.apply(params, ids)
-    cache = model.init_cache(3, 12)
+    full = M.run(model, params, ids)
+    cache, apply_cached = model.init_cache(3, 12), jax.jit(model.apply_cached)
     pads = jnp.where(jnp.arange(9)[None] < lengths[:, None], ids[:, :9], 60)
     positions = jnp.broadcast_to(jnp.arange(9)[None], (3, 9))
-    out, cache = model.apply_cached(params, pads, cache, positions=positions)
+    out, cache = apply_cached(params, pads, cache, positions=positions)
     for row, n in enumerate(lengths):
         np.testing.assert_allclose(out.hidden[:, row, :n], full.hidden[:, row, :n], atol=1e-5)
     for step in range(3):
         here = (lengths + step)[:, None]
         token = jnp.take_along_axis(ids, here, axis=1)
-        out, cache = model.apply_cached(params, token, cache, positions=here)
+        out, cache = apply_cached(params, token, cache, positions=here)
         want = jnp.take_along_axis(full.logits, here[:, :, None], axis=1)
         np.testing.assert_allclose(out.logits, want, atol=2e-5)
 
@@ -147,7 +146,7 @@ def test_remat_changes_neither_values_nor_gradients(family):
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters(family):
     model, params = M.make(family, dtype="bfloat16")
     exact, _ = M.make(family)
-    out, want = model.apply(params, M.ids()), exact.apply(params, M.ids())
+    out, want = M.run(model, params, M.ids()), M.run(exact, params, M.ids())
     assert out.logits.dtype == out.hidden.dtype == jnp.bfloat16
     error = jnp.linalg.norm(out.logits.astype(jnp.float32) - want.logits) / jnp.linalg.norm(want.logits)
     assert 0 < error < 0.05
@@ -157,4 +156,4 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters(family):
 def test_too_long_is_one_clear_line(family):
     model, params = M.make(family)
     with pytest.raises(UserError, match=r"25 tokens, but .* is 24"):
-        model.apply(params, M.ids(length=25))
+        M.run(model, params, M.ids(length=25))

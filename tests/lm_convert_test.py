@@ -48,7 +48,7 @@ def test_untied_head_and_biases_round_trip(tmp_path):
 
     config = dataclasses.replace(M.LLAMA_TINY, tie_word_embeddings=False, attention_bias=True, mlp_bias=True)
     model = Llama(config)
-    params = model.init(jax.random.key(3))
+    params = jax.jit(model.init)(jax.random.key(3))
     save_hf_folder(tmp_path, model, params)
     assert {"lm_head.weight", "model.layers.2.mlp.up_proj.bias"} < set(load_file(tmp_path / "model.safetensors"))
     assert read_model(tmp_path).config == config
@@ -80,7 +80,10 @@ def test_names_without_prefix_buffers_and_equal_tied_head_are_accepted(family, t
     model, params, tensors, path = _saved(tmp_path, family, prefix=False)
     embedding = "wte.weight" if family == "gpt2" else "embed_tokens.weight"
     buffers = {
-        "gpt2": {"h.1.attn.bias": np.ones((1, 1, 4, 4), np.float32), "h.0.attn.masked_bias": np.float32(-1e4)},
+        "gpt2": {
+            "h.1.attn.bias": np.ones((1, 1, 4, 4), np.float32),
+            "h.0.attn.masked_bias": np.array(-1e4, np.float32),
+        },
         "llama": {"layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)},
     }
     save_file(tensors | buffers[family] | {"lm_head.weight": tensors[embedding].copy()}, path)

@@ -50,10 +50,10 @@ def write_gguf(path, *, arch="llama", pre="smollm", extra=None):
     w.add_rope_freq_base(c.rope_theta)
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre(pre)
-    tokens = ["<|endoftext|>", *(chr(33 + i) for i in range(60))]
+    tokens = ["<|endoftext|>", "ab", *(chr(64 + i) for i in range(59))]
     w.add_token_list(tokens)
     w.add_token_types([3] + [1] * 60)
-    w.add_token_merges(["a b"] if "ab" in tokens else [])
+    w.add_token_merges(["a b"])
     for add in (w.add_bos_token_id, w.add_eos_token_id, w.add_unk_token_id, w.add_pad_token_id):
         add(0)
     for name, value in to_tensors(model, params).items():
@@ -83,6 +83,12 @@ def test_a_written_file_comes_back(tmp_path):
     model, params = write_gguf(tmp_path / "m.gguf")
     config, tensors, tokenizer = reader.read_gguf(tmp_path / "m.gguf")
     assert tokenizer.eos_id == 0
+    assert [tokenizer.token_text(i) for i in tokenizer.encode("abba<|endoftext|>")] == [
+        "ab",
+        "b",
+        "a",
+        "<|endoftext|>",
+    ]
     assert Llama(config).config.__dict__ | {"initializer_range": 0.2} == model.config.__dict__
     got = from_tensors(Llama(config), tensors)
     flat, want = (jax.tree_util.tree_flatten_with_path(t)[0] for t in (got, params))

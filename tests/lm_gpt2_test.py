@@ -1,5 +1,7 @@
 """GPT-2: the golden forward of the original, sizes, and configurations that are refused."""
 
+import functools
+
 import golden_data as G
 import jax
 import numpy as np
@@ -29,13 +31,14 @@ def test_golden_forward(scan_layers):
     result_rows = G.ARRAYS["adapter_weight"][np.array(G.TEACHER["final_result_dims"])]
     edit = detach_and_roll(subspace_basis(result_rows), block=G.DEPTH)
     ids, text = G.ARRAYS["sup_input_ids"], G.ARRAYS["unsup_input_ids"]
-    hooked = model.apply(params, ids, edit=edit)
+    plain = jax.jit(model.apply)
+    hooked = jax.jit(functools.partial(model.apply, edit=edit))(params, ids)
     for got, want in (
         (hooked.hidden, "sup_hidden_states"),
         (hooked.logits, "sup_logits_hooked"),
-        (model.apply(params, ids).logits, "sup_logits_plain"),
-        (model.apply(params, text).logits, "unsup_logits"),
-        (model.apply(original, text).logits, "unsup_logits_original"),
+        (plain(params, ids).logits, "sup_logits_plain"),
+        (plain(params, text).logits, "unsup_logits"),
+        (plain(original, text).logits, "unsup_logits_original"),
     ):
         np.testing.assert_allclose(got, G.ARRAYS[want], atol=2e-5, err_msg=want)
 

@@ -21,9 +21,8 @@ def test_random_folder(tmp_path):
         assert lm.tokenizer.single_id(word) is not None
     ids = jnp.asarray([lm.tokenizer.encode("Are parenthesis here? ()\nAnswer: yes")])
     loop = L.load_lm(str(tmp_path / "lm"), scan_layers=False)
-    np.testing.assert_allclose(
-        lm.model.apply(lm.params, ids).logits, loop.model.apply(loop.params, ids).logits, atol=1e-5
-    )
+    stacked, looped = (jax.jit(m.model.apply)(m.params, ids).logits for m in (lm, loop))
+    np.testing.assert_allclose(stacked, looped, atol=1e-5)
     other = L.write_random_gpt2(tmp_path / "other", num_blocks=3, width=32, heads=2, positions=40, seed=6)
     assert not np.array_equal(other.params["wte"]["embedding"], lm.params["wte"]["embedding"])
     assert (

@@ -1,9 +1,12 @@
 """Small random models of both families for the tests."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 from tracr_jax.lm.llama import Llama, LlamaConfig
 
@@ -24,18 +27,26 @@ CONFIGS = {"gpt2": GPT2_TINY, "llama": LLAMA_TINY}
 MODELS = {"gpt2": GPT2, "llama": Llama}
 
 
+@functools.cache
 def make(family, *, seed=0, **options):
-    """A model and parameters in which nothing is zero or one (biases, norms)."""
-    model = MODELS[family](CONFIGS[family], **options)
-    params = MODELS[family](CONFIGS[family]).init(jax.random.key(seed))
+    """A model and parameters in which nothing is zero or one; made by NumPy, which has nothing to compile."""
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda x: x + 0.1 * jnp.asarray(rng.standard_normal(x.shape), x.dtype), params)
-    if not model.scan_layers:
-        from tracr_jax.lm.blocks import unstack_blocks
+    shapes = jax.eval_shape(MODELS[family](CONFIGS[family]).init, jax.random.key(0))
 
-        params = unstack_blocks(params)
-    return model, params
+    def draw(path, leaf):
+        around = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(around + 0.2 * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    model = MODELS[family](CONFIGS[family], **options)
+    return model, params if model.scan_layers else unstack_blocks(params)
+
+
+def run(model, params, ids, **options):
+    """`model.apply`, jitted."""
+    return jax.jit(functools.partial(model.apply, **options))(params, ids)
 
 
 def ids(batch=3, length=10, *, seed=1):
+    """Random token ids."""
     return jnp.asarray(np.random.default_rng(seed).integers(0, 61, (batch, length)), jnp.int32)

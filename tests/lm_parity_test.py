@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_logits_and_every_hidden_state(case, shards, tmp_path):
     for scan_layers in (True, False):
         model = read_model(tmp_path, scan_layers=scan_layers)
         params = from_tensors(model, open_safetensors(tmp_path))
-        out = model.apply(params, jnp.asarray(IDS))
+        out = jax.jit(model.apply)(params, jnp.asarray(IDS))
         np.testing.assert_allclose(out.hidden, hidden, atol=1e-5)
         np.testing.assert_allclose(out.logits, logits, atol=1e-5)
 
@@ -107,6 +108,6 @@ def test_a_random_folder_loads_in_transformers(tmp_path):
 
     with torch.no_grad():
         want = theirs(torch.tensor([ids])).logits.numpy()
-    np.testing.assert_allclose(lm.model.apply(lm.params, jnp.asarray([ids])).logits, want, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(lm.model.apply)(lm.params, jnp.asarray([ids])).logits, want, atol=1e-5)
     assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == lm.tokenizer.eos_id
     assert load_lm(str(tmp_path)).model == lm.model

@@ -124,7 +124,7 @@ def random_lm(config: Any, seed: int = 0, *, scan_layers: bool = True) -> tuple[
     """A model with random weights from a GPT2Config or LlamaConfig."""
     make_model = next(make for known, make in FAMILIES.values() if isinstance(config, known))
     model = make_model(config, scan_layers=scan_layers)
-    return model, model.init(jax.random.key(seed))
+    return model, jax.jit(model.init)(jax.random.key(seed))
 
 
 def write_random_gpt2(

@@ -31,7 +31,10 @@ class Tokenizer:
     def __init__(self, text: str, config: dict[str, Any] | None = None):
         self._spec: dict[str, Any] = json.loads(text)
         self._config = dict(config or {})
-        self._inner = tokenizers.Tokenizer.from_str(text)
+        try:
+            self._inner = tokenizers.Tokenizer.from_str(text)
+        except Exception as e:  # the library raises nothing more specific
+            raise UserError(f"tokenizer.json: the tokenizers library refuses it ({e})") from e
         self._inner.no_truncation()
         self._inner.no_padding()
         eos = self._config.get("eos_token") or END_OF_TEXT
