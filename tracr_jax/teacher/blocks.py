@@ -19,6 +19,8 @@ ONE: Direction = ("one", None)
 CLEAN_BOS: Direction = ("_hidden_clean_bos_", None)
 COLDNESS = 100
 
+Triples = tuple[Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray]
+
 
 @dataclass(frozen=True)
 class Head:
@@ -38,8 +40,8 @@ class Units:
     units: list[Direction]
     inputs: list[Direction]
     outputs: list[Direction]
-    fst: tuple[Sequence[int], Sequence[int], Sequence[float]]
-    snd: tuple[Sequence[int], Sequence[int], Sequence[float]]
+    fst: Triples
+    snd: Triples
     pairs: Sequence[tuple[int, int]] = ()
     grid: tuple[int, int] | None = None
 
@@ -203,5 +205,5 @@ def _units(trace: Trace, node: Node, *, exactness: float) -> Units:
     return product(node, first, second)
 
 
-def _columns(triples: list) -> tuple:
-    return tuple(zip(*triples, strict=True)) if triples else ((), (), ())
+def _columns(triples: list) -> Triples:
+    return ([t[0] for t in triples], [t[1] for t in triples], [t[2] for t in triples])

@@ -101,11 +101,15 @@ def sort_directions(directions: Collection[Direction]) -> list[Direction]:
     try:
         return sorted(directions)
     except TypeError:
-        key = cmp_to_key(lambda a, b: _less(b, a) - _less(a, b))
+        key = cmp_to_key(_compare)
         ordered = sorted(directions, key=key)
     if any(_less(b, a) for i, a in enumerate(ordered) for b in ordered[i + 1 :] if a[0] == b[0]):
         raise Unsupported("values of mixed types in one variable have no consistent order")
     return ordered
+
+
+def _compare(a: Any, b: Any) -> int:
+    return _less(b, a) - _less(a, b)
 
 
 def _less(a: Direction, b: Direction) -> bool:
@@ -165,8 +169,8 @@ def _assemble(traced: Trace, *, vocab, max_seq_len: int, bos, pad, exactness: fl
         weights |= _attention(layer, by_layer_attn.get(layer, []), index, num_heads=num_heads, key_size=key_size)
         fst, snd, _, steps, grid = by_layer_mlp.get(layer, (([], [], []), ([], [], []), 0, [], ()))
         name = f"transformer/layer_{layer}/mlp"
-        weights[f"{name}/linear_1"] = Coo.of(*fst, (len(directions), hidden))
-        weights[f"{name}/linear_2"] = Coo.of(*snd, (hidden, len(directions)))
+        weights[f"{name}/linear_1"] = Coo.of(fst, (len(directions), hidden))
+        weights[f"{name}/linear_2"] = Coo.of(snd, (hidden, len(directions)))
         if len(steps):
             pairs[layer] = np.asarray(steps, np.int32)
         if grid:
@@ -227,10 +231,10 @@ def _embeddings(tokens, positions, index) -> dict[str, Coo]:
         row, to, weight = np.tile(row, 2), to + [index[ONE]] * len(tokens), np.tile(weight, 2)
     where = [index[d] for d in positions]
     return {
-        "token_embed": Coo.of(row, to, weight, (len(tokens), len(index))),
+        "token_embed": Coo.of((row, to, weight), (len(tokens), len(index))),
         # Position 0 is BOS and has no direction.
         "pos_embed": Coo.of(
-            np.arange(1, len(positions) + 1), where, np.ones(len(positions)), (len(positions) + 1, len(index))
+            (np.arange(1, len(positions) + 1), where, np.ones(len(positions))), (len(positions) + 1, len(index))
         ),
     }
 
@@ -256,7 +260,7 @@ def _attention(layer: int, heads: list[Head], index, *, num_heads: int, key_size
     for part, triples in parts.items():
         shape = (num_heads * key_size, len(index)) if part == "linear" else (len(index), num_heads * key_size)
         columns = tuple(zip(*triples, strict=True)) if triples else ([], [], [])
-        out[f"transformer/layer_{layer}/attn/{part}"] = Coo.of(*columns, shape)
+        out[f"transformer/layer_{layer}/attn/{part}"] = Coo.of(columns, shape)
     return out
 
 

@@ -1,12 +1,12 @@
 """The oracle: a causal RASP evaluator that visits every expression once and lets values be replaced.
 
-Implements teacher.md trap 10: tracr's own evaluator fails on a key or query that is undefined and evaluates once per
-path. Semantics are those of the compiled network, position by position without BOS:
+Implements teacher.md trap 10: tracr's own evaluator fails on a key or query that is undefined and evaluates once
+per path. Semantics are those of the compiled network, position by position without BOS:
 
-* `None` is an undefined value (nothing selected, a function of an undefined value, an arithmetic error); it is never
-  selected and selects nothing.
-* A categorical Aggregate that selects positions with *different* values holds a mixture, not a value: it reads as
-  None, and so does what is computed from it, unless every value in the mixture gives the same result (a mask, say).
+* `None` is an undefined value (nothing selected, a function of an undefined value, an arithmetic error); it is
+  never selected and selects nothing.
+* A categorical Aggregate that selects positions with *different* values holds a mixture, not a value: it reads
+  as None, and so does what is computed from it, unless all values of the mixture give one result (as a mask does).
 """
 
 import itertools
@@ -43,8 +43,8 @@ def evaluate_program(
 def reads_after(teacher: Teacher, layer: int) -> Sees:
     """The readers that see an edit of the residual stream r_layer: those computed in that layer or later.
 
-    Use with overrides of variables that r_layer already holds (`Variable.writer_layer` <= layer); what was computed
-    from the old value before the edit keeps its own old value.
+    Use with overrides of variables that r_layer already holds (`Variable.writer_layer` <= layer); what was
+    computed from the old value before the edit keeps its own old value.
     """
     computed = {v.name: v.writer_layer for v in teacher.variables}
     # A SelectorWidth reads its keys in the attention half, which may lie in an earlier layer than its output.
@@ -92,8 +92,8 @@ class Oracle:
         for name, position in overrides:
             if name not in self._sops or not 0 <= position < len(tokens):
                 raise UserError(
-                    f"oracle: override of {name!r} at position {position}; the program has {', '.join(self._sops)} "
-                    f"and the input {len(tokens)} positions"
+                    f"oracle: override of {name!r} at position {position}; the input has {len(tokens)} positions "
+                    f"and the program {', '.join(self._sops)}"
                 )
         touched = {name for name, _ in overrides}
         plain: dict[str, list[_State]] = {}

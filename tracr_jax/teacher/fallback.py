@@ -38,7 +38,7 @@ def compile_with_tracr(program: rasp.SOp, *, vocab, max_seq_len: int, bos: Any, 
     for name, group in model.params.items():
         dense = np.asarray(group["embeddings" if name.endswith("_embed") else "w"], np.float64)
         row, col = np.nonzero(dense)
-        weights[name] = Coo.of(row, col, dense[row, col], dense.shape)
+        weights[name] = Coo.of((row, col, dense[row, col]), dense.shape)
     config = model.model_config
     directions = _directions(program, model.residual_labels, vocab, vocab_ids, max_seq_len)
     return Teacher(

@@ -221,7 +221,7 @@ def _place(out, place, mix):
 
 
 def _transposed(coo: Coo) -> Coo:
-    return Coo.of(coo.col, coo.row, coo.value, (coo.shape[1], coo.shape[0]))
+    return Coo.of((coo.col, coo.row, coo.value), (coo.shape[1], coo.shape[0]))
 
 
 def _columns(coo: Coo, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:

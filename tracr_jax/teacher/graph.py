@@ -55,17 +55,18 @@ class Trace:
 
 def label_program(program: rasp.SOp) -> dict[str, rasp.RASPExpr]:
     """Draw ids 1, 2, ... for the whole program in tracr's order; label -> expression, breadth first."""
-    stack, cleared = [program], set()
+    stack: list[rasp.RASPExpr] = [program]
+    cleared: set[int] = set()
     while stack:
         expr = stack.pop()
         if id(expr) in cleared:
             continue
         cleared.add(id(expr))
-        expr.__dict__.pop("unique_id", None)
+        vars(expr).pop("unique_id", None)
         stack.extend(expr.children)
     rasp.RASPExpr._ids = itertools.count(1)
-    found = {program.label: program}
-    queue = [program]
+    found: dict[str, rasp.RASPExpr] = {program.label: program}
+    queue: list[rasp.RASPExpr] = [program]
     for expr in queue:  # grows while it is read
         for child in expr.children:
             if child.label not in found:

@@ -4,7 +4,7 @@ Implements method.md 1.1 and teacher.md 2: tracr's transformer with every weight
 Biases are zero in compiled models and are only made by `densify`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,8 +25,9 @@ class Coo(NamedTuple):
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, row, col, value, shape: tuple[int, int]) -> "Coo":
-        """Sum entries that share a place, and drop those that cancel."""
+    def of(cls, entries: Sequence[Any], shape: tuple[int, int]) -> "Coo":
+        """From (rows, columns, values): sums entries that share a place, and drops those that cancel."""
+        row, col, value = entries
         row, col = np.asarray(row, np.int64), np.asarray(col, np.int64)
         place, where = np.unique(row * shape[1] + col, return_inverse=True)
         total = np.zeros(len(place))
@@ -35,7 +36,7 @@ class Coo(NamedTuple):
         place = place[keep]
         return cls((place // shape[1]).astype(np.int32), (place % shape[1]).astype(np.int32), total[keep], shape)
 
-    def dense(self, dtype=np.float64) -> np.ndarray:
+    def dense(self, dtype: Any = np.float64) -> np.ndarray:
         """The full matrix."""
         out = np.zeros(self.shape, dtype)
         out[self.row, self.col] = self.value
@@ -135,7 +136,7 @@ class Teacher:
             )
         return [self.bos_id, *(self.vocab[t] for t in tokens)]
 
-    def densify(self, dtype=np.float32) -> dict[str, dict[str, np.ndarray]]:
+    def densify(self, dtype: Any = np.float32) -> dict[str, dict[str, np.ndarray]]:
         """Parameters exactly as tracr's: {module: {"w", "b"}} and {"token_embed", "pos_embed": {"embeddings"}}."""
         out = {}
         for name, coo in self.weights.items():

@@ -97,7 +97,7 @@ def _read(path: Path) -> Teacher:
                 f"{path}: teacher format {header['format']}, this version reads {FORMAT}; compile it again"
             )
         weights = {
-            name: Coo(*(file[f"{name}/{part}"] for part in Coo._fields[:3]), tuple(shape))
+            name: Coo(file[f"{name}/row"], file[f"{name}/col"], file[f"{name}/value"], (shape[0], shape[1]))
             for name, shape in header["shapes"].items()
         }
         pairs = {int(n.split("/")[1]): file[n] for n in file.files if n.startswith("pairs/")}
@@ -146,8 +146,8 @@ def cached_compile(
 ) -> Teacher:
     """`compile_program`, kept under a hash of what the program computes (its tables, not its source text).
 
-    A damaged or unreadable cache file is compiled again, with a warning; a folder that cannot be written only costs
-    the time of the next compilation, with a warning.
+    A damaged or unreadable cache file is compiled again, with a warning; a folder that cannot be written only
+    costs the time of the next compilation, with a warning.
     """
     program = build_program(program)
     exactness = default_exactness(max_seq_len) if mlp_exactness is None else mlp_exactness
