@@ -86,7 +86,7 @@ class Task(Protocol):
         ...
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
-        """ "test" and "valid" (in distribution, by hash split) first, then every out-of-distribution set."""
+        """Sets by name: "test" and "valid" (in distribution, by hash split), then every out-of-distribution set."""
         ...
 
     def longest_items(self) -> tuple[Item, ...]:
@@ -96,7 +96,8 @@ class Task(Protocol):
     def teacher_label(self, item: Item) -> tuple[Any, ...]:
         """Values of the result variable at the answer positions, in order ((True,) for "yes"; the digits).
 
-        Empty where the program cannot express the answer (a decimal fraction)."""
+        Empty where the program cannot express the answer (a decimal fraction).
+        """
         ...
 
     def baselines(self) -> Mapping[str, Callable[[str], str]]:

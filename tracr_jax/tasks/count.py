@@ -1,8 +1,8 @@
 """How many x are there? Source: method.md 1.2, 2, 3, 7.
 
-Differs from the original: numbers are split into digits on every tokenizer, because the teacher writes one digit per
-position (findings.md B15; `as_coded_merges` leaves 10..40 single tokens), the vocabulary holds only the digits that
-occur (`numbers`), length_ood holds only lengths beyond the training's (25), and replace_y comes from test items
+Differs from the original: numbers are split into digits on every tokenizer, because the teacher writes one digit
+per position (findings.md B15; `as_coded_merges` leaves 10..40 single tokens), the vocabulary holds only the digits
+that occur (`numbers`), length_ood holds only lengths beyond the training's (25), and replace_y comes from test items
 (28). `as_coded_sets` and `as_coded_exactness` restore the rest.
 """
 
@@ -190,9 +190,13 @@ def _sets(task: Count) -> dict[str, EvalSet]:
         ),
     ]  # fmt: skip
     if task.as_coded_sets:
+
+        def as_coded(r: np.random.Generator) -> Item:
+            return task._of_length(r, task.min_words, longest)
+
         out.append(
             distinct_set(
-                "length_ood_as_coded", 4000, pick(3, with_y(lambda r: task._of_length(r, task.min_words, longest))),
+                "length_ood_as_coded", 4000, pick(3, with_y(as_coded)),
                 split=None, note="The original's: 5..120 words, nearly a third of them in distribution.",
             )
         )  # fmt: skip

@@ -2,8 +2,8 @@
 
 Differs from the original: test prompts are never in train (findings.md 24), length_ood holds only lengths beyond
 the training's (25), the teacher is sharp enough for its counts (teacher.md 3a). `as_coded_exactness`,
-`as_coded_split` and `as_coded_sets` restore these. The sets that parity or mere counting solves (23) are kept under
-their names, beside sets that they do not solve.
+`as_coded_split` and `as_coded_sets` restore these. The sets that parity or mere counting solves (23) are kept
+under their names, beside sets that they do not solve.
 """
 
 import functools
@@ -14,10 +14,11 @@ import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap, sharp_exactness
-from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
+from tracr_jax.tasks.split import Split, distinct_set, draw, rng, split_of
 
 COMPUTE, OTHER = "compute", " "
 _NEW_PAIR = "<>"
+_LONGEST = 90  # brackets in the sets of long strings
 _HEAD, _TAIL = "Are parenthesis here correctly matched? ", "\nAnswer:"
 
 
@@ -256,84 +257,76 @@ def _yes(value: bool) -> str:
 @functools.lru_cache(maxsize=8)
 def _sets(task: Dyck) -> dict[str, EvalSet]:
     pairs = task.pairs
-    longest = 90
 
-    def pick(stream: int, *makes: Callable[[np.random.Generator], Item]) -> Callable[[int], Item]:
-        """Candidate i from the (i mod n)-th maker; distinct streams per set."""
+    def pick(stream: int, make: Callable[[np.random.Generator], Item]) -> Callable[[int], Item]:
         # 2**32 keeps evaluation streams apart from every training seed that fits 32 bits.
-        return lambda i: makes[i % len(makes)](rng(2**32 + stream, i))
+        return lambda i: make(rng(2**32 + stream, i))
 
-    def alternating(name, size, stream, makes, note):
-        """As many of each maker as of the others, in turn, so that every prefix of the set is balanced."""
-        sets = [
-            distinct_set(name, -(-size // len(makes)), pick(stream + k, m), note=note) for k, m in enumerate(makes)
+    def alternating(
+        name: str, size: int, stream: int, makes, note: str, *, split: Split | None = "test"
+    ) -> EvalSet:
+        """As many of each maker as of the others, in turn, so that every beginning of the set is balanced."""
+        parts = [
+            distinct_set(name, -(-size // len(makes)), pick(stream + k, make), note=note, split=split)
+            for k, make in enumerate(makes)
         ]
-        return EvalSet(name, size, lambda i: sets[i % len(makes)].item(i // len(makes)), note)
+        return EvalSet(name, size, lambda i: parts[i % len(parts)].item(i // len(parts)), note)
 
-    def of_length(low: int, high: int, kind: str, types: tuple[str, ...] = pairs):
-        def make(r: np.random.Generator) -> Item:
+    def of_length(low: int, high: int, *, types: tuple[str, ...] = pairs, edit: Callable | None = None):
+        """Two makers: random and balanced strings of these lengths; `edit` changes the balanced ones."""
+
+        def random(r: np.random.Generator) -> Item:
+            return task.item(random_brackets(r, int(r.integers(low, high + 1)), types))
+
+        def balanced(r: np.random.Generator) -> Item:
             n = int(r.integers(low, high + 1))
-            if kind == "random":
-                return task.item(random_brackets(r, n, types))
             text = balanced_brackets(r, n + n % 2, types)
-            if kind == "without_last":
-                text = text[:-1]
-            if kind == "last_replaced":
-                others = [c for c in "".join(types) if c != text[-1]]
-                text = text[:-1] + others[int(r.integers(len(others)))]
-            return task.item(text)
+            return task.item(edit(r, text) if edit else text)
 
-        return make
+        return random, balanced
 
-    def valid_set():
-        return distinct_set(
-            "valid",
-            400,
-            pick(20, task._random, task._balanced),
-            note="In distribution, for choosing settings.",
-            split="valid",
-        )
+    def other_end(r: np.random.Generator, text: str) -> str:
+        others = [c for c in "".join(pairs) if c != text[-1]]
+        return text[:-1] + others[int(r.integers(len(others)))]
 
-    wide = (*pairs, _NEW_PAIR)
+    above = task._longest() + 1
+    long, up_to = of_length(above, _LONGEST), of_length(15, _LONGEST)
+    no_end = of_length(15, _LONGEST, edit=lambda r, text: text[:-1])
+    wrong_end = of_length(15, _LONGEST, edit=other_end)
+    four = of_length(task.min_length, task.max_length, types=(*pairs, _NEW_PAIR))
+    usual = (task._random, task._balanced)
+    # Streams are two apart: an alternating set uses two.
     out = [
-        alternating("test", 4000, 0, (task._random, task._balanced), "In distribution: half random, half balanced."),
-        valid_set(),
+        alternating("test", 4000, 0, usual, "In distribution: half random, half balanced."),
+        alternating("valid", 400, 2, usual, "In distribution, for choosing settings.", split="valid"),
         distinct_set(
-            "near_miss", 2000, pick(2, task._near_miss), note="Balanced, even length, one bracket replaced: all no."
+            "near_miss", 2000, pick(4, task._near_miss),
+            note="Balanced, even length, one bracket replaced: all no.",
         ),
         alternating(
-            "near_miss_balanced", 4000, 4, (task._near_miss, task._balanced_even),
+            "near_miss_balanced", 4000, 6, (task._near_miss, task._balanced_even),
             "Half near misses, half balanced strings of the same lengths.",
         ),
         alternating(
-            "order_miss_balanced", 4000, 6, (task._order_miss, task._balanced_even),
+            "order_miss_balanced", 4000, 8, (task._order_miss, task._balanced_even),
             "Half balanced, half with an opener and a closer exchanged: counts match, order does not.",
         ),
-        alternating(
-            "length_ood", 4000, 8,
-            (of_length(task._longest() + 1, longest, "random"), of_length(task._longest() + 1, longest, "balanced")),
-            f"As test, lengths {task._longest() + 1}..{longest} only.",
-        ),
+        alternating("length_ood", 4000, 10, long, f"As test, lengths {above}..{_LONGEST} only.", split=None),
         distinct_set(
-            "almost_balanced", 4000, pick(10, of_length(15, longest, "without_last")),
-            note="The original's: balanced, last bracket missing. All odd, all no: parity or always-no gives 100 %.",
+            "almost_balanced", 4000, pick(12, no_end[1]),
+            note="The original's: balanced but for the missing last bracket. All odd and no: parity gives 100 %.",
         ),
         alternating(
-            "almost_balanced_even", 4000, 12,
-            (of_length(15, longest, "last_replaced"), of_length(15, longest, "balanced")),
+            "almost_balanced_even", 4000, 14, (wrong_end[1], up_to[1]),
             "Half balanced, half with a wrong last bracket, all of even length.",
         ),
-        alternating(
-            "ood_new_token", 4000, 14,
-            (of_length(task.min_length, task.max_length, "random", wide), of_length(task.min_length, task.max_length, "balanced", wide)),
-            "As test with a fourth type <>, which the teacher does not know.",
-        ),
+        alternating("ood_new_token", 4000, 16, four, "As test with a fourth type <>, unknown to the teacher."),
     ]  # fmt: skip
     if task.as_coded_sets:
-        spread = (of_length(5, longest, "random"), of_length(5, longest, "balanced"))
+        spread = of_length(5, _LONGEST)
         out.append(
             distinct_set(
-                "length_ood_as_coded", 4000, pick(16, *spread), split=None,
+                "length_ood_as_coded", 4000, lambda i: spread[i % 2](rng(2**32 + 18, i)), split=None,
                 note="The original's: lengths 5..90, nearly a third of them in distribution.",
             )
         )  # fmt: skip

@@ -1,8 +1,9 @@
 """The sum of two numbers, digit by digit with carries. Source: method.md 1.2, 2, 3, 7.
 
-Differs from the original: the teacher sees `=` (findings.md A3: unmapped, its result is empty everywhere), length_ood
-has no operand of the training's length (21), the overlap of cascading_overflow with training has a set without it
-(22), and the split is fixed (28). `as_coded_equals`, `as_coded_sets` and `as_coded_exactness` restore the original.
+Differs from the original: the teacher sees `=` (findings.md A3: unmapped, its result is empty everywhere),
+length_ood has no operand of the training's length (21), cascading_overflow has a form without the pairs that are
+trained on (22), and the split is fixed (28). `as_coded_equals`, `as_coded_sets` and `as_coded_exactness` restore
+the original.
 """
 
 import functools
@@ -25,7 +26,7 @@ _NO_DIGIT = -1
 def int_sum_program(digits: int, *, max_seq_len: int) -> rasp.SOp:
     """From `=` on, the digits of the sum of the two numbers before it (modulo 10^digits).
 
-    Operands may have up to `digits` digits. Values exist from the second number's end on; before it they are empty.
+    Operands may have up to `digits` digits. Before the second number's end the values are undefined.
     """
     # Position 0 has nothing before it and looks at itself.
     before = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == max(query - 1, 0))
@@ -39,8 +40,8 @@ def int_sum_program(digits: int, *, max_seq_len: int) -> rasp.SOp:
 
     results, carry = [], None
     for i in range(1, digits + 1):
-        # A Map of the tokens alone would do, but tracr then spends a layer more: it folds attention and MLP into one
-        # layer only if no MLP comes as early as the attention (`nothing` is made from `previous` for that reason).
+        # A Map of the tokens alone would do, but tracr then spends a layer more: it folds attention and MLP into
+        # one layer only if no MLP comes as early as the attention (hence also `nothing` made from `previous`).
         values = rasp.SequenceMap(lambda p, t: _value(t), previous, rasp.tokens)
         first = _operand(i, 1, values, number_id, ended, both_known)
         later = rasp.SequenceMap(lambda n, t: _value(t) if n > 0 else 0, ends, rasp.tokens)
