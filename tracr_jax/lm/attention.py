@@ -46,8 +46,8 @@ def attend(
     """Softmax attention with 1/√head_dim scaling; a group of query heads may share a key/value head.
 
     Written out: `jax.nn.dot_product_attention` takes its softmax in float32, which costs float64 runs their
-    digits, and at our lengths (15 to 160 positions) its default form is slower on a CPU. bfloat16 scores are
-    widened.
+    digits. On a CPU it is 3 to 15 % faster in the attention alone, at 42 and 128 positions; bfloat16 scores are
+    widened here as they are there.
     """
     batch, length, heads, head_dim = query.shape
     kv_heads = key.shape[2]

@@ -29,8 +29,9 @@ def run_blocks(
 ) -> tuple[Float[Array, "B S d"], Float[Array, "N B S d"], Any]:
     """Apply N blocks; returns (output of the last, input of each, cache of each).
 
-    The edit is a select inside the scan body: its function is cheap next to a block, and one scan compiles
-    once where two (before and after the edit) would compile twice.
+    The edit is a select inside the scan body. Measured against two scans split at the block (24 blocks × 128,
+    gradient step on two cores): the same gradients to the bit, compile 4.8 s against 12.0 s, best step 0.77 s
+    against 1.04 s (0.71 s without an edit).
     """
 
     def body(block, h, xs):
