@@ -1,11 +1,11 @@
 """Where the language model and the teacher meet: LM token ids become teacher token ids, one by one.
 
-Source: method.md 3. Position s of the LM is position s + 1 of the teacher, which has a BOS in front (findings.md 20).
+Source: method.md 3. Position s of the LM is the teacher's s + 1, which has a BOS in front (findings.md 20).
 Tokenizers differ: GPT-2 has " 7" as one token, SmolLM2 makes a space and a digit of it, which would move every
 digit of an answer one position away from where the teacher writes it. So the text between prompt and answer is
 chosen by evidence, and before a run every item is proved: at each position that must emit an answer token, the
 program's own evaluator gives the value of that token.
-Differs from the original: it checks nothing (findings.md A3, B15); under an as-coded switch the same proof only counts.
+Differs from the original: it checks nothing (findings.md A3, B15); under an as-coded switch the proof only counts.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -111,8 +111,8 @@ class Bridge:
                 elif not problem:
                     shown = self.tokenizer.token_text(token)
                     problem = (
-                        f"item {item.prompt!r} -> {item.label!r}, position {len(prompt) - 1 + j}: the answer's token is "
-                        f"{shown!r} (value {value!r} of {expected}), the program writes {found[j]!r}"
+                        f"item {item.prompt!r} -> {item.label!r}, position {len(prompt) - 1 + j}: the answer's token "
+                        f"is {shown!r} (value {value!r} of {expected}), the program writes {found[j]!r}"
                     )
             if problem and strict:
                 raise UserError(f"bridge: {problem}; check the task's token_map, keep_merge and label")
@@ -140,9 +140,7 @@ def make_bridge(task: Task, tokenizer: Tokenizer, teacher: Teacher, *, strict: b
     mapping = task.token_map()
     unknown = [v for v in (*mapping.pieces.values(), mapping.fill) if v not in teacher.vocab]
     if unknown:
-        raise UserError(
-            f"bridge: {task.name} maps to {unknown[0]!r}, which is not in the teacher's vocabulary {list(teacher.vocab)}"
-        )
+        raise UserError(f"bridge: {task.name} maps to {unknown[0]!r}; the teacher knows {list(teacher.vocab)}")
     lookup = np.full(tokenizer.vocab_size, teacher.vocab[mapping.fill], np.int32)
     origin: dict[int, str] = {}
     for piece, value in mapping.pieces.items():

@@ -86,7 +86,7 @@ class Task(Protocol):
         ...
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
-        """Sets by name: "test" and "valid" (in distribution, by hash split), then every out-of-distribution set."""
+        """Sets by name: "test" and "valid" (in distribution, by hash), then all out-of-distribution sets."""
         ...
 
     def longest_items(self) -> tuple[Item, ...]:

@@ -2,8 +2,8 @@
 
 Differs from the original: numbers are split into digits on every tokenizer, because the teacher writes one digit
 per position (findings.md B15; `as_coded_merges` leaves 10..40 single tokens), the vocabulary holds only the digits
-that occur (`numbers`), length_ood holds only lengths beyond the training's (25), and replace_y comes from test items
-(28). `as_coded_sets` and `as_coded_exactness` restore the rest.
+that occur (`numbers`), length_ood holds only lengths beyond the training's (25), and replace_y comes from test
+items (28). `as_coded_sets` and `as_coded_exactness` restore the rest.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""From a name to a task: the built-in three, or an object in the user's own file. Source: method.md 7, findings.md."""
+"""From a name to a task: the built-in three, or an object in the user's own file. Source: method.md 7."""
 
 import importlib.util
 import sys
@@ -64,7 +64,8 @@ def _load(path: Path, name: str) -> object:
         raise UserError(f"task {path}:{name}: no such file")
     module_name = f"_tracr_jax_task_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None  # a .py file always has a loader
+    assert spec is not None  # a .py file always has a loader
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # dataclasses look their module up by name.
     sys.modules[module_name] = module
