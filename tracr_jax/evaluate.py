@@ -75,7 +75,7 @@ def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool
 
     def predict(params: Params, items: Sequence[Item]) -> list[bool]:
         right: list[bool] = [False] * len(items)
-        encoded = [setup.encode_prompt_and_label(i) for i in items]
+        encoded = [setup.bridge.split(i) for i in items]
         # Longest first: neighbours share a padded shape.
         order = sorted(range(len(items)), key=lambda k: -len(encoded[k][0]))
         for start in range(0, len(order), _BATCH):
@@ -189,7 +189,7 @@ def _rows(setup: Setup, items: Sequence[Item], *, length: int) -> tuple[Int[np.n
     ids = np.full((_BATCH, length), setup.tokenizer.eos_id, np.int32)
     masks = np.zeros((2, _BATCH, length), np.float32)
     for row, item in enumerate(items):
-        prompt, label = setup.encode_prompt_and_label(item)
+        prompt, label = setup.bridge.split(item)
         ids[row, : len(prompt) + len(label)] = prompt + label
         masks[0, row, : len(prompt) + len(label)] = 1
         masks[1, row, len(prompt) - 1 : len(prompt) - 1 + len(label)] = 1

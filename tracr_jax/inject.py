@@ -102,7 +102,7 @@ def inject(
     setup = build(config, task=task, lm=lm, say=say)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", C.to_dict(config))
-    save_teacher(setup.teacher, folder / "teacher")
+    save_teacher(setup.teacher, folder / "teacher" / "teacher.npz")
     write_json(folder / "run.json", _about(started))
 
     state, frozen, step = make_parts(setup)

@@ -6,6 +6,9 @@ that occur (`numbers`), length_ood holds only lengths beyond the training's (25)
 items (28). `as_coded_sets` and `as_coded_exactness` restore the rest.
 """
 
+# tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalOperand=false
+
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,6 +62,7 @@ class Count:
     result = "final_result"
     marker = COUNT
     as_coded_length = 47
+    as_coded_table = 120
 
     def program(self, *, max_seq_len: int) -> rasp.SOp:
         """The program of `count_program`."""

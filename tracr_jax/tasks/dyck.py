@@ -6,6 +6,9 @@ the training's (25), the teacher is sharp enough for its counts (teacher.md 3a).
 under their names, beside sets that they do not solve.
 """
 
+# tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalOperand=false
+
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,6 +92,7 @@ class Dyck:
     result = "final_result"
     marker = COMPUTE
     as_coded_length = 37
+    as_coded_table = 40
 
     def program(self, *, max_seq_len: int) -> rasp.SOp:
         """The program of `dyck_program`; its values do not depend on max_seq_len."""

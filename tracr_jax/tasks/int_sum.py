@@ -6,6 +6,9 @@ trained on (22), and the split is fixed (28). `as_coded_equals`, `as_coded_sets`
 the original.
 """
 
+# tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalOperand=false
+
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,6 +95,7 @@ class IntSum:
     result = "final_result"
     marker = EQUALS
     as_coded_length = 15
+    as_coded_table = 16
 
     def __post_init__(self):
         largest = 2 * (self.limit - 1)
