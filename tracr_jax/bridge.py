@@ -111,8 +111,8 @@ class Bridge:
                 elif not problem:
                     shown = self.tokenizer.token_text(token)
                     problem = (
-                        f"item {item.prompt!r} -> {item.label!r}, position {len(prompt) - 1 + j}: the answer's token "
-                        f"is {shown!r} (value {value!r} of {expected}), the program writes {found[j]!r}"
+                        f"item {item.prompt!r} -> {item.label!r}, position {len(prompt) - 1 + j}: the answer's "
+                        f"token is {shown!r} (value {value!r} of {expected}), the program writes {found[j]!r}"
                     )
             if problem and strict:
                 raise UserError(f"bridge: {problem}; check the task's token_map, keep_merge and label")
@@ -144,7 +144,8 @@ def make_bridge(task: Task, tokenizer: Tokenizer, teacher: Teacher, *, strict: b
     lookup = np.full(tokenizer.vocab_size, teacher.vocab[mapping.fill], np.int32)
     origin: dict[int, str] = {}
     for piece, value in mapping.pieces.items():
-        forms = {tokenizer.single_id(form) for form in (piece, f" {piece}", f"{piece} ")} - {None}
+        ids = [tokenizer.single_id(form) for form in (piece, f" {piece}", f"{piece} ")]
+        forms = {i for i in ids if i is not None}
         if not forms:
             raise UserError(f"bridge: {piece!r} is not one token of this tokenizer, in none of its forms")
         for token in forms:

@@ -11,7 +11,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.encode import place, sequence_length
-from tracr_jax.tasks.text import TextIds
+from tracr_jax.tasks.text import Mode, TextIds
 from tracr_jax.types import Batch
 
 
@@ -77,7 +77,7 @@ class Batches:
         self._form = {
             "answer_end": answer_end, "as_coded_mask": as_coded_mask, "as_coded_length": as_coded_length,
         }  # fmt: skip
-        self._text_mode = "documents" if as_coded_text else "windows"
+        self._text_mode: Mode = "documents" if as_coded_text else "windows"
         self._labels: dict[str, list[int]] = {}
 
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:

@@ -4,6 +4,9 @@ The teacher writes the *next* token's digit: the most significant one at the mar
 position of the digit emitted before it.
 """
 
+# tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalOperand=false
+
 from collections.abc import Sequence
 
 from tracr.rasp import rasp

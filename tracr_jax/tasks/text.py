@@ -1,4 +1,4 @@
-"""Retention text as token ids: memory-mapped, cached by content, random windows by (seed, step). Source: method.md 8.
+"""Retention text as token ids: memory-mapped, cached by content, windows by (seed, step). Source: method.md 8.
 
 Differs from the original: it streams FineWeb-Edu and takes the first U tokens of each document (mode "documents"
 does that with any file); here a window begins anywhere, because the bundled text has few, long documents.
