@@ -126,7 +126,7 @@ def test_fallback_compiles_with_tracr_and_says_so():
     labels = [label for label in teacher.residual_labels if label.startswith("final_result")]
     assert sorted(labels) == ["final_result_1:10", "final_result_1:5a", "final_result_1:9"]
     assert set(teacher.variable("final_result").values) == {9, 10, "5a"}
-    with pytest.raises(UserError, match="mixed types.*is off"):
+    with pytest.raises(UserError, match=r"mixed types.*is off"):
         compile_program(circle, vocab="abc", max_seq_len=3, fallback=False)
 
 

@@ -51,7 +51,7 @@ def circle():
 
 
 def exact_tracr(program, vocab, length, *, exactness):
-    """tracr's own result; its random initial weights, all overwritten, are zeros from the start to save seconds."""
+    """Compile with tracr; the random initial weights that it overwrites are zeros at once, which saves seconds."""
     program = program if isinstance(program, rasp.SOp) else program()
     label_program(program)
     with _zero_initialiser():
