@@ -21,7 +21,7 @@ def sequence_length(
 ) -> int:
     """S: tokens of the longest training or in-distribution item, answer (and end-of-text) included.
 
-    Needs no teacher: the teacher's position table is made this long. `separator`: by default what `find_separator` says.
+    Needs no teacher, whose position table is made this long. The default separator is that of `find_separator`.
     """
     between = find_separator(task, tokenizer) if separator is None else separator
     lengths = [sum(map(len, split_item(i, tokenizer, separator=between))) for i in task.longest_items()]

@@ -4,6 +4,7 @@ Differs from the original: it streams FineWeb-Edu and takes the first U tokens o
 does that with any file); here a window begins anywhere, because the bundled text has few, long documents.
 """
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -164,4 +165,5 @@ def _write(path: Path, ids: np.ndarray) -> None:
             np.save(f, ids)
         os.replace(beside, path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()

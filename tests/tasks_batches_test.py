@@ -1,0 +1,148 @@
+"""Items as ids, lengths and batches: masks, purity, free items, what is refused."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bridge_test import bridge_of, teacher_of
+from tasks_tokenizers import filtered
+
+from tracr_jax.bridge import make_bridge
+from tracr_jax.errors import UserError
+from tracr_jax.tasks.batches import Batches
+from tracr_jax.tasks.count import Count
+from tracr_jax.tasks.dyck import Dyck
+from tracr_jax.tasks.encode import encode_item, sequence_length
+from tracr_jax.tasks.int_sum import IntSum
+from tracr_jax.tasks.text import TextIds
+
+STORY = "Once upon a time there was a girl. She had a red ball and a small dog.\n<|endoftext|>\n" * 20
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    def make(task, **options):
+        tokenizer = filtered(task)
+        text = TextIds.build(STORY, tokenizer, cache=tmp_path_factory.mktemp("text"))
+        sizes = {"batch": 6, "text_batch": 3, "text_length": 16, "seed": 7}
+        return Batches(task, tokenizer, bridge_of(task, tokenizer), text, **{**sizes, **options})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("task", "length"),
+    # n + 12 tokens at n = 30; 8 + 3 at 449 + 449; 15 + 40 and two digits; each with one end-of-text.
+    [(Dyck(), 43), (IntSum(), 12), (Count(), 58)],
+    ids=["dyck", "int_sum", "count"],
+)
+def test_lengths_are_derived_and_sufficient(made, task, length):
+    tokenizer = filtered(task)
+    assert sequence_length(task, tokenizer) == length
+    assert sequence_length(task, tokenizer, answer_end=False) == length - 1
+    bridge = bridge_of(task, tokenizer)
+    sizes = [
+        sum(map(len, bridge.split(i)))
+        for make in (task.train_item, task.free_item)
+        for i in (make(k, seed=2) for k in range(300))
+    ]
+    assert max(sizes) == length - 1 or task.name == "count"  # the longest count texts are rare
+    assert max(sizes) < length
+    batches = made(task)
+    assert (length, length + 1, 16) == (batches.S, batches.T, batches.U)
+
+
+def test_mask_is_where_the_answer_is_emitted():
+    task = IntSum()
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    for answer_end in (True, False):
+        ids, mask = encode_item(task.item(12, 345), bridge, tokenizer, length=14, answer_end=answer_end)
+        emitted = [tokenizer.token_text(ids[s + 1]) for s in np.flatnonzero(mask)]
+        assert emitted == [" 3", "5", "7"] + ["<|endoftext|>"] * answer_end
+    assert ids[-1] == tokenizer.eos_id
+
+
+def test_as_coded_mask_counts_characters():
+    """findings.md B11: "yes" supervises two end-of-texts after the answer, "no" one."""
+    task = Dyck()
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    for text, coded in (("()", 3), ("((", 2)):
+        _, mask = encode_item(task.item(text), bridge, tokenizer, length=43, as_coded_mask=True)
+        assert mask.sum() == coded
+        assert encode_item(task.item(text), bridge, tokenizer, length=43)[1].sum() == 2
+
+
+def test_items_are_not_cut_unless_asked():
+    task = Dyck()
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    long = task.item("()" * 15)
+    with pytest.raises(UserError, match="takes 43 tokens, S is 37"):
+        encode_item(long, bridge, tokenizer, length=37)
+    ids, mask = encode_item(long, bridge, tokenizer, length=37, as_coded_length=True)
+    assert len(ids) == 37
+    assert mask.sum() == 0  # findings.md A1: the answer is lost
+
+
+@pytest.mark.parametrize("task", [Dyck(), IntSum(), Count()], ids=["dyck", "int_sum", "count"])
+def test_a_batch_is_its_items(made, task):
+    batches = made(task, free_items=4)
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    batch = batches.batch_at(5)
+    supervised, free = batches.items_at(5)
+    assert [task.train_item(30 + k, seed=7) for k in range(6)] == supervised
+    for row, item in enumerate(supervised + free):
+        ids, mask = encode_item(item, bridge, tokenizer, length=batches.S)
+        assert batch.ids[row].tolist() == ids.tolist()
+        assert batch.answer_mask[row].tolist() == (mask.tolist() if row < 6 else [0] * batches.S)
+    assert (batch.teacher_ids == bridge.to_teacher(batch.ids)).all()
+    assert batch.ids.shape == (10, batches.S)
+    assert batch.teacher_ids.shape == (10, batches.T)
+    assert batch.text_ids.shape == (3, 16)
+    assert {a.dtype.name for a in batch} == {"int32", "float32"}
+
+
+def test_free_items_can_be_supervised(made):
+    batch = made(Dyck(), free_items=4, free_supervised=True).batch_at(0)
+    assert (batch.answer_mask.sum(axis=1) == 2).all()
+
+
+def test_steps_and_seeds_differ_and_repeat(made):
+    one, two = made(Dyck()), made(Dyck())
+    for a, b in zip(one.batch_at(3), two.batch_at(3), strict=True):
+        assert (a == b).all()
+    assert (one.batch_at(3).ids != one.batch_at(4).ids).any()
+    assert (one.batch_at(3).text_ids != one.batch_at(4).text_ids).any()
+    assert (one.batch_at(3).ids != made(Dyck(), seed=8).batch_at(3).ids).any()
+
+
+def test_another_process_makes_the_same_items():
+    code = (
+        "import json; from tracr_jax.tasks.registry import get_task\n"
+        "t = [get_task(n) for n in ('dyck', 'int_sum', 'count')]\n"
+        "print(json.dumps([[x.train_item(9, seed=1).prompt, x.eval_sets()['test'].item(3).prompt] for x in t]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    tasks = [Dyck(), IntSum(), Count()]
+    assert json.loads(out) == [
+        [t.train_item(9, seed=1).prompt, t.eval_sets()["test"].item(3).prompt] for t in tasks
+    ]
+
+
+def test_as_coded_length(made):
+    batches = made(Dyck(), as_coded_length=True, as_coded_mask=True)
+    assert (batches.S, batches.batch_at(0).ids.shape) == (37, (6, 37))
+
+
+def test_a_short_teacher_is_refused(tmp_path):
+    task = Dyck()
+    tokenizer = filtered(task)
+    text = TextIds.build(STORY, tokenizer, cache=tmp_path)
+    bridge = make_bridge(task, tokenizer, teacher_of(task, 40))
+    with pytest.raises(UserError, match="S = 43 positions, the teacher's table holds 40"):
+        Batches(task, tokenizer, bridge, text, batch=2, text_batch=2, text_length=8, seed=0)
