@@ -1,3 +1,72 @@
-"""tracr_jax: inject a known algorithm, written in RASP, into a pretrained language model."""
+"""tracr_jax: inject a known algorithm, written in RASP, into a pretrained language model.
+
+The public names, loaded when first used (importing the package starts neither JAX nor a compiler):
+
+    run = tracr_jax.inject("dyck", lm="smollm2-135m-instruct")
+    setup, params = tracr_jax.open_run("runs/…")
+    step = tracr_jax.make_train_step(model, residuals, optimizer, config=…, shape=…, layout=…)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
+    from tracr_jax.errors import UserError
+    from tracr_jax.intervene import ResidualEdit
+    from tracr_jax.lm.load import load_lm
+    from tracr_jax.presets import preset
+    from tracr_jax.run import Run, inject, open_run
+    from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
+    from tracr_jax.teacher import compile_program, make_forward
+    from tracr_jax.train import make_train_step
+
+_HOME = {
+    "DataConfig": "config",
+    "LossConfig": "config",
+    "OptimConfig": "config",
+    "RunConfig": "config",
+    "UserError": "errors",
+    "Run": "run",
+    "inject": "run",
+    "open_run": "run",
+    "ResidualEdit": "intervene",
+    "load_lm": "lm.load",
+    "preset": "presets",
+    "EvalSet": "tasks.base",
+    "Item": "tasks.base",
+    "Task": "tasks.base",
+    "TokenMap": "tasks.base",
+    "compile_program": "teacher",
+    "make_forward": "teacher",
+    "make_train_step": "train",
+}
+
+__all__ = [
+    "DataConfig",
+    "EvalSet",
+    "Item",
+    "LossConfig",
+    "OptimConfig",
+    "ResidualEdit",
+    "Run",
+    "RunConfig",
+    "Task",
+    "TokenMap",
+    "UserError",
+    "compile_program",
+    "inject",
+    "load_lm",
+    "make_forward",
+    "make_train_step",
+    "open_run",
+    "preset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tracr_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tracr_jax.{_HOME[name]}"), name)

@@ -86,7 +86,7 @@ def _inject(argv: list[str]) -> None:
         raise UserError(f"unknown preset {first['preset']!r}; presets: {', '.join(METHODS)}")
     start = preset(first["preset"] or "variable", task=first["task"] or "dyck", lm=first["lm"])
     args = _parse(Inject, argv, default=Inject(start))
-    from tracr_jax.inject import inject
+    from tracr_jax.run import inject
     from tracr_jax.table import print_evaluation
 
     console = Console(highlight=False)
@@ -106,8 +106,8 @@ def _inject(argv: list[str]) -> None:
 
 def _writers(args: Inject):
     from tracr_jax.config import to_dict
-    from tracr_jax.inject import default_folder
     from tracr_jax.metrics import MetricWriter, TensorBoard, WandbLike
+    from tracr_jax.run import default_folder
 
     writers: list[MetricWriter] = []
     if args.tensorboard:
@@ -122,7 +122,7 @@ def _evaluate(argv: list[str]) -> None:
     args = _parse(Evaluate, argv)
     from tracr_jax.evaluate import evaluate
     from tracr_jax.files import write_json
-    from tracr_jax.inject import open_run
+    from tracr_jax.run import open_run
     from tracr_jax.table import print_evaluation
 
     console = Console(highlight=False)
@@ -152,10 +152,14 @@ T = TypeVar("T")
 
 def _parse(kind: type[T], argv: list[str], *, default: T | None = None) -> T:
     """Parse with tyro, flat option names; an unknown option is one line with the nearest known ones."""
-    flat = tyro.conf.OmitArgPrefixes[kind]  # pyright: ignore[reportInvalidTypeArguments]
-    keywords = {} if default is None else {"default": default}
-    args, unknown = tyro.cli(
-        flat, args=argv, prog=f"tracr-jax {kind.__name__.lower()}", return_unknown_args=True, **keywords
+    args: T
+    args, unknown = tyro.cli(  # pyright: ignore[reportAssignmentType]
+        kind,
+        args=argv,
+        prog=f"tracr-jax {kind.__name__.lower()}",
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+        return_unknown_args=True,
     )
     if unknown:
         name = unknown[0].split("=")[0]

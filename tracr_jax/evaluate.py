@@ -43,7 +43,7 @@ def evaluate(
     for name, chosen in setup.task.eval_sets().items():
         if name == "valid":
             continue  # for choosing settings, not for reporting
-        sample = [chosen.item(i) for i in range(min(chosen.size, items or chosen.size))]
+        sample = _sample(chosen, items)
         progress(f"{name}: {len(sample)} items")
         sets[name] = {
             "note": chosen.note,
@@ -70,6 +70,11 @@ def evaluate(
     }
 
 
+def _sample(chosen: EvalSet, items: int | None) -> list[Item]:
+    """The first `items` items of a set: a fixed sample, since items are pure in their index."""
+    return [chosen.item(i) for i in range(min(chosen.size, items or chosen.size))]
+
+
 def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool]]:
     """A function (model parameters, items) -> whether each answer is right, token for token."""
 
@@ -87,7 +92,9 @@ def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool
             for row, k in enumerate(chosen):
                 ids[row, : len(encoded[k][0])] = encoded[k][0]
                 lengths[row] = len(encoded[k][0])
-            out = np.asarray(greedy(setup.lm.model, params, ids, lengths, num_tokens=count))
+            out = np.asarray(
+                greedy(setup.lm.model, params, jnp.asarray(ids), jnp.asarray(lengths), num_tokens=count)
+            )
             for row, k in enumerate(chosen):
                 label = encoded[k][1]
                 right[k] = out[row, : len(label)].tolist() == list(label)
@@ -121,7 +128,7 @@ def decode_sets(setup: Setup, params: TrainParams, *, items: int | None = 300) -
     for name, chosen in setup.task.eval_sets().items():
         if name == "valid":
             continue
-        sample = [chosen.item(i) for i in range(min(chosen.size, items or chosen.size))]
+        sample = _sample(chosen, items)
         total, unlabelled = count(params, sample)
         out[name] = {
             "unlabelled_values": unlabelled,
@@ -177,9 +184,8 @@ def _make_counter(setup: Setup):
             last = against(params, ids, truth[None], masks)
             unlabelled += missing
             # Only the last aligned layer is known to the oracle; the others stay empty.
-            pad = lambda x: np.concatenate([np.zeros((x.shape[0], depth, x.shape[2])), x], axis=1)  # noqa: E731
-            parts.append(DecodeCounts(*(pad(np.asarray(x)) for x in last)))
-        return DecodeCounts(*(np.sum([np.asarray(p[k]) for p in parts], axis=0) for k in range(3))), unlabelled
+            parts.append(jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (depth, 0), (0, 0))), last))
+        return jax.tree.map(lambda *x: np.sum(np.stack(x), axis=0), *parts), unlabelled
 
     return run
 
@@ -194,8 +200,3 @@ def _rows(setup: Setup, items: Sequence[Item], *, length: int) -> tuple[Int[np.n
         masks[0, row, : len(prompt) + len(label)] = 1
         masks[1, row, len(prompt) - 1 : len(prompt) - 1 + len(label)] = 1
     return ids, masks
-
-
-def sample_set(chosen: EvalSet, items: int | None) -> list[Item]:
-    """The first `items` items of a set: a fixed sample, since items are pure in their index."""
-    return [chosen.item(i) for i in range(min(chosen.size, items or chosen.size))]

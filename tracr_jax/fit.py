@@ -1,4 +1,4 @@
-"""The loop around the step: dispatch, log one step behind, checkpoint, stop at the first number that is not finite.
+"""The loop around the step: dispatch, log one step behind, checkpoint, stop where a number is not finite.
 
 The host prepares the next batch and writes the previous step's numbers while the device computes, so the
 device never waits for them.
@@ -39,6 +39,7 @@ def fit(
     checkpoint_every: int = 100,
     log_every: int = 1,
     progress: bool = True,
+    say: Callable[[str], None] = lambda _: None,
 ) -> TrainState:
     """Run the jitted `step_fn` until `steps` steps are done, starting from state.step.
 
@@ -53,6 +54,7 @@ def fit(
       checkpoint_every: steps between checkpoints; the last step is always saved.
       log_every: steps between written lines; every step is checked for finiteness.
       progress: draw a progress bar.
+      say: without a bar, receives a line about every ten seconds.
 
     Returns:
       The final state, everything saved.
@@ -74,7 +76,10 @@ def fit(
                 writer.write(number, values)
                 writer.flush()
             shown = "  ".join(f"{short} {values[k]:.3g}" for k, short in _SHOWN.items() if k in values)
-            bar.update(task, completed=number + 1, terms=f"{shown}  {clock.median:.2f} s/step")
+            terms_line = f"{shown}  {clock.median:.2f} s/step"
+            bar.update(task, completed=number + 1, terms=terms_line)
+            if not progress and (clock.due() or number + 1 == steps):
+                say(f"step {number + 1}/{steps}  {terms_line}")
 
         pending = None
         upcoming = host.submit(batch_at, first) if first < steps else None
@@ -121,12 +126,20 @@ class _Clock:
 
     def __init__(self):
         self._last, self._laps = time.perf_counter(), []
+        self._told = self._last
 
     def lap(self) -> float:
         now = time.perf_counter()
         self._laps.append(now - self._last)
         self._last = now
         return self._laps[-1]
+
+    def due(self) -> bool:
+        """Whether ten seconds have passed since this last was true."""
+        if self._last - self._told < 10.0:
+            return False
+        self._told = self._last
+        return True
 
     @property
     def median(self) -> float:

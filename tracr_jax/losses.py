@@ -64,9 +64,20 @@ def _unit(x):
 class Variable(Protocol):
     """What the losses need of a program variable (tracr_jax.teacher's Variable has it)."""
 
-    name: str
-    kind: str  # "categorical" or "numerical"
-    indices: Sequence[int]  # its directions in the teacher's residual stream
+    @property
+    def name(self) -> str:
+        """Name without value."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Either "categorical" or "numerical"."""
+        ...
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Its directions in the teacher's residual stream."""
+        ...
 
 
 class VariableLayout(NamedTuple):

@@ -1,7 +1,7 @@
 """Everything a run is made of, built and checked before a step is taken or a file written.
 
 The order: language model -> tokenizer with the task's merges -> length of the longest item -> teacher of that
-length -> bridge, proved on items -> batches. Each check that fails is one line with the numbers and what to change.
+length -> bridge, proved on items -> batches. A check that fails is one line with the numbers and what to change.
 """
 
 import functools
@@ -73,7 +73,7 @@ class Setup:
         missing = 0
         for row, item in enumerate(items):
             length = self.token_count(item)
-            values = self._oracle(self.bridge.teacher_values(ids[row, :length])).values
+            values = self._oracle(self.bridge.teacher_values(ids[row, :length].tolist())).values
             for variable, index in self._directions:
                 for s, value in enumerate(values.get(variable, ())):
                     if value is None:
@@ -170,8 +170,8 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
 def _check_positions(lm: LoadedLM, length: int) -> None:
     if length > lm.model.max_positions:
         raise UserError(
-            f"{lm.name}: the longest training item has {length} tokens, the model {lm.model.max_positions} positions; "
-            "choose a model with more, or shorter items"
+            f"{lm.name}: the longest training item has {length} tokens, the model "
+            f"{lm.model.max_positions} positions; choose a model with more, or shorter items"
         )
 
 
@@ -181,17 +181,17 @@ def check_depth(model: LanguageModel, *, name: str, task: str, depth: int, hook_
     needed = max(depth, hook_block) + 1
     if blocks < needed:
         raise UserError(
-            f"{name} has {blocks} blocks, too few for {task}: its teacher has {depth} layers and the hook sits on block "
-            f"{hook_block}, so at least {needed} blocks are needed; choose a deeper --lm"
+            f"{name} has {blocks} blocks, too few for {task}: its teacher has {depth} layers and the hook sits on "
+            f"block {hook_block}, so at least {needed} blocks are needed; choose a deeper --lm"
         )
 
 
 def check_result_rank(rank: int, width: int, *, name: str) -> None:
-    """With as many result directions as the model is wide, the projector is the identity and the hook does nothing."""
+    """With as many result directions as the model is wide, the projector is the identity: no hook at all."""
     if rank >= width:
         raise UserError(
-            f"{name}: the result variable has {rank} values and the model is {width} wide; the result subspace would be "
-            "the whole space and the hook would do nothing (findings.md B14); choose a wider --lm"
+            f"{name}: the result variable has {rank} values and the model is {width} wide; the result subspace "
+            "would be the whole space and the hook would do nothing; choose a wider --lm"
         )
 
 

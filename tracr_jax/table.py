@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,34 +22,36 @@ def answers_table(evaluation: dict[str, Any]) -> Table:
     """Exact match with 95 % intervals, before and after, beside predictors that know nothing of the program."""
     sets = evaluation["sets"]
     baselines = list(next(iter(sets.values()))["baselines"])
-    table = Table(title="exact match, %", title_justify="left")
-    table.add_column("set")
-    table.add_column("items", justify="right")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right", style="bold")
-    table.add_column("95 % interval", justify="right")
-    for name in baselines:
-        table.add_column(name.replace("_", " "), justify="right", style="dim")
-    table.add_column("in training", justify="right", style="dim")
+    table = _table("exact match, %")
+    table.add_column("set", no_wrap=True)
+    for name in ("items", "before"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("after (95 %)", justify="right", no_wrap=True, style="bold")
+    for name in (*baselines, "in training"):
+        table.add_column(name.replace("_", " "), justify="right", style="dim", min_width=5)
     for name, s in sets.items():
         after = s["injected"]
         table.add_row(
             name,
             f"{s['sample']}",
             _percent(s["original"]["accuracy"]),
-            _percent(after["accuracy"]),
-            f"{_percent(after['low'])}–{_percent(after['high'])}",
+            f"{_percent(after['accuracy'])} ({100 * after['low']:.0f}–{100 * after['high']:.0f})",
             *(_percent(s["baselines"][b]) for b in baselines),
             _percent(s["overlap_with_training"]),
         )
     return table
 
 
+def _table(title: str) -> Table:
+    # No vertical lines: all columns fit 80 characters.
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+
+
 def decode_table(evaluation: dict[str, Any], *, worst: int = 5) -> Table:
     """Decode accuracy on the test set: the result and the variables that decode worst."""
     at_all = evaluation["decode"]["test"]["all_positions"]
     at_answer = evaluation["decode"]["test"]["answer_positions"]
-    table = Table(title="decoded from the model, test set, %", title_justify="left")
+    table = _table("decoded from the model, test set, %")
     for column in ("variable", "accuracy", "majority", "at the answer"):
         table.add_column(column, justify="left" if column == "variable" else "right")
     result = [n for n in at_all if n.startswith("final_result")]
@@ -64,7 +67,7 @@ def decode_table(evaluation: dict[str, Any], *, worst: int = 5) -> Table:
             _percent(at_answer[name]["accuracy"]),
         )
     if len(rest) > worst:
-        table.add_row(f"… {len(rest) - worst} more decode at least as well", "", "", "")
+        table.add_row(f"{len(rest) - worst} more, at least as good", "", "", "")
     return table
 
 

@@ -1,7 +1,7 @@
 """The main job: inject a program into a language model and leave a run folder. Library form of `tracr-jax inject`.
 
-A run folder holds config.json, run.json (command, versions, machine, times), metrics.jsonl, checkpoints/, teacher/ and
-evaluation.json. Later stages read these files only.
+A run folder holds config.json, run.json (command, versions, machine, times), metrics.jsonl, checkpoints/,
+teacher/ and evaluation.json. Later stages read these files only.
 """
 
 import dataclasses
@@ -126,6 +126,7 @@ def inject(
                 checkpoint_every=config.checkpoint_every,
                 log_every=config.log_every,
                 progress=progress,
+                say=say,
             )
         finally:
             writer.close()
