@@ -1,4 +1,4 @@
-"""The compact residual stream equals the dense one: the original's, tracr's, and float64 products of the triples."""
+"""The compact residual stream equals the dense one: the original's, tracr's, and a product in float64."""
 
 import dataclasses
 from functools import partial

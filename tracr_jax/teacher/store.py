@@ -90,7 +90,8 @@ def load_teacher(path: str | os.PathLike) -> Teacher:
 
 
 def _read(path: Path) -> Teacher:
-    with np.load(path, allow_pickle=False) as file:
+    # From memory: np.load leaves a damaged file open.
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
         header = json.loads(bytes(file["header"]))
         if header["format"] != FORMAT:
             raise UserError(
