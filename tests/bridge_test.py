@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tasks_tokenizers import filtered, gpt2_tokenizer
@@ -17,7 +18,7 @@ from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.encode import encode_item, sequence_length
 from tracr_jax.tasks.int_sum import IntSum
 from tracr_jax.tasks.registry import as_coded_task
-from tracr_jax.teacher import compile_program
+from tracr_jax.teacher import compile_program, make_forward
 
 EXAMPLES = json.loads((Path(__file__).parent / "golden/data_examples.json").read_text())
 TASKS = [Dyck(), IntSum(), Count()]
@@ -52,6 +53,24 @@ def test_every_answer_is_proved(task, split_digits):
     assert report.matched == report.answer_positions > 0
     assert report.items == len(items)
     assert report.first_mismatch == ""
+
+
+@pytest.mark.parametrize("task", TASKS, ids=IDS)
+def test_the_network_itself_writes_the_answers(task):
+    """The bridge proves with the program's evaluator; the compiled residual stream says the same, and clearly."""
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    phi, residuals = make_forward(bridge.teacher)
+    length = sequence_length(task, tokenizer)
+    items = [*task.longest_items(), *(task.train_item(i, seed=11) for i in range(24))]
+    rows = [encode_item(i, bridge, tokenizer, length=length, answer_end=False) for i in items]
+    ids = bridge.to_teacher(np.stack([r[0] for r in rows]))
+    result = bridge.teacher.variable(task.result)
+    last = np.asarray(jax.jit(residuals)(phi, ids))[-1][:, 1:, list(result.indices)]
+    for row, item in enumerate(items):
+        at = np.flatnonzero(rows[row][1])
+        assert tuple(result.values[k] for k in last[row, at].argmax(-1)) == task.teacher_label(item)
+        assert (last[row, at].max(-1) > 0.9).all()
 
 
 @pytest.mark.parametrize("name", ["dyck", "int-sum", "count"])
