@@ -56,6 +56,7 @@ def baseline(config: RunConfig) -> RunConfig:
 _SMALL_MODELS = {
     "smollm2-135m-instruct": RunConfig(
         eval_items=100,  # 300 would take longer than the training on two cores
+        checkpoint_every=20,
         optim=OptimConfig(learning_rate=1e-4, adapter_learning_rate=1e-3),
         data=DataConfig(batch=8, text_batch=4, text_length=32),
     ),

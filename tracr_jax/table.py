@@ -22,18 +22,21 @@ def answers_table(evaluation: dict[str, Any]) -> Table:
     """Exact match with 95 % intervals, before and after, beside predictors that know nothing of the program."""
     sets = evaluation["sets"]
     baselines = list(next(iter(sets.values()))["baselines"])
-    table = _table("exact match, %")
+    sizes = {s["sample"] for s in sets.values()}
+    # One size for all fits the title, and the table 80 characters.
+    table = _table("exact match, %" + (f", {sizes.pop()} items each" if len(sizes) == 1 else ""))
     table.add_column("set", no_wrap=True)
-    for name in ("items", "before"):
-        table.add_column(name, justify="right", no_wrap=True)
+    if sizes:
+        table.add_column("items", justify="right", no_wrap=True)
+    table.add_column("before", justify="right", no_wrap=True)
     table.add_column("after (95 %)", justify="right", no_wrap=True, style="bold")
-    for name in (*baselines, "in training"):
-        table.add_column(name.replace("_", " "), justify="right", style="dim", min_width=5)
+    for name in (*baselines, "in_training"):
+        table.add_column(name.replace("_", "\n"), justify="right", style="dim", no_wrap=True)
     for name, s in sets.items():
         after = s["injected"]
         table.add_row(
             name,
-            f"{s['sample']}",
+            *([f"{s['sample']}"] if sizes else []),
             _percent(s["original"]["accuracy"]),
             f"{_percent(after['accuracy'])} ({100 * after['low']:.0f}–{100 * after['high']:.0f})",
             *(_percent(s["baselines"][b]) for b in baselines),
@@ -43,8 +46,7 @@ def answers_table(evaluation: dict[str, Any]) -> Table:
 
 
 def _table(title: str) -> Table:
-    # No vertical lines: all columns fit 80 characters.
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
 
 
 def decode_table(evaluation: dict[str, Any], *, worst: int = 5) -> Table:

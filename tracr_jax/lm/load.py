@@ -32,8 +32,28 @@ SMOLLM2 = "smollm2-135m-instruct"
 # What the hub calls openai-community/gpt2… is known to everyone by the last part.
 ALIASES = {name.split("/")[1]: name for name in SIZES}
 
-# Words that the bundled tasks want as single tokens; for random models.
-TASK_WORDS = (" yes", " no", " Answer", "Answer", " x", " y", " z", *(f" {digit}" for digit in range(10)))
+# Words of the bundled tasks, as single tokens of random models: a "text" spelled in letters would hold an x.
+_PROMPT_WORDS = (
+    *["What", "Are", "Answer"],
+    *(
+        f" {w}"
+        for w in [
+            "is",
+            "the",
+            "number",
+            "of",
+            "in",
+            "this",
+            "text",
+            "parenthesis",
+            "here",
+            "correctly",
+            "matched",
+            "Answer",
+        ]
+    ),
+)
+TASK_WORDS = (" yes", " no", " x", " y", " z", *(f" {digit}" for digit in range(10)), *_PROMPT_WORDS)
 
 
 @dataclass(frozen=True)
