@@ -117,6 +117,13 @@ def test_every_expression_is_evaluated_once():
     assert len(calls) == 40
 
 
+def test_an_oracle_outlives_other_programs_that_share_its_expressions():
+    oracle = Oracle(lib.make_reverse(rasp.tokens))  # reads lib.length, one object for the whole process
+    before = oracle(list("aab"))
+    Oracle(rasp.Map(lambda x: x, rasp.Map(lambda x: x, lib.length, simplify=False), simplify=False))
+    assert oracle(list("aab")) == before
+
+
 def test_names_are_the_teachers():
     task = IntSum()
     teacher = compile_program(lambda: task.program(max_seq_len=16), vocab=task.vocab(), max_seq_len=16)

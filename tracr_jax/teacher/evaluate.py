@@ -60,6 +60,8 @@ class Oracle:
         exprs = label_program(program)
         self.result = program.label
         self._sops: dict[str, Any] = {}
+        # Kept by object: another program that shares an expression draws its label anew.
+        self._names = {id(c): c.label for e in exprs.values() for c in [e, *e.children]}
         for label in _children_first(exprs):
             if isinstance(exprs[label], rasp.SOp):
                 self._sops[label] = exprs[label]
@@ -101,7 +103,7 @@ class Oracle:
         for label, expr in self._sops.items():
 
             def read(child: rasp.SOp, reader: str = label) -> list[_State]:
-                name = child.label
+                name = self._names[id(child)]
                 hidden = name in touched and sees is not None and not sees(reader, name)
                 return plain[name] if hidden else edited[name]
 
