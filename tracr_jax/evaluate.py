@@ -21,8 +21,8 @@ from tracr_jax.tasks.base import EvalSet, Item
 from tracr_jax.train import TrainParams
 from tracr_jax.types import Params
 
-_BATCH = 100  # prompts decoded at once; shapes are rounded up so that few programs are compiled
-_ROUND = 16
+_BATCH = 100  # prompts decoded at once, or the whole sample where that is less
+_ROUND = 16  # lengths are rounded up so that few programs are compiled
 
 Progress = Callable[[str], None]
 
@@ -83,12 +83,13 @@ def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool
         encoded = [setup.bridge.split(i) for i in items]
         # Longest first: neighbours share a padded shape.
         order = sorted(range(len(items)), key=lambda k: -len(encoded[k][0]))
-        for start in range(0, len(order), _BATCH):
-            chosen = order[start : start + _BATCH]
+        batch = min(_BATCH, len(items))
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
             length = _up(max(len(encoded[k][0]) for k in chosen))
             count = max(len(encoded[k][1]) for k in chosen)
-            ids = np.full((_BATCH, length), setup.tokenizer.eos_id, np.int32)
-            lengths = np.ones(_BATCH, np.int32)
+            ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
+            lengths = np.ones(batch, np.int32)
             for row, k in enumerate(chosen):
                 ids[row, : len(encoded[k][0])] = encoded[k][0]
                 lengths[row] = len(encoded[k][0])
@@ -172,14 +173,17 @@ def _make_counter(setup: Setup):
     def run(params: TrainParams, items: Sequence[Item]) -> tuple[DecodeCounts, int]:
         parts, unlabelled = [], 0
         fits = [i for i in items if setup.token_count(i) <= setup.sequence_length]
-        for start in range(0, len(fits), _BATCH):
-            ids, masks = _rows(setup, fits[start : start + _BATCH], length=setup.sequence_length)
+        batch = min(_BATCH, len(items))
+        for start in range(0, len(fits), batch):
+            chosen = fits[start : start + batch]
+            ids, masks = _rows(setup, chosen, batch=batch, length=setup.sequence_length)
             teacher_ids = setup.bridge.to_teacher(ids)
             parts.append(on_device(params, setup.phi, ids, teacher_ids, masks))
         longer = [i for i in items if setup.token_count(i) > setup.sequence_length]
-        for start in range(0, len(longer), _BATCH):
-            chosen = longer[start : start + _BATCH]
-            ids, masks = _rows(setup, chosen, length=_up(max(setup.token_count(i) for i in longer)))
+        for start in range(0, len(longer), batch):
+            chosen = longer[start : start + batch]
+            length = _up(max(setup.token_count(i) for i in longer))
+            ids, masks = _rows(setup, chosen, batch=batch, length=length)
             truth, missing = setup.oracle_states(chosen, ids)
             last = against(params, ids, truth[None], masks)
             unlabelled += missing
@@ -190,10 +194,12 @@ def _make_counter(setup: Setup):
     return run
 
 
-def _rows(setup: Setup, items: Sequence[Item], *, length: int) -> tuple[Int[np.ndarray, "B S"], np.ndarray]:
+def _rows(
+    setup: Setup, items: Sequence[Item], *, batch: int, length: int
+) -> tuple[Int[np.ndarray, "B S"], np.ndarray]:
     """Padded items and two masks: their own positions, and the positions that emit the answer."""
-    ids = np.full((_BATCH, length), setup.tokenizer.eos_id, np.int32)
-    masks = np.zeros((2, _BATCH, length), np.float32)
+    ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
+    masks = np.zeros((2, batch, length), np.float32)
     for row, item in enumerate(items):
         prompt, label = setup.bridge.split(item)
         ids[row, : len(prompt) + len(label)] = prompt + label
