@@ -11,7 +11,6 @@ results file is rewritten after every run. Hardware, times and measured results:
 
 import argparse
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -193,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 write_readme(args.write_readme, results)
             else:
                 print(markdown(results), end="")
-        elif sweep(args, command=shlex.join(["python", "experiments/reproduce.py", *argv])):
+        elif sweep(args, command=R.shown_command(["reproduce.py", *argv])):
             sys.exit(1)
     except UserError as e:
         print(f"error: {' '.join(str(e).split())}", file=sys.stderr)

@@ -1,16 +1,19 @@
 """From run folders to one results file: per cell (task x method) every seed's numbers, their mean and spread.
 
     {"lm", "command", "machine", "environments": [...], "cells": {task: {method: CELL}}}
-    CELL = {"config" (all but the seed), "planned_seeds", "sets", "runs": {seed: RUN}, "summary", "failed"}
+    CELL = {"config" (all but the seed), "planned_seeds", "sets", "majority", "runs": {seed: RUN}, "summary",
+            "failed"}
     RUN  = {"started", "command", "environment" (index), "values": {quantity: number}}
 
 Quantities: accuracy/SET, decode/VARIABLE (test set, all positions, last aligned layer), decode_at_answer/VARIABLE,
 perplexity/{before,after,ratio}, seconds/{setup,training,evaluation,per_step}. Accuracies are shares, 0 to 1.
+"majority" is what always the same value would decode: most variables rest at one value at most positions.
 """
 
 import json
 import os
 import platform
+import shlex
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +70,15 @@ def plan(results: dict[str, Any], *, task: str, method: str, config: dict[str, A
         results["cells"]
         .setdefault(task, {})
         .setdefault(
-            method, {"config": cell_config(config), "planned_seeds": [], "sets": {}, "runs": {}, "summary": {}}
+            method,
+            {
+                "config": cell_config(config),
+                "planned_seeds": [],
+                "sets": {},
+                "majority": {},
+                "runs": {},
+                "summary": {},
+            },
         )
     )
     cell["planned_seeds"] = sorted({*cell["planned_seeds"], seed})
@@ -85,7 +96,7 @@ def record(results: dict[str, Any], folder: Path, *, task: str, method: str) -> 
         results["environments"].append(environment)
     cell["runs"][seed] = {
         "started": about.get("started"),
-        "command": about.get("command"),
+        "command": shown_command(about["command"]),
         "environment": results["environments"].index(environment),
         "values": values,
     }
@@ -101,6 +112,13 @@ def record(results: dict[str, Any], folder: Path, *, task: str, method: str) -> 
             "baselines": s["baselines"],
         }
         for name, s in evaluation["sets"].items()
+    }
+    decode = evaluation["decode"]["test"]
+    cell["majority"] = {
+        f"{kind}/{name}": v["majority"]
+        for kind, at in (("decode", "all_positions"), ("decode_at_answer", "answer_positions"))
+        for name, v in decode[at].items()
+        if f"{kind}/{name}" in values
     }
     cell["summary"] = summarise({k: run["values"] for k, run in cell["runs"].items()})
     cell.get("failed", {}).pop(seed, None)
@@ -151,6 +169,12 @@ def summarise(by_seed: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]
         spread = statistics.stdev(values.values()) if len(values) > 1 else None
         out[name] = {"mean": statistics.fmean(values.values()), "spread": spread, "values": values}
     return out
+
+
+def shown_command(argv: list[str]) -> str:
+    """A command as a reader types it in the checkout: the script's place on this machine is nobody's business."""
+    script = Path(argv[0]).name
+    return shlex.join(["python", f"experiments/{script}", *argv[1:]] if script == "reproduce.py" else argv)
 
 
 def stamp(results: dict[str, Any], command: str) -> None:

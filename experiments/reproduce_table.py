@@ -48,12 +48,12 @@ def _task_rows(task: str, cells: dict[str, Any]) -> list[str]:
         )
     # The baseline trains no adapter: what a random one reads off says nothing about the model.
     aligned = {m: None if m == "finetune" else c for m, c in cells.items()}
-    for title, pick in (
-        ("decoded: result", lambda c: _value(c, _result(c, "decode/"))),
-        ("decoded: result, at the answer", lambda c: _value(c, _result(c, "decode_at_answer/"))),
-        ("decoded: worst variable", _worst),
-    ):
-        rows.append(_row(title, ["", "", *_each(aligned, pick)]))
+    for title, kind in (("decoded: result", "decode"), ("decoded: result, at the answer", "decode_at_answer")):
+        name = next((k for k in some[0]["summary"] if k.startswith(f"{kind}/final_result")), "")
+        majority = some[0]["majority"].get(name)
+        trivial = _NONE if majority is None else _percent(majority)
+        rows.append(_row(title, ["", trivial, *(_value(c, name) for c in aligned.values())]))
+    rows.append(_row("decoded: worst variable", ["", "", *(_worst(c) for c in aligned.values())]))
     before = some[0]["summary"]["perplexity/before"]["mean"]
     ratio = [_value(c, "perplexity/ratio", lambda x: f"{x:.3f}", "×") for c in cells.values()]
     rows.append(_row("perplexity on held-out text", [f"{before:.2f}", "", *ratio]))
@@ -62,16 +62,8 @@ def _task_rows(task: str, cells: dict[str, Any]) -> list[str]:
     return rows
 
 
-def _each(cells: dict[str, Any], pick: Callable[[dict], str]) -> list[str]:
-    return [pick(c) if c and c["runs"] else _NONE for c in cells.values()]
-
-
-def _result(cell: dict[str, Any], kind: str) -> str:
-    return next((k for k in cell["summary"] if k.startswith(f"{kind}final_result")), "")
-
-
-def _worst(cell: dict[str, Any]) -> str:
-    decoded = {k: v["mean"] for k, v in cell["summary"].items() if k.startswith("decode/")}
+def _worst(cell: dict[str, Any] | None) -> str:
+    decoded = {k: v["mean"] for k, v in cell["summary"].items() if k.startswith("decode/")} if cell else {}
     if not decoded:
         return _NONE
     name = min(decoded, key=lambda k: decoded[k])
@@ -102,15 +94,17 @@ def _value(
 
 def _caption(results: dict[str, Any]) -> str:
     runs = [run for cells in results["cells"].values() for cell in cells.values() for run in cell["runs"].values()]
+    commands = dict.fromkeys(f"`{run['command']}`" for run in runs)
     jax = sorted({e["packages"]["jax"] for e in results["environments"]})
     devices = sorted({e["device"] for e in results["environments"]})
     machine = results["machine"]
     return (
-        f"`{results['command']}`: {len(runs)} runs on {', '.join(devices)} ({machine['cpu']}, {machine['cores']} "
+        f"{', '.join(commands)}: {len(runs)} runs on {', '.join(devices)} ({machine['cpu']}, {machine['cores']} "
         f"cores), jax {', '.join(jax)}. Exact match and decode accuracy in %, mean ± sample standard deviation "
         "over seeds; in parentheses the items of a set. *Before*: the untouched model with the same tokenizer. "
         "*Trivial*: the best predictor that does not know the program (always no, length parity, counts without "
-        "order, …). Decoded on the test set, all positions. Perplexity as a multiple of *before*."
+        "order, …), or always the most frequent value. Decoded on the test set, all positions unless said "
+        "otherwise. Perplexity as a multiple of *before*."
     )
 
 
