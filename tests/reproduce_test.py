@@ -18,6 +18,7 @@ import reproduce_table as T
 import tracr_jax.run
 from tracr_jax.config import RunConfig, to_dict
 from tracr_jax.files import read_json, write_json
+from tracr_jax.fit import TrainingDivergedError
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.tasks.dyck import Dyck
 
@@ -246,3 +247,23 @@ def test_killed_sweep_goes_on_and_a_finished_one_trains_nothing(lm_folder, tmp_p
     argv[argv.index("--runs") + 1] = str(tmp_path / "elsewhere")
     assert "--replace" in fails(capsys, *argv)
     assert read_json(out) == results
+
+
+def test_a_diverged_run_is_entered_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    calls, out = [], tmp_path / "results.json"
+
+    def inject(task, *, config, **_):
+        calls.append(config.seed)
+        raise TrainingDivergedError("step 3: loss not finite; stopped, there is no earlier checkpoint")
+
+    monkeypatch.setattr(reproduce, "inject", inject)
+    monkeypatch.setattr(reproduce, "load_lm", lambda name, dtype: object())
+    argv = f"--tasks count --methods cosine --seeds 0 1 --runs {tmp_path / 'runs'} --out {out}".split()
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main(argv)
+    assert stop.value.code == 1
+    assert calls == [0, 1]
+    cell = read_json(out)["cells"]["count"]["cosine"]
+    assert cell["failed"] == {str(seed): "step 3: loss not finite" for seed in (0, 1)}
+    assert "0 of 2 runs finished" in capsys.readouterr().out
+    assert "Failed: count, cosine, seed 1: step 3: loss not finite" in T.markdown(read_json(out))
