@@ -48,13 +48,15 @@ class Display:
         self._bar.update(self._sweep, description=f"run {self._number} of {self._runs}")
         self._bar.reset(self._current, total=steps, description=name, visible=True, terms="")
         if not self._console.is_terminal:
-            self._console.print(f"run {self._number} of {self._runs}: {name}, {steps} steps", markup=False)
+            self._console.print(
+                f"run {self._number} of {self._runs}: {name}, {steps} steps", markup=False, soft_wrap=True
+            )
 
     def say(self, line: str) -> None:
         """What the run is doing when it does not train; warnings stay on the screen."""
         self._bar.update(self._current, terms=line)
         if line.startswith("warning"):
-            self._console.print(f"{self._name}: {line}", style="yellow", markup=False)
+            self._console.print(f"{self._name}: {line}", style="yellow", markup=False, soft_wrap=True)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """A step is done."""
@@ -72,4 +74,4 @@ class Display:
         """A run ends, evaluated or failed: one line that stays."""
         self._before += self._steps
         self._bar.update(self._sweep, completed=self._before)
-        self._console.print(f"{self._name}: {line}", markup=False)
+        self._console.print(f"{self._name}: {line}", markup=False, soft_wrap=True)
