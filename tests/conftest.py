@@ -9,8 +9,8 @@ _FLAGS = "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import jax
-import pytest
+import jax  # noqa: E402 - the environment comes first
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")

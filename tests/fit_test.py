@@ -33,7 +33,7 @@ STEPS = 6
 
 
 def teacher(phi, ids):
-    """A stand-in: token class in the first three directions, its parity in the next two, a fraction in the last."""
+    """A stand-in: token class in three directions, its parity in the next two, a fraction in the last."""
     classes = jax.nn.one_hot(ids % 3, 3)
     parity = jax.nn.one_hot(ids % 2, 2)
     number = (ids[..., None] % 5) / 5.0
@@ -127,7 +127,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.raises(TrainingDivergedError, match=r"step 5: .*not finite.*checkpoint after 4 steps"):
         run(tmp_path, until=STEPS, batches=poisoned)
     kept = Checkpoints(tmp_path / "checkpoints", read_only=True)
-    step, start, frozen = parts()
+    _, start, _ = parts()
     assert kept.latest() == 4
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(kept.restore(start)))
     kept.close()

@@ -11,7 +11,7 @@ import tracr_jax
 from tracr_jax import cli
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
-from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
 from tracr_jax.metrics import read_lines
 from tracr_jax.presets import preset
 from tracr_jax.run import default_folder, inject, open_run
@@ -99,11 +99,16 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
     assert evaluations[0] == evaluations[1]
 
 
-def test_paper_preset_warns_about_coverage_instead_of_refusing(models, tmp_path):
+def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
+    """As coded the model emits " 12" as one token where the program writes digits (findings.md B15)."""
+    words = (*TASK_WORDS, *(f" {n}" for n in range(10, 41)))
+    lm = write_random_gpt2(tmp_path / "lm", num_blocks=14, width=32, heads=2, words=words)
     said = []
     config = dataclasses.replace(preset("paper", task="count"), steps=1, eval_items=1)
-    inject("count", lm=models(14), config=config, folder=tmp_path / "run", progress=False, say=said.append)
-    assert any(line.startswith("warning: bridge:") and "first mismatch" in line for line in said)
+    inject("count", lm=lm, config=config, folder=tmp_path / "run", progress=False, say=said.append)
+    (line,) = (line for line in said if line.startswith("warning: bridge:"))
+    assert "first mismatch" in line
+    assert "the answer's token is" in line
 
 
 USER_TASK = '''
