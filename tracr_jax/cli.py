@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 from rich.console import Console
 
+from tracr_jax.allocator import keep_pages
 from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.presets import METHODS, preset
@@ -58,6 +59,8 @@ class Evaluate:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a UserError is one line on standard error and exit status 2."""
+    if argv is None:
+        keep_pages()
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {"inject": _inject, "evaluate": _evaluate}
     console = Console(stderr=True, highlight=False)

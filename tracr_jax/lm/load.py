@@ -86,7 +86,7 @@ def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32") -> L
         folder = Path(__file__).parent / "tiny"
         if not (folder / "config.json").exists():
             raise UserError(
-                f"tiny: the bundled model is missing at {folder}; reinstall tracr-jax, or name another --lm"
+                f"tiny: no bundled model at {folder} in this version; name another, e.g. --lm {SMOLLM2}"
             )
     elif Path(name).is_dir():
         folder = Path(name)
