@@ -4,7 +4,6 @@ The host prepares the next batch and writes the previous step's numbers while th
 device never waits for them.
 """
 
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +75,7 @@ def fit(
                 writer.write(number, values)
                 writer.flush()
             shown = "  ".join(f"{short} {values[k]:.3g}" for k, short in _SHOWN.items() if k in values)
-            terms_line = f"{shown}  {clock.median:.2f} s/step"
+            terms_line = f"{shown}  {clock.rate}"
             bar.update(task, completed=number + 1, terms=terms_line)
             if not progress and (clock.due() or number + 1 == steps):
                 say(f"step {number + 1}/{steps}  {terms_line}")
@@ -142,9 +141,10 @@ class _Clock:
         return True
 
     @property
-    def median(self) -> float:
+    def rate(self) -> str:
+        """Median seconds per step of the last twenty."""
         recent = self._laps[1:][-20:]
-        return float(np.median(recent)) if recent else math.nan
+        return f"{np.median(recent):.2f} s/step" if recent else "(first step, with compilation)"
 
 
 def _bar(enabled):
