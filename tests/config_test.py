@@ -31,6 +31,7 @@ def test_variable_weights_round_trip():
         (C.OptimConfig, {"clip_norm": -1.0}, "clip_norm must not be negative"),
         (C.LossConfig, {"alignment_weight": -1.0}, "alignment_weight must not be negative"),
         (C.LossConfig, {"hook_offset": 3}, "hook_offset must be -1 or 0"),
+        (C.LossConfig, {"roll_share": 1.5}, "roll_share must be between 0 and 1"),
     ],
 )
 def test_nonsense_is_refused(kind, values, message):
@@ -63,6 +64,7 @@ def test_paper_is_as_coded_and_paper_fixed_is_not():
     for config in (paper, fixed):
         assert config.losses.alignment == "cosine"
         assert config.losses.align_padding
+        assert config.losses.roll_share == 1.0
         assert config.lm.endswith("gpt2-large")
         assert (config.optim.learning_rate, config.optim.adapter_learning_rate) == (1e-6, 1e-4)
         assert config.optim.clip_norm == config.optim.warmup_steps == 0

@@ -69,3 +69,25 @@ def test_roll_exchanges_complements_and_is_the_identity_for_one_example(model):
     out = model.apply(params, ids, edit=detach_and_roll(q, block=2)).hidden[3]
     np.testing.assert_allclose(project(out, q), project(h, q), atol=1e-5)
     np.testing.assert_allclose(out - project(out, q), (h - project(h, q))[::-1], atol=1e-5)
+
+
+def test_rows_that_keep_their_complement_see_the_plain_pass_but_not_its_gradient(model):
+    params = model.init(jax.random.key(0))
+    ids = np.arange(40).reshape(4, 10) % 40
+    q = basis()
+    plain = model.apply(params, ids)
+    half = model.apply(params, ids, edit=detach_and_roll(q, block=2, share=0.5))
+    whole = model.apply(params, ids, edit=detach_and_roll(q, block=2))
+    np.testing.assert_allclose(half.logits[0::2], plain.logits[0::2], atol=1e-5)
+    np.testing.assert_allclose(half.logits[1::2], whole.logits[1::2], atol=1e-5)
+    assert np.abs(whole.logits[0::2] - plain.logits[0::2]).max() > 1e-3
+
+    def loss(shift):
+        hook = detach_and_roll(q, block=2, share=0.5)
+        edit = ResidualEdit(2, lambda h: hook.fn(h + shift))
+        return jnp.sum(model.apply(params, ids, edit=edit).logits[0::2, :, 3] ** 2)
+
+    grad = jax.grad(loss)(jnp.zeros((4, 10, 24)))
+    inside = project(grad, q)
+    assert np.abs(inside).max() > 1e-3
+    np.testing.assert_allclose(grad, inside, atol=1e-4 * float(np.abs(inside).max()))

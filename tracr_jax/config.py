@@ -32,6 +32,9 @@ class LossConfig:
     """Detach-and-roll: the answer may only flow through the result subspace."""
     hook_offset: int = 0
     """Block of the hook, counted from the teacher's depth L: 0 as in the paper, -1 right on the aligned state."""
+    roll_share: float = 0.5
+    """Share of the rows whose complement is exchanged; the others answer in the pass that evaluation uses (the
+    paper: 1, findings.md B12)."""
     clean_weight: float = 0.0
     """Factor of an additional supervised loss without the hook (findings.md B12; the paper: 0)."""
     retention_weight: float = 1.0
@@ -42,6 +45,7 @@ class LossConfig:
     def __post_init__(self):
         for name in ("alignment_weight", "clean_weight", "retention_weight"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(0 <= self.roll_share <= 1, f"roll_share must be between 0 and 1, got {self.roll_share}")
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -34,17 +35,29 @@ def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array,
     return (h @ basis) @ basis.T
 
 
-def detach_and_roll(basis: Float[Array, "d R"], *, block: int) -> ResidualEdit:
+def detach_and_roll(basis: Float[Array, "d R"], *, block: int, share: float = 1.0) -> ResidualEdit:
     """The training hook of method.md 4.3: the answer may only flow through the subspace of `basis`.
 
     The component inside the subspace stays and carries the gradient. Its complement is cut from the gradient
     and exchanged for that of the previous example of the batch (cyclic). With B = 1 only the cut remains.
+
+    Args:
+      basis: orthonormal basis of the subspace; no gradient flows into it.
+      block: whose output is edited.
+      share: of the rows that receive another's complement, evenly spread over the batch; 1 in the paper. The
+        others keep their own (still cut from the gradient): for them the forward pass is that of evaluation, so
+        the later blocks also learn to answer there, which the paper leaves to the KL term (findings.md B12).
     """
     basis = jax.lax.stop_gradient(basis)
 
     def fn(h):
         inside = project(h, basis.astype(h.dtype))
         outside = jax.lax.stop_gradient(h - inside)
-        return inside + jnp.roll(outside, 1, axis=0)
+        rolled = jnp.roll(outside, 1, axis=0)
+        if share < 1.0:
+            rows = np.arange(h.shape[0] + 1)
+            chosen = np.diff(np.floor(rows * share)) > 0
+            rolled = jnp.where(chosen[:, None, None], rolled, outside)
+        return inside + rolled
 
     return ResidualEdit(block, fn)

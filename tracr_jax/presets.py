@@ -1,7 +1,7 @@
 """Ready-made configurations: by method, task and language model. Source: method.md 5, findings.md.
 
 "paper" is the original as coded, "paper-fixed" the same with its faults mended. The others are ours, at the
-sizes of small models: "variable" is the default method, "cosine" the paper's loss with otherwise equal settings,
+sizes of small models: "variable" is the default method, "cosine" the paper's losses at the same sizes and rates,
 "finetune" the baseline without alignment and without the hook.
 """
 
@@ -17,7 +17,7 @@ PAPER_FIXED = RunConfig(
     lm="openai-community/gpt2-large",
     steps=20_000,
     seed=42,
-    losses=LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True),
+    losses=LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True, roll_share=1.0),
     optim=OptimConfig(
         learning_rate=1e-6, adapter_learning_rate=1e-4, schedule="constant", warmup_steps=0, clip_norm=0.0
     ),
@@ -40,8 +40,7 @@ def preset(method: str = "variable", *, task: str = "dyck", lm: str | None = Non
     config = _SMALL_MODELS.get(lm or "tiny", RunConfig())
     config = dataclasses.replace(config, task=task, lm=lm or "tiny")
     if method == "cosine":
-        losses = dataclasses.replace(config.losses, alignment="cosine", alignment_weight=1.0)
-        return dataclasses.replace(config, losses=losses)
+        return dataclasses.replace(config, losses=PAPER_FIXED.losses)
     return baseline(config) if method == "finetune" else config
 
 

@@ -127,7 +127,7 @@ def make_loss_fn(
         if config.hook:
             # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
             basis = subspace_basis(jax.lax.stop_gradient(params.adapter.weight[rows]))
-            edit = detach_and_roll(basis, block=shape.depth + config.hook_offset)
+            edit = detach_and_roll(basis, block=shape.depth + config.hook_offset, share=config.roll_share)
         where, targets, weights = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
         out = model.apply(params.lm, batch.ids, edit=edit, logit_positions=where)
         logits = _wide(out.logits)
