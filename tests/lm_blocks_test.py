@@ -9,7 +9,7 @@ import pytest
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import ResidualEdit
-from tracr_jax.lm.blocks import stack_blocks, unstack_blocks
+from tracr_jax.lm.blocks import first_blocks, stack_blocks, unstack_blocks
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 forms = pytest.mark.parametrize("scan_layers", [True, False])
@@ -33,6 +33,19 @@ def test_stacking_and_unstacking_are_inverse(family):
     chex.assert_trees_all_equal(stack_blocks(looped), params)
     loop = M.MODELS[family](M.CONFIGS[family], scan_layers=False)
     chex.assert_trees_all_equal_shapes(jax.eval_shape(loop.init, jax.random.key(0)), looped)
+
+
+@families
+@forms
+def test_first_blocks_give_the_same_states_up_to_there(family, scan_layers):
+    model, params = M.make(family, scan_layers=scan_layers)
+    ids = M.ids()
+    short, fewer = first_blocks(model, params, 2)
+    assert short.num_blocks == 2
+    assert sum(x.size for x in jax.tree.leaves(fewer)) < sum(x.size for x in jax.tree.leaves(params))
+    cut, whole = M.run(short, fewer, ids), M.run(model, params, ids)
+    np.testing.assert_allclose(cut.hidden[:2], whole.hidden[:2], atol=1e-6)
+    assert np.abs(cut.hidden[2] - whole.hidden[2]).max() > 1e-3
 
 
 @families

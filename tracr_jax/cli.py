@@ -101,7 +101,7 @@ def _inject(argv: list[str]) -> None:
         resume=args.resume,
         writers=_writers(args),
         progress=sys.stderr.isatty() or sys.stdout.isatty(),
-        say=lambda line: console.print(line, style="dim", markup=False),
+        say=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
     )
     print_evaluation(console, run.evaluation)
     console.print(f"\nrun folder: {run.folder}", markup=False)
@@ -134,7 +134,7 @@ def _evaluate(argv: list[str]) -> None:
         setup,
         params,
         items=None if args.full else args.items,
-        progress=lambda line: console.print(line, style="dim", markup=False),
+        progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
     )
     write_json(args.run / "evaluation.json", result)
     print_evaluation(console, result)

@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from tracr_jax.generate import greedy
 from tracr_jax.interpret.decode import DecodeCounts, decode_counts, scores
+from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.retention import perplexity
 from tracr_jax.setup import Setup
 from tracr_jax.stats import wilson
@@ -159,15 +160,20 @@ def _table(setup, counts, *, mask):
 def _make_counter(setup: Setup):
     depth, layout = setup.shape.depth, setup.layout
 
+    def states(params, ids):
+        # h_L is the input of block L: the blocks after it need not run.
+        model, lm = first_blocks(setup.lm.model, params.lm, depth + 1)
+        return model.apply(lm, ids).hidden[: depth + 1].astype(jnp.float32)
+
     @jax.jit
     def on_device(params, phi, ids, teacher_ids, masks):
-        hidden = setup.lm.model.apply(params.lm, ids).hidden[: depth + 1].astype(jnp.float32)
+        hidden = states(params, ids)
         truth = setup.residuals(phi, teacher_ids)[:, :, 1:]
         return decode_counts(params.adapter, hidden, truth, masks, layout=layout)
 
     @jax.jit
     def against(params, ids, truth, masks):
-        hidden = setup.lm.model.apply(params.lm, ids).hidden[depth][None].astype(jnp.float32)
+        hidden = states(params, ids)[depth][None]
         return decode_counts(params.adapter, hidden, truth, masks, layout=layout)
 
     def run(params: TrainParams, items: Sequence[Item]) -> tuple[DecodeCounts, int]:

@@ -31,6 +31,10 @@ class LanguageModel(Protocol):
         """N."""
         ...
 
+    def with_blocks(self, count: int) -> "LanguageModel":
+        """The same family with another number of blocks, see `lm.blocks.first_blocks`."""
+        ...
+
     @property
     def width(self) -> int:
         """Width d of the residual stream."""

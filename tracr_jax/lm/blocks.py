@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tracr_jax.intervene import ResidualEdit
+from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import Params
 
 
@@ -69,3 +70,14 @@ def stack_blocks(params: Params) -> Params:
     names = sorted((k for k in params if k.startswith("block_")), key=lambda k: int(k.removeprefix("block_")))
     rest = {k: v for k, v in params.items() if k not in names}
     return rest | {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *(params[k] for k in names))}
+
+
+def first_blocks(model: LanguageModel, params: Params, count: int) -> tuple[LanguageModel, Params]:
+    """The model cut after `count` blocks: hidden[0..count-1] are those of the whole model, for less work.
+
+    hidden[count] and the logits are not: there the final norm comes after the last block that is left.
+    """
+    if "blocks" in params:
+        return model.with_blocks(count), params | {"blocks": jax.tree.map(lambda x: x[:count], params["blocks"])}
+    dropped = {f"block_{i}" for i in range(count, model.num_blocks)}
+    return model.with_blocks(count), {k: v for k, v in params.items() if k not in dropped}

@@ -5,8 +5,8 @@ head. Rotary scaling is not supported. As in gpt2.py, blocks run under `nn.scan`
 """
 
 import functools
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -185,6 +185,10 @@ class Llama:
     def num_blocks(self) -> int:
         """N."""
         return self.config.num_hidden_layers
+
+    def with_blocks(self, count: int) -> Self:
+        """The same family with `count` blocks."""
+        return replace(self, config=replace(self.config, num_hidden_layers=count))
 
     @property
     def width(self) -> int:
