@@ -30,8 +30,9 @@ def answers_table(evaluation: dict[str, Any]) -> Table:
         table.add_column("items", justify="right", no_wrap=True)
     table.add_column("before", justify="right", no_wrap=True)
     table.add_column("after (95 %)", justify="right", no_wrap=True, style="bold")
-    for name in (*baselines, "in_training"):
-        table.add_column(name.replace("_", "\n"), justify="right", style="dim", no_wrap=True)
+    for name in (*baselines, "seen"):  # seen: share of the items that training may have shown
+        words = name.split("_")
+        table.add_column("\n".join(words), justify="right", style="dim", min_width=max(5, *map(len, words)))
     for name, s in sets.items():
         after = s["injected"]
         table.add_row(
