@@ -4,19 +4,18 @@ Blocks run under `nn.scan` over stacked weights (12 blocks compile in 10 s inste
 `scan_layers=False` gives the readable loop. Both compute the same numbers.
 """
 
-import functools
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.attention import KVCache, attend, attention_mask, init_kv_cache, write_kv
 from tracr_jax.lm.blocks import run_blocks
+from tracr_jax.lm.family import Family
 from tracr_jax.types import LMOutput, Params
 
 
@@ -137,13 +136,14 @@ class _Module(nn.Module):
 
 
 @dataclass(frozen=True)
-class GPT2:
+class GPT2(Family):
     """A GPT-2 without its parameters; see `tracr_jax.lm.base.LanguageModel` for the methods."""
 
     config: GPT2Config
-    scan_layers: bool = True
-    remat: bool = False
-    dtype: str = "float32"
+
+    title = "GPT-2"
+    positions_field = "n_positions"
+    module = _Module
 
     @property
     def num_blocks(self) -> int:
@@ -158,40 +158,6 @@ class GPT2:
     def width(self) -> int:
         """Width d of the residual stream."""
         return self.config.n_embd
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self.config.vocab_size
-
-    @property
-    def max_positions(self) -> int:
-        """Rows of the position table."""
-        return self.config.n_positions
-
-    @functools.cached_property
-    def _module(self) -> _Module:
-        return _Module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
-
-    def init(self, key: jax.Array) -> Params:
-        """Random float32 parameters."""
-        # Jitted: one program instead of a small one per tensor.
-        return jax.jit(self._module.init)(key, jnp.zeros((1, 2), jnp.int32))["params"]
-
-    def apply(
-        self,
-        params: Params,
-        ids: Int[Array, "B S"],
-        *,
-        edit: ResidualEdit | None = None,
-        logit_positions: Int[Array, "B K"] | None = None,
-    ) -> LMOutput:
-        """Logits and hidden[0..N]; a static length over the position table is a UserError."""
-        if ids.shape[1] > self.max_positions:
-            raise UserError(
-                f"GPT-2: {ids.shape[1]} tokens, but n_positions is {self.max_positions}; shorten the text"
-            )
-        return self._module.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
 
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:
         """Logits of states after the final norm."""
@@ -208,15 +174,3 @@ class GPT2:
             head_dim=c.n_embd // c.n_head,
             dtype=jnp.dtype(self.dtype),
         )
-
-    def apply_cached(
-        self,
-        params: Params,
-        ids: Int[Array, "B S"],
-        cache: KVCache,
-        *,
-        positions: Int[Array, "B S"],
-        edit: ResidualEdit | None = None,
-    ) -> tuple[LMOutput, KVCache]:
-        """Process `ids` at `positions` on top of the cache."""
-        return self._module.apply({"params": params}, ids, edit=edit, cache=cache, positions=positions)  # pyright: ignore

@@ -4,19 +4,18 @@ RMSNorm, rotary positions in Hugging Face's rotate-half order, grouped key/value
 head. Rotary scaling is not supported. As in gpt2.py, blocks run under `nn.scan` or as a readable loop.
 """
 
-import functools
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.attention import KVCache, attend, attention_mask, init_kv_cache, write_kv
 from tracr_jax.lm.blocks import run_blocks
+from tracr_jax.lm.family import Family
 from tracr_jax.types import LMOutput, Params
 
 
@@ -173,13 +172,14 @@ class _Module(nn.Module):
 
 
 @dataclass(frozen=True)
-class Llama:
+class Llama(Family):
     """A Llama without its parameters; see `tracr_jax.lm.base.LanguageModel` for the methods."""
 
     config: LlamaConfig
-    scan_layers: bool = True
-    remat: bool = False
-    dtype: str = "float32"
+
+    title = "Llama"
+    positions_field = "max_position_embeddings"
+    module = _Module
 
     @property
     def num_blocks(self) -> int:
@@ -194,38 +194,6 @@ class Llama:
     def width(self) -> int:
         """Width d of the residual stream."""
         return self.config.hidden_size
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self.config.vocab_size
-
-    @property
-    def max_positions(self) -> int:
-        """Positions the model was made for."""
-        return self.config.max_position_embeddings
-
-    @functools.cached_property
-    def _module(self) -> _Module:
-        return _Module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
-
-    def init(self, key: jax.Array) -> Params:
-        """Random float32 parameters."""
-        return self._module.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
-
-    def apply(
-        self,
-        params: Params,
-        ids: Int[Array, "B S"],
-        *,
-        edit: ResidualEdit | None = None,
-        logit_positions: Int[Array, "B K"] | None = None,
-    ) -> LMOutput:
-        """Logits and hidden[0..N]; a static length over `max_position_embeddings` is a UserError."""
-        if ids.shape[1] > self.max_positions:
-            limit = f"max_position_embeddings is {self.max_positions}"
-            raise UserError(f"Llama: {ids.shape[1]} tokens, but {limit}; shorten the text")
-        return self._module.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
 
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:
         """Logits of states after the final norm."""
@@ -244,15 +212,3 @@ class Llama:
             head_dim=c.head_dim,
             dtype=jnp.dtype(self.dtype),
         )
-
-    def apply_cached(
-        self,
-        params: Params,
-        ids: Int[Array, "B S"],
-        cache: KVCache,
-        *,
-        positions: Int[Array, "B S"],
-        edit: ResidualEdit | None = None,
-    ) -> tuple[LMOutput, KVCache]:
-        """Process `ids` at `positions` on top of the cache."""
-        return self._module.apply({"params": params}, ids, edit=edit, cache=cache, positions=positions)  # pyright: ignore

@@ -1,0 +1,75 @@
+"""What the families share: a frozen description around a linen module, with the calls of `LanguageModel`."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from tracr_jax.errors import UserError
+from tracr_jax.intervene import ResidualEdit
+from tracr_jax.lm.attention import KVCache
+from tracr_jax.types import LMOutput, Params
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model without its parameters; a family adds its sizes, `unembed` and `init_cache`."""
+
+    config: Any
+    scan_layers: bool = True
+    remat: bool = False
+    dtype: str = "float32"
+
+    title: ClassVar[str]  # for error messages
+    positions_field: ClassVar[str]  # the configuration's name of the longest sequence
+    module: ClassVar[Callable[..., nn.Module]]  # (config, scan_layers, remat, dtype) -> module
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.config.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence."""
+        return getattr(self.config, self.positions_field)
+
+    @functools.cached_property
+    def _module(self) -> nn.Module:
+        return type(self).module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
+
+    def init(self, key: jax.Array) -> Params:
+        """Random float32 parameters."""
+        # Jitted: one program instead of a small one per tensor.
+        return jax.jit(self._module.init)(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+    def apply(
+        self,
+        params: Params,
+        ids: Int[Array, "B S"],
+        *,
+        edit: ResidualEdit | None = None,
+        logit_positions: Int[Array, "B K"] | None = None,
+    ) -> LMOutput:
+        """Logits and hidden[0..N]; a static length over `max_positions` is a UserError."""
+        if ids.shape[1] > self.max_positions:
+            limit = f"{self.positions_field} is {self.max_positions}"
+            raise UserError(f"{self.title}: {ids.shape[1]} tokens, but {limit}; shorten the text")
+        return self._module.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
+
+    def apply_cached(
+        self,
+        params: Params,
+        ids: Int[Array, "B S"],
+        cache: KVCache,
+        *,
+        positions: Int[Array, "B S"],
+        edit: ResidualEdit | None = None,
+    ) -> tuple[LMOutput, KVCache]:
+        """Process `ids` at `positions` on top of the cache."""
+        return self._module.apply({"params": params}, ids, edit=edit, cache=cache, positions=positions)  # pyright: ignore
