@@ -37,3 +37,9 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from e
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: damaged, not JSON ({e})") from e
+
+
+def cache_folder(kind: str) -> Path:
+    """A folder for what can be made again: $TRACR_JAX_CACHE/KIND, or ~/.cache/tracr_jax/KIND."""
+    root = os.environ.get("TRACR_JAX_CACHE") or Path.home() / ".cache" / "tracr_jax"
+    return Path(root) / kind

@@ -103,8 +103,3 @@ class Task(Protocol):
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
         """Trivial predictors prompt -> label, shown beside every accuracy."""
         ...
-
-
-def sharp_exactness(max_seq_len: int) -> float:
-    """Sharpness at which the teacher's counters are exact up to max_seq_len. Source: teacher.md 3a."""
-    return float(max(10_000, 2 * max_seq_len * (max_seq_len + 1)))

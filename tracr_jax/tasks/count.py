@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.base import EvalSet, Item, TokenMap, sharp_exactness
+from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.digits import one_digit_per_token, write_digits, zero
 from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
+from tracr_jax.teacher.compile import default_exactness
 
 YES, NO, COUNT = "yes", "no", "count"
 _HEAD, _TAIL = "What is the number of 'X' in this text? ", "\nAnswer:"
@@ -74,7 +75,7 @@ class Count:
 
     def mlp_exactness(self, max_seq_len: int) -> float:
         """Sharpness of the teacher's MLPs."""
-        return 10_000.0 if self.as_coded_exactness else sharp_exactness(max_seq_len)
+        return 10_000.0 if self.as_coded_exactness else default_exactness(max_seq_len)
 
     def token_map(self) -> TokenMap:
         """An x is a yes, the colon of "Answer:" asks, digits stand for themselves."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.base import EvalSet, Item, TokenMap, sharp_exactness
+from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.split import Split, distinct_set, draw, rng, split_of
+from tracr_jax.teacher.compile import default_exactness
 
 COMPUTE, OTHER = "compute", " "
 _NEW_PAIR = "<>"
@@ -104,7 +105,7 @@ class Dyck:
 
     def mlp_exactness(self, max_seq_len: int) -> float:
         """Sharpness of the teacher's MLPs."""
-        return 100.0 if self.as_coded_exactness else sharp_exactness(max_seq_len)
+        return 100.0 if self.as_coded_exactness else default_exactness(max_seq_len)
 
     def token_map(self) -> TokenMap:
         """Brackets stand for themselves, the colon of "Answer:" asks."""

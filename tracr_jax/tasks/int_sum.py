@@ -17,9 +17,10 @@ import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.tasks.base import EvalSet, Item, TokenMap, sharp_exactness
+from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.digits import one_digit_per_token, write_digits
 from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
+from tracr_jax.teacher.compile import default_exactness
 
 _DIGITS = "0123456789"
 PLUS, EQUALS, SPACE = "+", "=", " "
@@ -114,7 +115,7 @@ class IntSum:
 
     def mlp_exactness(self, max_seq_len: int) -> float:
         """Sharpness of the teacher's MLPs."""
-        return 100.0 if self.as_coded_exactness else sharp_exactness(max_seq_len)
+        return 100.0 if self.as_coded_exactness else default_exactness(max_seq_len)
 
     def token_map(self) -> TokenMap:
         """Digits and `=`; everything else is a plus."""

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tracr_jax.errors import UserError
+from tracr_jax.files import cache_folder
 from tracr_jax.lm.tokenizer import Tokenizer
 
 SEPARATOR = "<|endoftext|>"  # alone on a line between documents
@@ -79,7 +80,7 @@ class TextIds:
         parts = documents(text)
         if not parts:
             raise UserError("text: no document in it; documents are separated by lines <|endoftext|>")
-        path = (cache or cache_folder()) / f"{_fingerprint(text, tokenizer)}.npy"
+        path = (cache or cache_folder("text")) / f"{_fingerprint(text, tokenizer)}.npy"
         ids = _mapped(path)
         if ids is None:
             kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
@@ -132,12 +133,6 @@ class TextIds:
 
     def _gather(self, starts: np.ndarray, length: int) -> Int[np.ndarray, "W U"]:
         return np.stack([np.asarray(self.ids[s : s + length], np.int32) for s in starts])
-
-
-def cache_folder() -> Path:
-    """Where tokenised text is kept: $TRACR_JAX_CACHE/text, or ~/.cache/tracr_jax/text."""
-    root = os.environ.get("TRACR_JAX_CACHE") or Path.home() / ".cache" / "tracr_jax"
-    return Path(root) / "text"
 
 
 def _fingerprint(text: str, tokenizer: Tokenizer) -> str:

@@ -22,6 +22,7 @@ import tracr
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
+from tracr_jax.files import cache_folder
 from tracr_jax.teacher.compile import build_program, compile_program, default_exactness
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, trace
 from tracr_jax.teacher.model import Coo, Grid, Teacher, Variable
@@ -129,12 +130,6 @@ def _variables(directions, writers: dict[str, int]) -> tuple[Variable, ...]:
     return list_variables(directions, writers)
 
 
-def cache_folder() -> Path:
-    """$TRACR_JAX_CACHE, or ~/.cache/tracr_jax; teachers lie in `teacher` below it."""
-    root = os.environ.get("TRACR_JAX_CACHE") or Path.home() / ".cache" / "tracr_jax"
-    return Path(root) / "teacher"
-
-
 def cached_compile(
     program: Callable[[], rasp.SOp] | rasp.SOp,
     *,
@@ -154,7 +149,7 @@ def cached_compile(
     exactness = default_exactness(max_seq_len) if mlp_exactness is None else mlp_exactness
     traced = trace(program, vocab=set(vocab), max_seq_len=max_seq_len)
     key = _fingerprint(traced, vocab=vocab, settings=(max_seq_len, bos, pad, float(exactness)))
-    path = (Path(folder) if folder is not None else cache_folder()) / f"{key}.npz"
+    path = (Path(folder) if folder is not None else cache_folder("teacher")) / f"{key}.npz"
     if path.exists():
         try:
             return load_teacher(path)
