@@ -10,20 +10,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
 
 from tracr_jax.generate import greedy
 from tracr_jax.interpret.decode import DecodeCounts, decode_counts, scores
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.retention import perplexity
+from tracr_jax.samples import ROWS, padded_rows, round_up, sample_of
 from tracr_jax.setup import Setup
 from tracr_jax.stats import wilson
-from tracr_jax.tasks.base import EvalSet, Item
+from tracr_jax.tasks.base import Item
 from tracr_jax.train import TrainParams
 from tracr_jax.types import Params
-
-_BATCH = 100  # prompts decoded at once, or the whole sample where that is less
-_ROUND = 16  # lengths are rounded up so that few programs are compiled
 
 Progress = Callable[[str], None]
 
@@ -44,7 +41,7 @@ def evaluate(
     for name, chosen in setup.task.eval_sets().items():
         if name == "valid":
             continue  # for choosing settings, not for reporting
-        sample = _sample(chosen, items)
+        sample = sample_of(chosen, items)
         progress(f"{name}: {len(sample)} items")
         sets[name] = {
             "note": chosen.note,
@@ -71,11 +68,6 @@ def evaluate(
     }
 
 
-def _sample(chosen: EvalSet, items: int | None) -> list[Item]:
-    """The first `items` items of a set: a fixed sample, since items are pure in their index."""
-    return [chosen.item(i) for i in range(min(chosen.size, items or chosen.size))]
-
-
 def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool]]:
     """A function (model parameters, items) -> whether each answer is right, token for token."""
 
@@ -84,10 +76,10 @@ def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool
         encoded = [setup.bridge.split(i) for i in items]
         # Longest first: neighbours share a padded shape.
         order = sorted(range(len(items)), key=lambda k: -len(encoded[k][0]))
-        batch = min(_BATCH, len(items))
+        batch = min(ROWS, len(items))
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            length = _up(max(len(encoded[k][0]) for k in chosen))
+            length = round_up(max(len(encoded[k][0]) for k in chosen))
             count = max(len(encoded[k][1]) for k in chosen)
             ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
             lengths = np.ones(batch, np.int32)
@@ -103,10 +95,6 @@ def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool
         return right
 
     return predict
-
-
-def _up(length):
-    return -(-length // _ROUND) * _ROUND
 
 
 def _share(right: Sequence[bool], items: Sequence[Item]) -> dict[str, Any]:
@@ -130,7 +118,7 @@ def decode_sets(setup: Setup, params: TrainParams, *, items: int | None = 300) -
     for name, chosen in setup.task.eval_sets().items():
         if name == "valid":
             continue
-        sample = _sample(chosen, items)
+        sample = sample_of(chosen, items)
         total, unlabelled = count(params, sample)
         out[name] = {
             "unlabelled_values": unlabelled,
@@ -179,17 +167,17 @@ def _make_counter(setup: Setup):
     def run(params: TrainParams, items: Sequence[Item]) -> tuple[DecodeCounts, int]:
         parts, unlabelled = [], 0
         fits = [i for i in items if setup.token_count(i) <= setup.sequence_length]
-        batch = min(_BATCH, len(items))
+        batch = min(ROWS, len(items))
         for start in range(0, len(fits), batch):
             chosen = fits[start : start + batch]
-            ids, masks = _rows(setup, chosen, batch=batch, length=setup.sequence_length)
+            ids, masks = padded_rows(setup, chosen, batch=batch, length=setup.sequence_length)
             teacher_ids = setup.bridge.to_teacher(ids)
             parts.append(on_device(params, setup.phi, ids, teacher_ids, masks))
         longer = [i for i in items if setup.token_count(i) > setup.sequence_length]
         for start in range(0, len(longer), batch):
             chosen = longer[start : start + batch]
-            length = _up(max(setup.token_count(i) for i in longer))
-            ids, masks = _rows(setup, chosen, batch=batch, length=length)
+            length = round_up(max(setup.token_count(i) for i in longer))
+            ids, masks = padded_rows(setup, chosen, batch=batch, length=length)
             truth, missing = setup.oracle_states(chosen, ids)
             last = against(params, ids, truth[None], masks)
             unlabelled += missing
@@ -198,17 +186,3 @@ def _make_counter(setup: Setup):
         return jax.tree.map(lambda *x: np.sum(np.stack(x), axis=0), *parts), unlabelled
 
     return run
-
-
-def _rows(
-    setup: Setup, items: Sequence[Item], *, batch: int, length: int
-) -> tuple[Int[np.ndarray, "B S"], np.ndarray]:
-    """Padded items and two masks: their own positions, and the positions that emit the answer."""
-    ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
-    masks = np.zeros((2, batch, length), np.float32)
-    for row, item in enumerate(items):
-        prompt, label = setup.bridge.split(item)
-        ids[row, : len(prompt) + len(label)] = prompt + label
-        masks[0, row, : len(prompt) + len(label)] = 1
-        masks[1, row, len(prompt) - 1 : len(prompt) - 1 + len(label)] = 1
-    return ids, masks

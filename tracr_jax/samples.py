@@ -1,0 +1,36 @@
+"""Fixed samples of evaluation sets, and their items as padded rows, for all that reads a trained model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tracr_jax.setup import Setup
+from tracr_jax.tasks.base import EvalSet, Item
+
+ROWS = 100  # items in one forward pass, or the whole sample where that is less
+_ROUND = 16
+
+
+def sample_of(chosen: EvalSet, items: int | None) -> list[Item]:
+    """The first `items` items of a set (None: all): a fixed sample, since items are pure in their index."""
+    return [chosen.item(i) for i in range(min(chosen.size, items or chosen.size))]
+
+
+def round_up(length: int) -> int:
+    """Lengths are rounded up to 16 so that few programs are compiled."""
+    return -(-length // _ROUND) * _ROUND
+
+
+def padded_rows(
+    setup: Setup, items: Sequence[Item], *, batch: int, length: int
+) -> tuple[Int[np.ndarray, "B S"], Float[np.ndarray, "2 B S"]]:
+    """Padded items and two masks: their own positions, and the positions that emit the answer."""
+    ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
+    masks = np.zeros((2, batch, length), np.float32)
+    for row, item in enumerate(items):
+        prompt, label = setup.bridge.split(item)
+        ids[row, : len(prompt) + len(label)] = prompt + label
+        masks[0, row, : len(prompt) + len(label)] = 1
+        masks[1, row, len(prompt) - 1 : len(prompt) - 1 + len(label)] = 1
+    return ids, masks
