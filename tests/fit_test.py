@@ -22,6 +22,7 @@ from tracr_jax.train import (
     TrainParams,
     init_adapter,
     init_state,
+    make_loss_fn,
     make_optimizer,
     make_train_step,
 )
@@ -48,12 +49,14 @@ def batch_at(step):
     return Batch(ids, mask, rng.integers(0, 40, size=(4, 9)), rng.integers(0, 40, size=(2, 6)))
 
 
+VARIABLES = (
+    Var("class", "categorical", (0, 1, 2)),
+    Var("final_result", "categorical", (3, 4)),
+    Var("n", "numerical", (5,)),
+)
+
+
 def parts(alignment="variable"):
-    variables = (
-        Var("class", "categorical", (0, 1, 2)),
-        Var("final_result", "categorical", (3, 4)),
-        Var("n", "numerical", (5,)),
-    )
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-2, warmup_steps=2), steps=STEPS)
     step = make_train_step(
         MODEL,
@@ -61,7 +64,7 @@ def parts(alignment="variable"):
         optimizer,
         config=LossConfig(alignment=alignment),
         shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1),
-        layout=variable_layout(variables),
+        layout=variable_layout(VARIABLES),
     )
     lm = MODEL.init(jax.random.key(0))
     adapter = init_adapter(jax.random.key(1), width=24, directions=WIDTH)
@@ -117,6 +120,27 @@ def test_losses_fall_and_frozen_sets_stay(tmp_path):
     assert float(terms["alignment"]) < 0.8 * first["alignment"]
     assert float(terms["supervised"]) < first["supervised"]
     chex.assert_trees_all_equal(before, jax.tree.map(np.array, frozen))
+
+
+@pytest.mark.parametrize("alignment", ["variable", "cosine"])
+def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
+    # Without the roll, rows do not meet: two of four rows may be aligned only, and then need fewer blocks.
+    batch = batch_at(0)
+    batch.answer_mask[2:] = 0
+    adapter = init_adapter(jax.random.key(1), width=24, directions=WIDTH)
+    params = TrainParams(MODEL.init(jax.random.key(0)), adapter)
+    frozen = Frozen(MODEL.init(jax.random.key(2)), jnp.ones(()))
+    grads = []
+    for free in (0, 2):
+        loss = make_loss_fn(
+            MODEL,
+            teacher,
+            config=LossConfig(alignment=alignment, roll_share=0.0),
+            shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=free),
+            layout=variable_layout(VARIABLES),
+        )
+        grads.append(jax.jit(jax.value_and_grad(lambda p, f=loss: f(p, frozen, batch)[0]))(params))
+    chex.assert_trees_all_close(*grads, rtol=1e-4, atol=1e-6)
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):

@@ -206,7 +206,13 @@ def _shape(
         answers = max(len(i.label) for i in items)
     else:
         answers = max(len(bridge.split(i)[1]) for i in items) + int(config.data.answer_end)
-    return StepShape(depth=depth, result_rows=rows, pad_id=bridge.tokenizer.eos_id, max_answers=answers)
+    return StepShape(
+        depth=depth,
+        result_rows=rows,
+        pad_id=bridge.tokenizer.eos_id,
+        max_answers=answers,
+        free_rows=0 if config.data.free_supervised else config.data.free_items,
+    )
 
 
 def _table_length(task: Task, tokenizer: Tokenizer, data: DataConfig) -> int:

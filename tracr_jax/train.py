@@ -19,6 +19,7 @@ from tracr_jax import losses as L
 from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.intervene import detach_and_roll, subspace_basis
 from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.types import Adapter, Batch, Params, Residuals
 
 Metrics = dict[str, jax.Array]
@@ -54,6 +55,7 @@ class StepShape(NamedTuple):
     result_rows: tuple[int, ...]  # teacher directions of the result variable
     pad_id: int
     max_answers: int  # K, the largest number of answer tokens in an item
+    free_rows: int = 0  # the last rows of a batch: aligned, never asked
 
 
 def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
@@ -128,8 +130,10 @@ def make_loss_fn(
             # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
             basis = subspace_basis(jax.lax.stop_gradient(params.adapter.weight[rows]))
             edit = detach_and_roll(basis, block=shape.depth + config.hook_offset, share=config.roll_share)
-        where, targets, weights = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
-        out = model.apply(params.lm, batch.ids, edit=edit, logit_positions=where)
+        asked = len(batch.ids) - shape.free_rows
+        ids = batch.ids[:asked]
+        where, targets, weights = L.answer_positions(ids, batch.answer_mask[:asked], count=shape.max_answers)
+        out = model.apply(params.lm, ids, edit=edit, logit_positions=where)
         logits = _wide(out.logits)
         terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
@@ -139,7 +143,13 @@ def make_loss_fn(
         if config.alignment != "none":
             target = jax.lax.stop_gradient(residuals(frozen.teacher, batch.teacher_ids))
             target = _wide(target[:, :, 1:])  # BOS has no position in the language model
-            hidden = _wide(out.hidden[: shape.depth + 1])
+            hidden = out.hidden[: shape.depth + 1]
+            if shape.free_rows:
+                # Nothing above h_L is asked of these rows: the blocks after it need not run.
+                lower, lm = first_blocks(model, params.lm, shape.depth + 1)
+                free = lower.apply(lm, batch.ids[asked:]).hidden[: shape.depth + 1]
+                hidden = jnp.concatenate([hidden, free], axis=1)
+            hidden = _wide(hidden)
             chex.assert_equal_shape_prefix([hidden, target], 3)
             here = None
             if not config.align_padding:
@@ -155,7 +165,7 @@ def make_loss_fn(
             total = total + config.alignment_weight * terms["alignment"]
 
         if config.clean_weight:
-            clean = model.apply(params.lm, batch.ids, logit_positions=where).logits
+            clean = model.apply(params.lm, ids, logit_positions=where).logits
             terms["supervised_clean"] = L.weighted_cross_entropy(_wide(clean), targets, weights)
             total = total + config.clean_weight * terms["supervised_clean"]
 
