@@ -95,7 +95,8 @@ def test_a_batch_is_its_items(made, task):
     bridge = bridge_of(task, tokenizer)
     batch = batches.batch_at(5)
     supervised, free = batches.items_at(5)
-    assert [task.train_item(30 + k, seed=7) for k in range(6)] == supervised
+    made_for_it = [task.train_item(30 + k, seed=7) for k in range(6)]
+    assert sorted(supervised, key=str) == sorted(made_for_it, key=str)
     for row, item in enumerate(supervised + free):
         ids, mask = encode_item(item, bridge, tokenizer, length=batches.S)
         assert batch.ids[row].tolist() == ids.tolist()
@@ -105,6 +106,15 @@ def test_a_batch_is_its_items(made, task):
     assert batch.teacher_ids.shape == (10, batches.T)
     assert batch.text_ids.shape == (3, 16)
     assert {a.dtype.name for a in batch} == {"int32", "float32"}
+
+
+def test_order_within_a_batch_does_not_tell_the_answer(made):
+    """The hook rolls by one row: neither a row's place nor its neighbour may say what its label is."""
+    batches = made(Dyck())
+    labels = np.array([[i.label == "yes" for i in batches.items_at(step)[0]] for step in range(400)])
+    assert abs(labels[:, ::2].mean() - labels[:, 1::2].mean()) < 0.08
+    same_as_neighbour = (labels == np.roll(labels, 1, axis=1)).mean()
+    assert abs(same_as_neighbour - 2 / 5) < 0.05  # three of each: a neighbour is one of the five others, two alike
 
 
 def test_free_items_can_be_supervised(made):

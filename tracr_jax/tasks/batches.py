@@ -14,6 +14,8 @@ from tracr_jax.tasks.encode import place, sequence_length
 from tracr_jax.tasks.text import Mode, TextIds
 from tracr_jax.types import Batch
 
+_ORDER = 3  # keeps the order's random numbers apart from those of items
+
 
 class Batches:
     """Batches of fixed shapes; `batch_at` is pure in (seed, step).
@@ -83,8 +85,11 @@ class Batches:
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
         """The supervised and the free items of a step."""
         first, free = step * self._batch, step * self._free
+        # The hook gives each row the complement of the one before: where a task's items take turns (no, yes, no,
+        # yes), a fixed order would tell the answer, and a model learns that instead of the program.
+        order = np.random.default_rng((self._seed, step, _ORDER)).permutation(self._batch).tolist()
         return (
-            [self._task.train_item(first + k, seed=self._seed) for k in range(self._batch)],
+            [self._task.train_item(first + k, seed=self._seed) for k in order],
             [self._task.free_item(free + k, seed=self._seed) for k in range(self._free)],
         )
 
