@@ -11,14 +11,17 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 @dataclass(frozen=True)
 class ResidualEdit:
-    """Replace the output h [B, S, d] of block `block` (0-based) by `fn(h)`, of the same shape and dtype."""
+    """Replace the output h [B, S, d] of block `block` (0-based) by `fn(h)`, of the same shape and dtype.
 
-    block: int
+    The block may be traced: one compiled program then serves all of them.
+    """
+
+    block: int | Int[Array, ""]
     fn: Callable[[Float[Array, "B S d"]], Float[Array, "B S d"]]
 
 

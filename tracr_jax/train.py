@@ -23,7 +23,7 @@ from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.types import Adapter, Batch, Params, Residuals
 
 Metrics = dict[str, jax.Array]
-ResidualsFn = Callable[[Any, Int[Array, "B T"]], Residuals]
+ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
 
 
 class TrainParams(NamedTuple):

@@ -24,6 +24,7 @@ Overrides = Mapping[tuple[str, int], Any]
 Sees = Callable[[str, str], bool]  # (name of the reader, name of the variable it reads)
 
 _State = frozenset  # possible values at one position: one element is a value, several a mixture
+States = dict[str, list[_State]]
 
 
 class Evaluation(NamedTuple):
@@ -46,10 +47,15 @@ def reads_after(teacher: Teacher, layer: int) -> Sees:
     Use with overrides of variables that r_layer already holds (`Variable.writer_layer` <= layer); what was
     computed from the old value before the edit keeps its own old value.
     """
+    start = reading_layers(teacher)
+    return lambda reader, variable: start[reader] > layer
+
+
+def reading_layers(teacher: Teacher) -> dict[str, int]:
+    """For each variable the l >= 1 for which it is computed from r_{l-1} (0 for the inputs)."""
     computed = {v.name: v.writer_layer for v in teacher.variables}
     # A SelectorWidth reads its keys in the attention half, which may lie in an earlier layer than its output.
-    start = {n: computed.get(f"{n}_selector_width_attn_output", at) for n, at in computed.items()}
-    return lambda reader, variable: start[reader] > layer
+    return {n: computed.get(f"{n}_selector_width_attn_output", at) for n, at in computed.items()}
 
 
 class Oracle:
@@ -65,14 +71,41 @@ class Oracle:
         for label in _children_first(exprs):
             if isinstance(exprs[label], rasp.SOp):
                 self._sops[label] = exprs[label]
+        self._reads = {label: self._read_by(expr) for label, expr in self._sops.items()}
+
+    def _read_by(self, expr: rasp.SOp) -> tuple[str, ...]:
+        # A selector is no variable: its reader reads its keys and queries.
+        direct = [c for child in expr.children for c in ([child] if isinstance(child, rasp.SOp) else child.children)]
+        return tuple(dict.fromkeys(self._names[id(c)] for c in direct))
+
+    @property
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """For each variable, those that are computed from it directly or through a selector."""
+        return {name: tuple(r for r, reads in self._reads.items() if name in reads) for name in self._sops}
 
     @property
     def names(self) -> tuple[str, ...]:
         """All variables, inputs first."""
         return tuple(self._sops)
 
+    def states(self, tokens: Sequence[Any]) -> States:
+        """Possible values of every variable at every position; for several calls on the same input."""
+        tokens = list(tokens)
+        states: States = {}
+        for label in self._sops:
+            states[label] = self._one(label, tokens, states)
+        return states
+
+    def _one(self, label: str, tokens: list, sources: Mapping[str, list[_State]]) -> list[_State]:
+        return _evaluate(self._sops[label], tokens, lambda child: sources[self._names[id(child)]])
+
     def __call__(
-        self, tokens: Sequence[Any], *, overrides: Overrides | None = None, sees: Sees | None = None
+        self,
+        tokens: Sequence[Any],
+        *,
+        overrides: Overrides | None = None,
+        sees: Sees | None = None,
+        states: States | None = None,
     ) -> Evaluation:
         """Evaluate one input.
 
@@ -82,6 +115,7 @@ class Oracle:
             that reads the variable is computed from it, in turn, unless `sees` says otherwise.
           sees: (reader, variable) -> whether that reader sees the overrides of that variable; all do by default.
             `reads_after` makes one for an edit at a layer.
+          states: `self.states(tokens)`; with it only what the overrides reach is computed.
 
         Returns:
           values with the overrides in place, and the mixtures.
@@ -98,23 +132,27 @@ class Oracle:
                     f"and the program {', '.join(self._sops)}"
                 )
         touched = {name for name, _ in overrides}
-        plain: dict[str, list[_State]] = {}
-        edited: dict[str, list[_State]] = {}
-        for label, expr in self._sops.items():
-
-            def read(child: rasp.SOp, reader: str = label) -> list[_State]:
-                name = self._names[id(child)]
-                hidden = name in touched and sees is not None and not sees(reader, name)
-                return plain[name] if hidden else edited[name]
-
-            plain[label] = edited[label] = _evaluate(expr, tokens, read)
+        states = self.states(tokens) if states is None else states
+        before: States = {}  # without the variable's own overrides
+        after: States = {}
+        for label in self._sops:
+            sources = {}
+            for name in self._reads[label]:
+                hidden = name in touched and sees is not None and not sees(label, name)
+                sources[name] = before[name] if hidden else after[name]
+            reached = any(source is not states[name] for name, source in sources.items())
+            before[label] = after[label] = self._one(label, tokens, sources) if reached else states[label]
             if label in touched:
-                edited[label] = list(plain[label])
+                after[label] = list(before[label])
                 for (name, position), value in overrides.items():
                     if name == label:
-                        edited[label][position] = frozenset([value])
-        values = {n: [next(iter(s)) if len(s) == 1 else None for s in states] for n, states in edited.items()}
-        return Evaluation(values, {n: [len(s) > 1 for s in states] for n, states in edited.items()})
+                        after[label][position] = frozenset([value])
+        return _evaluation(after)
+
+
+def _evaluation(states: States) -> Evaluation:
+    values = {n: [next(iter(s)) if len(s) == 1 else None for s in row] for n, row in states.items()}
+    return Evaluation(values, {n: [len(s) > 1 for s in row] for n, row in states.items()})
 
 
 def _children_first(exprs: dict[str, rasp.RASPExpr]) -> list[str]:

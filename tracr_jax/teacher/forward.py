@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from tracr_jax.errors import UserError
+from tracr_jax.intervene import ResidualEdit
 from tracr_jax.teacher.model import Coo, Grid, Teacher
 from tracr_jax.types import Residuals
 
@@ -27,12 +28,12 @@ Phi = Any  # a plain tree of arrays
 
 def make_forward(
     teacher: Teacher, *, dtype: Any = jnp.float32
-) -> tuple[Phi, Callable[[Phi, Int[Array, "B T"]], Residuals]]:
-    """Weights φ and the function (φ, ids [B, T], BOS first) -> r_0..r_L [L+1, B, T, D].
+) -> tuple[Phi, Callable[..., Residuals]]:
+    """Weights φ and the function (φ, ids [B, T], BOS first, edit=None) -> r_0..r_L [L+1, B, T, D].
 
     φ is a tree of arrays to be passed as a jit argument; the structure (which directions are read and written) is
     static. No gradient flows into φ. An id outside the vocabulary gives NaN, visibly, where tracr gives a wrong
-    state silently (teacher.md trap 4).
+    state silently (teacher.md trap 4). An edit of block l - 1 replaces r_l, as in the LM; layers l.. read it.
 
     Raises (when called):
       UserError: T exceeds the position table.
@@ -47,7 +48,7 @@ def make_forward(
     runs = [run for _, run in parts]
     limit = teacher.max_seq_len + 1
 
-    def residuals(phi: Phi, ids: Int[Array, "B T"]) -> Residuals:
+    def residuals(phi: Phi, ids: Int[Array, "B T"], *, edit: ResidualEdit | None = None) -> Residuals:
         chex.assert_rank(ids, 2)
         chex.assert_type(ids, int)
         if ids.shape[1] > limit:
@@ -57,8 +58,10 @@ def make_forward(
         phi = jax.lax.stop_gradient(phi)
         x = phi["tokens"].at[ids].get(mode="fill", fill_value=jnp.nan) + phi["positions"][None, : ids.shape[1]]
         states = [x]
-        for run, weights in zip(runs, phi["layers"], strict=True):
+        for i, (run, weights) in enumerate(zip(runs, phi["layers"], strict=True)):
             x = run(weights, x)
+            if edit is not None:
+                x = jnp.where(i == edit.block, edit.fn(x), x)
             states.append(x)
         return jnp.stack(states)
 
