@@ -103,7 +103,7 @@ def inject(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", C.to_dict(config))
     save_teacher(setup.teacher, folder / "teacher" / "teacher.npz")
-    write_json(folder / "run.json", _about(started))
+    write_json(folder / "run.json", about(started))
 
     state, frozen, step = make_parts(setup)
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -137,7 +137,7 @@ def inject(
     evaluation = evaluate(setup, state.params, items=config.eval_items, progress=say)
     write_json(folder / "evaluation.json", evaluation)
     times["evaluation_s"] = time.time() - evaluated
-    write_json(folder / "run.json", _about(started) | {"times": times} | _peak_memory())
+    write_json(folder / "run.json", about(started) | {"times": times} | _peak_memory())
     return Run(folder, setup, state.params, evaluation)
 
 
