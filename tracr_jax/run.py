@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -189,7 +189,8 @@ def _differences(a: dict, b: dict, prefix: str = ""):
             yield prefix + key, a[key], b[key]
 
 
-def _about(started: float) -> dict[str, Any]:
+def about(started: float) -> dict[str, Any]:
+    """Command, versions, device and machine of a command that began at `started` (seconds since 1970)."""
     device = jax.devices()[0]
     return {
         "tracr_jax": __version__,
@@ -208,9 +209,14 @@ def _peak_memory() -> dict[str, float]:
     return {"peak_host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
 
 
-def open_run(
-    folder: str | Path, *, task: Task | None = None, lm: LoadedLM | None = None
-) -> tuple[Setup, TrainParams]:
+class OpenedRun(NamedTuple):
+    """A run read from its folder; unpacks as (setup, params), and serves wherever a `Run` does."""
+
+    setup: Setup
+    params: TrainParams
+
+
+def open_run(folder: str | Path, *, task: Task | None = None, lm: LoadedLM | None = None) -> OpenedRun:
     """Rebuild a run from its folder: its parts, and the trained parameters of the newest checkpoint.
 
     Args:
@@ -227,6 +233,6 @@ def open_run(
     like = jax.tree.map(jax.numpy.asarray, TrainParams(setup.lm.params, adapter))
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
-        return setup, checkpoints.restore_params(like)
+        return OpenedRun(setup, checkpoints.restore_params(like))
     finally:
         checkpoints.close()
