@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
                                       TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
+  tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax COMMAND --help            every option of a command
 """
 
@@ -57,12 +59,30 @@ class Evaluate:
     """Whole sets instead of samples."""
 
 
+@dataclass(frozen=True)
+class Retention:
+    """How much of the language a run keeps, beside the original model; writes its retention.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    baseline: Path | None = None
+    """A finished run of the same task and model with --preset finetune, for the third column."""
+    items: int | None = None
+    """At most so many texts, lines or windows of each set, the first ones; default 1,000 texts, 2,000 lines and
+    windows of 32,768 tokens."""
+    full: bool = False
+    """Whole sets."""
+    data_dir: Path | None = None
+    """Folder with SST-2/dev.tsv and MRPC/dev.tsv, or sst2.jsonl and mrpc.jsonl (or $TRACR_JAX_DATA); else the
+    hub is asked (extra `hub`)."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a UserError is one line on standard error and exit status 2."""
     if argv is None:
         keep_pages()
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = {"inject": _inject, "evaluate": _evaluate}
+    commands = {"inject": _inject, "evaluate": _evaluate, "retention": _retention}
     console = Console(stderr=True, highlight=False)
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -138,6 +158,31 @@ def _evaluate(argv: list[str]) -> None:
     )
     write_json(args.run / "evaluation.json", result)
     print_evaluation(console, result)
+
+
+def _retention(argv: list[str]) -> None:
+    args = _parse(Retention, argv)
+    from tracr_jax.files import write_json
+    from tracr_jax.retention.suite import measure_retention, open_baseline
+    from tracr_jax.run import about, open_run
+    from tracr_jax.table import print_retention
+
+    console = Console(highlight=False)
+    started = time.time()
+    setup, params = open_run(args.run)
+    result = measure_retention(
+        setup,
+        params.lm,
+        baseline=None if args.baseline is None else open_baseline(args.baseline, setup),
+        items=args.items,
+        full=args.full,
+        data_dir=args.data_dir,
+        progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+    )
+    baseline = None if args.baseline is None else str(args.baseline)
+    result["about"] = about(started) | {"baseline": baseline} | result["about"]
+    write_json(args.run / "retention.json", result)
+    print_retention(console, result)
 
 
 def _peek(argv: Sequence[str], name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The final table of a run, in the terminal, from evaluation.json."""
+"""Tables in the terminal: of a run, from evaluation.json; of the language kept, from retention.json."""
 
 from typing import Any
 
@@ -44,6 +44,33 @@ def answers_table(evaluation: dict[str, Any]) -> Table:
             _percent(s["overlap_with_training"]),
         )
     return table
+
+
+def print_retention(console: Console, retention: dict[str, Any]) -> None:
+    """The language kept, from retention.json: one line a measure, then what could not be run."""
+    table = _table("language kept")
+    table.add_column("measure")
+    for column in ("items", "original", "injected", "fine-tuned"):
+        table.add_column(column, justify="right", no_wrap=True, style="bold" if column == "injected" else None)
+    measured = [r for r in retention["rows"] if not r["note"].startswith("not run")]
+    for r in measured:
+        better = "higher is better" if r["higher_is_better"] else "lower is better"
+        values = (_value(r[name], r["unit"]) for name in ("original", "injected", "baseline"))
+        table.add_row(
+            f"{r['name']} ({'%' if r['unit'] == 'share' else r['unit']}, {better})", str(r["items"]), *values
+        )
+    console.print(table)
+    for r in retention["rows"]:
+        if r not in measured:
+            console.print(f"{r['name']}: {r['note']}", style="dim", markup=False)
+    seconds = sum(retention["about"]["seconds"].values())
+    console.print(f"{seconds:.0f} s; sizes and notes are in retention.json", style="dim")
+
+
+def _value(value: float | None, unit: str) -> str:
+    if unit == "share" or value is None:
+        return _percent(value)
+    return f"{value:.4f}" if unit == "nats per token" else f"{value:.2f}"
 
 
 def _table(title: str) -> Table:

@@ -134,7 +134,7 @@ def _find(task: Glue, folder: Path) -> Path | None:
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        # Not splitlines: a sentence may hold U+2028 and its like. GLUE's files quote nothing, so csv would be wrong.
+        # Not splitlines: a sentence may hold U+2028. Not csv: GLUE's files quote nothing.
         lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as e:
         raise NotRun(f"{path} cannot be read ({e})") from e

@@ -18,6 +18,8 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.losses import retention_kl
 from tracr_jax.types import Params
 
+Rows = Sequence[Sequence[int]] | Int[np.ndarray, "W U"]  # token ids, of any lengths
+
 # Logits held at once (128 MiB in float32) and tokens of one pass: between them they bound the batch.
 _LOGITS, _TOKENS = 2**25, 4096
 _SHORTEST = 16
@@ -30,7 +32,7 @@ class TokenScores(NamedTuple):
     right: Bool[np.ndarray, " U1"]  # whether the token has the largest logit
 
 
-def score_rows(model: LanguageModel, params: Params, rows: Sequence[Sequence[int]]) -> list[TokenScores]:
+def score_rows(model: LanguageModel, params: Params, rows: Rows) -> list[TokenScores]:
     """Scores of every token but the first of each row, in the order given; a row has at least two tokens.
 
     Raises:
@@ -45,10 +47,8 @@ def score_rows(model: LanguageModel, params: Params, rows: Sequence[Sequence[int
     return [out[k] for k in range(len(rows))]
 
 
-def choose(
-    model: LanguageModel, params: Params, rows: Sequence[Sequence[int]], *, choices: Sequence[int]
-) -> Int[np.ndarray, " W"]:
-    """For each row, which of the token ids `choices` is likeliest as its next token (an index; the first of equals).
+def choose(model: LanguageModel, params: Params, rows: Rows, *, choices: Sequence[int]) -> Int[np.ndarray, " W"]:
+    """For each row, which of the token ids `choices` is likeliest to follow: its index, the first of equals.
 
     Raises:
       UserError: a row has more than `max_positions` tokens.
@@ -62,9 +62,7 @@ def choose(
     return out
 
 
-def perplexity(
-    model: LanguageModel, params: Params, rows: Sequence[Sequence[int]] | Int[np.ndarray, "W U"]
-) -> float:
+def perplexity(model: LanguageModel, params: Params, rows: Rows) -> float:
     """Corpus perplexity per token: exp of the mean negative log-likelihood over all scored tokens of all rows."""
     return float(
         np.exp(np.mean(np.concatenate([s.nll for s in score_rows(model, params, rows)]), dtype=np.float64))
@@ -86,9 +84,9 @@ def mean_kl(model: LanguageModel, params: Params, original: Params, windows: Int
 
 
 def _batches(
-    rows: Sequence[Sequence[int]], model: LanguageModel, *, inputs: int
+    rows: Rows, model: LanguageModel, *, inputs: int
 ) -> Iterator[tuple[list[int], Int[np.ndarray, "B U"]]]:
-    """Batches, longest rows first: which rows, and their padded ids. `inputs` = -1: the last id is a target only."""
+    """Batches, longest rows first: which rows, and their padded ids. inputs = -1: the last id is only a target."""
     order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
     start = 0
     while start < len(order):
@@ -104,7 +102,7 @@ def _batches(
 
 
 def _padded_length(needed: int, positions: int) -> int:
-    """The next power of two, but no more than the model's positions (unless `needed` is: then the model refuses)."""
+    """The next power of two, at most the model's positions; more is the model's to refuse."""
     return max(needed, min(positions, max(_SHORTEST, 1 << (needed - 1).bit_length())))
 
 

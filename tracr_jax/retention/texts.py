@@ -33,7 +33,7 @@ def _read(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TextRows:
     """Rows of token ids that fit a model, and how they were made to fit."""
 
     ids: list[list[int]]
@@ -45,7 +45,7 @@ class Rows:
     """Texts left out: fewer than two tokens, or no token before the last word."""
 
 
-def last_word_rows(texts: Sequence[str], tokenizer: Tokenizer, *, positions: int) -> Rows:
+def last_word_rows(texts: Sequence[str], tokenizer: Tokenizer, *, positions: int) -> TextRows:
     """Texts with the tokens of their last word counted; a long one keeps its last `positions` + 1 tokens.
 
     The last word begins at the white space before it. Its tokens are those after the longest beginning that the
@@ -64,14 +64,14 @@ def last_word_rows(texts: Sequence[str], tokenizer: Tokenizer, *, positions: int
         cut += len(kept) < len(whole)
         ids.append(kept)
         targets.append(word)
-    return Rows(ids, targets, cut, skipped)
+    return TextRows(ids, targets, cut, skipped)
 
 
 def _without_last_word(text: str) -> str:
     return text[: len(text) - len(text.split()[-1])].rstrip() if text.split() else ""
 
 
-def line_rows(text: str, tokenizer: Tokenizer, *, positions: int, limit: int | None = None) -> Rows:
+def line_rows(text: str, tokenizer: Tokenizer, *, positions: int, limit: int | None = None) -> TextRows:
     """The first `limit` lines that are not blank, each alone and without its line end.
 
     Lines of fewer than two tokens are skipped; a long one keeps its first `positions` + 1 tokens.
@@ -81,7 +81,7 @@ def line_rows(text: str, tokenizer: Tokenizer, *, positions: int, limit: int | N
     long_enough = [row for row in encoded if len(row) >= 2]
     ids = [row[: positions + 1] for row in long_enough]
     cut = sum(len(row) > positions + 1 for row in long_enough)
-    return Rows(ids, [0] * len(ids), cut, len(encoded) - len(ids))
+    return TextRows(ids, [0] * len(ids), cut, len(encoded) - len(ids))
 
 
 def stream_rows(ids: Sequence[int], *, length: int, limit: int | None = None) -> list[list[int]]:
