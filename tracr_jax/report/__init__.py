@@ -1,0 +1,5 @@
+"""One page that shows a run: JSON files in, one self-contained HTML file and PNG figures out. No model code."""
+
+from tracr_jax.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,179 @@
+"""What the page's scripts draw, as one JSON value: thinned curves, pooled lengths, the interpretation as it is.
+
+Everything here is a pure function of the files; the sentences of `readings.py` are computed from the same values.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tracr_jax.report.load import RunFiles
+from tracr_jax.stats import wilson
+
+POINTS = 240  # of a loss curve; more cannot be told apart at 400 pixels
+BINS = 8  # of a length curve
+_TERMS = {
+    "loss": "Whole loss",
+    "supervised": "Answer: cross-entropy",
+    "supervised_clean": "Answer without the hook",
+    "alignment": "Alignment with the program",
+    "retention": "Language: KL to the original",
+}
+
+
+def run_data(run: RunFiles) -> dict[str, Any]:
+    """One run's figures; parts whose file is missing are None."""
+    card = scorecard_of(run)
+    return {
+        "name": run.name,
+        "baseline": run.is_baseline,
+        "losses": loss_curves(run.metrics),
+        "lengths": lengths(run.evaluation),
+        "scorecard": card,
+        "result": result_name(card["order"]) if card else None,
+        "noise": run.part("noise"),
+        "swaps": run.part("swaps"),
+        "variables": list((run.interpretation or {}).get("variables", ())),
+        "examples": list(run.part("examples") or ()),
+    }
+
+
+def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each term's mean, least and largest value in at most POINTS stretches of steps."""
+    out = []
+    for term, title in _TERMS.items():
+        points = [(m["step"], m[term]) for m in metrics if isinstance(m.get(term), (int, float))]
+        if not points:
+            continue
+        size = -(-len(points) // POINTS)
+        parts = [points[i : i + size] for i in range(0, len(points), size)]
+        values = [[v for _, v in p] for p in parts]
+        out.append(
+            {
+                "term": term,
+                "title": title,
+                "steps": [p[-1][0] + 1 for p in parts],
+                "mean": [sum(v) / len(v) for v in values],
+                "low": [min(v) for v in values],
+                "high": [max(v) for v in values],
+                "each": size,
+            }
+        )
+    return out
+
+
+def lengths(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
+    """Accuracy by prompt length of every set that has several lengths, pooled into at most BINS neighbourhoods."""
+    out = {}
+    for name, s in (evaluation or {}).get("sets", {}).items():
+        rows = sorted(s.get("by_length", ()), key=lambda r: r["length"])
+        if len(rows) < 2:
+            continue
+        enough, bins, pool = sum(r["total"] for r in rows) / BINS, [], []
+        for row in rows:
+            pool.append(row)
+            if sum(r["total"] for r in pool) >= enough:
+                bins.append(pool)
+                pool = []
+        if pool and bins:
+            bins[-1] += pool  # the few longest join their neighbours
+        out[name] = [_pooled(b) for b in bins or [pool]]
+    return out
+
+
+def _pooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    right, total = sum(r["right"] for r in rows), sum(r["total"] for r in rows)
+    low, high = wilson(right, total)
+    mean = sum(r["length"] * r["total"] for r in rows) / max(total, 1)
+    return {
+        "from": rows[0]["length"],
+        "to": rows[-1]["length"],
+        "length": mean,
+        "right": right,
+        "total": total,
+        "accuracy": right / max(total, 1),
+        "low": low,
+        "high": high,
+    }
+
+
+def scorecard_of(run: RunFiles) -> dict[str, Any] | None:
+    """The scorecard; where it was not made, what evaluation.json says of decoding (no probe, two classes)."""
+    if run.is_baseline:
+        return None  # no adapter was trained: what a random one reads says nothing about the model
+    card = run.part("scorecard")
+    if card:
+        names = [v["name"] for v in run.interpretation["variables"]] if run.interpretation else []
+        seen = _variables_in(card["sets"])
+        return {
+            "layers": card["layers"],
+            "sets": card["sets"],
+            "order": [n for n in names if n in seen] + [n for n in seen if n not in names],
+            "probed": True,
+        }
+    decode = (run.evaluation or {}).get("decode")
+    if not decode:
+        return None
+    sets = {}
+    for name, s in decode.items():
+        classes = {"all": s["all_positions"], "answer": s["answer_positions"]}
+        sets[name] = {
+            "items": run.evaluation["sets"].get(name, {}).get("sample") if run.evaluation else None,
+            "unlabelled_values": s.get("unlabelled_values", 0),
+            "classes": {
+                c: {
+                    v: {
+                        "positions": x["positions"],
+                        "majority": x["majority"],
+                        "accuracy": x["by_layer"],
+                        "probe": [None] * len(x["by_layer"]),
+                    }
+                    for v, x in table.items()
+                }
+                for c, table in classes.items()
+            },
+        }
+    order = _variables_in(sets)
+    return {"layers": _layers(sets), "sets": sets, "order": sorted(order, key=_first_layer(sets)), "probed": False}
+
+
+def _variables_in(sets: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(v for s in sets.values() for c in s["classes"].values() for v in c))
+
+
+def _layers(sets: Mapping[str, Any]) -> int:
+    return max(len(x["accuracy"]) for s in sets.values() for c in s["classes"].values() for x in c.values())
+
+
+def _first_layer(sets: Mapping[str, Any]):
+    """Variables in the order in which the program writes them."""
+    first = next(iter(sets.values()))["classes"]["all"]
+
+    def key(name: str) -> int:
+        values = first.get(name, {}).get("accuracy", [])
+        return next((i for i, v in enumerate(values) if v is not None), len(values))
+
+    return key
+
+
+def result_name(names: Sequence[str]) -> str | None:
+    """The program's result among its variables: "final_result…", else the last one."""
+    return next((n for n in names if n.startswith("final_result")), names[-1] if names else None)
+
+
+def embed(value: Any) -> str:
+    """JSON that may stand inside a <script> element whatever texts it holds."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only: every other sign as \uXXXX
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def fit_examples(runs: Sequence[dict[str, Any]], *, room: int) -> int:
+    """Drop the last examples of the runs that have most of them until all fit in `room` bytes; how many went."""
+    dropped = 0
+    sizes = [[len(embed(e)) for e in r["examples"]] for r in runs]
+    while sum(map(sum, sizes)) > room and any(sizes):
+        most = max(range(len(runs)), key=lambda i: sum(sizes[i]))
+        sizes[most].pop()
+        runs[most]["examples"].pop()
+        dropped += 1
+    return dropped

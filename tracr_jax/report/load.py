@@ -1,0 +1,110 @@
+"""The files of a run folder, as they are; what may be missing is None. Contracts: run.py, evaluate.py, interpret.
+
+The report reads files only: a page can be made again on a machine without JAX, an accelerator or the model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracr_jax.errors import UserError
+from tracr_jax.files import read_json
+from tracr_jax.metrics import read_lines
+
+# What a part must hold for its section to be drawn; a file of another version is refused by name, not by a traceback.
+_KEYS = {
+    "evaluation.json": ("sets",),
+    "retention.json": ("rows",),
+    "interpretation.json": ("variables",),
+}
+_INTERPRETATION = {
+    "scorecard": ("layers", "sets"),
+    "noise": ("prompts", "rank", "kinds"),
+    "swaps": ("pairs", "cells", "left_out"),
+}
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """One run's files."""
+
+    folder: Path
+    name: str  # the folder's own name, or more of its path where two would be the same
+    config: Mapping[str, Any]
+    about: Mapping[str, Any]  # run.json; empty where it is missing
+    metrics: Sequence[Mapping[str, Any]]
+    evaluation: Mapping[str, Any] | None
+    retention: Mapping[str, Any] | None
+    interpretation: Mapping[str, Any] | None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the run is fine-tuning without alignment: it has answers, but no variables to read."""
+        return self.config.get("losses", {}).get("alignment") == "none"
+
+    def part(self, name: str) -> Any:
+        """A part of interpretation.json ("scorecard", "noise", "swaps", "examples"), or None."""
+        return (self.interpretation or {}).get(name)
+
+
+def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
+    """Read the runs' files, in the order given.
+
+    Raises:
+      UserError: a folder is no run folder, is given twice, or holds a damaged file.
+    """
+    paths = [Path(f) for f in folders]
+    for i, path in enumerate(paths):
+        if path.resolve() in [p.resolve() for p in paths[:i]]:
+            raise UserError(f"{path}: given twice")
+    return [_load(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+
+
+def _load(folder: Path, name: str) -> RunFiles:
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: not a run folder, there is no config.json")
+    config = _object(folder / "config.json", ())
+    interpretation = _optional(folder, "interpretation.json")
+    for part, keys in _INTERPRETATION.items():
+        if interpretation and interpretation.get(part) is not None:
+            _require(interpretation[part], keys, f"{folder / 'interpretation.json'}, {part!r}")
+    return RunFiles(
+        folder=folder,
+        name=name,
+        config=config,
+        about=_optional(folder, "run.json") or {},
+        metrics=read_lines(folder / "metrics.jsonl"),
+        evaluation=_optional(folder, "evaluation.json"),
+        retention=_optional(folder, "retention.json"),
+        interpretation=interpretation,
+    )
+
+
+def _optional(folder: Path, file: str) -> Mapping[str, Any] | None:
+    path = folder / file
+    return _object(path, _KEYS.get(file, ())) if path.exists() else None
+
+
+def _object(path: Path, keys: Sequence[str]) -> Mapping[str, Any]:
+    value = read_json(path)
+    _require(value, keys, str(path))
+    return value
+
+
+def _require(value: Any, keys: Sequence[str], where: str) -> None:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected an object, got {type(value).__name__}")
+    missing = [k for k in keys if k not in value]
+    if missing:
+        raise UserError(f"{where}: no {', '.join(map(repr, missing))}; made by another version? make it again")
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest tails of the paths that tell them apart."""
+    parts = [p.resolve().parts for p in paths]
+    for n in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-n:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(p) for p in paths]

@@ -1,0 +1,127 @@
+"""The page: sections, style, scripts and data in one HTML file that opens from disk and asks nothing of a network.
+
+The Content-Security-Policy admits the page's own script by its hash and no request at all, so a text that
+slipped through the escaping could still not run.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+from tracr_jax.errors import UserError
+from tracr_jax.files import write_text
+from tracr_jax.report import sections as S
+from tracr_jax.report.data import embed, fit_examples, run_data
+from tracr_jax.report.load import RunFiles, load_runs
+from tracr_jax.report.png import write_figures
+
+LIMIT = 8_000_000  # bytes of a page
+_SCRIPTS = ("base.js", "charts.js", "grid.js", "figures.js", "explorer.js")
+
+
+def write_report(
+    folders: Sequence[str | Path], *, out: str | Path | None = None, say: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Write one page on one or several runs, and PNG figures beside it.
+
+    Args:
+      folders: run folders; the first one gives the page its sentences.
+      out: the HTML file; default report.html in the first run folder.
+      say: called with a line for each file.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: no run folder, a damaged file, or nowhere to write.
+    """
+    if not folders:
+        raise UserError("no run folder given: tracr-jax report RUN")
+    path = Path(out) if out else Path(folders[0]) / "report.html"
+    if path.suffix not in (".html", ".htm"):
+        raise UserError(f"{path}: the page must end in .html")
+    runs = load_runs(folders)
+    write_text(path, page(runs))
+    say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+    for figure in write_figures(runs, path):
+        say(str(figure))
+    return path
+
+
+def page(runs: Sequence[RunFiles]) -> str:
+    """The whole page as text."""
+    data = [run_data(r) for r in runs]
+    script = "\n".join(_asset(name) for name in _SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{script}\nstart();\n}})();\n'
+    style = _asset("style.css")
+    rest = len(embed([{**d, "examples": []} for d in data])) + len(script) + len(style) + 400_000
+    dropped = fit_examples(data, room=LIMIT - rest)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    body = "".join(
+        [
+            S.summary(runs),
+            S.answers_section(runs),
+            S.explorer_section(runs, dropped=dropped),
+            S.scorecard_section(runs),
+            S.swaps_section(runs),
+            S.noise_section(runs),
+            S.length_section(runs),
+            S.language_section(runs),
+            S.loss_section(runs),
+            S.about_section(runs),
+        ]
+    )
+    title = S.esc(S.title_of(runs))
+    text = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{title} · tracr_jax</title>
+<style>{style}</style>
+</head>
+<body>
+<a class="skip" href="#summary">To the summary</a>
+<header><p class="brand">tracr_jax</p><button id="theme" type="button" hidden>Dark</button>
+<h1>{title}</h1>{_facts(runs)}</header>
+<main>{body}</main>
+<noscript><p class="missing">Curves, heat maps and the explorer need JavaScript; bars, tables and sentences do not.</p></noscript>
+<div id="tip" role="tooltip" hidden></div>
+<script type="application/json" id="data">{embed(data)}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+    # A file's text may hold half a surrogate pair, which UTF-8 cannot.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    if len(text.encode()) > LIMIT:
+        raise UserError(
+            f"the page would have {len(text.encode()) / 1e6:.1f} MB, the limit is {LIMIT / 1e6:.0f}: report fewer runs at a time"
+        )
+    return text
+
+
+def _facts(runs: Sequence[RunFiles]) -> str:
+    if len(runs) > 1:
+        return f'<p class="facts">{len(runs)} runs side by side</p>'
+    r = runs[0]
+    losses = r.config.get("losses", {})
+    kind = {"none": "fine-tuning, no program", "cosine": "cosine alignment", "variable": "variable alignment"}
+    facts = [
+        kind.get(str(losses.get("alignment")), str(losses.get("alignment", ""))),
+        f"{r.config.get('steps', '?')} steps",
+        f"seed {r.config.get('seed', '?')}",
+        str(r.about.get("device", "")),
+        str(r.about.get("started", ""))[:10],
+    ]
+    return f'<p class="facts">{" · ".join(S.esc(f) for f in facts if f)}</p>'
+
+
+def _asset(name: str) -> str:
+    return (resources.files("tracr_jax.report") / "assets" / name).read_text(encoding="utf-8")

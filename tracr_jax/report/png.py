@@ -1,0 +1,255 @@
+"""Still figures for a README or a talk, drawn with matplotlib from the same files: bars, heat map, losses, and one picture.
+
+The object interface of matplotlib is used throughout: no window, no global state, no display needed.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tracr_jax.errors import UserError
+from tracr_jax.report.data import loss_curves, scorecard_of
+from tracr_jax.report.load import RunFiles
+from tracr_jax.report.words import plain
+
+# Okabe and Ito's colours, darkened where text stands on white.
+_SERIES = ("#8b929a", "#0072b2", "#c75100", "#00805c", "#a8588a", "#2a8fc7", "#8a6d00")
+_INK, _SOFT, _LINE, _BAD = "#1c1e21", "#5c6269", "#dfe1e4", "#c62a12"
+_HATCHES = ("", "", "///", "...", "xxx", "\\\\\\", "+++")
+
+
+def write_figures(runs: Sequence[RunFiles], page: Path) -> list[Path]:
+    """Write PAGE_answers.png, PAGE_scorecard.png and PAGE_losses.png beside the page, as far as there are numbers."""
+    out = []
+    with_answers = [r for r in runs if r.evaluation]
+    if with_answers:
+        sets = with_answers[0].evaluation["sets"]  # pyright: ignore[reportOptionalSubscript]
+        height = 1.1 + len(sets) * (0.24 * (len(with_answers) + 1) + 0.22)
+        out.append(_write(page, "answers", (8.4, height), lambda ax: draw_answers(ax, with_answers)))
+    card = next((r for r in runs if scorecard_of(r)), None)
+    if card:
+        rows, columns = _matrix(card)[0].shape
+        size = (2.9 + 0.52 * columns, 1.3 + 0.29 * rows)
+        out.append(_write(page, "scorecard", size, lambda ax: draw_scorecard(ax, card)))
+    if loss_curves(runs[0].metrics):
+        out.append(_write(page, "losses", (8.4, 4.2), lambda ax: draw_losses(ax, runs[0])))
+    return out
+
+
+def picture(run: RunFiles, path: Path, *, example: int = 0) -> Path:
+    """One picture for a README: what is read from the model for one prompt, and how it answers.
+
+    Args:
+      run: a run with interpretation.json and evaluation.json.
+      path: the PNG file.
+      example: which of the interpretation's examples.
+
+    Raises:
+      UserError: the run has no such example or no evaluation.
+    """
+    examples = run.part("examples") or []
+    if example >= len(examples) or not run.evaluation:
+        raise UserError(
+            f"{run.folder}: the picture needs evaluation.json and example {example} of interpretation.json"
+        )
+    chosen = examples[example]
+    rows = len(_held(run, chosen))
+    figure = Figure(figsize=(13.6, max(4.4, 1.7 + 0.3 * rows)), dpi=160, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2, width_ratios=[2.1, 1])
+    draw_example(left, run, chosen)
+    draw_answers(right, [run], notes=False)
+    return _save(figure, path)
+
+
+def draw_answers(ax: Axes, runs: Sequence[RunFiles], *, notes: bool = True) -> None:
+    """Accuracy on every set with intervals: before, and each run; trivial rules as letters."""
+    sets: dict[str, Any] = dict(runs[0].evaluation["sets"])  # pyright: ignore[reportOptionalSubscript]
+    rules = list(dict.fromkeys(b for s in sets.values() for b in s["baselines"]))
+    letters = {b: chr(ord("a") + i % 26) for i, b in enumerate(rules)}
+    bars = len(runs) + 1
+    step = 0.8 / bars
+    for row, (name, s) in enumerate(sets.items()):
+        lanes = [("before", s["original"])]
+        lanes += [(r.name, r.evaluation["sets"][name]["injected"]) for r in runs if name in r.evaluation["sets"]]  # pyright: ignore[reportOptionalSubscript]
+        for i, (who, a) in enumerate(lanes):
+            y = row - 0.4 + step * (i + 0.5)
+            ax.barh(
+                y, 100 * a["accuracy"], height=step * 0.86, color=_SERIES[i % 7], hatch=_HATCHES[i % 7], edgecolor="white",
+                linewidth=0, label=who if row == 0 else None,
+            )  # fmt: skip
+            ax.plot([100 * a["low"], 100 * a["high"]], [y, y], color=_INK, linewidth=1.4, solid_capstyle="butt")
+        for rule, at in _grouped(s["baselines"], letters):
+            ax.plot([100 * at] * 2, [row - 0.42, row + 0.42], color=_SOFT, linestyle=":", linewidth=1.2)
+            ax.annotate(
+                rule,
+                (100 * at, row + 0.42),
+                ha="center",
+                va="bottom" if ax.yaxis_inverted() else "top",
+                fontsize=7.5,
+                color=_SOFT,
+            )
+    ax.set_yticks(range(len(sets)), [plain(n) for n in sets])
+    ax.set_ylim(len(sets) - 0.35, -0.6)
+    ax.set_xlim(0, 101)
+    ax.set_xlabel(
+        "exact match, %   " + "   ".join(f"{k}: {plain(b)}" for b, k in letters.items()), fontsize=8, color=_SOFT
+    )
+    if notes:
+        ax.set_title("Answers, with 95 % intervals", loc="left", fontsize=11)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=bars, frameon=False, fontsize=8, borderaxespad=0.2)
+    if notes:
+        ax.set_title("Answers, with 95 % intervals", loc="left", fontsize=11, pad=24)
+    _calm(ax)
+
+
+def _grouped(baselines, letters) -> list[tuple[str, float]]:
+    out: list[tuple[str, float]] = []
+    for name, value in sorted(baselines.items(), key=lambda x: x[1]):
+        if out and value - out[-1][1] < 0.04:
+            out[-1] = (out[-1][0] + letters[name], out[-1][1])
+        else:
+            out.append((letters[name], value))
+    return out
+
+
+def draw_scorecard(ax: Axes, run: RunFiles) -> None:
+    """Decode accuracy on the test set, variable × layer, all positions; slanted where no better than the floor."""
+    values, floor, names = _matrix(run)
+    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    for i, j in np.argwhere(np.isfinite(values)):
+        weak = values[i, j] <= floor[i, j]
+        ax.text(
+            j, i, f"{100 * values[i, j]:.0f}", ha="center", va="center", fontsize=8, style="italic" if weak else "normal",
+            color="white" if values[i, j] > 0.6 else _INK,
+        )  # fmt: skip
+    ax.set_yticks(range(len(names)), names, fontsize=8, family="monospace")
+    ax.set_xticks(range(values.shape[1]))
+    ax.set_xlabel("layer   (italic: no better than majority or probe)", fontsize=8, color=_SOFT)
+    ax.set_title("Decoded right, %, test set", loc="left", fontsize=11)
+    _calm(ax, lines=False)
+
+
+def _matrix(run: RunFiles) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    card = scorecard_of(run)
+    assert card is not None
+    table = card["sets"].get("test", next(iter(card["sets"].values())))["classes"]["all"]
+    names = [n for n in card["order"] if n in table and table[n]["accuracy"]]
+    values = np.array([[np.nan if v is None else v for v in table[n]["accuracy"]] for n in names], float)
+    probes = [table[n].get("probe") or [None] * card["layers"] for n in names]
+    probe = np.array([[-1 if v is None else v for v in p] for p in probes], float)
+    majority = np.array([table[n]["majority"] or 0.0 for n in names])[:, None]
+    return values.reshape(len(names), card["layers"]), np.maximum(probe, majority), names
+
+
+def draw_losses(ax: Axes, run: RunFiles) -> None:
+    """Each term of the loss over the steps, logarithmic."""
+    for i, c in enumerate(loss_curves(run.metrics)):
+        style = ("-", "--", ":", "-.", (0, (1, 1)))[i % 5]
+        mean = np.array(c["mean"], float)
+        ax.plot(
+            c["steps"],
+            np.where(mean > 0, mean, np.nan),
+            color=_SERIES[1 + i % 6],
+            linestyle=style,
+            label=c["title"],
+            linewidth=1.6,
+        )
+        ax.fill_between(
+            c["steps"],
+            np.maximum(c["low"], 1e-12),
+            np.maximum(c["high"], 1e-12),
+            color=_SERIES[1 + i % 6],
+            alpha=0.15,
+            linewidth=0,
+        )
+    ax.set_yscale("log")
+    ax.set_xlabel("step", color=_SOFT)
+    ax.set_title(f"Losses, {run.name}", loc="left", fontsize=11)
+    ax.legend(frameon=False, fontsize=8)
+    _calm(ax)
+
+
+def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
+    """What is read from the model at the last aligned layer of one prompt; red frames where the program differs."""
+    layer, rows, tokens = -1, _held(run, example), example["tokens"]
+    values, margins, truth = (
+        example["layers"][layer]["value"],
+        example["layers"][layer]["margin"],
+        example["truth"][layer],
+    )
+    full = np.percentile([m for i in rows for m in margins[i] if m is not None] or [1.0], 90) or 1.0
+    shade = np.full((len(rows), len(tokens)), np.nan)
+    for y, i in enumerate(rows):
+        for x in range(len(tokens)):
+            if truth[i][x] is None or values[i][x] is None:
+                ax.text(x, y, "·", ha="center", va="center", fontsize=7, color=_SOFT)
+                continue
+            shade[y, x] = min(1.0, max(0.05, (margins[i][x] or 0.0) / full))
+            text = str(run.interpretation["variables"][i]["values"][values[i][x]])  # pyright: ignore[reportOptionalSubscript]
+            text = {"True": "T", "False": "F"}.get(text, text[:5])
+            ink = "white" if shade[y, x] > 0.6 else _INK
+            ax.text(x, y, _safe(text), ha="center", va="center", fontsize=7, color=ink, parse_math=False)
+            if values[i][x] != truth[i][x]:
+                ax.add_patch(_frame(x, y))
+    ax.imshow(shade, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    names = [run.interpretation["variables"][i]["name"] for i in rows]  # pyright: ignore[reportOptionalSubscript]
+    ax.set_yticks(range(len(rows)), [_safe(n) for n in names], fontsize=8, family="monospace", parse_math=False)
+    ax.set_xticks(
+        range(len(tokens)),
+        [_safe(t.replace(" ", "␣")) for t in tokens],
+        fontsize=8,
+        family="monospace",
+        parse_math=False,
+    )
+    longest = max(map(len, tokens), default=0)
+    ax.tick_params(axis="x", labeltop=True, labelbottom=False, top=False, rotation=90 if longest > 3 else 0)
+    ax.set_xlabel(
+        "value read from the model; darker: larger margin; red frame: the program has another; dot: it has none",
+        fontsize=8,
+        color=_SOFT,
+    )
+    _calm(ax, lines=False)
+
+
+def _held(run: RunFiles, example: dict[str, Any]) -> list[int]:
+    """Variables that the program holds somewhere in the example at the last layer."""
+    truth = example["truth"][-1]
+    return [i for i in range(len(run.interpretation["variables"])) if any(t is not None for t in truth[i])]  # pyright: ignore[reportOptionalSubscript]
+
+
+def _frame(x: int, y: int):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=_BAD, linewidth=1.6)
+
+
+def _safe(text: str) -> str:
+    """Text that the bundled font can draw: other signs would only be warnings and boxes."""
+    return "".join(c if c.isprintable() and ord(c) < 0x2500 else "?" for c in text)
+
+
+def _calm(ax: Axes, *, lines: bool = True) -> None:
+    for side in ("top", "right", "left", "bottom"):
+        ax.spines[side].set_visible(lines and side == "bottom")
+    ax.tick_params(length=0, colors=_INK, labelsize=8)
+    if lines:
+        ax.grid(axis="x", color=_LINE, linewidth=0.8)
+        ax.set_axisbelow(True)
+
+
+def _write(page: Path, name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> Path:
+    figure = Figure(figsize=size, dpi=160, layout="constrained", facecolor="white")
+    draw(figure.subplots())
+    return _save(figure, page.with_name(f"{page.stem}_{name}.png"))
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    try:
+        figure.savefig(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror})") from e
+    return path

@@ -1,0 +1,298 @@
+"""One sentence per figure, and the answers to the five questions at the top, computed from the files.
+
+A verdict is "yes", "partly", "no" or None (not measured); the rules stand in `RULES` and are printed on the page.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tracr_jax.report.data import lengths, loss_curves, result_name, scorecard_of
+from tracr_jax.report.load import RunFiles
+from tracr_jax.report.words import NBSP, interval, listed, number, percent, plain
+
+GOOD = 0.9  # an accuracy that counts as "yes"
+KEPT = 0.05, 0.5  # relative loss of a language measure that still counts as "yes", as "partly"
+
+RULES = (
+    ("Did it learn the task?", "yes: at least 90 % of the test set; partly: the whole interval above the best trivial rule "
+     "that is itself below 90 %."),
+    ("Does it follow the program elsewhere?", "yes: at least 90 % on every other set and a mean above every trivial rule's; "
+     "partly: a mean above that of the best trivial rule below 90 %."),
+    ("Can the variables be read?", "yes: the result decodes at the answer in at least 90 %, above the majority rate and the "
+     "probe, and so do four of five variables at the last layer; partly: half of them, or the result alone."),
+    ("Are they used?", "yes: in nine of ten cells of the swap matrix the whole interval lies above every control; partly: in "
+     "one of four. Without swaps, from the noise alone: at most partly."),
+    ("Is the language kept?", "yes: no measure worse by more than 5 % of itself; partly: by no more than 50 %."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the five answers."""
+
+    question: str
+    verdict: str | None
+    text: str
+    anchor: str  # of the figure that shows it
+
+
+def answers(run: RunFiles) -> list[Answer]:
+    """The five answers of a run, in reading order."""
+    parts = (learned, follows, readable, used, kept)
+    anchors = ("answers", "answers", "scorecard", "swaps", "language")
+    return [Answer(q, *f(run), a) for (q, _), f, a in zip(RULES, parts, anchors, strict=True)]
+
+
+def learned(run: RunFiles) -> tuple[str | None, str]:
+    """Verdict and sentence on the test set."""
+    s = (run.evaluation or {}).get("sets", {}).get("test")
+    if not s:
+        return None, "Not measured."
+    a = s["injected"]
+    bar = max((v for v in s["baselines"].values() if v < GOOD), default=0.0)
+    verdict = "yes" if a["accuracy"] >= GOOD else "partly" if a["low"] > bar else "no"
+    text = f"{_measured(a)} of {a['total']} test items right; {percent(s['original']['accuracy'])} before."
+    return verdict, f"{text}{_best_rule(s['baselines'], start=' ')}"
+
+
+def follows(run: RunFiles) -> tuple[str | None, str]:
+    """Verdict and sentence on all sets but the test set."""
+    sets = {n: s for n, s in (run.evaluation or {}).get("sets", {}).items() if n != "test"}
+    if not sets:
+        return None, "Not measured."
+    mean = _mean(s["injected"]["accuracy"] for s in sets.values())
+    rules = {
+        b: _mean(s["baselines"].get(b, 0.0) for s in sets.values()) for b in next(iter(sets.values()))["baselines"]
+    }
+    name, worst = min(sets.items(), key=lambda x: x[1]["injected"]["accuracy"])
+    lowest = worst["injected"]["accuracy"]
+    bar = max((v for v in rules.values() if v < GOOD), default=0.0)
+    verdict = "no"
+    if lowest >= GOOD and mean > max(rules.values(), default=0.0):
+        verdict = "yes"
+    elif mean > bar:
+        verdict = "partly"
+    text = f"{percent(mean)} on average over {len(sets)} other sets, lowest {plain(name)}: {_measured(worst['injected'])}."
+    return verdict, text + _best_rule(rules, start=" On average ", many=True)
+
+
+def readable(run: RunFiles) -> tuple[str | None, str]:
+    """Verdict and sentence on the scorecard of the test set."""
+    if run.is_baseline:
+        return None, "No adapter was trained: there is nothing to read with."
+    card = scorecard_of(run)
+    if not card or "test" not in card["sets"]:
+        return None, "Not measured."
+    classes = card["sets"]["test"]["classes"]
+    last = {n: _at(c, -1) for n, c in classes["all"].items() if c["accuracy"] and c["accuracy"][-1] is not None}
+    above = [n for n, (a, floor) in last.items() if a > floor]
+    result = result_name(card["order"])
+    at = classes.get("answer", {}).get(result)
+    accuracy, floor = _at(at, -1) if at and at["accuracy"] and at["accuracy"][-1] is not None else (None, 0.0)
+    share = len(above) / max(len(last), 1)
+    good = accuracy is not None and accuracy >= GOOD and accuracy > floor
+    verdict = "yes" if good and share >= 0.8 else "partly" if good or share >= 0.5 else "no"
+    against = (
+        "the majority rate and a probe of the untouched model"
+        if card["probed"]
+        else "the majority rate (no probe yet)"
+    )
+    text = ""
+    if accuracy is not None:
+        text = f"{result} decodes at the answer in {percent(accuracy)}{_against(at)}; "
+    return verdict, f"{text}{len(above)} of {len(last)} variables beat {against} at the last layer."
+
+
+def used(run: RunFiles) -> tuple[str | None, str]:
+    """Verdict and sentence on swaps; on noise where there are no swaps."""
+    if run.is_baseline:
+        return None, "No adapter was trained: there is nothing to exchange."
+    swaps = run.part("swaps")
+    if swaps and swaps["cells"]:
+        share = _mean(float(beats_controls(c)) for c in swaps["cells"])
+        verdict = "yes" if share >= 0.9 else "partly" if share >= 0.25 else "no"
+        return verdict, swaps_reading(run)
+    noise = run.part("noise")
+    if not noise:
+        return None, "Not measured."
+    strongest = {k: v[-1] for k, v in noise["kinds"].items()}
+    apart = strongest["result"]["high"] < strongest["random"]["low"]
+    return ("partly" if apart else "no"), noise_reading(run)
+
+
+def kept(run: RunFiles) -> tuple[str | None, str]:
+    """Verdict and sentence on the retention table; on evaluation.json's perplexity where there is none."""
+    rows = [r for r in (run.retention or {}).get("rows", ()) if r["original"] and r["injected"] is not None]
+    if not rows:
+        r = (run.evaluation or {}).get("retention")
+        if not r:
+            return None, "Not measured."
+        rows = [{"name": "perplexity on held-out text", "higher_is_better": False, **r}]
+    losses = {r["name"]: _worse(r) for r in rows}
+    name, worst = max(losses.items(), key=lambda x: x[1])
+    row = next(r for r in rows if r["name"] == name)
+    verdict = "yes" if worst <= KEPT[0] else "partly" if worst <= KEPT[1] else "no"
+    change = "no worse than" if worst <= 0 else "against"
+    many = f"Of {len(rows)} measures the one that moved most is {name}" if len(rows) > 1 else _capital(name)
+    return verdict, f"{many}: {number(row['injected'])} {change} {number(row['original'])} before{_signed(worst)}."
+
+
+def _signed(worse: float) -> str:
+    return f" ({100 * worse:.0f}{NBSP}% worse)" if worse > 0.005 else ""
+
+
+def _worse(row: Mapping[str, Any]) -> float:
+    """How much worse than the original, as a share of the original's value."""
+    change = row["injected"] / row["original"] - 1
+    return -change if row["higher_is_better"] else change
+
+
+def accuracy_reading(runs: Sequence[RunFiles]) -> str:
+    """The set on which the first run is furthest above "always the same answer", against the hardest one."""
+    sets = runs[0].evaluation["sets"] if runs[0].evaluation else {}
+    gains = {n: s["injected"]["accuracy"] - max(s["baselines"].values(), default=0.0) for n, s in sets.items()}
+    below = [n for n, s in sets.items() if s["injected"]["high"] < max(s["baselines"].values(), default=0.0)]
+    best = max(gains, key=lambda n: gains[n])
+    rule = _best_rule(sets[best]["baselines"], start=" ").strip(" .")
+    text = f"{_capital(plain(best))}: {_measured(sets[best]['injected'])} right"
+    text += f", where {rule[0].lower()}{rule[1:]}." if rule else "."
+    if below:
+        text += f" Below the best trivial rule on {len(below)} of {len(sets)} sets: {listed([plain(n) for n in below])}."
+    return text
+
+
+def length_reading(run: RunFiles) -> str:
+    """Accuracy on the shortest and longest prompts of the set with the longest ones."""
+    sets = lengths(run.evaluation)
+    name = max(sets, key=lambda n: sets[n][-1]["to"])
+    first, last = sets[name][0], sets[name][-1]
+    return (
+        f"On {plain(name)}, {percent(first['accuracy'])} right at {_range(first)} tokens and "
+        f"{percent(last['accuracy'])} ({interval(last['low'], last['high'])}) at {_range(last)}."
+    )
+
+
+def loss_reading(run: RunFiles) -> str:
+    """First and last value of each term."""
+    curves = {c["term"]: c for c in loss_curves(run.metrics)}
+    names = {"supervised": "the answer's", "alignment": "the alignment", "retention": "the language"}
+    parts = [
+        f"{name} loss {_moved(curves[t])} from {number(curves[t]['mean'][0])} to {number(curves[t]['mean'][-1])}"
+        for t, name in names.items()
+        if t in curves
+    ]
+    steps = run.metrics[-1]["step"] + 1
+    return _capital(f"in {steps} steps {listed(parts)}.")
+
+
+def _moved(curve: Mapping[str, Any]) -> str:
+    return "fell" if curve["mean"][-1] < curve["mean"][0] else "rose"
+
+
+def scorecard_reading(run: RunFiles) -> str:
+    """The result, and the variable that decodes worst at the last layer of the test set."""
+    card = scorecard_of(run)
+    assert card is not None
+    cells = card["sets"].get("test", next(iter(card["sets"].values())))["classes"]["all"]
+    last = {n: c["accuracy"][-1] for n, c in cells.items() if c["accuracy"] and c["accuracy"][-1] is not None}
+    if not last:
+        return "No variable is held at the last layer."
+    worst = min(last, key=lambda n: last[n])
+    good = sum(v >= GOOD for v in last.values())
+    return (
+        f"At the last layer {good} of {len(last)} variables decode in at least 90{NBSP}% of the positions; the hardest is "
+        f"{worst} with {percent(last[worst])}{_against(cells[worst])}."
+    )
+
+
+def noise_reading(run: RunFiles) -> str:
+    """Accuracy under the strongest noise, by subspace."""
+    noise = run.part("noise")
+    end = {k: v[-1] for k, v in noise["kinds"].items()}
+    start = noise["kinds"]["result"][0]
+    return (
+        f"Noise of strength {number(end['result']['strength'])} inside the result's {noise['rank']} directions leaves "
+        f"{percent(end['result']['accuracy'])} of the answers right, in {noise['rank']} random directions "
+        f"{percent(end['random']['accuracy'])}, in everything but the result {percent(end['complement']['accuracy'])}; "
+        f"without noise {percent(start['accuracy'])}."
+    )
+
+
+def swaps_reading(run: RunFiles) -> str:
+    """Mean match over all cells, beside the best control and the ceiling."""
+    cells = run.part("swaps")["cells"]
+    match = _mean(c["match"]["accuracy"] for c in cells)
+    control = _mean(floor_of(c)["accuracy"] for c in cells)
+    ceiling = _mean(c["ceiling"]["accuracy"] for c in cells)
+    beat = sum(map(beats_controls, cells))
+    return (
+        f"After a swap the model answers as the program predicts in {percent(match)} of the pairs, the best control in "
+        f"{percent(control)}, the compiled program itself in {percent(ceiling)}; {beat} of {len(cells)} cells beat every control."
+    )
+
+
+def floor_of(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The best of a swap cell's controls, the model without any swap among them."""
+    return max([*cell["controls"].values(), cell["unmoved"]], key=lambda m: m["accuracy"])
+
+
+def beats_controls(cell: Mapping[str, Any]) -> bool:
+    """Whether the whole interval of the match lies above the intervals of all controls."""
+    return cell["match"]["low"] > max(m["high"] for m in [*cell["controls"].values(), cell["unmoved"]])
+
+
+def explorer_reading(run: RunFiles) -> str:
+    """How many of the cells that the program defines agree, over all examples and layers."""
+    right = held = 0
+    examples = run.part("examples")
+    for e in examples:
+        for layer, truths in zip(e["layers"], e["truth"], strict=True):
+            for values, truth in zip(layer["value"], truths, strict=True):
+                pairs = [(v, t) for v, t in zip(values, truth, strict=True) if t is not None and v is not None]
+                held += len(pairs)
+                right += sum(v == t for v, t in pairs)
+    hits = sum(e["answer"] == e["label"] for e in examples)
+    agree = f"{percent(right / held)} of the {held} values" if held else "none of the values"
+    return (
+        f"In these {len(examples)} examples {agree} that the program holds are read as the program has them; the model answers "
+        f"{hits} of them right."
+    )
+
+
+def _at(cell: Mapping[str, Any], layer: int) -> tuple[float, float]:
+    """Accuracy at a layer, and the better of majority rate and probe."""
+    probe = cell["probe"][layer] if cell.get("probe") else None
+    return cell["accuracy"][layer], max(cell["majority"] or 0.0, probe or 0.0)
+
+
+def _against(cell: Mapping[str, Any]) -> str:
+    probe = cell["probe"][-1] if cell.get("probe") else None
+    parts = [] if cell["majority"] is None else [f"majority {percent(cell['majority'])}"]
+    parts += [] if probe is None else [f"probe {percent(probe)}"]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _measured(a: Mapping[str, Any]) -> str:
+    return f"{percent(a['accuracy'])} ({interval(a['low'], a['high'])})"
+
+
+def _best_rule(rules: Mapping[str, float], *, start: str, many: bool = False) -> str:
+    if not rules:
+        return ""
+    name = max(rules, key=lambda n: rules[n])
+    subject = "the best trivial rule" if many else "The best trivial rule"
+    return f"{start}{subject}, {plain(name)}, gets {percent(rules[name])}."
+
+
+def _range(b: Mapping[str, Any]) -> str:
+    return str(b["from"]) if b["from"] == b["to"] else f"{b['from']}–{b['to']}"
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return sum(values) / max(len(values), 1)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

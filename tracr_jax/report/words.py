@@ -1,0 +1,49 @@
+"""Numbers and lists as a reader wants them, in plain text; nothing here is escaped."""
+
+from collections.abc import Sequence
+
+NBSP = "\u00a0"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent: whole numbers, one digit near the ends where whole numbers would hide something."""
+    if share is None:
+        return "–"
+    value = 100 * share
+    text = f"{value:.1f}" if 99 <= value < 99.95 or 0.05 < value < 1 else f"{value:.0f}"
+    return f"{text}{NBSP}%"
+
+
+def interval(low: float, high: float) -> str:
+    """A 95 % interval in percent."""
+    return f"{100 * low:.0f}–{100 * high:.0f}"
+
+
+def number(value: float | None, *, digits: int = 3) -> str:
+    """Significant digits, without an exponent where a reader does not need one."""
+    if value is None:
+        return "–"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.{digits}g}"
+        return f"{value:,.0f}".replace(",", NBSP) if "e" in text else text
+    return f"{value:.{digits - 1}e}"
+
+
+def plain(name: str) -> str:
+    """A set's or a term's name as words."""
+    return name.replace("_", " ")
+
+
+def listed(words: Sequence[str], *, most: int = 4) -> str:
+    """Words with commas and a last "and"; what is beyond `most` is counted."""
+    words = list(words)
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1} more"]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds below two minutes, minutes above."""
+    if seconds is None:
+        return "–"
+    return f"{seconds:.0f}{NBSP}s" if seconds < 120 else f"{seconds / 60:.1f}{NBSP}min"
