@@ -1,6 +1,7 @@
 """Intervals for measured shares."""
 
 import math
+from typing import Any
 
 
 def wilson(right: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
@@ -11,3 +12,9 @@ def wilson(right: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
     centre = (p + zz / (2 * total)) / (1 + zz / total)
     half = z / (1 + zz / total) * math.sqrt(p * (1 - p) / total + zz / (4 * total * total))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share(right: int, total: int) -> dict[str, Any]:
+    """A measured share with its 95 % interval, as the JSON files hold it; the accuracy of nothing is 0."""
+    low, high = wilson(right, total)
+    return {"accuracy": right / max(total, 1), "low": low, "high": high, "right": right, "total": total}

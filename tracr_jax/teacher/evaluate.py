@@ -75,7 +75,9 @@ class Oracle:
 
     def _read_by(self, expr: rasp.SOp) -> tuple[str, ...]:
         # A selector is no variable: its reader reads its keys and queries.
-        direct = [c for child in expr.children for c in ([child] if isinstance(child, rasp.SOp) else child.children)]
+        direct = [
+            c for child in expr.children for c in ([child] if isinstance(child, rasp.SOp) else child.children)
+        ]
         return tuple(dict.fromkeys(self._names[id(c)] for c in direct))
 
     @property

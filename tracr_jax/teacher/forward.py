@@ -26,9 +26,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 Phi = Any  # a plain tree of arrays
 
 
-def make_forward(
-    teacher: Teacher, *, dtype: Any = jnp.float32
-) -> tuple[Phi, Callable[..., Residuals]]:
+def make_forward(teacher: Teacher, *, dtype: Any = jnp.float32) -> tuple[Phi, Callable[..., Residuals]]:
     """Weights φ and the function (φ, ids [B, T], BOS first, edit=None) -> r_0..r_L [L+1, B, T, D].
 
     φ is a tree of arrays to be passed as a jit argument; the structure (which directions are read and written) is

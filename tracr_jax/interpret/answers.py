@@ -1,0 +1,38 @@
+"""Whether a model answers with given tokens, under an edit, in one forward pass. Source: method.md 9.
+
+Greedy decoding gives an answer a_1..a_n exactly if each a_j is the most likely token after the prompt and
+a_1..a_{j-1}. So the answer in question is written behind the prompt and the model runs once, at all positions:
+no cache, no step by step. An edit acts on each position once, as it does while decoding.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from tracr_jax.intervene import ResidualEdit
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.losses import answer_positions
+from tracr_jax.types import Params
+
+
+def would_answer(
+    model: LanguageModel,
+    params: Params,
+    ids: Int[Array, "B S"],
+    answer_mask: Float[Array, "B S"],
+    *,
+    count: int,
+    edit: ResidualEdit | None = None,
+) -> Bool[Array, " B"]:
+    """Whether greedy decoding from each prompt gives the answer that stands behind it in `ids`.
+
+    Args:
+      model: the language model.
+      params: its parameters.
+      ids: prompts and answers, padded on the right with anything.
+      answer_mask: 1 at the positions that emit the answer: position s predicts token s + 1.
+      count: the largest number of answer tokens in a row, static.
+      edit: applied at every position.
+    """
+    positions, targets, weights = answer_positions(ids, answer_mask, count=count)
+    logits = model.apply(params, ids, edit=edit, logit_positions=positions).logits
+    return jnp.all((jnp.argmax(logits, axis=-1) == targets) | (weights == 0), axis=1)

@@ -1,0 +1,79 @@
+"""Changes of the residual stream that exchange one variable, or a control's worth of something else."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from tracr_jax.intervene import project
+from tracr_jax.losses import apply_adapter
+from tracr_jax.types import Adapter
+
+Change = Literal["swap", "random", "complement", "other", "none"]
+CONTROLS: tuple[Change, ...] = ("random", "complement", "other")
+
+# What is added to h is a · P_v diff + b · diff + c · ‖P_v diff‖ · (a random direction), diff = h_source − h.
+WEIGHTS: dict[Change, tuple[float, float, float]] = {
+    "swap": (1.0, 0.0, 0.0),
+    "random": (0.0, 0.0, 1.0),
+    "complement": (-1.0, 1.0, 0.0),
+    "other": (1.0, 0.0, 0.0),  # with another variable's rows
+    "none": (0.0, 0.0, 0.0),
+}
+_RELATIVE = 1e-5  # singular values below this share of the largest are none: dependent rows
+_FLOOR = 1e-12
+
+
+def span_basis(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d R"]:
+    """Orthonormal basis of the span of rows, which may depend on each other."""
+    _, size, basis = np.linalg.svd(np.asarray(rows, np.float64), full_matrices=False)
+    return basis[size > _RELATIVE * size.max()].T.astype(np.float32)
+
+
+def random_directions(key: Array, shape: tuple[int, ...]) -> Float[Array, "*B d"]:
+    """Unit vectors, uniform over directions."""
+    g = jax.random.normal(key, shape)
+    return g / (jnp.linalg.norm(g, axis=-1, keepdims=True) + _FLOOR)
+
+
+def exchange(
+    h: Float[Array, "B S d"],
+    source: Float[Array, "B S d"],
+    basis: Float[Array, "d R"],
+    where: Float[Array, "B S"],
+    *,
+    weights: Float[Array, " 3"],
+    direction: Float[Array, "B S d"],
+) -> Float[Array, "B S d"]:
+    """Change h where the mask is 1; see `WEIGHTS`: the swap itself is a = 1, its controls are other weights."""
+    difference = (source - h) * where[:, :, None].astype(h.dtype)
+    inside = project(difference, basis.astype(h.dtype))
+    size = jnp.linalg.norm(inside, axis=-1, keepdims=True)
+    a, b, c = weights.astype(h.dtype)
+    return h + a * inside + b * difference + c * size * direction
+
+
+def move_to_value(
+    h: Float[Array, "*B d"], adapter: Adapter, *, indices: Sequence[int], value: int | Int[Array, "*B"]
+) -> Float[Array, "*B d"]:
+    """The smallest change of h after which the adapter reads the given value of a variable, without a source.
+
+    The variable's largest coordinate and that of the value change places, so that what is read is as clear as
+    before; every other coordinate of the variable stays. Where the value is already read, nothing changes.
+
+    Args:
+      h: states.
+      adapter: the affine map.
+      indices: the variable's teacher directions, in the order of its values.
+      value: index into `indices`.
+    """
+    rows = np.asarray(indices)
+    own = Adapter(adapter.weight[rows], adapter.bias[rows])
+    z = apply_adapter(own, h)
+    old = jax.nn.one_hot(jnp.argmax(z, axis=-1), len(rows))
+    new = jax.nn.one_hot(jnp.broadcast_to(jnp.asarray(value), z.shape[:-1]), len(rows))
+    gap = jnp.max(z, axis=-1, keepdims=True) - jnp.sum(z * new, axis=-1, keepdims=True)
+    return h + jnp.einsum("...n,dn->...d", gap * (new - old), jnp.linalg.pinv(own.weight))

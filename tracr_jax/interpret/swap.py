@@ -1,0 +1,241 @@
+"""Counterfactual swaps: one variable is exchanged inside the LM, and its answer compared with the program's.
+
+An interchange intervention (Geiger et al., 2021, arXiv 2106.02997) on the variables of a compiled program; not in
+the paper. `pairs` says which items, positions and prediction. At hidden[l] of the base item the component in the
+span of v's adapter rows is replaced by that of the source item: h ← h − P_v h + P_v h_source. Three controls
+change something else at the same positions, and the same exchange in the compiled teacher is the ceiling.
+
+The rows of v are those of the values that occur in the sample: with those of all values the span of a variable of
+81 values would be most of a small model's width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from tracr_jax.interpret.answers import would_answer
+from tracr_jax.interpret.exchange import CONTROLS, WEIGHTS, Change, exchange, random_directions, span_basis
+from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, Pairs, list_cells, pair_batches
+from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
+from tracr_jax.intervene import ResidualEdit
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.blocks import first_blocks
+from tracr_jax.losses import DEFINED
+from tracr_jax.samples import ROWS
+from tracr_jax.setup import Setup
+from tracr_jax.stats import share
+from tracr_jax.teacher import Teacher
+from tracr_jax.train import TrainParams
+from tracr_jax.types import Params
+
+POOL = 400  # items from which pairs are made
+
+Progress = Callable[[int, int], None]  # (done, of)
+
+
+def make_lm_swap(
+    model: LanguageModel, params: TrainParams, teacher: Teacher, pool: Pool
+) -> Callable[..., list[bool]]:
+    """A function (cell, pairs, change, other=None, seed=0) -> for each pair whether the LM answers as predicted.
+
+    One compiled program serves all cells and changes: layer, basis, mask and weights are its arguments.
+    """
+    depth = teacher.num_layers
+    short, cut = first_blocks(model, params.lm, depth + 1)
+    hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[: depth + 1]), cut, padded_items(pool))
+    variables = {v.name: v for v in teacher.variables}
+    bases = {}
+    for name in pool.oracle.names:
+        v = variables[name]
+        if v.kind == "categorical":
+            held = pool.held[name]
+            rows = [i for i, value in zip(v.indices, v.values, strict=True) if value in held]
+            if rows:
+                bases[name] = span_basis(np.asarray(params.adapter.weight, np.float32)[rows])
+    widest = max((b.shape[1] for b in bases.values()), default=1)
+    count = max((len(k.answer) for k in pool.items), default=1)
+
+    @jax.jit
+    def run(
+        params: Params,
+        source: Float[Array, "B S d"],
+        ids: Int[Array, "B S"],
+        mask: Float[Array, "B S"],
+        where: Float[Array, "B S"],
+        layer: Int[Array, ""],
+        basis: Float[Array, "d R"],
+        weights: Float[Array, " 3"],
+        key: Array,
+    ) -> Bool[Array, " B"]:
+        direction = random_directions(key, source.shape).astype(source.dtype)
+
+        def fn(h):
+            return exchange(h, source, basis, where, weights=weights, direction=direction)
+
+        return would_answer(model, params, ids, mask, count=count, edit=ResidualEdit(layer - 1, fn))
+
+    def swap(
+        cell: Cell, pairs: Sequence[Pair], change: Change, *, other: str | None = None, seed: int = 0
+    ) -> list[bool]:
+        basis = bases[other if change == "other" and other else cell.variable]
+        basis = np.pad(basis, ((0, 0), (0, widest - basis.shape[1])))
+        weights, key = np.asarray(WEIGHTS[change], np.float32), jax.random.key(seed)
+        out: list[bool] = []
+        for i, (ids, mask, sources, where, held) in enumerate(pair_batches(pool, pairs)):
+            layer, k = np.int32(cell.layer), jax.random.fold_in(key, i)
+            source = hidden[cell.layer, sources]
+            hits = run(params.lm, source, ids, mask, where, layer, basis, weights, k)
+            out += np.asarray(hits)[:held].tolist()
+        return out
+
+    return swap
+
+
+def make_teacher_swap(
+    teacher: Teacher, phi: Any, residuals: Callable, pool: Pool
+) -> Callable[[Cell, Sequence[Pair]], list[bool]]:
+    """The ceiling: (cell, pairs) -> whether the compiled teacher answers as predicted after the same exchange.
+
+    In its residual stream r_l the variable's own directions are exchanged; the layers from l on read them.
+    """
+    result = np.asarray(teacher.result_indices(pool.oracle.result))
+    variables = {v.name: v for v in teacher.variables}
+    values = {v: i for i, v in enumerate(variables[pool.oracle.result].values)}
+
+    @jax.jit
+    def run(
+        phi: Any,
+        base: Int[Array, "B T"],
+        given: Float[Array, "B T D"],
+        where: Float[Array, "B T"],
+        layer: Int[Array, ""],
+        own: Float[Array, " D"],
+    ) -> Int[Array, "B T"]:
+        swapped = (where[:, :, None] > 0) & (own[None, None] > 0)
+        edit = ResidualEdit(layer - 1, lambda x: jnp.where(swapped, given, x))
+        read = residuals(phi, base, edit=edit)[-1][:, :, result]
+        return jnp.where(jnp.max(read, axis=-1) > DEFINED, jnp.argmax(read, axis=-1), -1)
+
+    bridge = pool.bridge
+    # On the host: one layer of one batch of it is needed at a time.
+    states = in_batches(jax.jit(residuals), phi, bridge.to_teacher(padded_items(pool)))
+
+    def swap(cell: Cell, pairs: Sequence[Pair]) -> list[bool]:
+        own = np.zeros(teacher.width, np.float32)
+        own[list(variables[cell.variable].indices)] = 1
+        out: list[bool] = []
+        for start, (ids, _, sources, where, held) in zip(
+            range(0, len(pairs), ROWS), pair_batches(pool, pairs), strict=True
+        ):
+            where = np.pad(where, ((0, 0), (1, 0)))  # BOS
+            found = np.asarray(
+                run(phi, bridge.to_teacher(ids), states[cell.layer, sources], where, np.int32(cell.layer), own)
+            )[:, 1:]
+            for row, pair in enumerate(pairs[start : start + held]):
+                emitting = list(pool.items[pair.base].emitting)
+                out.append(found[row, emitting].tolist() == [values[v] for v in pair.values])
+        return out
+
+    return swap
+
+
+def swaps(
+    setup: Setup,
+    params: TrainParams,
+    *,
+    pairs: int = 100,
+    pool_items: int = POOL,
+    seed: int = 0,
+    progress: Progress = lambda done, of: None,
+) -> dict[str, Any]:
+    """Swap every variable at every layer where it can be, with controls and ceiling: "swaps" of the JSON.
+
+    Args:
+      setup: the run's parts.
+      params: trained model and adapter.
+      pairs: pairs for each cell, at least half of them flips where so many are found.
+      pool_items: items from which the pairs are made, see `sample_pool`.
+      seed: of the pairs and of the random control.
+      progress: called after every cell.
+    """
+    teacher = setup.teacher
+    items, sets = sample_pool(setup.bridge, items=pool_items)
+    pool = make_pool(setup.bridge, items)
+    cells, omitted = list_cells(teacher, pool.oracle)
+    if not pool.items:
+        reason = "no set has an item whose answer the program gives token for token"
+        omitted += [Omission(name, None, reason) for name in dict.fromkeys(c.variable for c in cells)]
+        cells = []
+    else:
+        in_lm = make_lm_swap(setup.lm.model, params, teacher, pool)
+        in_teacher = make_teacher_swap(teacher, setup.phi, setup.residuals, pool)
+    find = PairFinder(pool, count=pairs, seed=seed)
+    out = []
+    unmoved: dict[int, dict[str, Any]] = {}
+    reasons = {}
+    for done, cell in enumerate(cells):
+        found = find(cell)
+        if isinstance(found, Pairs) and len(pool.held[cell.variable]) >= setup.lm.model.width:
+            found = f"has as many values as the model is wide ({setup.lm.model.width}): its span is everything"
+        if isinstance(found, str):
+            reasons.setdefault((cell.variable, found), []).append(cell.layer)
+            progress(done + 1, len(cells))
+            continue
+        chosen = found.pairs
+        other = other_variable(teacher, pool, cell)
+        changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
+        measured = {c: _share(in_lm(cell, chosen, c, other=other, seed=seed)) for c in ("swap", *changes)}
+        # Without an edit the layer plays no part: measured once for each set of pairs.
+        if id(found) not in unmoved:
+            unmoved[id(found)] = _share(in_lm(cell, chosen, "none"))
+        out.append(
+            {
+                "variable": cell.variable,
+                "layer": cell.layer,
+                "total": len(chosen),
+                "flips": sum(p.flips for p in chosen),
+                "equal_length": found.equal_length,
+                "match": measured["swap"],
+                "controls": {c: measured.get(c) for c in CONTROLS},
+                "other_variable": other,
+                "ceiling": _share(in_teacher(cell, chosen)),
+                "unmoved": unmoved[id(found)],
+            }
+        )
+        progress(done + 1, len(cells))
+    # A reason that holds at all layers of a variable is told once.
+    layers = {v: [c.layer for c in cells if c.variable == v] for v, _ in reasons}
+    for (variable, reason), at in reasons.items():
+        whole = at == layers[variable]
+        omitted += [Omission(variable, None if whole else layer, reason) for layer in (at[:1] if whole else at)]
+    return {
+        "set": ", ".join(sets),
+        "pool": len(pool.items),
+        "pairs": pairs,
+        "mode": "source",
+        "positions": "all where the program holds the variable in both items",
+        "cells": out,
+        "left_out": [{"variable": o.variable, "layer": o.layer, "reason": o.reason} for o in omitted],
+    }
+
+
+def other_variable(teacher: Teacher, pool: Pool, cell: Cell) -> str | None:
+    """The control's variable: already written at the layer, with the same or else the next number of values."""
+    written = [
+        v.name
+        for v in teacher.variables
+        if v.kind == "categorical" and v.name in pool.oracle.names and v.writer_layer <= cell.layer
+    ]
+    own = len(pool.held[cell.variable])
+    sizes = {n: len(pool.held[n]) for n in written if n != cell.variable}
+    candidates = [n for n, size in sizes.items() if size > 1]
+    # Fewer values only where no other variable has as many: a smaller change would be too easy a control.
+    return min(candidates, key=lambda n: (sizes[n] < own, abs(sizes[n] - own)), default=None)
+
+
+def _share(hits: Sequence[bool]) -> dict[str, Any]:
+    return share(sum(hits), len(hits))
