@@ -148,9 +148,10 @@ def _cell(rng, name, quality):
 def _retention(rng):
     perplexity = {"unit": "perplexity per token", "higher_is_better": False, "items": 32768}
     rows = [
-        {"name": "LAMBADA, last word", "unit": "share", "higher_is_better": True, "original": 0.31, "injected": 0.29,
-         "baseline": 0.22, "items": 1000, "note": "the first 1000 of 5153 texts"},
-        {"name": "WikiText-2", **perplexity, "original": 31.4, "injected": 33.0, "baseline": 41.7, "note": "test split"},
+        {"name": "LAMBADA, last word", "unit": "share", "higher_is_better": True, "original": 0.31,
+         "injected": 0.29, "baseline": 0.22, "items": 1000, "note": "the first 1000 of 5153 texts",
+         "intervals": {"original": [0.28, 0.34], "injected": [0.26, 0.32], "baseline": [0.2, 0.25]}},
+        {"name": "WikiText-2", **perplexity, "original": 31.4, "injected": 33.0, "baseline": 41.7, "note": "test"},
         {"name": "KL to the original", "unit": "nats per token", "higher_is_better": False, "original": 0.0,
          "injected": 0.041, "baseline": 0.2, "items": 32768, "note": ""},
         {"name": "SST-2", "unit": "share", "higher_is_better": True, "original": None, "injected": None,
@@ -175,7 +176,8 @@ def interpretation(rng, quality, prompts=PROMPTS):
         "about": {"command": ["tracr-jax", "interpret"], "packages": {}, "device": "1 x cpu", "seconds": {},
                   "blocks": 24, "depth": LAYERS - 1},
         "variables": [
-            {"name": n, "kind": "categorical" if v else "numerical", "values": v, "writer_layer": w, "last_reader_layer": r}
+            {"name": n, "kind": "categorical" if v else "numerical", "values": v, "writer_layer": w,
+             "last_reader_layer": r}
             for n, v, w, r in VARIABLES
         ],
         "scorecard": {"layers": LAYERS, "sets": sets},

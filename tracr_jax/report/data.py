@@ -33,7 +33,7 @@ def run_data(run: RunFiles) -> dict[str, Any]:
         "result": result_name(card["order"]) if card else None,
         "noise": run.part("noise"),
         "swaps": run.part("swaps"),
-        "variables": list((run.interpretation or {}).get("variables", ())),
+        "variables": list(run.variables),
         "examples": list(run.part("examples") or ()),
     }
 
@@ -103,7 +103,7 @@ def scorecard_of(run: RunFiles) -> dict[str, Any] | None:
         return None  # no adapter was trained: what a random one reads says nothing about the model
     card = run.part("scorecard")
     if card:
-        names = [v["name"] for v in run.interpretation["variables"]] if run.interpretation else []
+        names = [v["name"] for v in run.variables]
         seen = _variables_in(card["sets"])
         return {
             "layers": card["layers"],
@@ -118,7 +118,7 @@ def scorecard_of(run: RunFiles) -> dict[str, Any] | None:
     for name, s in decode.items():
         classes = {"all": s["all_positions"], "answer": s["answer_positions"]}
         sets[name] = {
-            "items": run.evaluation["sets"].get(name, {}).get("sample") if run.evaluation else None,
+            "items": run.sets.get(name, {}).get("sample"),
             "unlabelled_values": s.get("unlabelled_values", 0),
             "classes": {
                 c: {

@@ -12,7 +12,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.metrics import read_lines
 
-# What a part must hold for its section to be drawn; a file of another version is refused by name, not by a traceback.
+# What a part must hold for its section to be drawn: a file of another version is refused by name, in one line.
 _KEYS = {
     "evaluation.json": ("sets",),
     "retention.json": ("rows",),
@@ -42,6 +42,16 @@ class RunFiles:
     def is_baseline(self) -> bool:
         """Whether the run is fine-tuning without alignment: it has answers, but no variables to read."""
         return self.config.get("losses", {}).get("alignment") == "none"
+
+    @property
+    def sets(self) -> Mapping[str, Any]:
+        """The sets of evaluation.json; none where it is missing."""
+        return (self.evaluation or {}).get("sets", {})
+
+    @property
+    def variables(self) -> Sequence[Mapping[str, Any]]:
+        """The program's variables, in the teacher's order; none where interpretation.json is missing."""
+        return (self.interpretation or {}).get("variables", ())
 
     def part(self, name: str) -> Any:
         """A part of interpretation.json ("scorecard", "noise", "swaps", "examples"), or None."""

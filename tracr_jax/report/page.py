@@ -91,7 +91,7 @@ def page(runs: Sequence[RunFiles]) -> str:
 <header><p class="brand">tracr_jax</p><button id="theme" type="button" hidden>Dark</button>
 <h1>{title}</h1>{_facts(runs)}</header>
 <main>{body}</main>
-<noscript><p class="missing">Curves, heat maps and the explorer need JavaScript; bars, tables and sentences do not.</p></noscript>
+<noscript><p class="missing">Curves, heat maps and the explorer need JavaScript; all else does not.</p></noscript>
 <div id="tip" role="tooltip" hidden></div>
 <script type="application/json" id="data">{embed(data)}</script>
 <script>{script}</script>
@@ -102,7 +102,8 @@ def page(runs: Sequence[RunFiles]) -> str:
     text = text.encode("utf-8", "replace").decode("utf-8")
     if len(text.encode()) > LIMIT:
         raise UserError(
-            f"the page would have {len(text.encode()) / 1e6:.1f} MB, the limit is {LIMIT / 1e6:.0f}: report fewer runs at a time"
+            f"the page would have {len(text.encode()) / 1e6:.1f} MB, the limit is {LIMIT / 1e6:.0f}: "
+            "report fewer runs at a time"
         )
     return text
 

@@ -1,4 +1,4 @@
-"""Still figures for a README or a talk, drawn with matplotlib from the same files: bars, heat map, losses, and one picture.
+"""Still figures for a README or a talk, drawn with matplotlib from the same files.
 
 The object interface of matplotlib is used throughout: no window, no global state, no display needed.
 """
@@ -23,11 +23,11 @@ _HATCHES = ("", "", "///", "...", "xxx", "\\\\\\", "+++")
 
 
 def write_figures(runs: Sequence[RunFiles], page: Path) -> list[Path]:
-    """Write PAGE_answers.png, PAGE_scorecard.png and PAGE_losses.png beside the page, as far as there are numbers."""
+    """Write PAGE_answers.png, PAGE_scorecard.png, PAGE_losses.png beside the page, where there are numbers."""
     out = []
     with_answers = [r for r in runs if r.evaluation]
     if with_answers:
-        sets = with_answers[0].evaluation["sets"]  # pyright: ignore[reportOptionalSubscript]
+        sets = with_answers[0].sets
         height = 1.1 + len(sets) * (0.24 * (len(with_answers) + 1) + 0.22)
         out.append(_write(page, "answers", (8.4, height), lambda ax: draw_answers(ax, with_answers)))
     card = next((r for r in runs if scorecard_of(r)), None)
@@ -67,19 +67,19 @@ def picture(run: RunFiles, path: Path, *, example: int = 0) -> Path:
 
 def draw_answers(ax: Axes, runs: Sequence[RunFiles], *, notes: bool = True) -> None:
     """Accuracy on every set with intervals: before, and each run; trivial rules as letters."""
-    sets: dict[str, Any] = dict(runs[0].evaluation["sets"])  # pyright: ignore[reportOptionalSubscript]
+    sets: dict[str, Any] = dict(runs[0].sets)
     rules = list(dict.fromkeys(b for s in sets.values() for b in s["baselines"]))
     letters = {b: chr(ord("a") + i % 26) for i, b in enumerate(rules)}
     bars = len(runs) + 1
     step = 0.8 / bars
     for row, (name, s) in enumerate(sets.items()):
         lanes = [("before", s["original"])]
-        lanes += [(r.name, r.evaluation["sets"][name]["injected"]) for r in runs if name in r.evaluation["sets"]]  # pyright: ignore[reportOptionalSubscript]
+        lanes += [(r.name, r.sets[name]["injected"]) for r in runs if name in r.sets]
         for i, (who, a) in enumerate(lanes):
             y = row - 0.4 + step * (i + 0.5)
             ax.barh(
-                y, 100 * a["accuracy"], height=step * 0.86, color=_SERIES[i % 7], hatch=_HATCHES[i % 7], edgecolor="white",
-                linewidth=0, label=who if row == 0 else None,
+                y, 100 * a["accuracy"], height=step * 0.86, color=_SERIES[i % 7], hatch=_HATCHES[i % 7],
+                edgecolor="white", linewidth=0, label=who if row == 0 else None,
             )  # fmt: skip
             ax.plot([100 * a["low"], 100 * a["high"]], [y, y], color=_INK, linewidth=1.4, solid_capstyle="butt")
         for rule, at in _grouped(s["baselines"], letters):
@@ -123,8 +123,8 @@ def draw_scorecard(ax: Axes, run: RunFiles) -> None:
     for i, j in np.argwhere(np.isfinite(values)):
         weak = values[i, j] <= floor[i, j]
         ax.text(
-            j, i, f"{100 * values[i, j]:.0f}", ha="center", va="center", fontsize=8, style="italic" if weak else "normal",
-            color="white" if values[i, j] > 0.6 else _INK,
+            j, i, f"{100 * values[i, j]:.0f}", ha="center", va="center", fontsize=8,
+            style="italic" if weak else "normal", color="white" if values[i, j] > 0.6 else _INK,
         )  # fmt: skip
     ax.set_yticks(range(len(names)), names, fontsize=8, family="monospace")
     ax.set_xticks(range(values.shape[1]))
@@ -174,7 +174,7 @@ def draw_losses(ax: Axes, run: RunFiles) -> None:
 
 
 def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
-    """What is read from the model at the last aligned layer of one prompt; red frames where the program differs."""
+    """What is read from the model at the last aligned layer of one prompt; red frames: the program differs."""
     layer, rows, tokens = -1, _held(run, example), example["tokens"]
     values, margins, truth = (
         example["layers"][layer]["value"],
@@ -189,14 +189,14 @@ def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
                 ax.text(x, y, "·", ha="center", va="center", fontsize=7, color=_SOFT)
                 continue
             shade[y, x] = min(1.0, max(0.05, (margins[i][x] or 0.0) / full))
-            text = str(run.interpretation["variables"][i]["values"][values[i][x]])  # pyright: ignore[reportOptionalSubscript]
+            text = str(run.variables[i]["values"][values[i][x]])
             text = {"True": "T", "False": "F"}.get(text, text[:5])
             ink = "white" if shade[y, x] > 0.6 else _INK
             ax.text(x, y, _safe(text), ha="center", va="center", fontsize=7, color=ink, parse_math=False)
             if values[i][x] != truth[i][x]:
                 ax.add_patch(_frame(x, y))
     ax.imshow(shade, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
-    names = [run.interpretation["variables"][i]["name"] for i in rows]  # pyright: ignore[reportOptionalSubscript]
+    names = [run.variables[i]["name"] for i in rows]
     ax.set_yticks(range(len(rows)), [_safe(n) for n in names], fontsize=8, family="monospace", parse_math=False)
     ax.set_xticks(
         range(len(tokens)),
@@ -218,7 +218,7 @@ def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
 def _held(run: RunFiles, example: dict[str, Any]) -> list[int]:
     """Variables that the program holds somewhere in the example at the last layer."""
     truth = example["truth"][-1]
-    return [i for i in range(len(run.interpretation["variables"])) if any(t is not None for t in truth[i])]  # pyright: ignore[reportOptionalSubscript]
+    return [i for i in range(len(run.variables)) if any(t is not None for t in truth[i])]
 
 
 def _frame(x: int, y: int):

@@ -9,22 +9,38 @@ from typing import Any
 
 from tracr_jax.report.data import lengths, loss_curves, result_name, scorecard_of
 from tracr_jax.report.load import RunFiles
-from tracr_jax.report.words import NBSP, interval, listed, number, percent, plain
+from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
 
 GOOD = 0.9  # an accuracy that counts as "yes"
 KEPT = 0.05, 0.5  # relative loss of a language measure that still counts as "yes", as "partly"
 
 RULES = (
-    ("Did it learn the task?", "yes: at least 90 % of the test set; partly: the whole interval above the best trivial rule "
-     "that is itself below 90 %."),
-    ("Does it follow the program elsewhere?", "yes: at least 90 % on every other set and a mean above every trivial rule's; "
-     "partly: a mean above that of the best trivial rule below 90 %."),
-    ("Can the variables be read?", "yes: the result decodes at the answer in at least 90 %, above the majority rate and the "
-     "probe, and so do four of five variables at the last layer; partly: half of them, or the result alone."),
-    ("Are they used?", "yes: in nine of ten cells of the swap matrix the whole interval lies above every control; partly: in "
-     "one of four. Without swaps, from the noise alone: at most partly."),
+    (
+        "Did it learn the task?",
+        "yes: at least 90 % of the test set; partly: the whole interval above the best trivial rule that is "
+        "itself "
+        "below 90 %.",
+    ),
+    (
+        "Does it follow the program elsewhere?",
+        "yes: at least 90 % on every other set and a mean above every trivial rule's; partly: a mean above "
+        "that of "
+        "the best trivial rule below 90 %.",
+    ),
+    (
+        "Can the variables be read?",
+        "yes: the result decodes at the answer in at least 90 %, above the majority rate and the probe, and "
+        "four of "
+        "five variables beat both at the last layer; partly: half of them do, or the result alone.",
+    ),
+    (
+        "Are they used?",
+        "yes: in nine of ten cells of the swap matrix the whole interval lies above every control's; partly: "
+        "in one "
+        "of four. Without swaps, from the noise alone: at most partly.",
+    ),
     ("Is the language kept?", "yes: no measure worse by more than 5 % of itself; partly: by no more than 50 %."),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ def answers(run: RunFiles) -> list[Answer]:
 
 def learned(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on the test set."""
-    s = (run.evaluation or {}).get("sets", {}).get("test")
+    s = run.sets.get("test")
     if not s:
         return None, "Not measured."
     a = s["injected"]
@@ -58,7 +74,7 @@ def learned(run: RunFiles) -> tuple[str | None, str]:
 
 def follows(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on all sets but the test set."""
-    sets = {n: s for n, s in (run.evaluation or {}).get("sets", {}).items() if n != "test"}
+    sets = {n: s for n, s in run.sets.items() if n != "test"}
     if not sets:
         return None, "Not measured."
     mean = _mean(s["injected"]["accuracy"] for s in sets.values())
@@ -73,7 +89,8 @@ def follows(run: RunFiles) -> tuple[str | None, str]:
         verdict = "yes"
     elif mean > bar:
         verdict = "partly"
-    text = f"{percent(mean)} on average over {len(sets)} other sets, lowest {plain(name)}: {_measured(worst['injected'])}."
+    low = f"lowest {plain(name)}: {_measured(worst['injected'])}"
+    text = f"{percent(mean)} on average over {len(sets)} other sets, {low}."
     return verdict, text + _best_rule(rules, start=" On average ", many=True)
 
 
@@ -131,10 +148,12 @@ def kept(run: RunFiles) -> tuple[str | None, str]:
         rows = [{"name": "perplexity on held-out text", "higher_is_better": False, **r}]
     losses = {r["name"]: _worse(r) for r in rows}
     name, worst = max(losses.items(), key=lambda x: x[1])
+    if worst <= 0 and len(rows) > 1:
+        return "yes", f"None of {len(rows)} measures is worse than before by more than its interval."
     row = next(r for r in rows if r["name"] == name)
     verdict = "yes" if worst <= KEPT[0] else "partly" if worst <= KEPT[1] else "no"
     change = "no worse than" if worst <= 0 else "against"
-    many = f"Of {len(rows)} measures the one that moved most is {name}" if len(rows) > 1 else _capital(name)
+    many = f"Of {len(rows)} measures the one that fell most is {name}" if len(rows) > 1 else _capital(name)
     return verdict, f"{many}: {number(row['injected'])} {change} {number(row['original'])} before{_signed(worst)}."
 
 
@@ -143,14 +162,17 @@ def _signed(worse: float) -> str:
 
 
 def _worse(row: Mapping[str, Any]) -> float:
-    """How much worse than the original, as a share of the original's value."""
+    """How much worse than the original, as a share of its value; 0 where two shares' intervals overlap."""
+    before, after = (row.get("intervals", {}).get(c) for c in ("original", "injected"))
+    if before and after and before[0] <= after[1] and after[0] <= before[1]:
+        return 0.0
     change = row["injected"] / row["original"] - 1
     return -change if row["higher_is_better"] else change
 
 
 def accuracy_reading(runs: Sequence[RunFiles]) -> str:
     """The set on which the first run is furthest above "always the same answer", against the hardest one."""
-    sets = runs[0].evaluation["sets"] if runs[0].evaluation else {}
+    sets = runs[0].sets
     gains = {n: s["injected"]["accuracy"] - max(s["baselines"].values(), default=0.0) for n, s in sets.items()}
     below = [n for n, s in sets.items() if s["injected"]["high"] < max(s["baselines"].values(), default=0.0)]
     best = max(gains, key=lambda n: gains[n])
@@ -158,7 +180,8 @@ def accuracy_reading(runs: Sequence[RunFiles]) -> str:
     text = f"{_capital(plain(best))}: {_measured(sets[best]['injected'])} right"
     text += f", where {rule[0].lower()}{rule[1:]}." if rule else "."
     if below:
-        text += f" Below the best trivial rule on {len(below)} of {len(sets)} sets: {listed([plain(n) for n in below])}."
+        names = listed([plain(n) for n in below])
+        text += f" Below the best trivial rule on {len(below)} of {len(sets)} sets: {names}."
     return text
 
 
@@ -201,7 +224,8 @@ def scorecard_reading(run: RunFiles) -> str:
     worst = min(last, key=lambda n: last[n])
     good = sum(v >= GOOD for v in last.values())
     return (
-        f"At the last layer {good} of {len(last)} variables decode in at least 90{NBSP}% of the positions; the hardest is "
+        f"At the last layer {good} of {len(last)} variables decode in at least 90{NBSP}% of the positions; the "
+        f"hardest is "
         f"{worst} with {percent(last[worst])}{_against(cells[worst])}."
     )
 
@@ -212,9 +236,11 @@ def noise_reading(run: RunFiles) -> str:
     end = {k: v[-1] for k, v in noise["kinds"].items()}
     start = noise["kinds"]["result"][0]
     return (
-        f"Noise of strength {number(end['result']['strength'])} inside the result's {noise['rank']} directions leaves "
+        f"Noise of strength {number(end['result']['strength'])} inside the result's {noise['rank']} directions "
+        f"leaves "
         f"{percent(end['result']['accuracy'])} of the answers right, in {noise['rank']} random directions "
-        f"{percent(end['random']['accuracy'])}, in everything but the result {percent(end['complement']['accuracy'])}; "
+        f"{percent(end['random']['accuracy'])}, in everything but the result "
+        f"{percent(end['complement']['accuracy'])}; "
         f"without noise {percent(start['accuracy'])}."
     )
 
@@ -227,8 +253,10 @@ def swaps_reading(run: RunFiles) -> str:
     ceiling = _mean(c["ceiling"]["accuracy"] for c in cells)
     beat = sum(map(beats_controls, cells))
     return (
-        f"After a swap the model answers as the program predicts in {percent(match)} of the pairs, the best control in "
-        f"{percent(control)}, the compiled program itself in {percent(ceiling)}; {beat} of {len(cells)} cells beat every control."
+        f"After a swap the model answers as the program predicts in {percent(match)} of the pairs, the best "
+        f"control in "
+        f"{percent(control)}, the compiled program itself in {percent(ceiling)}; {beat} of {len(cells)} cells "
+        f"beat every control."
     )
 
 
@@ -253,9 +281,10 @@ def explorer_reading(run: RunFiles) -> str:
                 held += len(pairs)
                 right += sum(v == t for v, t in pairs)
     hits = sum(e["answer"] == e["label"] for e in examples)
-    agree = f"{percent(right / held)} of the {held} values" if held else "none of the values"
+    agree = f"{percent(right / held)} of the {counted(held)} values" if held else "none of the values"
     return (
-        f"In these {len(examples)} examples {agree} that the program holds are read as the program has them; the model answers "
+        f"In these {len(examples)} examples {agree} that the program holds are read as the program has them; "
+        f"the model answers "
         f"{hits} of them right."
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from tracr_jax.report import readings
 from tracr_jax.report.data import lengths, loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles
-from tracr_jax.report.words import duration, interval, number, percent, plain
+from tracr_jax.report.words import counted, duration, interval, number, percent, plain
 
 _MARKS = {"yes": "●", "partly": "◐", "no": "○", None: "–"}
 
@@ -58,7 +58,8 @@ def _answer(a: readings.Answer, name: str) -> str:
     word = a.verdict or "not measured"
     of = f'<span class="of">{esc(name)}</span>' if name else ""
     return (
-        f'<div class="answer v-{(a.verdict or "none")}"><p class="verdict">{of}<span class="mark" aria-hidden="true">'
+        f'<div class="answer v-{(a.verdict or "none")}"><p class="verdict">'
+        f'{of}<span class="mark" aria-hidden="true">'
         f"{_MARKS[a.verdict]}</span> {word}</p><p>{esc(a.text)}</p></div>"
     )
 
@@ -87,7 +88,8 @@ def missing(what: str, command: str, run: RunFiles) -> str:
 def place(kind: str, runs: Sequence[tuple[int, RunFiles]]) -> str:
     """Places for a figure of each run, side by side where there is room; filled by the scripts."""
     cells = "".join(
-        f'<figure><figcaption>{_key(i + 1)}{esc(r.name)}</figcaption><div data-figure="{kind}" data-run="{i}"></div></figure>'
+        f'<figure><figcaption>{_key(i + 1)}{esc(r.name)}</figcaption><div data-figure="{kind}" data-run="{i}">'
+        f"</div></figure>"
         for i, r in runs
     )
     return f'<div class="places n{min(len(runs), 3)}">{cells}</div>'
@@ -110,7 +112,7 @@ def answers_section(runs: Sequence[RunFiles]) -> str:
 
 
 def _bars(group: Sequence[tuple[int, RunFiles]]) -> str:
-    sets: Mapping[str, Any] = group[0][1].evaluation["sets"]  # pyright: ignore[reportOptionalSubscript]
+    sets: Mapping[str, Any] = group[0][1].sets
     rules = list(dict.fromkeys(b for s in sets.values() for b in s["baselines"]))
     letters = {b: chr(ord("a") + i % 26) for i, b in enumerate(rules)}
     legend = [f"<span>{_key(0)}before</span>"]
@@ -124,7 +126,7 @@ def _bar_row(name: str, s: Mapping[str, Any], group, letters: Mapping[str, str])
     ticks = "".join(f'<i class="tick" style="left:{100 * v:.2f}%"></i>' for v in s["baselines"].values())
     lanes = _lane("before", 0, s["original"], ticks)
     for i, r in group:
-        other = r.evaluation["sets"].get(name)
+        other = r.sets.get(name)
         if other:
             lanes += _lane(r.name, i + 1, other["injected"], ticks)
     places: list[tuple[float, str]] = []
@@ -139,8 +141,10 @@ def _bar_row(name: str, s: Mapping[str, Any], group, letters: Mapping[str, str])
     if s.get("overlap_with_training"):
         facts += f", {percent(s['overlap_with_training'])} may have been seen in training"
     return (
-        f'<div class="set"><div class="set-name"><b>{esc(plain(name))}</b><small>{esc(s.get("note", ""))} {esc(facts)}.</small></div>'
-        f'<div class="lanes">{lanes}<div class="lane rules" title="{esc(said)}"><span class="track">{marks}</span>'
+        f'<div class="set"><div class="set-name"><b>{esc(plain(name))}</b><small>'
+        f"{esc(s.get('note', ''))} {esc(facts)}.</small></div>"
+        f'<div class="lanes">{lanes}<div class="lane rules" title="{esc(said)}"><span class="track">'
+        f"{marks}</span>"
         f'<span class="val"></span><span class="unseen">Trivial rules: {esc(said)}</span></div></div></div>'
     )
 
@@ -149,7 +153,8 @@ def _lane(who: str, index: int, a: Mapping[str, Any], ticks: str) -> str:
     low, high, at = (100 * a[k] for k in ("low", "high", "accuracy"))
     said = f"{who}: {percent(a['accuracy'])} ({interval(a['low'], a['high'])}), {a['right']} of {a['total']}"
     return (
-        f'<div class="lane" data-tip="{esc(said)}"><span class="track">{ticks}<i class="bar s{index}" style="width:{at:.2f}%"></i>'
+        f'<div class="lane" data-tip="{esc(said)}"><span class="track">'
+        f'{ticks}<i class="bar s{index}" style="width:{at:.2f}%"></i>'
         f'<i class="whisker" style="left:{low:.2f}%;width:{max(high - low, 0.3):.2f}%"></i></span>'
         f'<span class="val"><span class="unseen">{esc(who)} </span>{percent(a["accuracy"])}</span></div>'
     )
@@ -162,7 +167,10 @@ def length_section(runs: Sequence[RunFiles]) -> str:
         named = next((r for r in runs if r.evaluation), runs[0])
         body = missing("No evaluation.json with accuracy by length.", "evaluate", named)
         return section("length", "Does it hold for longer prompts?", "", "", body)
-    how = "Prompts pooled by length in tokens; bars are 95 % intervals. Right of the dashed line: longer than any test prompt."
+    how = (
+        "Prompts pooled by length in tokens; bars are 95 % intervals. Right of the dashed line: longer than any "
+        "test prompt."
+    )
     body = '<div class="multiples" data-figure="lengths"></div>'
     return section("length", "Does it hold for longer prompts?", readings.length_reading(have[0][1]), how, body)
 
@@ -172,7 +180,7 @@ def loss_section(runs: Sequence[RunFiles]) -> str:
     have = [r for r in runs if loss_curves(r.metrics)]
     if not have:
         return section("losses", "How was it trained?", "", "", missing("No metrics.jsonl.", "inject", runs[0]))
-    how = "Logarithmic scales. Where a run is long a line is the mean of neighbouring steps and the band their range."
+    how = "Logarithmic scales. In long runs a line is the mean of neighbouring steps, the band their range."
     body = '<div class="multiples" data-figure="losses"></div>'
     return section("losses", "How was it trained?", readings.loss_reading(have[0]), how, body)
 
@@ -187,7 +195,8 @@ def scorecard_section(runs: Sequence[RunFiles]) -> str:
     reading, how = "", ""
     if have:
         how = (
-            "Each cell: how often the variable is decoded right at that layer, in percent. Layers before the program writes it are "
+            "Each cell: how often the variable is decoded right at that layer, in percent. Layers before the "
+            "program writes it are "
             "empty. Slanted and dotted: no better than the majority rate or the probe."
         )
         reading = readings.scorecard_reading(have[0][1])
@@ -203,9 +212,11 @@ def explorer_section(runs: Sequence[RunFiles], *, dropped: int) -> str:
         body = missing("No examples yet.", "interpret", named)
         return section("explorer", "Look inside one prompt", "", "", body)
     how = (
-        "Tokens across, variables down; each cell is the value read from the model. Deeper colour: larger margin to the runner-up "
-        "value. Red edge and ≠: the program holds another value. A dot: the program holds nothing there. Arrow keys move, Enter opens "
-        "a variable over the layers."
+        "Tokens across, variables down; each cell is the value read from the model. Deeper colour: larger "
+        "margin to the runner-up "
+        "value. Red edge and ≠: the program holds another value. A dot: the program holds nothing there. Click "
+        "a cell, or move with the arrow keys and press Enter, for that "
+        "variable over all layers."
     )
     body = '<div data-figure="explorer"></div>'
     if dropped:
@@ -222,8 +233,10 @@ def noise_section(runs: Sequence[RunFiles]) -> str:
         return section("noise", "Does the answer pass through the result?", "", "", body)
     noise = have[0][1].part("noise")
     how = (
-        f"Noise after the last block that the program uses, {noise['prompts']} prompts, {len(noise.get('seeds', [0]))} seeds"
-        f"{', uniform rows as the original codes them' if noise.get('as_coded') else ''}; bars are 95 % intervals."
+        f"Noise after the last block that the program uses, {noise['prompts']} prompts, "
+        f"{len(noise.get('seeds', [0]))} seeds"
+        f"{', uniform rows as the original codes them' if noise.get('as_coded') else ''}; bars are 95 % "
+        f"intervals."
     )
     return section(
         "noise",
@@ -243,22 +256,25 @@ def swaps_section(runs: Sequence[RunFiles]) -> str:
             "swaps", "Are the variables used?", "", "", missing("Not measured yet.", "interpret", named)
         )
     how = (
-        "Each cell: a variable's part of the residual stream is exchanged with another prompt's at that layer; the share of pairs in "
-        "which the model then answers what the program would. Slanted and dotted: not above every control. Hover or focus a cell for "
+        "Each cell: a variable's part of the residual stream is exchanged with another prompt's at that layer; "
+        "the share of pairs in "
+        "which the model then answers what the program would. Slanted and dotted: not above every control. "
+        "Hover or focus a cell for "
         "controls and ceiling."
     )
-    left = "".join(_left_out(r) for _, r in have)
+    left = "".join(_left_out(r, f" in {r.name}" if len(have) > 1 else "") for _, r in have)
     return section(
         "swaps", "Are the variables used?", readings.swaps_reading(have[0][1]), how, place("swaps", have) + left
     )
 
 
-def _left_out(run: RunFiles) -> str:
+def _left_out(run: RunFiles, where_from: str) -> str:
     rows = ""
     for x in run.part("swaps")["left_out"]:
         where = "" if x.get("layer") is None else f", layer {x['layer']}"
         rows += f"<li><b>{esc(x['variable'])}</b>{esc(where)}: {esc(x['reason'])}</li>"
-    return f"<details><summary>Left out in {esc(run.name)}</summary><ul>{rows}</ul></details>" if rows else ""
+    title = f"Left out{where_from}, with the reasons"
+    return f"<details><summary>{esc(title)}</summary><ul>{rows}</ul></details>" if rows else ""
 
 
 def language_section(runs: Sequence[RunFiles]) -> str:
@@ -285,25 +301,29 @@ def _retention_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for r in rows:
         arrow = "↑" if r["higher_is_better"] else "↓"
         said = "higher is better" if r["higher_is_better"] else "lower is better"
-        values = "".join(f"<td>{_value(r[c], r['unit'])}</td>" for c in ("original", "injected", "baseline"))
+        values = "".join(f"<td>{_value(r, c)}</td>" for c in ("original", "injected", "baseline"))
         unit = "" if _is_share(r["unit"]) else esc(r["unit"])
-        items = "" if r.get("items") is None else esc(r["items"])
+        items = counted(r["items"]) if r.get("items") else ""
         body += (
-            f'<tr><th scope="row">{esc(r["name"])} <span title="{said}">{arrow}</span><small>{unit}</small></th>{values}'
-            f'<td>{items}</td><td class="note">{esc(r.get("note") or "")}</td></tr>'
+            f'<tr><th scope="row">{esc(r["name"])} <span title="{said}">{arrow}</span><small>{unit}</small></th>'
+            f"{values}"
+            f'<td class="items">{items}</td><td class="note">{esc(r.get("note") or "")}</td></tr>'
         )
-    head = "".join(
-        f'<th scope="col">{c}</th>' for c in ("measure", "original", "injected", "fine-tuned", "items", "")
-    )
-    return f'<div class="scroll" tabindex="0"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    head = "".join(f'<th scope="col">{c}</th>' for c in ("measure", "original", "injected", "fine-tuned"))
+    head += '<th scope="col" class="items">items</th><th scope="col" class="items"></th>'
+    table = f'<table class="plain retention"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def _is_share(unit: str) -> bool:
     return unit.split()[0] in ("share", "accuracy") if unit.strip() else False
 
 
-def _value(value: float | None, unit: str) -> str:
-    return percent(value) if _is_share(unit) else number(value)
+def _value(row: Mapping[str, Any], column: str) -> str:
+    value, span = row[column], row.get("intervals", {}).get(column)
+    if value is None or not _is_share(row["unit"]):
+        return number(value, zeros=True)
+    return percent(value) + (f"<small>{interval(*span)}</small>" if span else "")
 
 
 def about_section(runs: Sequence[RunFiles]) -> str:
@@ -331,8 +351,10 @@ def about_section(runs: Sequence[RunFiles]) -> str:
         config = "".join(f'<tr><th scope="row">{esc(k)}</th><td>{esc(v)}</td></tr>' for k, v in _flat(r.config))
         body += (
             f'<div class="about">{heading}'
-            f'<pre tabindex="0"><code>{esc(line)}</code></pre><dl>{rows}</dl><details><summary>Every option of the run</summary>'
-            f'<div class="scroll" tabindex="0"><table class="plain config"><tbody>{config}</tbody></table></div></details></div>'
+            f'<pre tabindex="0"><code>{esc(line)}</code></pre><dl>{rows}</dl><details><summary>'
+            f"Every option of the run</summary>"
+            f'<div class="scroll" tabindex="0"><table class="plain config"><tbody>{config}</tbody></table></div>'
+            f"</details></div>"
         )
     return section("run", "The run", "", "", f'<div class="abouts">{body}</div>')
 

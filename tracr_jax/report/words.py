@@ -19,14 +19,19 @@ def interval(low: float, high: float) -> str:
     return f"{100 * low:.0f}–{100 * high:.0f}"
 
 
-def number(value: float | None, *, digits: int = 3) -> str:
-    """Significant digits, without an exponent where a reader does not need one."""
+def number(value: float | None, *, digits: int = 3, zeros: bool = False) -> str:
+    """Significant digits, without an exponent where a reader does not need one; `zeros` keeps them at the end."""
     if value is None:
         return "–"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.{digits}g}"
-        return f"{value:,.0f}".replace(",", NBSP) if "e" in text else text
+        text = f"{value:#.{digits}g}".rstrip(".") if zeros else f"{value:.{digits}g}"
+        return counted(round(value)) if "e" in text else text
     return f"{value:.{digits - 1}e}"
+
+
+def counted(value: int) -> str:
+    """A count with a narrow space between thousands."""
+    return f"{value:,}".replace(",", "\u202f")
 
 
 def plain(name: str) -> str:

@@ -12,6 +12,13 @@ function marker(shape, x, y, className) {
   return svg("polygon", { points: points.map((p) => p.join(",")).join(" "), class: className });
 }
 
+// A legend's sample of a line, with its dash and marker.
+function lineKey(style, colour) {
+  return svg("svg", { width: 34, height: 12, class: "line-key", "aria-hidden": "true" },
+    svg("path", { d: "M0 6L34 6", class: `line s${colour}`, "stroke-dasharray": DASHES[style % DASHES.length] }),
+    marker(style, 17, 6, `dot s${colour}`));
+}
+
 function logTicks(low, high) {
   const out = [];
   for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
@@ -30,12 +37,12 @@ function niceTicks(low, high, count) {
 }
 
 // options: {title, xLabel, xTicks?, log?, unit(y), height?, series: [{name, colour, band?, points: [{x, y, low?, high?, tip}]}],
-//           divider?: {x, text}, markers?: bool, range?: [low, high]}
+//           divider?: {x}, markers?: bool, range?: [low, high], xRange?: [low, high]}; a series' `style` is its dash and marker
 function lineChart(place, options) {
   const all = options.series.flatMap((s) => s.points);
   const chart = el("div", { class: "chart" });
   place.append(chart);
-  let [xLow, xHigh] = [Math.min(...all.map((p) => p.x)), Math.max(...all.map((p) => p.x))];
+  let [xLow, xHigh] = options.xRange || [Math.min(...all.map((p) => p.x)), Math.max(...all.map((p) => p.x))];
   if (xLow === xHigh) [xLow, xHigh] = [xLow - 1, xHigh + 1];
   const ys = all.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]).filter((y) => !options.log || y > 0);
   let [yLow, yHigh] = options.range || [Math.min(...ys), Math.max(...ys)];
@@ -46,7 +53,8 @@ function lineChart(place, options) {
 
   function draw(width) {
     const named = options.series.length > 1 && options.endLabels !== false;
-    const right = named ? Math.min(110, Math.max(60, width * 0.22)) : 14;
+    const longest = Math.max(...options.series.map((s) => s.name.length));
+    const right = named ? Math.min(width * 0.4, longest * 7 + 16) : 14;
     const [left, top, bottom, height] = [44, 10, 38, options.height || 220];
     const x = (v) => left + ((v - xLow) / (xHigh - xLow)) * (width - left - right);
     const scale = options.log ? Math.log10 : (v) => v;
@@ -79,11 +87,11 @@ function lineChart(place, options) {
         root.append(svg("polygon", { points: [...up, ...down].join(" "), class: `band ${colour}` }));
       }
       const path = s.points.map((p, k) => `${k ? "L" : "M"}${x(p.x).toFixed(1)} ${y(p.y).toFixed(1)}`).join("");
-      root.append(svg("path", { d: path, class: `line ${colour}`, "stroke-dasharray": DASHES[i % DASHES.length] }));
+      root.append(svg("path", { d: path, class: `line ${colour}`, "stroke-dasharray": DASHES[(s.style ?? i) % DASHES.length] }));
       if (options.markers) {
         for (const p of s.points) {
           if (p.low !== undefined) root.append(svg("line", { x1: x(p.x), x2: x(p.x), y1: y(p.low), y2: y(p.high), class: `error ${colour}` }));
-          root.append(marker(i, x(p.x), y(p.y), `dot ${colour}`));
+          root.append(marker(s.style ?? i, x(p.x), y(p.y), `dot ${colour}`));
         }
       }
       const last = s.points.at(-1);

@@ -131,7 +131,10 @@ function explorer() {
   function setRun(run) {
     state.run = run;
     state.example = 0;
-    state.variable = null;
+    // Begin with the result at the answer, so that the second table is seen to be there.
+    const result = run.variables.findIndex((v) => v.name === run.result);
+    state.variable = result < 0 ? null : result;
+    state.token = example().answer_positions[0] ?? 0;
     const names = run.examples.map((e, k) => [k, `${words(e.set)}: ${e.prompt.length > 44 ? `${e.prompt.slice(0, 20)} … ${e.prompt.slice(-20)}` : e.prompt}`]);
     examples.replaceChildren(choice("prompt", names, (k) => {
       state.example = Number(k);

@@ -11,8 +11,11 @@ function panel(place, title) {
 
 function legend(place, runs) {
   if (runs.length < 2) return;
-  place.before(el("div", { class: "legend" }, runs.map((r) => el("span", {}, el("i", { class: `key s${r.index + 1}` }), r.name))));
+  place.before(el("div", { class: "legend" }, runs.map((r) => el("span", {}, lineKey(r.index, r.index + 1), r.name))));
 }
+
+// High accuracies differ most in what they mean: spread them over the colours.
+const strong = (accuracy) => Math.max(0, accuracy) ** 2.5;
 
 const RUNS = DATA.map((r, index) => ({ ...r, index }));
 
@@ -23,7 +26,7 @@ function losses() {
     const terms = new Map(runs.flatMap((r) => r.losses.map((l) => [l.term, l.title])));
     for (const [term, title] of terms) {
       const series = runs.flatMap((r) => r.losses.filter((l) => l.term === term).map((l) => ({
-        name: r.name, colour: r.index + 1, band: true,
+        name: r.name, colour: r.index + 1, style: r.index, band: true,
         points: l.steps.map((x, i) => ({
           x, y: l.mean[i], low: l.low[i], high: l.high[i],
           tip: l.each > 1 ? `${number(l.mean[i])} (${number(l.low[i])} to ${number(l.high[i])})` : number(l.mean[i]),
@@ -41,17 +44,19 @@ function lengthCurves() {
     const runs = RUNS.filter((r) => Object.keys(r.lengths).length);
     legend(place, runs);
     const sets = [...new Set(runs.flatMap((r) => Object.keys(r.lengths)))];
+    const all = runs.flatMap((r) => Object.values(r.lengths).flat());
+    const xRange = [Math.min(...all.map((b) => b.length)), Math.max(...all.map((b) => b.length))];
     for (const set of sets) {
       const series = runs.filter((r) => r.lengths[set]).map((r) => ({
-        name: r.name, colour: r.index + 1,
+        name: r.name, colour: r.index + 1, style: r.index,
         points: r.lengths[set].map((b) => ({
           x: b.length, y: b.accuracy, low: b.low, high: b.high, tip: `${interval(b)}, ${b.from === b.to ? b.from : `${b.from}–${b.to}`} tokens`,
         })),
       }));
       const test = runs.find((r) => r.lengths.test)?.lengths.test;
-      const divider = test && set !== "test" ? { x: test.at(-1).to + 0.5 } : null;
+      const divider = test ? { x: test.at(-1).to + 0.5 } : null;
       lineChart(panel(place, words(set)), {
-        title: `Accuracy by prompt length, ${words(set)}`, xLabel: "prompt length, tokens", unit: percent, range: [0, 1], markers: true, series, divider,
+        title: `Accuracy by prompt length, ${words(set)}`, xLabel: "prompt length, tokens", unit: percent, range: [0, 1], markers: true, series, divider, xRange,
         endLabels: false, height: 190,
       });
     }
@@ -99,7 +104,7 @@ function scorecards() {
     const shown = value - minus;
     return {
       text: state.shown === "probe" && probe === null ? "–" : String(Math.round(100 * shown)),
-      level: Math.min(1, Math.max(0, state.shown === "accuracy" ? shown : shown * 1.6)),
+      level: state.shown === "accuracy" ? strong(shown) : Math.min(1, Math.max(0, shown * 1.6)),
       marks: value <= floor ? ["weak"] : [],
       tip: [`${name}, layer ${l}`, `decoded right ${exact(value)}`, `majority rate ${exact(row.majority)}`,
         `probe of the untouched model ${probe === null ? "not measured" : exact(probe)}`, `${row.positions} positions`,
@@ -163,7 +168,7 @@ function swaps() {
         const weak = c.match.low <= high;
         return {
           text: String(Math.round(100 * c.match.accuracy)),
-          level: c.match.accuracy,
+          level: strong(c.match.accuracy),
           marks: weak ? ["weak"] : [],
           tip: [`${c.variable}, layer ${c.layer}`, `answers as the program predicts: ${interval(c.match)}`,
             ...Object.entries(c.controls).map(([k, m]) => `control, ${CONTROLS[k] || k}: ${exact(m.accuracy)}`),

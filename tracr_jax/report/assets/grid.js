@@ -51,7 +51,7 @@ function makeGrid(place) {
     const left = scroll.scrollLeft;
     spec = next;
     cells = [];
-    const head = el("tr", {}, el("th", { scope: "col", class: "corner" }, spec.corner),
+    const head = () => el("tr", {}, el("th", { scope: "col", class: "corner" }, spec.corner),
       spec.columns.map((c) => {
         const th = el("th", { scope: "col", class: c.mark ? "marked" : "" }, c.text, c.mark ? el("small", {}, c.mark) : null);
         return c.title ? setTip(th, [c.title]) : th;
@@ -62,7 +62,7 @@ function makeGrid(place) {
       const row = spec.columns.map((_, j) => {
         const c = spec.cell(i, j) || { text: "", marks: ["void"], tip: null, said: "empty" };
         const level = c.level ?? null;
-        const classes = [...(c.marks || []), level !== null ? "heat" : "", level > 0.55 ? "deep" : ""];
+        const classes = [...(c.marks || []), level !== null ? "heat" : "", level > 0.72 ? "deep" : level > 0.45 ? "mid" : ""];
         if (spec.chosen && spec.chosen[0] === i && spec.chosen[1] === j) classes.push("chosen");
         const td = el("td", {
           class: classes.filter(Boolean).join(" "), tabindex: -1, "aria-label": c.said || (c.tip || []).join("; ") || null,
@@ -79,7 +79,9 @@ function makeGrid(place) {
       cells.push(row);
       return el("tr", {}, name, row);
     });
-    scroll.replaceChildren(el("table", { role: "grid", "aria-label": spec.label }, el("thead", {}, head), el("tbody", {}, body)));
+    scroll.replaceChildren(el("table", { role: "grid", "aria-label": spec.label }, 
+      el("thead", {}, head()), el("tbody", {}, body), spec.rows.length > 14 ? el("tfoot", { "aria-hidden": "true" }, head()) : null));
+    scroll.classList.toggle("many", spec.columns.length > 12);
     scroll.scrollLeft = left;
     if (spec.rows.length && spec.columns.length) {
       move(...at);
