@@ -14,7 +14,9 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import write_text
 from tracr_jax.report import sections as S
 from tracr_jax.report.data import embed, fit_examples, run_data
+from tracr_jax.report.language import language_section
 from tracr_jax.report.load import RunFiles, load_runs
+from tracr_jax.report.markup import esc, title_of
 from tracr_jax.report.png import write_figures
 
 LIMIT = 8_000_000  # bytes of a page
@@ -69,12 +71,12 @@ def page(runs: Sequence[RunFiles]) -> str:
             S.swaps_section(runs),
             S.noise_section(runs),
             S.length_section(runs),
-            S.language_section(runs),
+            language_section(runs),
             S.loss_section(runs),
             S.about_section(runs),
         ]
     )
-    title = S.esc(S.title_of(runs))
+    title = esc(title_of(runs))
     text = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -121,7 +123,7 @@ def _facts(runs: Sequence[RunFiles]) -> str:
         str(r.about.get("device", "")),
         str(r.about.get("started", ""))[:10],
     ]
-    return f'<p class="facts">{" · ".join(S.esc(f) for f in facts if f)}</p>'
+    return f'<p class="facts">{" · ".join(esc(f) for f in facts if f)}</p>'
 
 
 def _asset(name: str) -> str:

@@ -3,7 +3,7 @@
 A verdict is "yes", "partly", "no" or None (not measured); the rules stand in `RULES` and are printed on the page.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def learned(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on the test set."""
     s = run.sets.get("test")
     if not s:
-        return None, "Not measured."
+        return None, "`tracr-jax evaluate` measures it."
     a = s["injected"]
     bar = max((v for v in s["baselines"].values() if v < GOOD), default=0.0)
     verdict = "yes" if a["accuracy"] >= GOOD else "partly" if a["low"] > bar else "no"
@@ -76,7 +76,7 @@ def follows(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on all sets but the test set."""
     sets = {n: s for n, s in run.sets.items() if n != "test"}
     if not sets:
-        return None, "Not measured."
+        return None, "`tracr-jax evaluate` measures it."
     mean = _mean(s["injected"]["accuracy"] for s in sets.values())
     rules = {
         b: _mean(s["baselines"].get(b, 0.0) for s in sets.values()) for b in next(iter(sets.values()))["baselines"]
@@ -100,7 +100,7 @@ def readable(run: RunFiles) -> tuple[str | None, str]:
         return None, "No adapter was trained: there is nothing to read with."
     card = scorecard_of(run)
     if not card or "test" not in card["sets"]:
-        return None, "Not measured."
+        return None, "`tracr-jax interpret` measures it."
     classes = card["sets"]["test"]["classes"]
     last = {n: _at(c, -1) for n, c in classes["all"].items() if c["accuracy"] and c["accuracy"][-1] is not None}
     above = [n for n, (a, floor) in last.items() if a > floor]
@@ -132,7 +132,7 @@ def used(run: RunFiles) -> tuple[str | None, str]:
         return verdict, swaps_reading(run)
     noise = run.part("noise")
     if not noise:
-        return None, "Not measured."
+        return None, "`tracr-jax interpret` measures it."
     strongest = {k: v[-1] for k, v in noise["kinds"].items()}
     apart = strongest["result"]["high"] < strongest["random"]["low"]
     return ("partly" if apart else "no"), noise_reading(run)
@@ -140,21 +140,30 @@ def used(run: RunFiles) -> tuple[str | None, str]:
 
 def kept(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on the retention table; on evaluation.json's perplexity where there is none."""
-    rows = [r for r in (run.retention or {}).get("rows", ()) if r["original"] and r["injected"] is not None]
+    rows = [r for r in retention_rows(run) if r["original"] and r["injected"] is not None]
     if not rows:
-        r = (run.evaluation or {}).get("retention")
-        if not r:
-            return None, "Not measured."
-        rows = [{"name": "perplexity on held-out text", "higher_is_better": False, **r}]
+        return None, "`tracr-jax retention` measures it."
     losses = {r["name"]: _worse(r) for r in rows}
     name, worst = max(losses.items(), key=lambda x: x[1])
     if worst <= 0 and len(rows) > 1:
         return "yes", f"None of {len(rows)} measures is worse than before by more than its interval."
     row = next(r for r in rows if r["name"] == name)
     verdict = "yes" if worst <= KEPT[0] else "partly" if worst <= KEPT[1] else "no"
-    change = "no worse than" if worst <= 0 else "against"
-    many = f"Of {len(rows)} measures the one that fell most is {name}" if len(rows) > 1 else _capital(name)
-    return verdict, f"{many}: {number(row['injected'])} {change} {number(row['original'])} before{_signed(worst)}."
+    change = ", no worse than" if worst <= 0 else " against"
+    many = f"Of {len(rows)} measures the one that lost most is {name}" if len(rows) > 1 else _capital(name)
+    after, before = (number(row[c], zeros=True) for c in ("injected", "original"))
+    return verdict, f"{many}: {after}{change} {before} before{_signed(worst)}."
+
+
+def retention_rows(run: RunFiles) -> list[Mapping[str, Any]]:
+    """The rows of retention.json; without it the one perplexity that evaluation.json has."""
+    if run.retention:
+        return list(run.retention["rows"])
+    r = (run.evaluation or {}).get("retention")
+    if not r:
+        return []
+    row = {"name": "perplexity on held-out text", "unit": "per token", "higher_is_better": False, "baseline": None}
+    return [row | {k: r[k] for k in ("original", "injected")} | {"items": None, "note": "from evaluation.json"}]
 
 
 def _signed(worse: float) -> str:
@@ -170,11 +179,12 @@ def _worse(row: Mapping[str, Any]) -> float:
     return -change if row["higher_is_better"] else change
 
 
-def accuracy_reading(runs: Sequence[RunFiles]) -> str:
-    """The set on which the first run is furthest above "always the same answer", against the hardest one."""
-    sets = runs[0].sets
+def accuracy_reading(run: RunFiles) -> str:
+    """The set on which the run is furthest above all trivial rules, and the sets on which it is below one."""
+    sets = run.sets
     gains = {n: s["injected"]["accuracy"] - max(s["baselines"].values(), default=0.0) for n, s in sets.items()}
-    below = [n for n, s in sets.items() if s["injected"]["high"] < max(s["baselines"].values(), default=0.0)]
+    room = {n: s["injected"]["high"] - s["injected"]["accuracy"] for n, s in sets.items()}
+    below = [n for n in sets if room[n] < -gains[n]]
     best = max(gains, key=lambda n: gains[n])
     rule = _best_rule(sets[best]["baselines"], start=" ").strip(" .")
     text = f"{_capital(plain(best))}: {_measured(sets[best]['injected'])} right"

@@ -68,7 +68,7 @@ function lineChart(place, options) {
       root.append(svg("line", { x1: left, x2: width - right, y1: y(t), y2: y(t), class: "gridline" }));
       root.append(svg("text", { x: left - 7, y: y(t) + 4, class: "tick-text", "text-anchor": "end" }, options.unit(t)));
     }
-    for (const t of options.xTicks || niceTicks(xLow, xHigh, Math.max(2, Math.floor((width - left - right) / 80)))) {
+    for (const t of options.xTicks || niceTicks(xLow, xHigh, Math.max(3, Math.floor((width - left - right) / 60)))) {
       root.append(svg("text", { x: x(t), y: height - bottom + 17, class: "tick-text", "text-anchor": "middle" }, number(t)));
     }
     root.append(svg("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, class: "axis" }));

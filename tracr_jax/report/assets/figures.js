@@ -11,13 +11,13 @@ function panel(place, title) {
 
 function legend(place, runs) {
   if (runs.length < 2) return;
-  place.before(el("div", { class: "legend" }, runs.map((r) => el("span", {}, lineKey(r.index, r.index + 1), r.name))));
+  place.before(el("div", { class: "legend" }, runs.map((r) => el("span", {}, lineKey(r.index, r.colour), r.name))));
 }
 
 // High accuracies differ most in what they mean: spread them over the colours.
 const strong = (accuracy) => Math.max(0, accuracy) ** 2.5;
 
-const RUNS = DATA.map((r, index) => ({ ...r, index }));
+const RUNS = DATA.map((r, index) => ({ ...r, index, colour: (index % 6) + 1 }));
 
 function losses() {
   for (const place of places("losses")) {
@@ -26,7 +26,7 @@ function losses() {
     const terms = new Map(runs.flatMap((r) => r.losses.map((l) => [l.term, l.title])));
     for (const [term, title] of terms) {
       const series = runs.flatMap((r) => r.losses.filter((l) => l.term === term).map((l) => ({
-        name: r.name, colour: r.index + 1, style: r.index, band: true,
+        name: r.name, colour: r.colour, style: r.index, band: true,
         points: l.steps.map((x, i) => ({
           x, y: l.mean[i], low: l.low[i], high: l.high[i],
           tip: l.each > 1 ? `${number(l.mean[i])} (${number(l.low[i])} to ${number(l.high[i])})` : number(l.mean[i]),
@@ -48,7 +48,7 @@ function lengthCurves() {
     const xRange = [Math.min(...all.map((b) => b.length)), Math.max(...all.map((b) => b.length))];
     for (const set of sets) {
       const series = runs.filter((r) => r.lengths[set]).map((r) => ({
-        name: r.name, colour: r.index + 1, style: r.index,
+        name: r.name, colour: r.colour, style: r.index,
         points: r.lengths[set].map((b) => ({
           x: b.length, y: b.accuracy, low: b.low, high: b.high, tip: `${interval(b)}, ${b.from === b.to ? b.from : `${b.from}–${b.to}`} tokens`,
         })),

@@ -1,5 +1,8 @@
 // A table of cells with one tab stop: arrow keys move, Enter or a click chooses. Heat maps and the explorer use it.
 
+// A name may break after an underscore where there is little room.
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
+
 // spec: {label, corner, columns: [{text, title?, mark?}], rows: [{text, title?}], cell(row, column) -> {text, level?, marks?, tip, said}
 //        or null, onChoose?(row, column), chosen?: [row, column]}
 function makeGrid(place) {
@@ -57,12 +60,12 @@ function makeGrid(place) {
         return c.title ? setTip(th, [c.title]) : th;
       }));
     const body = spec.rows.map((r, i) => {
-      const name = el("th", { scope: "row" }, el("span", { class: "name" }, r.text), r.note ? el("small", {}, r.note) : null);
+      const name = el("th", { scope: "row" }, el("span", { class: "name" }, breakable(r.text)), r.note ? el("small", {}, r.note) : null);
       setTip(name, [r.title || r.text]);
       const row = spec.columns.map((_, j) => {
         const c = spec.cell(i, j) || { text: "", marks: ["void"], tip: null, said: "empty" };
         const level = c.level ?? null;
-        const classes = [...(c.marks || []), level !== null ? "heat" : "", level > 0.72 ? "deep" : level > 0.45 ? "mid" : ""];
+        const classes = [...(c.marks || []), level !== null ? "heat" : "", level > 0.76 ? "deep" : level > 0.52 ? "mid" : ""];
         if (spec.chosen && spec.chosen[0] === i && spec.chosen[1] === j) classes.push("chosen");
         const td = el("td", {
           class: classes.filter(Boolean).join(" "), tabindex: -1, "aria-label": c.said || (c.tip || []).join("; ") || null,

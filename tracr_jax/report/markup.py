@@ -1,0 +1,81 @@
+"""Pieces of HTML that the sections share. Every string from a file goes through `esc`."""
+
+import html
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+from tracr_jax.report.load import RunFiles
+
+
+def esc(text: Any) -> str:
+    """Text that is shown as it is, in elements and in quoted attributes."""
+    return html.escape(str(text), quote=True)
+
+
+def prose(text: str) -> str:
+    """A sentence, escaped; what stands between backticks is code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", esc(text))
+
+
+def title_of(runs: Sequence[RunFiles]) -> str:
+    """What the page is about, in one line."""
+    tasks = dict.fromkeys(task_name(r) for r in runs)
+    models = dict.fromkeys(PurePath(str(r.config.get("lm", "?"))).name for r in runs)
+    return f"{', '.join(tasks)} in {', '.join(models)}"
+
+
+def task_name(run: RunFiles) -> str:
+    """The task's name; of path/to/file.py:NAME the last part."""
+    return str(run.config.get("task", "?")).split(":")[-1]
+
+
+def series(index: int) -> str:
+    """The class of a series' colour and pattern; there are six, then they begin again."""
+    return f"s{(index - 1) % 6 + 1 if index else 0}"
+
+
+def key(index: int) -> str:
+    """A swatch in a series' colour and pattern; 0 is the untouched model."""
+    return f'<i class="key {series(index)}" aria-hidden="true"></i>'
+
+
+def kind(run: RunFiles) -> str:
+    """A tag beside the name of a fine-tuning baseline."""
+    return ' <small class="tag">fine-tuning baseline</small>' if run.is_baseline else ""
+
+
+def section(anchor: str, title: str, readings: Sequence[tuple[str, str]], how: str, body: str) -> str:
+    """A figure: its question, a one-sentence reading of each run, how to look at it, and the figure.
+
+    Args:
+      anchor: the section's id.
+      title: its heading.
+      readings: (run, sentence) pairs; the name is left out where there is one run only.
+      how: what the marks mean.
+      body: HTML.
+    """
+    lead = "".join(
+        f'<p class="reading">{f"<b>{esc(name)}</b> " if len(readings) > 1 else ""}{esc(sentence)}</p>'
+        for name, sentence in readings
+    )
+    note = f'<p class="how">{esc(how)}</p>' if how else ""
+    return f'<section id="{anchor}"><h2>{esc(title)}</h2>{lead}{note}{body}</section>'
+
+
+def missing(what: str, command: str, run: RunFiles) -> str:
+    """What stands in a section whose file is not there: the command that makes it."""
+    line = f"tracr-jax {command} {shlex.quote(str(run.folder))}"
+    return f'<p class="missing">{esc(what)} Make it with <code>{esc(line)}</code></p>'
+
+
+def place(kind: str, runs: Sequence[tuple[int, RunFiles]]) -> str:
+    """Places for a figure of each run, side by side where there is room; filled by the scripts."""
+    cells = "".join(
+        f'<figure><figcaption>{key(i + 1)}{esc(r.name)}</figcaption><div data-figure="{kind}" data-run="{i}">'
+        f"</div></figure>"
+        for i, r in runs
+    )
+    return f'<div class="places n{min(len(runs), 3)}">{cells}</div>'
