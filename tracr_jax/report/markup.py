@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tracr_jax.report.load import RunFiles
+from tracr_jax.report.words import NBSP
 
 
 def esc(text: Any) -> str:
@@ -61,7 +62,7 @@ def section(anchor: str, title: str, readings: Sequence[tuple[str, str]], how: s
         f'<p class="reading">{f"<b>{esc(name)}</b> " if len(readings) > 1 else ""}{esc(sentence)}</p>'
         for name, sentence in readings
     )
-    note = f'<p class="how">{esc(how)}</p>' if how else ""
+    note = f'<p class="how">{esc(how.replace(" %", f"{NBSP}%"))}</p>' if how else ""
     return f'<section id="{anchor}"><h2>{esc(title)}</h2>{lead}{note}{body}</section>'
 
 

@@ -61,11 +61,11 @@ def picture(run: RunFiles, path: Path, *, example: int = 0) -> Path:
     figure = Figure(figsize=(13.6, max(4.4, 1.7 + 0.3 * rows)), dpi=160, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2, width_ratios=[2.1, 1])
     draw_example(left, run, chosen)
-    draw_answers(right, [run], notes=False)
+    draw_answers(right, [run])
     return _save(figure, path)
 
 
-def draw_answers(ax: Axes, runs: Sequence[RunFiles], *, notes: bool = True) -> None:
+def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
     """Accuracy on every set with intervals: before, and each run; trivial rules as letters."""
     sets: dict[str, Any] = dict(runs[0].sets)
     rules = list(dict.fromkeys(b for s in sets.values() for b in s["baselines"]))
@@ -95,14 +95,10 @@ def draw_answers(ax: Axes, runs: Sequence[RunFiles], *, notes: bool = True) -> N
     ax.set_yticks(range(len(sets)), [plain(n) for n in sets])
     ax.set_ylim(len(sets) - 0.35, -0.6)
     ax.set_xlim(0, 101)
-    ax.set_xlabel(
-        "exact match, %   " + "   ".join(f"{k}: {plain(b)}" for b, k in letters.items()), fontsize=8, color=_SOFT
-    )
-    if notes:
-        ax.set_title("Answers, with 95 % intervals", loc="left", fontsize=11)
+    rules_line = "   ".join(f"{k}: {plain(b)}" for b, k in letters.items())
+    ax.set_xlabel(f"exact match, %, with 95 % intervals\n{rules_line}", fontsize=8, color=_SOFT)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=bars, frameon=False, fontsize=8, borderaxespad=0.2)
-    if notes:
-        ax.set_title("Answers, with 95 % intervals", loc="left", fontsize=11, pad=24)
+    ax.set_title("How often it answers right", loc="left", fontsize=11, pad=24)
     _calm(ax)
 
 
@@ -119,7 +115,7 @@ def _grouped(baselines, letters) -> list[tuple[str, float]]:
 def draw_scorecard(ax: Axes, run: RunFiles) -> None:
     """Decode accuracy on the test set, variable × layer, all positions; slanted where no better than the floor."""
     values, floor, names = _matrix(run)
-    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    _heat(ax, values)
     for i, j in np.argwhere(np.isfinite(values)):
         weak = values[i, j] <= floor[i, j]
         ax.text(
@@ -195,24 +191,28 @@ def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
             ax.text(x, y, _safe(text), ha="center", va="center", fontsize=7, color=ink, parse_math=False)
             if values[i][x] != truth[i][x]:
                 ax.add_patch(_frame(x, y))
-    ax.imshow(shade, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    _heat(ax, shade)
     names = [run.variables[i]["name"] for i in rows]
     ax.set_yticks(range(len(rows)), [_safe(n) for n in names], fontsize=8, family="monospace", parse_math=False)
     ax.set_xticks(
         range(len(tokens)),
         [_safe(t.replace(" ", "␣")) for t in tokens],
-        fontsize=8,
-        family="monospace",
-        parse_math=False,
-    )
+        fontsize=8, family="monospace", parse_math=False,
+    )  # fmt: skip
     longest = max(map(len, tokens), default=0)
     ax.tick_params(axis="x", labeltop=True, labelbottom=False, top=False, rotation=90 if longest > 3 else 0)
-    ax.set_xlabel(
-        "value read from the model; darker: larger margin; red frame: the program has another; dot: it has none",
-        fontsize=8,
-        color=_SOFT,
-    )
+    how = "darker: larger margin to the next value; red frame: the program holds another; dot: it holds none"
+    ax.set_xlabel(how, fontsize=8, color=_SOFT)
+    ax.set_title("The program's variables, read from the model at every token", loc="left", fontsize=11)
     _calm(ax, lines=False)
+
+
+def _heat(ax: Axes, shade: np.ndarray) -> None:
+    """Cells with white gaps, first row on top; what is not finite stays empty."""
+    height, width = shade.shape
+    ax.imshow(shade, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    ax.hlines(np.arange(height + 1) - 0.5, -0.5, width - 0.5, color="white", linewidth=1.6)
+    ax.vlines(np.arange(width + 1) - 0.5, -0.5, height - 0.5, color="white", linewidth=1.6)
 
 
 def _held(run: RunFiles, example: dict[str, Any]) -> list[int]:

@@ -167,7 +167,7 @@ def retention_rows(run: RunFiles) -> list[Mapping[str, Any]]:
 
 
 def _signed(worse: float) -> str:
-    return f" ({100 * worse:.0f}{NBSP}% worse)" if worse > 0.005 else ""
+    return f" ({100 * worse:.2g}{NBSP}% worse)" if worse > 0.005 else ""
 
 
 def _worse(row: Mapping[str, Any]) -> float:

@@ -215,7 +215,7 @@ def swaps_section(runs: Sequence[RunFiles]) -> str:
         "Each cell: a variable's part of the residual stream is exchanged with another prompt's at that layer; "
         "the share of pairs in "
         "which the model then answers what the program would. Slanted and dotted: not above every control. "
-        "Hover or focus a cell for "
+        "Hover, focus or tap a cell for "
         "controls and ceiling."
     )
     left = "".join(_left_out(r, f" in {r.name}" if len(have) > 1 else "") for _, r in have)

@@ -23,7 +23,9 @@ def number(value: float | None, *, digits: int = 3, zeros: bool = False) -> str:
     """Significant digits, without an exponent where a reader does not need one; `zeros` keeps them at the end."""
     if value is None:
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
         text = f"{value:#.{digits}g}".rstrip(".") if zeros else f"{value:.{digits}g}"
         return counted(round(value)) if "e" in text else text
     return f"{value:.{digits - 1}e}"

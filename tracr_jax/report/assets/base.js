@@ -15,8 +15,8 @@ function fill(node, attributes, children) {
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-const percent = (x) => (x === null || x === undefined ? "–" : `${Math.round(100 * x)} %`);
-const exact = (x) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(1)} %`);
+const percent = (x) => (x === null || x === undefined ? "–" : `${Math.round(100 * x)}\u00a0%`);
+const exact = (x) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(1)}\u00a0%`);
 const interval = (m) => `${exact(m.accuracy)} (${Math.round(100 * m.low)}–${Math.round(100 * m.high)}), ${m.right} of ${m.total}`;
 const words = (name) => name.replaceAll("_", " ");
 
