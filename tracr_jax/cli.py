@@ -1,4 +1,4 @@
-"""The command line: `tracr-jax inject TASK`, `tracr-jax evaluate RUN`. Each command is a call of the library."""
+"""The command line: `tracr-jax inject TASK`, `tracr-jax report RUN`, … Each command is a call of the library."""
 
 import dataclasses
 import difflib
@@ -23,6 +23,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
                                       TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
+  tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
   tracr-jax COMMAND --help            every option of a command
 """
 
@@ -77,12 +78,31 @@ class Retention:
     hub is asked (extra `hub`)."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page on one or several runs, and PNG figures beside it; reads their files only."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders, side by side."""
+    out: Path | None = None
+    """The page; default report.html in the first run folder."""
+    picture: Path | None = None
+    """Also draw one picture of the first run: the variables of an example, and its answers (.png)."""
+    example: int = 0
+    """The picture's example, counted from 0."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a UserError is one line on standard error and exit status 2."""
     if argv is None:
         keep_pages()
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = {"inject": _inject, "evaluate": _evaluate, "retention": _retention}
+    commands = {
+        "inject": _inject,
+        "evaluate": _evaluate,
+        "retention": _retention,
+        "report": _report,
+    }
     console = Console(stderr=True, highlight=False)
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -125,6 +145,9 @@ def _inject(argv: list[str]) -> None:
     )
     print_evaluation(console, run.evaluation)
     console.print(f"\nrun folder: {run.folder}", markup=False)
+    from tracr_jax.report import write_report
+
+    console.print(f"report: {write_report([run.folder])}", markup=False, soft_wrap=True)
 
 
 def _writers(args: Inject):
@@ -183,6 +206,17 @@ def _retention(argv: list[str]) -> None:
     result["about"] = about(started) | {"baseline": baseline} | result["about"]
     write_json(args.run / "retention.json", result)
     print_retention(console, result)
+
+
+def _report(argv: list[str]) -> None:
+    args = _parse(Report, argv)
+    from tracr_jax.report import draw_picture, write_report
+
+    console = Console(highlight=False)
+    say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
+    write_report(args.runs, out=args.out, say=say)
+    if args.picture:
+        say(str(draw_picture(args.runs[0], args.picture, example=args.example)))
 
 
 def _peek(argv: Sequence[str], name: str) -> str | None:

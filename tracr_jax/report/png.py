@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tracr_jax.errors import UserError
 from tracr_jax.report.data import loss_curves, scorecard_of
-from tracr_jax.report.load import RunFiles
+from tracr_jax.report.load import RunFiles, load_runs
 from tracr_jax.report.words import plain
 
 # Okabe and Ito's colours, darkened where text stands on white.
@@ -40,19 +40,22 @@ def write_figures(runs: Sequence[RunFiles], page: Path) -> list[Path]:
     return out
 
 
-def picture(run: RunFiles, path: Path, *, example: int = 0) -> Path:
+def draw_picture(folder: str | Path, path: str | Path, *, example: int = 0) -> Path:
     """One picture for a README: what is read from the model for one prompt, and how it answers.
 
     Args:
-      run: a run with interpretation.json and evaluation.json.
+      folder: a run folder with interpretation.json and evaluation.json.
       path: the PNG file.
       example: which of the interpretation's examples.
 
     Raises:
-      UserError: the run has no such example or no evaluation.
+      UserError: the run has no such example or no evaluation, or the path does not end in .png.
     """
+    if Path(path).suffix != ".png":
+        raise UserError(f"{path}: the picture must end in .png")
+    run = load_runs([folder])[0]
     examples = run.part("examples") or []
-    if example >= len(examples) or not run.evaluation:
+    if not 0 <= example < len(examples) or not run.evaluation:
         raise UserError(
             f"{run.folder}: the picture needs evaluation.json and example {example} of interpretation.json"
         )
@@ -62,7 +65,7 @@ def picture(run: RunFiles, path: Path, *, example: int = 0) -> Path:
     left, right = figure.subplots(1, 2, width_ratios=[2.1, 1])
     draw_example(left, run, chosen)
     draw_answers(right, [run])
-    return _save(figure, path)
+    return _save(figure, Path(path))
 
 
 def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
@@ -249,6 +252,7 @@ def _write(page: Path, name: str, size: tuple[float, float], draw: Callable[[Axe
 
 def _save(figure: Figure, path: Path) -> Path:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror})") from e
