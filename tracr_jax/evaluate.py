@@ -7,15 +7,15 @@ number stands beside its 95 % interval, the untouched model's, and predictors th
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tracr_jax.generate import greedy
-from tracr_jax.interpret.decode import DecodeCounts, decode_counts, scores
-from tracr_jax.lm.blocks import first_blocks
+from tracr_jax.interpret.counting import Counter, every_layer, total
+from tracr_jax.interpret.labelled import CLASSES, Labeller
+from tracr_jax.interpret.reading import DecodeCounts, scores
 from tracr_jax.retention import perplexity
-from tracr_jax.samples import ROWS, padded_rows, round_up, sample_of
+from tracr_jax.samples import ROWS, round_up, sample_of
 from tracr_jax.setup import Setup
 from tracr_jax.stats import wilson
 from tracr_jax.tasks.base import Item
@@ -72,29 +72,34 @@ def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool
     """A function (model parameters, items) -> whether each answer is right, token for token."""
 
     def predict(params: Params, items: Sequence[Item]) -> list[bool]:
-        right: list[bool] = [False] * len(items)
-        encoded = [setup.bridge.split(i) for i in items]
-        # Longest first: neighbours share a padded shape.
-        order = sorted(range(len(items)), key=lambda k: -len(encoded[k][0]))
-        batch = min(ROWS, len(items))
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            length = round_up(max(len(encoded[k][0]) for k in chosen))
-            count = max(len(encoded[k][1]) for k in chosen)
-            ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
-            lengths = np.ones(batch, np.int32)
-            for row, k in enumerate(chosen):
-                ids[row, : len(encoded[k][0])] = encoded[k][0]
-                lengths[row] = len(encoded[k][0])
-            out = np.asarray(
-                greedy(setup.lm.model, params, jnp.asarray(ids), jnp.asarray(lengths), num_tokens=count)
-            )
-            for row, k in enumerate(chosen):
-                label = encoded[k][1]
-                right[k] = out[row, : len(label)].tolist() == list(label)
-        return right
+        answers = greedy_answers(setup, params, items)
+        return [a == list(setup.bridge.split(i)[1]) for a, i in zip(answers, items, strict=True)]
 
     return predict
+
+
+def greedy_answers(setup: Setup, params: Params, items: Sequence[Item]) -> list[list[int]]:
+    """The model's own answer to each item, of as many tokens as the label has."""
+    out: list[list[int]] = [[] for _ in items]
+    encoded = [setup.bridge.split(i) for i in items]
+    # Longest first: neighbours share a padded shape.
+    order = sorted(range(len(items)), key=lambda k: -len(encoded[k][0]))
+    batch = min(ROWS, len(items))
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        length = round_up(max(len(encoded[k][0]) for k in chosen))
+        count = max(len(encoded[k][1]) for k in chosen)
+        ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
+        lengths = np.ones(batch, np.int32)
+        for row, k in enumerate(chosen):
+            ids[row, : len(encoded[k][0])] = encoded[k][0]
+            lengths[row] = len(encoded[k][0])
+        tokens = np.asarray(
+            greedy(setup.lm.model, params, jnp.asarray(ids), jnp.asarray(lengths), num_tokens=count)
+        )
+        for row, k in enumerate(chosen):
+            out[k] = tokens[row, : len(encoded[k][1])].tolist()
+    return out
 
 
 def _share(right: Sequence[bool], items: Sequence[Item]) -> dict[str, Any]:
@@ -113,76 +118,37 @@ def decode_sets(setup: Setup, params: TrainParams, *, items: int | None = 300) -
     Items that fit the teacher's table are compared with the teacher's states; longer ones with the oracle's
     values, and values for which the teacher has no direction are counted apart ("unlabelled").
     """
-    count = _make_counter(setup)
+    labeller, counter = Labeller(setup), Counter(setup)
+    readers = every_layer(params.adapter, layers=setup.shape.depth + 1)
     out = {}
     for name, chosen in setup.task.eval_sets().items():
         if name == "valid":
             continue
-        sample = sample_of(chosen, items)
-        total, unlabelled = count(params, sample)
+        parts, unlabelled = [], 0
+        for rows in labeller.rows(sample_of(chosen, items)):
+            parts.append(counter(params.lm, readers, rows))
+            unlabelled += rows.unlabelled
+        counts = total(parts)
         out[name] = {
             "unlabelled_values": unlabelled,
-            "all_positions": _table(setup, total, mask=0),
-            "answer_positions": _table(setup, total, mask=1),
+            "all_positions": _table(setup, counts, "all"),
+            "answer_positions": _table(setup, counts, "answer"),
         }
     return out
 
 
-def _table(setup, counts, *, mask):
-    depth = setup.shape.depth
-    per_layer = {s.name: [] for s in scores(counts, layout=setup.layout, mask=mask, layer=depth)}
-    for layer in range(depth + 1):
-        for s in scores(counts, layout=setup.layout, mask=mask, layer=layer):
-            per_layer[s.name].append(s.accuracy)
+def _table(setup: Setup, counts: DecodeCounts, position_class: str) -> dict[str, Any]:
+    at = CLASSES.index(position_class)
+    layers = [
+        scores(counts, layout=setup.layout, position_class=at, layer=layer)
+        for layer in range(setup.shape.depth + 1)
+    ]
     return {
-        s.name: {
-            "accuracy": s.accuracy,
-            "majority": s.majority,
-            "positions": s.positions,
-            "by_layer": per_layer[s.name],
+        last.name: {
+            "accuracy": last.accuracy,
+            "majority": last.majority,
+            "positions": last.positions,
+            "by_layer": [layer[i].accuracy for layer in layers],
         }
-        for s in scores(counts, layout=setup.layout, mask=mask, layer=depth)
+        for i, last in enumerate(layers[-1])
     }
-
-
-def _make_counter(setup: Setup):
-    depth, layout = setup.shape.depth, setup.layout
-
-    def states(params, ids):
-        # h_L is the input of block L: the blocks after it need not run.
-        model, lm = first_blocks(setup.lm.model, params.lm, depth + 1)
-        return model.apply(lm, ids).hidden[: depth + 1].astype(jnp.float32)
-
-    @jax.jit
-    def on_device(params, phi, ids, teacher_ids, masks):
-        hidden = states(params, ids)
-        truth = setup.residuals(phi, teacher_ids)[:, :, 1:]
-        return decode_counts(params.adapter, hidden, truth, masks, layout=layout)
-
-    @jax.jit
-    def against(params, ids, truth, masks):
-        hidden = states(params, ids)[depth][None]
-        return decode_counts(params.adapter, hidden, truth, masks, layout=layout)
-
-    def run(params: TrainParams, items: Sequence[Item]) -> tuple[DecodeCounts, int]:
-        parts, unlabelled = [], 0
-        fits = [i for i in items if setup.token_count(i) <= setup.sequence_length]
-        batch = min(ROWS, len(items))
-        for start in range(0, len(fits), batch):
-            chosen = fits[start : start + batch]
-            ids, masks = padded_rows(setup, chosen, batch=batch, length=setup.sequence_length)
-            teacher_ids = setup.bridge.to_teacher(ids)
-            parts.append(on_device(params, setup.phi, ids, teacher_ids, masks))
-        longer = [i for i in items if setup.token_count(i) > setup.sequence_length]
-        for start in range(0, len(longer), batch):
-            chosen = longer[start : start + batch]
-            length = round_up(max(setup.token_count(i) for i in longer))
-            ids, masks = padded_rows(setup, chosen, batch=batch, length=length)
-            truth, missing = setup.oracle_states(chosen, ids)
-            last = against(params, ids, truth[None], masks)
-            unlabelled += missing
-            # Only the last aligned layer is known to the oracle; the others stay empty.
-            parts.append(jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (depth, 0), (0, 0))), last))
-        return jax.tree.map(lambda *x: np.sum(np.stack(x), axis=0), *parts), unlabelled
-
-    return run

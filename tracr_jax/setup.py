@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from tracr_jax.bridge import Bridge, BridgeReport, make_bridge
 from tracr_jax.config import DataConfig, RunConfig
@@ -62,36 +62,10 @@ class Setup:
         """Tokens of an item with its answer."""
         return sum(map(len, self.bridge.split(item)))
 
-    def oracle_states(
-        self, items: Sequence[Item], ids: Int[np.ndarray, "B S"]
-    ) -> tuple[Float[np.ndarray, "B S D"], int]:
-        """One-hot states of the program's values for items of any length, and how many values have no direction.
-
-        For items longer than the teacher's table; what the program holds there is the oracle's word.
-        """
-        truth = np.zeros((*ids.shape, self.teacher.width), np.float32)
-        missing = 0
-        for row, item in enumerate(items):
-            length = self.token_count(item)
-            values = self._oracle(self.bridge.teacher_values(ids[row, :length].tolist())).values
-            for variable, index in self._directions:
-                for s, value in enumerate(values.get(variable, ())):
-                    if value is None:
-                        continue
-                    if value in index:
-                        truth[row, s, index[value]] = 1.0
-                    else:
-                        missing += 1
-        return truth, missing
-
     @functools.cached_property
-    def _oracle(self) -> Oracle:
+    def oracle(self) -> Oracle:
+        """The program's own evaluator, for items of any length."""
         return Oracle(self.task.program(max_seq_len=self.teacher.max_seq_len))
-
-    @functools.cached_property
-    def _directions(self) -> list[tuple[str, dict[Any, int]]]:
-        categorical = (v for v in self.teacher.variables if v.kind == "categorical")
-        return [(v.name, dict(zip(v.values, v.indices, strict=True))) for v in categorical]
 
 
 def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say = lambda _: None) -> Setup:

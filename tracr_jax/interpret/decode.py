@@ -1,85 +1,241 @@
-"""Decode program variables from the language model's residual stream, and count how often that is right.
+"""Decode one text: the value of every program variable at every position and layer, read from the model.
 
-v = A h_i at a position; of each variable the value whose coordinate is largest. Source: method.md 11. Unlike the
-original, a position counts for a variable only where the program holds a value there (findings.md A36).
+v = A h_l at each position; of each variable the value whose coordinate is largest. Source: method.md 11. Differs
+from the original: every layer 0..L and not the last alone; the margin to the runner-up; the program's own value
+beside it, from the compiled teacher, or from the oracle where the text is longer than the teacher's table; and
+"not defined here" where the program holds nothing, where the original reads noise (findings.md 36).
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from tracr_jax.losses import DEFINED, VariableLayout, apply_adapter
-from tracr_jax.types import Adapter, Hidden, Residuals
+from tracr_jax.errors import UserError
+from tracr_jax.interpret.display import DecodedTable
+from tracr_jax.interpret.labelled import oracle_values
+from tracr_jax.interpret.reading import NOTHING, best_values, held_values, margins
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.blocks import first_blocks
+from tracr_jax.losses import apply_adapter
+from tracr_jax.samples import round_up
+from tracr_jax.setup import Setup
+from tracr_jax.teacher.model import Variable
+from tracr_jax.train import TrainParams
+from tracr_jax.types import Adapter, Params
 
 
-class DecodeCounts(NamedTuple):
-    """Sums over items and positions, one row per mask; layers 0..L, categorical variables in layout order."""
+class Trained(Protocol):
+    """A run with its trained parameters: what `inject` and `open_run` return."""
 
-    right: Int[Array, "M L1 n"]  # decoded value = true value
-    held: Int[Array, "M L1 n"]  # positions where the program holds a value
-    values: Int[Array, "M L1 D"]  # how often each value was the true one, in grouped order
+    @property
+    def setup(self) -> Setup:
+        """The run's parts."""
+        ...
+
+    @property
+    def params(self) -> TrainParams:
+        """Trained model and adapter."""
+        ...
 
 
-def decode_counts(
-    adapter: Adapter,
-    hidden: Hidden,
-    truth: Residuals,
-    masks: Float[Array, "M B S"],
-    *,
-    layout: VariableLayout,
-) -> DecodeCounts:
-    """Count right decodings of every categorical variable at every layer, under several position masks.
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Every variable of the program at every position and layer of one text; shows itself as a table.
+
+    Values are positions in `variables[i].values`, -1 where there is none: a numerical variable, or a place where
+    the program does not define the variable. n variables in the teacher's order, layers 0..L.
+    """
+
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    variables: tuple[Variable, ...]
+    result: str
+    """Name of the program's result."""
+    values: Int[np.ndarray, "L1 n S"]
+    """Read from the model."""
+    margins: Float[np.ndarray, "L1 n S"]
+    """Best minus runner-up (logits); 0 for a numerical variable."""
+    truth: Int[np.ndarray, "L1 n S"]
+    """What the program holds."""
+    numbers: Float[np.ndarray, "L1 n S"]
+    """Numerical variables as read, NaN for the others."""
+    true_numbers: Float[np.ndarray, "L1 n S"]
+    """Numerical variables as the program holds them; NaN elsewhere and where the oracle does not know them."""
+
+    @property
+    def layers(self) -> int:
+        """L + 1."""
+        return len(self.values)
+
+    def index(self, name: str) -> int:
+        """Place of a variable, by its full name or without the counter ("final_result").
+
+        Raises:
+          UserError: no variable or several answer to it.
+        """
+        found = [i for i, v in enumerate(self.variables) if v.name == name]
+        found = found or [i for i, v in enumerate(self.variables) if _base(v.name) == name]
+        if len(found) != 1:
+            known = ", ".join(v.name for v in self.variables)
+            raise UserError(f"decode: {len(found)} variables are named {name!r}, the program has {known}")
+        return found[0]
+
+    def title(self, i: int) -> str:
+        """A variable's name, without tracr's counter where that leaves it its own."""
+        short = _base(self.variables[i].name)
+        return short if sum(_base(v.name) == short for v in self.variables) == 1 else self.variables[i].name
+
+    def read(self, name: str, *, layer: int = -1) -> list[Any]:
+        """What the model shows of a variable at each position; None where the program does not define it."""
+        return self._column(self.index(name), self.values[layer], self.numbers[layer], self.truth[layer])
+
+    def program(self, name: str, *, layer: int = -1) -> list[Any]:
+        """What the program holds of a variable at each position; None where it does not define it."""
+        return self._column(self.index(name), self.truth[layer], self.true_numbers[layer], self.truth[layer])
+
+    def _column(self, i, values, numbers, truth):
+        variable = self.variables[i]
+        if variable.kind != "categorical":
+            return [None if np.isnan(x) else float(x) for x in numbers[i]]
+        return [None if t == NOTHING else variable.values[v] for v, t in zip(values[i], truth[i], strict=True)]
+
+    def show(
+        self, *, layer: int = -1, names: Sequence[str] | None = None, everything: bool = False
+    ) -> DecodedTable:
+        """The table of one layer, for a terminal or a notebook.
+
+        Args:
+          layer: 0..L, or from the end.
+          names: the variables to show, in order; by default the result, then those computed last.
+          everything: all variables, in as many tables as the terminal needs.
+
+        Raises:
+          UserError: no such layer or variable.
+        """
+        if not -self.layers <= layer < self.layers:
+            raise UserError(f"decode: no layer {layer}, this program is aligned on layers 0..{self.layers - 1}")
+        order = [self.index(n) for n in names] if names is not None else self._order(everything)
+        return DecodedTable(self, layer % self.layers, tuple(order), everything or names is not None)
+
+    def _order(self, everything: bool) -> list[int]:
+        chosen = [i for i, v in enumerate(self.variables) if everything or v.kind == "categorical"]
+
+        def rank(i: int):
+            v = self.variables[i]
+            return v.name != self.result, v.kind != "categorical", -v.writer_layer
+
+        return sorted(chosen, key=rank)
+
+    def __rich__(self) -> DecodedTable:
+        """The last aligned layer, with as many variables as fit."""
+        return self.show()
+
+    def _repr_html_(self) -> str:
+        return self.show()._repr_html_()
+
+
+def decode(run: Trained, text: str) -> Decoded:
+    """Read every program variable from the model at each token of a text.
 
     Args:
-      adapter: the affine map.
-      hidden: h_0..h_L, [L+1, B, S, d].
-      truth: teacher states or one-hots of the oracle at the same positions, [L+1, B, S, D].
-      masks: 0/1 position masks, e.g. all program positions and the answer positions.
-      layout: from `losses.variable_layout`.
+      run: from `inject` or `open_run`.
+      text: any text, as it stands; an item's prompt is enough, the program is causal.
 
-    Returns:
-      Counts; accuracy = right / held.
+    Raises:
+      UserError: the text has no tokens, or more than the model has positions.
     """
-    order = layout.order
-    read = apply_adapter(Adapter(adapter.weight[order], adapter.bias[order]), hidden)
-    truth = truth[..., order]
-    right, held, values = [], [], []
-    for size, count, first in layout.groups:
-        shape = (*read.shape[:-1], count, size)
-        z = read[..., first : first + count * size].reshape(shape)
-        r = truth[..., first : first + count * size].reshape(shape)
-        is_held = jnp.max(r, axis=-1) > DEFINED
-        hit = is_held & (jnp.argmax(z, axis=-1) == jnp.argmax(r, axis=-1))
-        right.append(jnp.einsum("lbsn,mbs->mln", hit.astype(masks.dtype), masks))
-        held.append(jnp.einsum("lbsn,mbs->mln", is_held.astype(masks.dtype), masks))
-        one_hot = (r > DEFINED).astype(masks.dtype).reshape(*read.shape[:-1], count * size)
-        values.append(jnp.einsum("lbsk,mbs->mlk", one_hot, masks))
-    return DecodeCounts(*(jnp.concatenate(x, axis=-1) for x in (right, held, values)))
+    return decode_ids(run, run.setup.tokenizer.encode(text))
 
 
-@dataclass(frozen=True)
-class VariableScore:
-    """Decode accuracy of one variable at one layer, under one mask."""
-
-    name: str
-    accuracy: float | None  # None where the program never holds it
-    majority: float | None  # rate of always answering the most frequent value
-    positions: int
-
-
-def scores(counts: DecodeCounts, *, layout: VariableLayout, mask: int, layer: int) -> list[VariableScore]:
-    """Per-variable accuracies from summed counts, with the majority rate that a constant reader would reach."""
-    out = []
-    names = iter(range(len(layout.names)))
-    for size, count, first in layout.groups:
-        for k in range(count):
-            i = next(names)
-            held = int(counts.held[mask, layer, i])
-            start = first + k * size
-            frequent = float(np.max(np.asarray(counts.values[mask, layer, start : start + size])))
-            accuracy = float(counts.right[mask, layer, i]) / held if held else None
-            out.append(VariableScore(layout.names[i], accuracy, frequent / held if held else None, held))
+def decode_ids(run: Trained, ids: Sequence[int]) -> Decoded:
+    """`decode` for a text that is already token ids."""
+    setup, params = run.setup, run.params
+    depth, layout, teacher = setup.shape.depth, setup.layout, setup.teacher
+    row = _padded(setup, ids)
+    count = len(ids)
+    reading = _reading(setup.lm.model, params.lm, params.adapter, row, depth=depth)[:, 0, :count]
+    if row.shape[1] <= setup.sequence_length:
+        states = _residuals(setup.residuals, setup.phi, setup.bridge.to_teacher(row))[:, 0, 1 : count + 1]
+        held = held_values(states[..., layout.order], layout=layout)
+        numbers = np.asarray(states)
+    else:
+        held = oracle_values(setup, row, [count])[0][:, 0, :count]
+        numbers = np.full(reading.shape, np.nan)
+    grouped = reading[..., layout.order]
+    read, margin = best_values(grouped, layout=layout), margins(grouped, layout=layout)
+    place = {name: k for k, name in enumerate(layout.names)}
+    shape = (depth + 1, len(teacher.variables), count)
+    out = Decoded(
+        tuple(setup.tokenizer.token_text(i) for i in ids),
+        tuple(int(i) for i in ids),
+        teacher.variables,
+        teacher.variable(setup.task.result).name,
+        np.full(shape, NOTHING, np.int32),
+        np.zeros(shape, np.float32),
+        np.full(shape, NOTHING, np.int32),
+        np.full(shape, np.nan, np.float32),
+        np.full(shape, np.nan, np.float32),
+    )
+    reading, read, margin, held = (np.asarray(x) for x in (reading, read, margin, held))
+    for i, v in enumerate(teacher.variables):
+        if v.kind == "categorical":
+            k = place[v.name]
+            out.values[:, i], out.margins[:, i], out.truth[:, i] = read[..., k], margin[..., k], held[..., k]
+        else:
+            out.numbers[:, i] = reading[..., v.indices[0]]
+            out.true_numbers[v.writer_layer :, i] = numbers[v.writer_layer :, :, v.indices[0]]
     return out
+
+
+def hidden_states(run: Trained, text: str) -> dict[str, Float[np.ndarray, "S d"]]:
+    """The trained model's states of a text by name, for other tools: "hidden_0".."hidden_N" and "logits" [S, V].
+
+    hidden_i is the input of block i, hidden_N is taken after the final norm, as in Hugging Face's models. The
+    adapter reads hidden_0..hidden_L.
+    """
+    ids = run.setup.tokenizer.encode(text)
+    out = _forward(run.setup.lm.model, run.params.lm, _padded(run.setup, ids))
+    states = {f"hidden_{i}": np.asarray(h[0, : len(ids)]) for i, h in enumerate(out.hidden)}
+    return states | {"logits": np.asarray(out.logits[0, : len(ids)])}
+
+
+def _padded(setup: Setup, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
+    """One row of few possible widths, so that few programs are compiled."""
+    if not len(ids):
+        raise UserError("decode: the text is empty; give at least one token")
+    limit = setup.lm.model.max_positions
+    if len(ids) > limit:
+        raise UserError(f"decode: the text has {len(ids)} tokens, the model {limit} positions; shorten it")
+    short = setup.sequence_length
+    row = np.full(
+        (1, short if len(ids) <= short else min(round_up(len(ids)), limit)), setup.tokenizer.eos_id, np.int32
+    )
+    row[0, : len(ids)] = ids
+    return row
+
+
+@functools.partial(jax.jit, static_argnames=("model", "depth"))
+def _reading(model: LanguageModel, lm_params: Params, adapter: Adapter, ids, *, depth: int):
+    model, lm_params = first_blocks(model, lm_params, depth + 1)
+    return apply_adapter(adapter, model.apply(lm_params, ids).hidden[: depth + 1].astype(jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames=("residuals",))
+def _residuals(residuals: Callable, phi: Any, ids):
+    return residuals(phi, ids)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _forward(model: LanguageModel, lm_params: Params, ids):
+    return model.apply(lm_params, ids)
+
+
+def _base(name: str) -> str:
+    head, _, counter = name.rpartition("_")
+    return head if counter.isdigit() and head else name

@@ -1,0 +1,113 @@
+"""Single items for the report's token explorer: what the model shows at every token and layer, beside the truth.
+
+Each example is the prompt followed by the model's own answer: what stood before it while it answered.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tracr_jax.errors import UserError
+from tracr_jax.evaluate import greedy_answers
+from tracr_jax.interpret.decode import decode_ids
+from tracr_jax.interpret.reading import NOTHING
+from tracr_jax.run import OpenedRun
+from tracr_jax.samples import sample_of
+from tracr_jax.setup import Setup
+from tracr_jax.tasks.base import Item
+from tracr_jax.train import TrainParams
+
+_OTHER_SETS = 4  # beside "test"
+
+
+def examples(
+    setup: Setup,
+    params: TrainParams,
+    *,
+    per_set: int = 2,
+    sets: Sequence[str] | None = None,
+    candidates: int = 40,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """A few items of each of some sets, right and wrong answers where there are both.
+
+    Args:
+      setup: the run's parts.
+      params: trained model and adapter.
+      per_set: examples of each set.
+      sets: names; by default "test" and the four others on which the model is worst, so that its faults are seen.
+      candidates: items of each set to choose from, its first.
+      progress: called with one line before each piece of work.
+
+    Returns:
+      "examples" of interpretation.json: per layer the value and margin of every variable (in the teacher's order)
+      at each token, and the truth. A value is a position in the variable's values; None for a numerical variable,
+      and in the truth where the program holds nothing.
+
+    Raises:
+      UserError: an unknown set.
+    """
+    known = {n: s for n, s in setup.task.eval_sets().items() if n != "valid"}
+    unknown = [n for n in sets or () if n not in known]
+    if unknown:
+        raise UserError(f"examples: no set {unknown[0]!r}; there are {', '.join(known)}")
+    run = OpenedRun(setup, params)
+    samples = {name: sample_of(known[name], candidates) for name in sets or known}
+    progress(f"examples: answers to {sum(map(len, samples.values()))} items")
+    # All sets together: batches of like length, so that few programs are compiled.
+    answers = iter(greedy_answers(setup, params.lm, [i for s in samples.values() for i in s]))
+    answered = {name: [(item, next(answers)) for item in items] for name, items in samples.items()}
+    if sets is None:
+        others = sorted((n for n in known if n != "test"), key=lambda n: _share_right(setup, answered[n]))
+        chosen = {*others[:_OTHER_SETS], "test"}
+        answered = {n: a for n, a in answered.items() if n in chosen}
+    return [
+        _example(run, name, item, answer)
+        for name, pairs in answered.items()
+        for item, answer in _pick(setup, pairs, per_set)
+    ]
+
+
+def _right(setup: Setup, item: Item, answer: Sequence[int]) -> bool:
+    return list(answer) == list(setup.bridge.split(item)[1])
+
+
+def _share_right(setup: Setup, pairs) -> float:
+    return float(np.mean([_right(setup, *p) for p in pairs]))
+
+
+def _pick(setup: Setup, pairs, count: int) -> list[tuple[Item, list[int]]]:
+    """Right and wrong ones in turn, of both labels if possible; short ones first, they fit a screen."""
+    pairs = sorted(pairs, key=lambda p: setup.token_count(p[0]))
+    # The very shortest are trivial.
+    pairs = pairs[len(pairs) // 8 :]
+    queues = [[p for p in pairs if _right(setup, *p) is state] for state in (True, False)]
+    out: list[tuple[Item, list[int]]] = []
+    while len(out) < count and any(queues):
+        for queue in queues:
+            if queue and len(out) < count:
+                seen = {item.label for item, _ in out}
+                fresh = next((k for k, (item, _) in enumerate(queue) if item.label not in seen), 0)
+                out.append(queue.pop(fresh))
+    return out
+
+
+def _example(run: OpenedRun, name: str, item: Item, answer: list[int]) -> dict[str, Any]:
+    prompt = run.setup.bridge.split(item)[0]
+    d = decode_ids(run, [*prompt, *answer])
+    margins = np.round(d.margins.astype(float), 2)
+    return {
+        "set": name,
+        "prompt": item.prompt,
+        "label": item.label,
+        "answer": run.setup.tokenizer.decode(answer).strip(),
+        "tokens": list(d.tokens),
+        "answer_positions": list(range(len(prompt) - 1, len(prompt) - 1 + len(answer))),
+        "layers": [{"value": _indices(v), "margin": m.tolist()} for v, m in zip(d.values, margins, strict=True)],
+        "truth": [_indices(t) for t in d.truth],
+    }
+
+
+def _indices(values: np.ndarray) -> list[list[int | None]]:
+    return [[None if x == NOTHING else int(x) for x in row] for row in values]
