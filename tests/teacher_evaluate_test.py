@@ -1,5 +1,6 @@
 """The oracle against brute force, against tracr's evaluator where that works, and with values replaced."""
 
+import functools
 import random
 
 import pytest
@@ -177,6 +178,78 @@ def test_an_edit_at_a_layer_is_seen_from_there_on():
     tokens = [*"((", "compute"]
     late = DYCK(tokens, overrides={(diffs, 0): -1}, sees=reads_after(teacher, layer[counter])).values
     assert late[counter] == [0, 0, 0]
+
+
+def dyck_by_hand(tokens, variable, replaced, visible):
+    """All variables of dyck, written out; `visible(reader)`: it reads the replaced values of the variable."""
+    out = {"tokens": list(tokens)}
+
+    def read(name, reader):
+        values = list(out[name])
+        if name == variable and visible(reader):
+            for s, v in replaced.items():
+                values[s] = v
+        return values
+
+    def pointwise(name, f, *sources):
+        out[name] = [f(*v) for v in zip(*(read(n, name) for n in sources), strict=True)]
+
+    def running(name, source, f):
+        values = read(source, name)
+        out[name] = [sum(map(f, values[: t + 1])) for t in range(len(tokens))]
+
+    for a, b in ("()", "{}", "[]"):
+        running(f"{a}_start_counts", "tokens", lambda v, a=a: v == a)
+        running(f"{b}_end_counts", "tokens", lambda v, b=b: v == b)
+        pointwise(f"{a}{b}_diffs", lambda x, y: x - y, f"{a}_start_counts", f"{b}_end_counts")
+        running(f"{a}{b}_negative_counters", f"{a}{b}_diffs", lambda v: v < 0)
+
+    def either(x, y):
+        return int(x != 0 or y != 0)
+
+    pointwise("aggregated_diffs_tmp_0", either, "()_diffs", "{}_diffs")
+    pointwise("aggregated_diffs", either, "aggregated_diffs_tmp_0", "[]_diffs")
+    pointwise("sequence_map", either, "()_negative_counters", "{}_negative_counters")
+    pointwise("aggregated_negatives", either, "sequence_map", "[]_negative_counters")
+    pointwise("unfiltered_result", lambda n, d: n == d == 0, "aggregated_negatives", "aggregated_diffs")
+    pointwise("final_result", lambda m, t: m if t == "compute" else False, "unfiltered_result", "tokens")
+    for s, v in replaced.items():
+        out[variable][s] = v
+    return out
+
+
+@functools.cache
+def dyck_teacher():
+    task = Dyck()
+    return compile_program(lambda: task.program(max_seq_len=12), vocab=task.vocab(), max_seq_len=12)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_overrides_at_a_layer_equal_brute_force(data):
+    """Every variable, any positions and values, any layer from its writer on."""
+    tokens = [*data.draw(st.text(alphabet="(){}[]", max_size=8)), "compute"]
+    variables = [v for v in dyck_teacher().variables if v.name in DYCK.names]
+    chosen = data.draw(st.sampled_from(variables))
+    where = data.draw(st.sets(st.integers(0, len(tokens) - 1), min_size=1))
+    replaced = {s: data.draw(st.sampled_from(chosen.values)) for s in where}
+    layer = data.draw(st.integers(chosen.writer_layer, dyck_teacher().num_layers))
+    written = {v.name.rsplit("_", 1)[0]: v.writer_layer for v in variables if v.name != "tokens"}
+    name = chosen.name if chosen.name == "tokens" else chosen.name.rsplit("_", 1)[0]
+    expected = dyck_by_hand(tokens, name, replaced, lambda reader: written[reader] > layer)
+    overrides = {(chosen.name, s): v for s, v in replaced.items()}
+    sees = reads_after(dyck_teacher(), layer)
+    got = DYCK(tokens, overrides=overrides, sees=sees).values
+    assert {n if n == "tokens" else n.rsplit("_", 1)[0]: v for n, v in got.items()} == expected
+    # The states of the plain input may be given; what they do not reach is not computed again.
+    assert DYCK(tokens, overrides=overrides, sees=sees, states=DYCK.states(tokens)).values == got
+
+
+def test_readers_are_found_through_selectors():
+    readers = {n.rsplit("_", 1)[0]: {r.rsplit("_", 1)[0] for r in rs} for n, rs in DYCK.readers.items()}
+    assert readers["()_diffs"] == {"()_negative_counters", "aggregated_diffs_tmp_0"}
+    assert readers["final_result"] == set()
+    assert {"(_start_counts", "final_result"} <= {r.rsplit("_", 1)[0] for r in DYCK.readers["tokens"]}
 
 
 @pytest.mark.parametrize("override", [("no_such", 0), ("tokens", 9), ("tokens", -1)])

@@ -22,6 +22,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
                                       TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
+  tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
   tracr-jax COMMAND --help            every option of a command
@@ -58,6 +59,24 @@ class Evaluate:
     """Items of each set."""
     full: bool = False
     """Whole sets instead of samples."""
+
+
+@dataclass(frozen=True)
+class Interpret:
+    """What a run's model shows and uses of its program: scorecard, noise, swaps; writes interpretation.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    prompts: int = 1000
+    """Test items under noise."""
+    pairs: int = 100
+    """Pairs of items for each swapped variable and layer."""
+    items: int = 300
+    """Items of each set in the scorecard."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the noise: each is a pass over the prompts at every strength and kind."""
+    as_coded: bool = False
+    """Span the random subspace by the original's uniform rows."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = {
         "inject": _inject,
         "evaluate": _evaluate,
+        "interpret": _interpret,
         "retention": _retention,
         "report": _report,
     }
@@ -181,6 +201,28 @@ def _evaluate(argv: list[str]) -> None:
     )
     write_json(args.run / "evaluation.json", result)
     print_evaluation(console, result)
+
+
+def _interpret(argv: list[str]) -> None:
+    args = _parse(Interpret, argv)
+    from tracr_jax.interpret.run import interpret
+    from tracr_jax.interpret.summary import print_interpretation, progress_bars
+    from tracr_jax.run import open_run
+
+    console = Console(highlight=False)
+    run = open_run(args.run)
+    with progress_bars(console, live=sys.stdout.isatty()) as progress:
+        result = interpret(
+            run,
+            prompts=args.prompts,
+            pairs=args.pairs,
+            items=args.items,
+            seeds=args.seeds,
+            as_coded=args.as_coded,
+            folder=args.run,
+            progress=progress,
+        )
+    print_interpretation(console, result, result_name=run.setup.teacher.result)
 
 
 def _retention(argv: list[str]) -> None:

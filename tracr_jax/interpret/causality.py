@@ -92,9 +92,9 @@ def noise_curves(
     batches = []
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
-        ids, masks = padded_rows(
-            setup, chosen, batch=size, length=round_up(max(setup.token_count(i) for i in chosen))
-        )
+        longest = setup.token_count(chosen[0])
+        length = min(round_up(longest), max(longest, setup.sequence_length))
+        ids, masks = padded_rows(setup, chosen, batch=size, length=length)
         batches.append((ids, masks[1], len(chosen)))
     run = _make_run(model, block=block, count=count)
     result = subspace_basis(params.adapter.weight[np.array(rows)].astype(jnp.float32))

@@ -128,7 +128,7 @@ class PairFinder:
             if differing:
                 found = self._search(variable, differing, sees)
                 return Pairs(found, equal) if found else "the program's answer after a swap is never defined"
-        return "no two items differ in it at the same position"
+        return "no two items of the sample differ in it at the same position"
 
     def _differ(self, variable: str, base: int, source: int) -> bool:
         a, b = (self._pool.items[i].values[variable] for i in (base, source))

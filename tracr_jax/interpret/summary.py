@@ -1,0 +1,104 @@
+"""What `tracr-jax interpret` shows in the terminal: a bar while it works, then its tables."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tracr_jax.interpret.scorecard import scorecard_table
+
+
+@contextmanager
+def progress_bars(console: Console, *, live: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (what, done, of): a bar for each part, or, without a terminal, a line as it starts."""
+    known: dict[str, Any] = {}
+    if not live:
+
+        def say(what: str, done: int, of: int) -> None:
+            if what not in known:
+                known[what] = True
+                console.print(what, style="dim", markup=False, soft_wrap=True)
+
+        yield say
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+
+        def draw(what: str, done: int, of: int) -> None:
+            if not of:
+                bar.console.print(what, style="dim", markup=False, soft_wrap=True)
+                return
+            if what not in known:
+                known[what] = bar.add_task(what, total=of)
+            bar.update(known[what], completed=done, total=of)
+
+        yield draw
+
+
+def print_interpretation(console: Console, result: dict[str, Any], *, result_name: str) -> None:
+    """Three tables: decoded variables, answers under noise, swaps."""
+    console.print(scorecard_table(result["scorecard"], result=result_name))
+    console.print(noise_table(result["noise"]))
+    console.print(swap_table(result["swaps"]))
+    omitted = {o["variable"] for o in result["swaps"]["left_out"] if o["layer"] is None}
+    seconds = ", ".join(f"{k} {v:.0f} s" for k, v in result["about"]["seconds"].items())
+    console.print(f"{len(omitted)} variables not swapped, reasons in interpretation.json; {seconds}", markup=False)
+
+
+def noise_table(noise: dict[str, Any]) -> Table:
+    """Exact match by strength, one row for each kind of noise."""
+    trials = f"{noise['prompts']} prompts, {len(noise['seeds'])} seeds"
+    table = _table(f"exact match under noise on block {noise['block']}, %, {trials}")
+    table.add_column("noise in", no_wrap=True)
+    for strength in noise["strengths"]:
+        table.add_column(f"length {strength:g}", justify="right")
+    names = {
+        "result": f"result subspace (rank {noise['rank']})",
+        "complement": "its complement",
+        "random": "random subspace, same rank",
+    }
+    for kind, points in noise["kinds"].items():
+        table.add_row(names[kind], *(_interval(p) for p in points))
+    return table
+
+
+def swap_table(swapped: dict[str, Any]) -> Table:
+    """For each variable and layer how often the answer after the swap is the program's, and after the controls."""
+    table = _table(f"answer after a swap = the program's, %, {swapped['pairs']} pairs each")
+    table.add_column("variable", overflow="fold")
+    for column in ("layer", "flips", "match (95 %)", "unmoved", "random", "compl.", "other", "ceiling"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for cell in sorted(swapped["cells"], key=lambda c: (c["layer"], c["variable"])):
+        controls = cell["controls"]
+        table.add_row(
+            cell["variable"],
+            str(cell["layer"]),
+            str(cell["flips"]),
+            _interval(cell["match"]),
+            *(
+                "–" if share is None else f"{100 * share['accuracy']:.0f}"
+                for share in (
+                    cell["unmoved"],
+                    *(controls[k] for k in ("random", "complement", "other")),
+                    cell["ceiling"],
+                )
+            ),
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+
+
+def _interval(share: dict[str, Any]) -> str:
+    return f"{100 * share['accuracy']:.1f} ({100 * share['low']:.0f}–{100 * share['high']:.0f})"
