@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_text
@@ -53,13 +54,23 @@ def write_report(
 
 
 def page(runs: Sequence[RunFiles]) -> str:
-    """The whole page as text."""
+    """The whole page as text; the last examples are left out where all would be more than LIMIT."""
     data = [run_data(r) for r in runs]
+    bare = _html(runs, [{**d, "examples": []} for d in data], dropped=0)
+    # The sentence that says how many are left out is shorter than 500 bytes.
+    dropped = fit_examples(data, room=LIMIT - len(bare.encode()) - 500)
+    text = _html(runs, data, dropped=dropped)
+    if len(text.encode()) > LIMIT:
+        raise UserError(
+            f"the page would have {len(text.encode()) / 1e6:.1f} MB, the limit is {LIMIT / 1e6:.0f}: "
+            "report fewer runs at a time"
+        )
+    return text
+
+
+def _html(runs: Sequence[RunFiles], data: Sequence[dict[str, Any]], *, dropped: int) -> str:
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\nstart();\n}})();\n'
-    style = _asset("style.css")
-    rest = len(embed([{**d, "examples": []} for d in data])) + len(script) + len(style) + 400_000
-    dropped = fit_examples(data, room=LIMIT - rest)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     body = "".join(
@@ -86,7 +97,7 @@ def page(runs: Sequence[RunFiles]) -> str:
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>{title} · tracr_jax</title>
-<style>{style}</style>
+<style>{_asset("style.css")}</style>
 </head>
 <body>
 <a class="skip" href="#summary">To the summary</a>
@@ -101,13 +112,7 @@ def page(runs: Sequence[RunFiles]) -> str:
 </html>
 """
     # A file's text may hold half a surrogate pair, which UTF-8 cannot.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    if len(text.encode()) > LIMIT:
-        raise UserError(
-            f"the page would have {len(text.encode()) / 1e6:.1f} MB, the limit is {LIMIT / 1e6:.0f}: "
-            "report fewer runs at a time"
-        )
-    return text
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _facts(runs: Sequence[RunFiles]) -> str:

@@ -95,7 +95,7 @@ def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
                 fontsize=7.5,
                 color=_SOFT,
             )
-    ax.set_yticks(range(len(sets)), [plain(n) for n in sets])
+    ax.set_yticks(range(len(sets)), [_safe(plain(n)) for n in sets], parse_math=False)
     ax.set_ylim(len(sets) - 0.35, -0.6)
     ax.set_xlim(0, 101)
     rules_line = "   ".join(f"{k}: {plain(b)}" for b, k in letters.items())
@@ -125,7 +125,7 @@ def draw_scorecard(ax: Axes, run: RunFiles) -> None:
             j, i, f"{100 * values[i, j]:.0f}", ha="center", va="center", fontsize=8,
             style="italic" if weak else "normal", color="white" if values[i, j] > 0.6 else _INK,
         )  # fmt: skip
-    ax.set_yticks(range(len(names)), names, fontsize=8, family="monospace")
+    ax.set_yticks(range(len(names)), [_safe(n) for n in names], fontsize=8, family="monospace", parse_math=False)
     ax.set_xticks(range(values.shape[1]))
     ax.set_xlabel("layer   (italic: no better than majority or probe)", fontsize=8, color=_SOFT)
     ax.set_title("Decoded right, %, test set", loc="left", fontsize=11)
