@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
+from huggingface_hub.constants import ENDPOINT
 
 from tracr_jax.errors import UserError
 
@@ -191,7 +191,7 @@ def _is_set(name: str) -> bool:
 
 def _hub_answers() -> bool:
     """One request, a few seconds at most: downloads would retry for minutes where packets are dropped."""
-    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+    request = urllib.request.Request(ENDPOINT, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_HUB_SECONDS):
             return True

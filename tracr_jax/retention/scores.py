@@ -64,9 +64,13 @@ def choose(model: LanguageModel, params: Params, rows: Rows, *, choices: Sequenc
 
 def perplexity(model: LanguageModel, params: Params, rows: Rows) -> float:
     """Corpus perplexity per token: exp of the mean negative log-likelihood over all scored tokens of all rows."""
-    return float(
-        np.exp(np.mean(np.concatenate([s.nll for s in score_rows(model, params, rows)]), dtype=np.float64))
-    )
+    return float(exp_of_mean(np.concatenate([s.nll for s in score_rows(model, params, rows)])))
+
+
+def exp_of_mean(nll: Float[np.ndarray, " U1"]) -> np.floating:
+    """Perplexity of tokens scored in nats; infinite where a model has diverged."""
+    with np.errstate(over="ignore"):
+        return np.exp(np.mean(nll, dtype=np.float64))
 
 
 def mean_kl(model: LanguageModel, params: Params, original: Params, windows: Int[np.ndarray, "W U"]) -> float:

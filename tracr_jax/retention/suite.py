@@ -20,7 +20,7 @@ from tracr_jax import config as C
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.retention import glue, texts
-from tracr_jax.retention.scores import choose, mean_kl, perplexity, score_rows
+from tracr_jax.retention.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
 from tracr_jax.run import open_run
 from tracr_jax.setup import Setup
 from tracr_jax.stats import wilson
@@ -194,8 +194,7 @@ def _lines(setup: Setup, sizes: _Sizes) -> Measure:
     rows = texts.line_rows(texts.shakespeare(), setup.tokenizer, positions=positions, limit=sizes.lines)
 
     def score(params):
-        means = [np.mean(s.nll, dtype=np.float64) for s in score_rows(model, params, rows.ids)]
-        return (float(np.mean(np.exp(means))),)
+        return (float(np.mean([exp_of_mean(s.nll) for s in score_rows(model, params, rows.ids)])),)
 
     note = _note("mean of the lines' own perplexities, each line alone", _cut(rows, "on the right", positions))
     name = "Tiny Shakespeare, mean over lines"
