@@ -17,7 +17,7 @@ from tracr_jax.report.load import RunFiles, load_runs
 from tracr_jax.report.words import plain
 
 # Okabe and Ito's colours, darkened where text stands on white.
-_SERIES = ("#8b929a", "#0072b2", "#c75100", "#00805c", "#a8588a", "#2a8fc7", "#8a6d00")
+_SERIES = ("#8b929a", "#0072b2", "#bb4c00", "#00805c", "#a8588a", "#2a8fc7", "#8a6d00")
 _INK, _SOFT, _LINE, _BAD = "#1c1e21", "#5c6269", "#dfe1e4", "#c62a12"
 _HATCHES = ("", "", "///", "...", "xxx", "\\\\\\", "+++")
 
