@@ -43,17 +43,19 @@ def evaluate(
             continue  # for choosing settings, not for reporting
         sample = sample_of(chosen, items)
         progress(f"{name}: {len(sample)} items")
+        right = predict(params.lm, sample)
         sets[name] = {
             "note": chosen.note,
             "size": chosen.size,
             "sample": len(sample),
             "overlap_with_training": _overlap(setup, sample),
-            "injected": _share(predict(params.lm, sample), sample),
+            "injected": _share(right, sample),
             "original": _share(predict(setup.lm.params, sample), sample),
             "baselines": {
                 k: float(np.mean([f(i.prompt) == i.label for i in sample]))
                 for k, f in setup.task.baselines().items()
             },
+            "by_length": by_length(right, [len(setup.bridge.split(i)[0]) for i in sample]),
         }
     progress("decoding variables")
     return {
@@ -66,6 +68,18 @@ def evaluate(
             "injected": perplexity(setup.lm.model, params.lm, setup.valid_text),
         },
     }
+
+
+def by_length(right: Sequence[bool], lengths: list[int]) -> list[dict[str, int]]:
+    """How many answers are right at each length of the prompt (in tokens), shortest first."""
+    return [
+        {
+            "length": n,
+            "right": sum(r for r, m in zip(right, lengths, strict=True) if m == n),
+            "total": lengths.count(n),
+        }
+        for n in sorted(set(lengths))
+    ]
 
 
 def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool]]:

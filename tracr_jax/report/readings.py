@@ -184,7 +184,7 @@ def accuracy_reading(run: RunFiles) -> str:
     sets = run.sets
     gains = {n: s["injected"]["accuracy"] - max(s["baselines"].values(), default=0.0) for n, s in sets.items()}
     room = {n: s["injected"]["high"] - s["injected"]["accuracy"] for n, s in sets.items()}
-    below = [n for n in sets if room[n] < -gains[n]]
+    below = [n for n in sets if gains[n] < 0 and room[n] < -gains[n]]
     best = max(gains, key=lambda n: gains[n])
     rule = _best_rule(sets[best]["baselines"], start=" ").strip(" .")
     text = f"{_capital(plain(best))}: {_measured(sets[best]['injected'])} right"
