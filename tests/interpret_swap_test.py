@@ -1,4 +1,4 @@
-"""Swaps: the ceiling in the compiled teacher, a model in which they must work, an adapter with which they cannot."""
+"""Swaps: the ceiling in the compiled teacher, a model in which they must work, an adapter that knows nothing."""
 
 import functools
 
