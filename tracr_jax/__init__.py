@@ -4,6 +4,7 @@ The public names, loaded when first used (importing the package starts neither J
 
     run = tracr_jax.inject("dyck", lm="smollm2-135m-instruct")
     setup, params = tracr_jax.open_run("runs/…")
+    tracr_jax.decode(run, "a text")     # the program's variables at each of its tokens; a table in a notebook
     step = tracr_jax.make_train_step(model, residuals, optimizer, config=…, shape=…, layout=…)
 """
 
@@ -15,11 +16,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
     from tracr_jax.errors import UserError
+    from tracr_jax.interpret.decode import Decoded, decode, hidden_states
     from tracr_jax.intervene import ResidualEdit
     from tracr_jax.lm.load import load_lm
     from tracr_jax.presets import preset
-    from tracr_jax.run import Run, inject, open_run
+    from tracr_jax.run import OpenedRun, Run, inject, open_run
     from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
+    from tracr_jax.tasks.strings import StringTask
     from tracr_jax.teacher import compile_program, make_forward
     from tracr_jax.train import make_train_step
 
@@ -29,6 +32,10 @@ _HOME = {
     "OptimConfig": "config",
     "RunConfig": "config",
     "UserError": "errors",
+    "Decoded": "interpret.decode",
+    "decode": "interpret.decode",
+    "hidden_states": "interpret.decode",
+    "OpenedRun": "run",
     "Run": "run",
     "inject": "run",
     "open_run": "run",
@@ -39,6 +46,7 @@ _HOME = {
     "Item": "tasks.base",
     "Task": "tasks.base",
     "TokenMap": "tasks.base",
+    "StringTask": "tasks.strings",
     "compile_program": "teacher",
     "make_forward": "teacher",
     "make_train_step": "train",
@@ -46,17 +54,22 @@ _HOME = {
 
 __all__ = [
     "DataConfig",
+    "Decoded",
     "EvalSet",
     "Item",
     "LossConfig",
+    "OpenedRun",
     "OptimConfig",
     "ResidualEdit",
     "Run",
     "RunConfig",
+    "StringTask",
     "Task",
     "TokenMap",
     "UserError",
     "compile_program",
+    "decode",
+    "hidden_states",
     "inject",
     "load_lm",
     "make_forward",

@@ -22,6 +22,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
                                       TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
+  tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
@@ -59,6 +60,20 @@ class Evaluate:
     """Items of each set."""
     full: bool = False
     """Whole sets instead of samples."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Show the value of the program's variables at every token of a text, as the model holds them."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    text: tyro.conf.Positional[str | None] = None
+    """Any text, in which \\n stands for a new line; default: the first prompt of the test set."""
+    layer: int = -1
+    """0..L, or from the end; by default the last layer that the adapter was trained to read."""
+    all: bool = False
+    """Every variable, in as many tables as the terminal needs; otherwise those that fit."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = {
         "inject": _inject,
         "evaluate": _evaluate,
+        "decode": _decode,
         "interpret": _interpret,
         "retention": _retention,
         "report": _report,
@@ -201,6 +217,21 @@ def _evaluate(argv: list[str]) -> None:
     )
     write_json(args.run / "evaluation.json", result)
     print_evaluation(console, result)
+
+
+def _decode(argv: list[str]) -> None:
+    args = _parse(Decode, argv)
+    from tracr_jax.interpret.decode import decode
+    from tracr_jax.run import open_run
+
+    run = open_run(args.run)
+    # Shells hand over a backslash and an n; the tasks' prompts end with a line of their own.
+    text = (
+        args.text.replace("\\n", "\n")
+        if args.text is not None
+        else run.setup.task.eval_sets()["test"].item(0).prompt
+    )
+    Console(highlight=False).print(decode(run, text).show(layer=args.layer, everything=args.all))
 
 
 def _interpret(argv: list[str]) -> None:
