@@ -1,5 +1,6 @@
-"""The retention table on models worked out by hand, and the command on a small run with its baseline."""
+"""The retention table on models worked out by hand, and the command with its baseline."""
 
+import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 from retention_models import Summing, always, by_hand, log_probabilities, table
 
-from tracr_jax import cli
+from tracr_jax import cli, run
+from tracr_jax.config import to_dict
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json
-from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.tokenizer import word_tokenizer
+from tracr_jax.presets import preset
 from tracr_jax.retention import glue, suite, texts
 from tracr_jax.retention.suite import measure_retention
 
@@ -167,18 +169,24 @@ def test_answers_with_the_same_first_token_cannot_be_compared(tmp_path):
     assert rows["SST-2"]["note"] == "not run: ' negative' and ' positive' begin with the same token"
 
 
-def test_the_command_on_a_run_and_its_baseline(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache"))
-    write_random_gpt2(tmp_path / "lm", num_blocks=8, width=32, heads=2)
-    text = tmp_path / "text.txt"
-    text.write_text("the number of this text is here\n" * 900)
-    options = ["--lm", str(tmp_path / "lm"), "--steps", "2", "--batch", "2", "--eval-items", "1", "--warmup-steps"]
-    options += ["0", "--text-batch", "1", "--text-length", "8", "--text", str(text)]
-    for preset in ("variable", "finetune"):
-        cli.main(["inject", "dyck", "--preset", preset, *options, "--folder", str(tmp_path / preset)])
-    run, baseline = str(tmp_path / "variable"), str(tmp_path / "finetune")
-    capsys.readouterr()
-    cli.main(["retention", run, "--baseline", baseline, "--items", "2"])
+def test_the_command_and_the_runs_it_refuses(tmp_path, monkeypatch, capsys):
+    setup = setup_of(ORIGINAL)
+    setup.config = preset("variable", task="dyck", lm="a")
+    trained = {"variable": INJECTED, "finetune": BASELINE}
+    opened = {}
+
+    def open_run(folder, **given):
+        opened[folder.name] = given
+        return setup, SimpleNamespace(lm=trained[folder.name])
+
+    monkeypatch.setattr(run, "open_run", open_run)
+    monkeypatch.setattr(suite, "open_run", open_run)
+    for name in trained:
+        write_json(tmp_path / name / "config.json", to_dict(preset(name, task="dyck", lm="a")))
+    setup.task = object()
+    folder, baseline = str(tmp_path / "variable"), str(tmp_path / "finetune")
+    cli.main(["retention", folder, "--baseline", baseline, "--items", "2"])
+    assert opened["finetune"] == {"task": setup.task, "lm": setup.lm}
     out = capsys.readouterr().out
     assert "fine-tuned" in out
     assert "SST-2: not run: " in out
@@ -187,18 +195,19 @@ def test_the_command_on_a_run_and_its_baseline(tmp_path, monkeypatch, capsys):
     assert result["about"]["packages"]["jax"]
     row = rows_of(result)["held-out text"]
     assert len({row[c] for c in suite.COLUMNS}) == 3
-    kl = rows_of(result)["KL to the original"]
-    assert kl["original"] == 0
-    assert kl["injected"] > 0 < kl["baseline"]
+    assert f"{row['injected']:.2f}" in out
 
     def refused(message, *argv):
         with pytest.raises(SystemExit):
-            cli.main(["retention", *argv])
+            cli.main(["retention", folder, *argv])
         assert message in capsys.readouterr().err
 
-    refused("an injected run (alignment variable), no fine-tuning baseline", run, "--baseline", run)
-    refused("not a run folder", run, "--baseline", str(tmp_path / "lm2"))
-    config = read_json(tmp_path / "finetune" / "config.json")
-    (tmp_path / "finetune" / "config.json").write_text(json.dumps(config | {"task": "count"}))
-    refused("its task is count, the run's dyck", run, "--baseline", baseline)
-    refused("no such folder", run, "--data-dir", str(tmp_path / "none"))
+    refused("an injected run (alignment variable), no fine-tuning baseline", "--baseline", folder)
+    refused("not a run folder", "--baseline", str(tmp_path / "none"))
+    refused("no such folder", "--data-dir", str(tmp_path / "none"))
+    refused("did you mean --items", "--item", "3")
+    for name, value in (("task", "count"), ("lm", "b")):
+        changed = dataclasses.replace(preset("finetune", task="dyck", lm="a"), **{name: value})
+        write_json(tmp_path / "finetune" / "config.json", to_dict(changed))
+        ours = getattr(setup.config, name)
+        refused(f"its {name} is {value}, the run's {ours}", "--baseline", baseline)
