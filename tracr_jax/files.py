@@ -1,27 +1,45 @@
 """Writing files so that none is ever half there: write beside, then rename."""
 
+import contextlib
 import json
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tracr_jax.errors import UserError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block ends without an error, in one step.
+
+    Raises:
+      UserError: it cannot be written; what was there before is intact.
+    """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The random part: two threads may write the same file.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w", encoding="utf-8") as f:
-            f.write(text)
+        with open(beside, "wb") as f:
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
     except OSError as e:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({e.strerror}); what was there before is intact") from e
+        raise UserError(f"{path}: cannot be written ({e.strerror or e}); what was there before is intact") from e
+    finally:
+        # There only after a failure. Where the folder is a file, this fails as well.
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    with replacing(path) as f:
+        f.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

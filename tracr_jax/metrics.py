@@ -6,7 +6,6 @@ are extras and get the same scalars.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tracr_jax.errors import UserError
+from tracr_jax.files import write_text
 
 
 class MetricWriter(Protocol):
@@ -47,10 +47,7 @@ class JsonLines:
     def __init__(self, path: Path, *, keep_below: int = 0):
         self.path = Path(path)
         lines = [line for line in read_lines(self.path) if line["step"] < keep_below]
-        beside = self.path.with_suffix(".tmp")
-        with open(beside, "w", encoding="utf-8") as f:
-            f.writelines(json.dumps(line) + "\n" for line in lines)
-        os.replace(beside, self.path)
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:

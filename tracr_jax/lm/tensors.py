@@ -6,7 +6,6 @@ the shapes with what the configuration says.
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json
+from tracr_jax.files import read_json, replacing
 
 Shape = tuple[int, ...]
 
@@ -113,17 +112,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], *, dtype: s
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format wants aligned data
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as f:
-            f.write(len(text).to_bytes(8, "little") + text)
-            for value in tensors.values():
-                f.write(np.ascontiguousarray(value, kind).tobytes())
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    except OSError as e:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({e.strerror}); what was there before is intact") from e
+    with replacing(path) as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for value in tensors.values():
+            f.write(np.ascontiguousarray(value, kind).tobytes())

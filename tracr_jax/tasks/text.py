@@ -7,7 +7,6 @@ does that with any file); here a window begins anywhere, because the bundled tex
 import contextlib
 import gzip
 import hashlib
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import cache_folder
+from tracr_jax.files import cache_folder, replacing
 from tracr_jax.lm.tokenizer import Tokenizer
 
 SEPARATOR = "<|endoftext|>"  # alone on a line between documents
@@ -86,7 +85,9 @@ class TextIds:
             kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
             encoded = tokenizer.encode_batch(parts)
             ids = np.concatenate([np.array([*e, tokenizer.eos_id], kind) for e in encoded])
-            _write(path, ids)
+            # A cache that cannot be written is no error: the ids are in memory.
+            with contextlib.suppress(UserError), replacing(path) as f:
+                np.save(f, ids)
             mapped = _mapped(path)
             ids = ids if mapped is None else mapped
         return cls(ids, eos_id=tokenizer.eos_id)
@@ -149,16 +150,3 @@ def _mapped(path: Path) -> np.ndarray | None:
     except (OSError, ValueError, EOFError):
         return None
     return ids if ids.ndim == 1 and ids.dtype in (np.uint16, np.uint32) else None
-
-
-def _write(path: Path, ids: np.ndarray) -> None:
-    """A cache that cannot be written is no error: the ids are in memory."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as f:
-            np.save(f, ids)
-        os.replace(beside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()

@@ -1,14 +1,12 @@
 """Teachers on disk: one .npz file with the arrays and a JSON header, no pickle; and a cache by content.
 
-Implements teacher.md trap 5. Values keep their types (1, True, 1.0 and "1" differ). A file is written beside its
-place and moved there, so that none is ever half there.
+Implements teacher.md trap 5. Values keep their types (1, True, 1.0 and "1" differ).
 """
 
 import hashlib
 import io
 import json
 import os
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -22,7 +20,7 @@ import tracr
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import cache_folder
+from tracr_jax.files import cache_folder, replacing
 from tracr_jax.teacher.compile import build_program, compile_program, default_exactness
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, trace
 from tracr_jax.teacher.model import Coo, Grid, Teacher, Variable
@@ -38,7 +36,6 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike) -> None:
     Raises:
       UserError: the file cannot be written, or a value has a type that cannot be stored.
     """
-    path = Path(path)
     header = {name: getattr(teacher, name) for name in _NUMBERS}
     header |= {
         "format": FORMAT,
@@ -56,20 +53,8 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike) -> None:
     for layer, grids in teacher.grids.items():
         for i, grid in enumerate(grids):
             arrays |= {f"grids/{layer}/{i}/{part}": getattr(grid, part) for part in Grid._fields}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as f:
-                f.write(buffer.getvalue())
-            os.replace(beside, path)
-        except OSError:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as e:
-        raise UserError(f"{path}: the teacher cannot be written ({e.strerror})") from e
+    with replacing(path) as f:
+        np.savez_compressed(f, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
 
 
 def load_teacher(path: str | os.PathLike) -> Teacher:
