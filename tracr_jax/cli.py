@@ -103,7 +103,7 @@ class Retention:
     baseline: Path | None = None
     """A finished run of the same task and model with --preset finetune, for the third column."""
     items: int | None = None
-    """At most so many texts, lines or windows of each set, the first ones; default 1,000 texts, 2,000 lines and
+    """At most so many texts, lines or windows of each set, the first ones; default 800 texts, 2,000 lines and
     windows of 32,768 tokens."""
     full: bool = False
     """Whole sets."""

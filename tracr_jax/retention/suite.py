@@ -28,7 +28,7 @@ from tracr_jax.types import Params
 
 LONGEST_WINDOW = 1024
 # What three columns of the bundled model take about three minutes for on two cores.
-DEFAULT_TEXTS, DEFAULT_TOKENS = 1000, 32_768
+DEFAULT_TEXTS, DEFAULT_TOKENS = 800, 32_768
 
 COLUMNS = ("original", "injected", "baseline")
 _NO_BASELINE = "baseline not run: no --baseline"
@@ -74,7 +74,7 @@ def measure_retention(
       setup: of the run; gives the model, its original parameters, the tokenizer and the held-out text.
       injected: the run's language model.
       baseline: the model that was only fine-tuned, see `open_baseline`.
-      items: at most so many texts, lines or windows of each set, always the first ones; by default 1,000 texts of
+      items: at most so many texts, lines or windows of each set, always the first ones; by default 800 texts of
         LAMBADA, SST-2 and MRPC, 2,000 lines, and windows of 32,768 tokens.
       full: whole sets.
       data_dir: folder with SST-2 and MRPC, see `glue.examples`.
