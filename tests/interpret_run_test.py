@@ -1,5 +1,6 @@
 """`tracr-jax interpret` from end to end on a random model: the file for the report, the tables, the refusals."""
 
+import io
 import json
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_the_file_that_the_report_reads(tmp_path):
         steps = [(done, of) for w, done, of in stages if w == what]
         assert steps[-1][0] == steps[-1][1] == len(steps)
 
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=io.StringIO())
     print_interpretation(console, result, result_name=run.setup.teacher.result)
     text = console.export_text()
     for word in ("result subspace (rank 2)", "final_result_1", "ceiling", "reasons in interpretation.json"):
