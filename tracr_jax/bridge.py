@@ -124,7 +124,9 @@ class Bridge:
         return lambda tokens: oracle(tokens).values[oracle.result]
 
 
-def make_bridge(task: Task, tokenizer: Tokenizer, teacher: Teacher, *, strict: bool = True) -> Bridge:
+def make_bridge(
+    task: Task, tokenizer: Tokenizer, teacher: Teacher, *, strict: bool = True, separator: str | None = None
+) -> Bridge:
     """The bridge of a task for a tokenizer (already filtered) and a compiled teacher.
 
     Args:
@@ -132,6 +134,7 @@ def make_bridge(task: Task, tokenizer: Tokenizer, teacher: Teacher, *, strict: b
       tokenizer: the LM's.
       teacher: gives the ids of the teacher's tokens.
       strict: False (as-coded switches) keeps the original's form, prompt + " " + label, whatever it aligns.
+      separator: that of `find_separator`, where the caller already has it.
 
     Raises:
       UserError: a value is not in the teacher's vocabulary, a piece has no single token, two pieces share one, or
@@ -153,7 +156,8 @@ def make_bridge(task: Task, tokenizer: Tokenizer, teacher: Teacher, *, strict: b
             if other != piece:
                 raise UserError(f"bridge: {piece!r} and {other!r} are the same LM token {token}")
             lookup[token] = teacher.vocab[value]
-    separator = find_separator(task, tokenizer) if strict else _SEPARATORS[0]
+    if separator is None:
+        separator = find_separator(task, tokenizer) if strict else _SEPARATORS[0]
     return Bridge(task, tokenizer, teacher, lookup, separator, np.array(sorted(origin), np.int64))
 
 

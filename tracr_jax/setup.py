@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from tracr_jax.bridge import Bridge, BridgeReport, make_bridge
+from tracr_jax.bridge import Bridge, BridgeReport, find_separator, make_bridge
 from tracr_jax.config import DataConfig, RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
@@ -88,7 +88,9 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         say(f"loading {lm}")
         lm = load_lm(lm, dtype=config.dtype)
     tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.as_coded)
-    length = _table_length(task, tokenizer, config.data)
+    strict = not config.as_coded
+    separator = find_separator(task, tokenizer) if strict else None
+    length = _table_length(task, tokenizer, config.data, separator=separator)
     _check_positions(lm, length)
     say(f"compiling {task.name} for {length} positions")
     teacher = cached_compile(
@@ -97,8 +99,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         max_seq_len=length,
         mlp_exactness=task.mlp_exactness(length),
     )
-    strict = not config.as_coded
-    bridge = make_bridge(task, tokenizer, teacher, strict=strict)
+    bridge = make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
     proved = [*task.longest_items(), *(task.train_item(i, seed=config.seed) for i in range(_PROVED_ITEMS))]
     report = bridge.check(proved, strict=strict)
     say(f"{'warning: ' if report.first_mismatch else ''}{report}")
@@ -189,8 +190,8 @@ def _shape(
     )
 
 
-def _table_length(task: Task, tokenizer: Tokenizer, data: DataConfig) -> int:
+def _table_length(task: Task, tokenizer: Tokenizer, data: DataConfig, *, separator: str | None) -> int:
     """Positions of the teacher's table: the longest item, or the original's tables under its switch."""
     if data.as_coded_length and hasattr(task, "as_coded_table"):
         return task.as_coded_table  # pyright: ignore[reportAttributeAccessIssue]
-    return sequence_length(task, tokenizer, answer_end=data.answer_end)
+    return sequence_length(task, tokenizer, answer_end=data.answer_end, separator=separator)
