@@ -107,6 +107,7 @@ def test_the_first_items_of_each_set(monkeypatch):
     assert rows["LAMBADA, last token"]["items"] == 2
     assert rows["LAMBADA, last token"]["note"].startswith("the first 2 of 6 texts")
     assert rows["Tiny Shakespeare, mean over lines"]["items"] == 2
+    assert "the first 2 of 4 lines" in rows["Tiny Shakespeare, mean over lines"]["note"]
     assert rows["WikiText-2"]["items"] == 2 * POSITIONS
     assert "the first 2 of" in rows["WikiText-2"]["note"]
     assert rows["held-out text"]["items"] == 2 * 11

@@ -48,17 +48,16 @@ def answers_table(evaluation: dict[str, Any]) -> Table:
 
 def print_retention(console: Console, retention: dict[str, Any]) -> None:
     """The language kept, from retention.json: one line a measure, then what could not be run."""
-    table = _table("language kept")
+    table = _table("language kept (↑ higher is better, ↓ lower)")
     table.add_column("measure")
     for column in ("items", "original", "injected", "fine-tuned"):
         table.add_column(column, justify="right", no_wrap=True, style="bold" if column == "injected" else None)
     measured = [r for r in retention["rows"] if not r["note"].startswith("not run")]
     for r in measured:
-        better = "higher is better" if r["higher_is_better"] else "lower is better"
+        unit = "%" if r["unit"] == "share" else r["unit"].removesuffix(" per token")
         values = (_value(r[name], r["unit"]) for name in ("original", "injected", "baseline"))
-        table.add_row(
-            f"{r['name']} ({'%' if r['unit'] == 'share' else r['unit']}, {better})", str(r["items"]), *values
-        )
+        arrow = "↑" if r["higher_is_better"] else "↓"
+        table.add_row(f"{r['name']}, {unit} {arrow}", f"{r['items']:,}", *values)
     console.print(table)
     for r in retention["rows"]:
         if r not in measured:

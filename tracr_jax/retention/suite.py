@@ -191,12 +191,16 @@ def _lambada(setup: Setup, sizes: _Sizes) -> Measure:
 
 def _lines(setup: Setup, sizes: _Sizes) -> Measure:
     model, positions = setup.lm.model, setup.lm.model.max_positions
-    rows = texts.line_rows(texts.shakespeare(), setup.tokenizer, positions=positions, limit=sizes.lines)
+    text = texts.shakespeare()
+    rows = texts.line_rows(text, setup.tokenizer, positions=positions, limit=sizes.lines)
+    of = sum(bool(line.strip()) for line in text.splitlines())
+    count = min(of, sizes.lines or of)
 
     def score(params):
         return (float(np.mean([exp_of_mean(s.nll) for s in score_rows(model, params, rows.ids)])),)
 
-    note = _note("mean of the lines' own perplexities, each line alone", _cut(rows, "on the right", positions))
+    what = f"mean of the lines' own perplexities, each line alone; {_first(count, of, 'lines')}"
+    note = _note(what, _cut(rows, "on the right", positions))
     name = "Tiny Shakespeare, mean over lines"
     return Measure(name, (Row(name, PER_TOKEN, False, len(rows.ids), note),), score)
 
