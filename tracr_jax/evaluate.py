@@ -4,7 +4,7 @@ Exact match: greedy generation of as many tokens as the label has, without the h
 number stands beside its 95 % interval, the untouched model's, and predictors that know nothing of the program.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from tracr_jax.interpret.counting import Counter, every_layer, total
 from tracr_jax.interpret.labelled import CLASSES, Labeller
 from tracr_jax.interpret.reading import DecodeCounts, scores
 from tracr_jax.retention import perplexity
-from tracr_jax.samples import ROWS, round_up, sample_of
+from tracr_jax.samples import ROWS, reported_samples, round_up
 from tracr_jax.setup import Setup
 from tracr_jax.stats import wilson
 from tracr_jax.tasks.base import Item
@@ -37,16 +37,15 @@ def evaluate(
       progress: called with one line before each piece of work.
     """
     predict = make_predictor(setup)
+    chosen = setup.task.eval_sets()
+    samples = reported_samples(setup.task, items)
     sets = {}
-    for name, chosen in setup.task.eval_sets().items():
-        if name == "valid":
-            continue  # for choosing settings, not for reporting
-        sample = sample_of(chosen, items)
+    for name, sample in samples.items():
         progress(f"{name}: {len(sample)} items")
         right = predict(params.lm, sample)
         sets[name] = {
-            "note": chosen.note,
-            "size": chosen.size,
+            "note": chosen[name].note,
+            "size": chosen[name].size,
             "sample": len(sample),
             "overlap_with_training": _overlap(setup, sample),
             "injected": _share(right, sample),
@@ -61,7 +60,7 @@ def evaluate(
     return {
         "items_per_set": items,
         "sets": sets,
-        "decode": decode_sets(setup, params, items=items),
+        "decode": decode_samples(setup, params, samples),
         "retention": {
             "text": "held-out windows of the retention corpus, perplexity per token",
             "original": perplexity(setup.lm.model, setup.lm.params, setup.valid_text),
@@ -127,7 +126,12 @@ def _overlap(setup: Setup, items: Sequence[Item]) -> float:
 
 
 def decode_sets(setup: Setup, params: TrainParams, *, items: int | None = 300) -> dict[str, Any]:
-    """Decode accuracy of every categorical variable on every set, against the program's own values.
+    """`decode_samples` of the first `items` items of every set that is reported."""
+    return decode_samples(setup, params, reported_samples(setup.task, items))
+
+
+def decode_samples(setup: Setup, params: TrainParams, samples: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+    """Decode accuracy of every categorical variable on items of named sets, against the program's own values.
 
     Items that fit the teacher's table are compared with the teacher's states; longer ones with the oracle's
     values, and values for which the teacher has no direction are counted apart ("unlabelled").
@@ -135,11 +139,9 @@ def decode_sets(setup: Setup, params: TrainParams, *, items: int | None = 300) -
     labeller, counter = Labeller(setup), Counter(setup)
     readers = every_layer(params.adapter, layers=setup.shape.depth + 1)
     out = {}
-    for name, chosen in setup.task.eval_sets().items():
-        if name == "valid":
-            continue
+    for name, sample in samples.items():
         parts, unlabelled = [], 0
-        for rows in labeller.rows(sample_of(chosen, items)):
+        for rows in labeller.rows(sample):
             parts.append(counter(params.lm, readers, rows))
             unlabelled += rows.unlabelled
         counts = total(parts)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tracr_jax.setup import Setup
-from tracr_jax.tasks.base import EvalSet, Item
+from tracr_jax.tasks.base import EvalSet, Item, Task
 
 ROWS = 100  # items in one forward pass, or the whole sample where that is less
 _ROUND = 16
@@ -15,6 +15,11 @@ _ROUND = 16
 def sample_of(chosen: EvalSet, items: int | None) -> list[Item]:
     """The first `items` items of a set (None: all): a fixed sample, since items are pure in their index."""
     return [chosen.item(i) for i in range(min(chosen.size, items or chosen.size))]
+
+
+def reported_samples(task: Task, items: int | None) -> dict[str, list[Item]]:
+    """`sample_of` every set that is reported, by name: all but "valid", which is for choosing settings."""
+    return {name: sample_of(chosen, items) for name, chosen in task.eval_sets().items() if name != "valid"}
 
 
 def round_up(length: int) -> int:
