@@ -10,7 +10,7 @@ layer see it. Where it then answers otherwise than for the base, the pair *flips
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,9 +124,10 @@ class PairFinder:
         for groups, equal in ((pool.groups, True), ((everything,), False)):
             order = np.array([(b, s) for g in groups for b in g for s in g if b != s]).reshape(-1, 2)
             order = np.random.default_rng((self._seed, len(order))).permutation(order)[:_CANDIDATES]
-            differing = [(b, s) for b, s in order.tolist() if self._differ(variable, b, s)]
-            if differing:
-                found = self._search(variable, differing, sees)
+            differing = ((b, s) for b, s in order.tolist() if self._differ(variable, b, s))
+            first = next(differing, None)
+            if first:
+                found = self._search(variable, itertools.chain([first], differing), sees)
                 return Pairs(found, equal) if found else "the program's answer after a swap is never defined"
         return "no two items of the sample differ in it at the same position"
 
@@ -134,7 +135,7 @@ class PairFinder:
         a, b = (self._pool.items[i].values[variable] for i in (base, source))
         return any(x != y and x is not None and y is not None for x, y in zip(a, b, strict=False))
 
-    def _search(self, variable: str, candidates: list[tuple[int, int]], sees: Sees) -> tuple[Pair, ...]:
+    def _search(self, variable: str, candidates: Iterable[tuple[int, int]], sees: Sees) -> tuple[Pair, ...]:
         kinds: dict[tuple[Any, Any], list[Pair]] = defaultdict(list)
         half = self._count - self._count // 2
         tries = _TRIES * self._count
