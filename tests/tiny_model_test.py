@@ -1,4 +1,4 @@
-"""The bundled model. Marked `tiny` until experiments/pretrain_tiny.py has published it; then remove the mark."""
+"""The bundled model: size, tokens, English, and that its card says what was measured."""
 
 import json
 import sys
@@ -14,8 +14,6 @@ sys.path.insert(0, str(EXPERIMENTS))
 
 
 from tracr_jax.lm.load import load_lm  # noqa: E402
-
-pytestmark = pytest.mark.tiny
 
 TINY = Path(__file__).parents[1] / "tracr_jax" / "lm" / "tiny"
 WORDS = (" yes", " no", "Answer", "<|endoftext|>")

@@ -45,7 +45,7 @@ class Recipe:
     heads: int = 4
     vocabulary: int = 8192
     positions: int = 256
-    stages: tuple[Stage, ...] = (Stage(0.0, 6, 128), Stage(0.85, 12, 128), Stage(0.95, 24, 256))
+    stages: tuple[Stage, ...] = (Stage(0.0, 6, 128), Stage(0.8177, 12, 256), Stage(0.94, 24, 256))
     windows: int = 8
     passes: float = 1.0
     peak: float = 5e-3
