@@ -133,6 +133,14 @@ def test_only_a_configuration_is_enough(tmp_path):
     assert "tracr-jax inject" in text
 
 
+def test_the_command_can_be_typed_again(tmp_path):
+    folder = make_run(tmp_path / "run")
+    about = read_json(folder / "run.json") | {"command": ["/x/tracr_jax/__main__.py", "inject", "my task.py:TASK"]}
+    write_json(folder / "run.json", about)
+    shown = html.unescape(P.page(load_runs([folder])))
+    assert "<code>python -m tracr_jax inject 'my task.py:TASK'</code>" in shown
+
+
 def test_several_runs_stand_side_by_side(tmp_path, run):
     other = make_run(tmp_path / "other", seed=1)
     tuned = make_run(tmp_path / "tuned", seed=2, baseline=True)

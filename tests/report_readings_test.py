@@ -90,7 +90,7 @@ def with_scorecard(at_answer, **variables):
     table = {name: cell(a) for name, a in variables.items()}
     classes = {"all": table, "answer": {"final_result_1": cell(at_answer)}}
     card = {"layers": 2, "sets": {"test": {"items": 5, "unlabelled_values": 0, "classes": classes}}}
-    names = [{"name": n} for n in variables]
+    names = [{"name": n, "writer_layer": 0} for n in variables]
     return dataclasses.replace(RUN, interpretation={"variables": names, "scorecard": card})
 
 
@@ -216,6 +216,14 @@ def test_sentences_of_a_whole_run(tmp_path):
     last = {n: c["accuracy"][-1] for n, c in run.part("scorecard")["sets"]["test"]["classes"]["all"].items()}
     worst = min(last, key=lambda n: last[n])
     assert f"the hardest is {worst} with" in plain(R.scorecard_reading(run))
+
+
+def test_a_loss_that_is_nothing_but_rounding_is_zero():
+    metrics = [{"step": 0, "retention": -6e-8}, {"step": 1, "retention": 0.25}]
+    assert (
+        R.loss_reading(dataclasses.replace(RUN, metrics=metrics))
+        == "In 2 steps the language loss rose from 0 to 0.25."
+    )
 
 
 def test_numbers_in_words():

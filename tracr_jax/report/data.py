@@ -34,8 +34,19 @@ def run_data(run: RunFiles) -> dict[str, Any]:
         "noise": run.part("noise"),
         "swaps": run.part("swaps"),
         "variables": list(run.variables),
-        "examples": list(run.part("examples") or ()),
+        "examples": [_shown(e, run.variables) for e in run.part("examples") or ()],
     }
+
+
+def _shown(example: Mapping[str, Any], variables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An example without the rows of numerical variables, which hold no value to decode."""
+    kept = [bool(v["values"]) for v in variables]
+
+    def rows(table: Sequence[Any]) -> list[Any]:
+        return [row if keep else [] for row, keep in zip(table, kept, strict=True)]
+
+    layers = [{"value": rows(x["value"]), "margin": rows(x["margin"])} for x in example["layers"]]
+    return {**example, "layers": layers, "truth": [rows(t) for t in example["truth"]]}
 
 
 def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -103,7 +114,7 @@ def scorecard_of(run: RunFiles) -> dict[str, Any] | None:
         return None  # no adapter was trained: what a random one reads says nothing about the model
     card = run.part("scorecard")
     if card:
-        names = [v["name"] for v in run.variables]
+        names = [v["name"] for v in written_first(run.variables)]
         seen = _variables_in(card["sets"])
         return {
             "layers": card["layers"],
@@ -135,6 +146,11 @@ def scorecard_of(run: RunFiles) -> dict[str, Any] | None:
         }
     order = _variables_in(sets)
     return {"layers": _layers(sets), "sets": sets, "order": sorted(order, key=_first_layer(sets)), "probed": False}
+
+
+def written_first(variables: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Variables in the order in which the program writes them (the teacher's own order is the alphabet's)."""
+    return sorted(variables, key=lambda v: v["writer_layer"])
 
 
 def _variables_in(sets: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from tracr_jax.report.words import plain
 # Okabe and Ito's colours, darkened where text stands on white.
 _SERIES = ("#8b929a", "#0072b2", "#bb4c00", "#00805c", "#a8588a", "#2a8fc7", "#8a6d00")
 _INK, _SOFT, _LINE, _BAD = "#1c1e21", "#5c6269", "#dfe1e4", "#c62a12"
+_COLUMNS = 28  # tokens of the picture
 _HATCHES = ("", "", "///", "...", "xxx", "\\\\\\", "+++")
 
 
@@ -174,11 +175,12 @@ def draw_losses(ax: Axes, run: RunFiles) -> None:
 
 def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
     """What is read from the model at the last aligned layer of one prompt; red frames: the program differs."""
-    layer, rows, tokens = -1, _held(run, example), example["tokens"]
+    rows = _held(run, example)
+    first = max(0, len(example["tokens"]) - _COLUMNS)  # a long prompt's beginning is left out
+    tokens = example["tokens"][first:]
+    last = example["layers"][-1]
     values, margins, truth = (
-        example["layers"][layer]["value"],
-        example["layers"][layer]["margin"],
-        example["truth"][layer],
+        [row[first:] for row in table] for table in (last["value"], last["margin"], example["truth"][-1])
     )
     full = np.percentile([m for i in rows for m in margins[i] if m is not None] or [1.0], 90) or 1.0
     shade = np.full((len(rows), len(tokens)), np.nan)
@@ -199,7 +201,7 @@ def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
     ax.set_yticks(range(len(rows)), [_safe(n) for n in names], fontsize=8, family="monospace", parse_math=False)
     ax.set_xticks(
         range(len(tokens)),
-        [_safe(t.replace(" ", "␣")) for t in tokens],
+        [_safe(t) for t in tokens],
         fontsize=8, family="monospace", parse_math=False,
     )  # fmt: skip
     longest = max(map(len, tokens), default=0)
@@ -221,7 +223,8 @@ def _heat(ax: Axes, shade: np.ndarray) -> None:
 def _held(run: RunFiles, example: dict[str, Any]) -> list[int]:
     """Variables that the program holds somewhere in the example at the last layer."""
     truth = example["truth"][-1]
-    return [i for i in range(len(run.variables)) if any(t is not None for t in truth[i])]
+    held = [i for i, v in enumerate(run.variables) if v["values"] and any(t is not None for t in truth[i])]
+    return sorted(held, key=lambda i: run.variables[i]["writer_layer"])
 
 
 def _frame(x: int, y: int):
@@ -231,7 +234,8 @@ def _frame(x: int, y: int):
 
 
 def _safe(text: str) -> str:
-    """Text that the bundled font can draw: other signs would only be warnings and boxes."""
+    """Text that the bundled font can draw: others would be warnings and boxes. Outer spaces are made visible."""
+    text = text.replace(" ", "␣").replace("\n", "↵") if text != text.strip() else text
     return "".join(c if c.isprintable() and ord(c) < 0x2500 else "?" for c in text)
 
 

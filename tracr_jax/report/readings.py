@@ -211,12 +211,16 @@ def loss_reading(run: RunFiles) -> str:
     curves = {c["term"]: c for c in loss_curves(run.metrics)}
     names = {"supervised": "the answer's", "alignment": "the alignment", "retention": "the language"}
     parts = [
-        f"{name} loss {_moved(curves[t])} from {number(curves[t]['mean'][0])} to {number(curves[t]['mean'][-1])}"
+        f"{name} loss {_moved(curves[t])} from {_loss(curves[t]['mean'][0])} to {_loss(curves[t]['mean'][-1])}"
         for t, name in names.items()
         if t in curves
     ]
     steps = run.metrics[-1]["step"] + 1
     return _capital(f"in {steps} steps {listed(parts)}.")
+
+
+def _loss(value: float) -> str:
+    return "0" if abs(value) < 1e-6 else number(value)  # rounding: a KL to oneself may come out as -6e-8
 
 
 def _moved(curve: Mapping[str, Any]) -> str:

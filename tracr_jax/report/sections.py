@@ -240,7 +240,7 @@ def about_section(runs: Sequence[RunFiles]) -> str:
         heading = f"<h3>{key(i + 1)}{esc(r.name)}{kind(r)}</h3>" if len(runs) > 1 else ""
         a, times = r.about, r.about.get("times", {})
         command = [str(x) for x in a.get("command", [])]
-        line = shlex.join([PurePath(command[0]).name, *command[1:]]) if command else "unknown: no run.json"
+        line = _command_line(command) if command else "unknown: no run.json"
         facts = [
             ("started", a.get("started")),
             ("device", a.get("device")),
@@ -264,6 +264,13 @@ def about_section(runs: Sequence[RunFiles]) -> str:
             f"</details></div>"
         )
     return section("run", "The run", [], "", f'<div class="abouts">{body}</div>')
+
+
+def _command_line(command: Sequence[str]) -> str:
+    """The command as it can be typed again: Python calls a module's program __main__.py."""
+    program = PurePath(command[0]).name
+    start = ["python", "-m", "tracr_jax"] if program == "__main__.py" else [program]
+    return shlex.join([*start, *command[1:]])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = ""):

@@ -24,6 +24,7 @@ function logTicks(low, high) {
   for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
     for (const m of [1, 2, 5]) if (m * 10 ** e >= low && m * 10 ** e <= high) out.push(m * 10 ** e);
   }
+  if (out.length < 2) return niceTicks(low, high, 3);
   return out.length > 5 ? out.filter((v) => Math.abs(Math.log10(v) % 1) < 1e-9 || out.length < 7) : out;
 }
 

@@ -20,7 +20,9 @@ function explorer() {
   detail.append(detailTitle, detailText);
   const over = makeGrid(detail);
 
-  const shown = () => state.run.variables.map((v, i) => [v, i]).filter(([v]) => v.values && v.values.length && v.kind !== "numerical");
+  // In the order in which the program writes them.
+  const shown = () => state.run.variables.map((v, i) => [v, i]).filter(([v]) => v.values && v.values.length && v.kind !== "numerical")
+    .sort(([a], [b]) => a.writer_layer - b.writer_layer);
   const example = () => state.run.examples[state.example];
 
   // The margin at which a colour is full: nearly the largest of this prompt, whatever the layer, so that layers compare.
@@ -111,10 +113,18 @@ function explorer() {
     });
   }
 
+  function toAnswer() {
+    state.token = example().answer_positions[0] ?? 0;
+    draw();
+    grid.show(example().answer_positions.at(-1) ?? 0);
+    over.show(example().answer_positions.at(-1) ?? 0);
+  }
+
   const slider = el("input", { type: "range", id: "layer", min: 0, step: 1, "data-role": "layer" });
   const value = el("output", { for: "layer" });
   function setLayer(layer) {
     state.layer = Math.min(Math.max(layer, 0), depth());
+    state.token = Math.min(state.token ?? 0, example().tokens.length - 1);
     slider.max = depth();
     slider.value = state.layer;
     value.textContent = `${state.layer} of ${depth()}`;
@@ -134,14 +144,14 @@ function explorer() {
     // Begin with the result at the answer, so that the second table is seen to be there.
     const result = run.variables.findIndex((v) => v.name === run.result);
     state.variable = result < 0 ? null : result;
-    state.token = example().answer_positions[0] ?? 0;
     const names = run.examples.map((e, k) => [k, `${words(e.set)}: ${e.prompt.length > 44 ? `${e.prompt.slice(0, 20)} … ${e.prompt.slice(-20)}` : e.prompt}`]);
     examples.replaceChildren(choice("prompt", names, (k) => {
       state.example = Number(k);
-      state.token = Math.min(state.token ?? 0, example().tokens.length - 1);
       setLayer(state.layer);
+      toAnswer();
     }, { "data-role": "example" }));
     setLayer(depth());
+    toAnswer();
   }
   const held = el("input", { type: "checkbox", id: "held", "data-role": "held" });
   held.addEventListener("change", () => {

@@ -152,7 +152,7 @@ function swaps() {
       continue;
     }
     const found = [...new Set(cells.map((c) => c.variable))];
-    const order = run.variables.map((v) => v.name).filter((n) => found.includes(n));
+    const order = [...run.variables].sort((a, b) => a.writer_layer - b.writer_layer).map((v) => v.name).filter((n) => found.includes(n));
     const rows = [...order, ...found.filter((n) => !order.includes(n))];
     const layers = [...new Set(cells.map((c) => c.layer))].sort((a, b) => a - b);
     const at = new Map(cells.map((c) => [`${c.layer} ${c.variable}`, c]));

@@ -91,5 +91,12 @@ function makeGrid(place) {
       if (focused) cells[at[0]][at[1]].focus({ preventScroll: true });
     }
   }
-  return { draw, move };
+  // Bring a column into view without moving the focus or the page: an answer stands far to the right of its prompt.
+  function show(column) {
+    const cell = cells[0]?.[column];
+    if (!cell) return;
+    const [box, here] = [scroll.getBoundingClientRect(), cell.getBoundingClientRect()];
+    scroll.scrollLeft += here.right - box.right + 48;
+  }
+  return { draw, show };
 }
