@@ -27,7 +27,7 @@ VARIABLES = [
     ("aggregated_negatives_3", ["False", "True"], 5, 6),
     ("unfiltered_result_2", ["False", "True"], 6, 7),
     ("final_result_1", ["False", "True"], 7, None),
-    ("mean_length", [], 2, 4),
+    ("mean_length_selector_width_attn_output_of_a_long_name", [], 2, 4),
 ]
 NAMES = [v[0] for v in VARIABLES]
 SETS = {
@@ -36,7 +36,14 @@ SETS = {
     "order_miss_balanced": ("Half with an opener and a closer exchanged.", 0.5, 0.5, 0.5, 0.12),
     "length_ood": ("As test, lengths 31 to 90 only.", 0.5, 0.78, 1.0, 0.2),
 }
-PROMPTS = ("(([]))", "([)]()", "((()[]", "[[()()]]((", "<script>alert('&lt;')</script>\u202e()")
+PROMPTS = (
+    "(([]))",
+    "([)]()",
+    "((()[]",
+    "[[()()]]((",
+    "<script>alert('&lt;')</script>\u202e()",
+    "(a prompt of many words that is as long as a line and goes on\nafter it) " * 2,
+)
 
 
 def make_run(
@@ -224,7 +231,7 @@ def _swaps(rng, quality):
                 }
             )
     left_out = [{"variable": "final_result_1", "layer": None, "reason": "never read by another variable"},
-                {"variable": "mean_length", "layer": 2, "reason": "numerical"}]  # fmt: skip
+                {"variable": NAMES[-1], "layer": 2, "reason": "numerical"}]  # fmt: skip
     return {"set": "test", "pairs": 120, "mode": "source", "cells": cells, "left_out": left_out}
 
 
