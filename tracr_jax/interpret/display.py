@@ -84,7 +84,7 @@ class DecodedTable:
         yield Text(_LEGEND, style="dim")
         left = len(self.order) - (0 if self.complete or not pages else len(pages[0]))
         if not self.complete and left:
-            yield Text(f"{left} more variables do not fit", style="dim")
+            yield Text(f"not shown for lack of room: {left} of {len(self.order)} variables", style="dim")
 
     def _repr_html_(self) -> str:
         """A table with the margins as hints; scrolls sideways where it is wide."""
