@@ -26,6 +26,8 @@ class LossConfig:
     """Factor of the alignment loss (the paper: 1, with cosine)."""
     variable_weights: tuple[tuple[str, float], ...] = ()
     """Weight by name prefix for variable alignment, e.g. final_result 4."""
+    answer_alignment: float = 1.0
+    """Weight in the alignment loss of positions that emit an answer, beside 1 for the others (the paper: 1)."""
     align_padding: bool = False
     """Align at the padding on the right too, as the original does (findings.md B9)."""
     hook: bool = True
@@ -43,7 +45,7 @@ class LossConfig:
     """"text": sum over a text's positions (the paper); "token": mean over them."""
 
     def __post_init__(self):
-        for name in ("alignment_weight", "clean_weight", "retention_weight"):
+        for name in ("alignment_weight", "answer_alignment", "clean_weight", "retention_weight"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(0 <= self.roll_share <= 1, f"roll_share must be between 0 and 1, got {self.roll_share}")
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
@@ -51,14 +53,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW for the model and the adapter."""
+    """The optimiser of the model and of the adapter."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """"adamw" (the paper); "muon": Muon on the matrices of the model's blocks, AdamW on everything else."""
     learning_rate: float = 1e-3
     """Peak learning rate of the language model (the paper: 1e-6, for gpt2-large)."""
     adapter_learning_rate: float = 3e-3
     """Peak learning rate of the adapter (the paper: 1e-4)."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """"cosine" decays to a tenth after the warm-up; "constant" is the paper's."""
+    """"cosine" decays to `final_rate` after the warm-up; "constant" is the paper's."""
+    final_rate: float = 0.1
+    """Share of the peak rates that the cosine ends at."""
     warmup_steps: int = 20
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
@@ -75,6 +81,7 @@ class OptimConfig:
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(0 <= self.final_rate <= 1, f"final_rate must be between 0 and 1, got {self.final_rate}")
 
 
 @dataclass(frozen=True)

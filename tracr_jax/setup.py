@@ -117,7 +117,6 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         text_length=d.text_length,
         seed=config.seed,
         free_items=d.free_items,
-        free_supervised=d.free_supervised,
         answer_end=d.answer_end,
         as_coded_mask=d.as_coded_mask,
         as_coded_length=d.as_coded_length,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Int
+from optax import contrib
 
 from tracr_jax import losses as L
 from tracr_jax.config import LossConfig, OptimConfig
@@ -69,18 +70,43 @@ def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
 
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """AdamW with one schedule for the model and one for the adapter, behind a common norm limit."""
+    """One schedule for the model and one for the adapter, behind a common norm limit; see `OptimConfig.kind`."""
 
     def adamw(peak):
         return optax.adamw(
             _schedule(config, peak, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
         )
 
+    def muon(peak):
+        return contrib.muon(
+            _schedule(config, peak, steps),
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_block_matrices,
+            consistent_rms=0.2,  # updates as large as Adam's, so that one rate serves both
+        )
+
     groups = optax.partition(
-        {"lm": adamw(config.learning_rate), "adapter": adamw(config.adapter_learning_rate)},
+        {
+            "lm": {"adamw": adamw, "muon": muon}[config.kind](config.learning_rate),
+            "adapter": adamw(config.adapter_learning_rate),
+        },
         TrainParams("lm", "adapter"),  # pyright: ignore[reportArgumentType]
     )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
+
+
+def _block_matrices(params: Params) -> Any:
+    """Which axes are in and out of each matrix of a block, stacked over blocks or not; None for other tensors."""
+
+    def axes(path, x):
+        inside = any(getattr(k, "key", "").startswith("block") for k in path)
+        matrix = inside and path[-1].key == "kernel"
+        return contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1) if matrix else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _schedule(config, peak, steps):
@@ -89,7 +115,9 @@ def _schedule(config, peak, steps):
     if config.schedule == "constant":
         return optax.linear_schedule(peak / (warm + 1), peak, warm) if warm else peak
     end = max(steps, warm + 1)
-    return optax.warmup_cosine_decay_schedule(peak / (warm + 1), peak, warm, end, end_value=peak / 10)
+    return optax.warmup_cosine_decay_schedule(
+        peak / (warm + 1), peak, warm, end, end_value=peak * config.final_rate
+    )
 
 
 def init_state(params: TrainParams, optimizer: optax.GradientTransformation) -> TrainState:
@@ -154,6 +182,9 @@ def make_loss_fn(
             here = None
             if not config.align_padding:
                 here = L.item_positions(batch.ids, pad_id=shape.pad_id).astype(hidden.dtype)
+            if config.answer_alignment != 1:
+                answers = 1 + (config.answer_alignment - 1) * batch.answer_mask.astype(hidden.dtype)
+                here = answers if here is None else here * answers
             if config.alignment == "cosine":
                 parts = L.cosine_alignment(params.adapter, hidden, target, weights=here)
                 terms["alignment"] = jnp.sum(parts)

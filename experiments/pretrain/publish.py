@@ -87,7 +87,8 @@ filters.
 `python pretrain_tiny.py` in experiments/ (`tokenize`, `train`, `export`, `evaluate`): {training["steps"]:,} of
 {training["steps_planned"]:,} planned steps of {recipe["windows"] * 256:,} tokens, Muon on matrices (weight decay
 {recipe["decay"]}) and Adam on the rest (beta2 {recipe["beta2"]}), warm-up of {recipe["warmup"]} steps to
-{recipe["peak"]}, cosine to {recipe["floor"]:.0%} of it, gradients clipped at {recipe["clip"]}. The network grew: {stages}.
+{recipe["peak"]}, cosine to {recipe["floor"]:.0%} of it, gradients clipped at {recipe["clip"]}.
+The network grew: {stages}.
 To grow, each block was split into two half steps. {training["note"]}
 
 ## Measured

@@ -29,8 +29,8 @@ class Batches:
       text_batch: retention texts per step.
       text_length: U.
       seed: with the step, decides everything.
-      free_items: further items per step from the program's whole input space.
-      free_supervised: supervise the free items too.
+      free_items: further items per step from the program's whole input space, after the others; whether they
+        are supervised is the step's matter (`StepShape.free_rows`).
       answer_end: supervise one end-of-text after an answer.
       as_coded_mask: see `encode_item`.
       as_coded_length: S and cutting as in the original.
@@ -52,7 +52,6 @@ class Batches:
         text_length: int,
         seed: int,
         free_items: int = 0,
-        free_supervised: bool = False,
         answer_end: bool = True,
         as_coded_mask: bool = False,
         as_coded_length: bool = False,
@@ -75,7 +74,7 @@ class Batches:
             )
         self._task, self._tokenizer, self._bridge, self._text = task, tokenizer, bridge, text
         self._batch, self._text_batch, self._free = batch, text_batch, free_items
-        self._free_supervised, self._seed = free_supervised, seed
+        self._seed = seed
         self._form = {
             "answer_end": answer_end, "as_coded_mask": as_coded_mask, "as_coded_length": as_coded_length,
         }  # fmt: skip
@@ -104,8 +103,6 @@ class Batches:
         ]
         ids = np.stack([r[0] for r in rows])
         mask = np.stack([r[1] for r in rows])
-        if not self._free_supervised:
-            mask[len(supervised) :] = 0
         text = self._text.rows(self._seed, step, count=self._text_batch, length=self.U, mode=self._text_mode)
         return Batch(ids, mask, self._bridge.to_teacher(ids), text)
 
