@@ -37,6 +37,9 @@ class LossConfig:
     roll_share: float = 0.5
     """Share of the rows whose complement is exchanged; the others answer in the pass that evaluation uses (the
     paper: 1, findings.md B12)."""
+    answer_gradient: float = 1.0
+    """Factor of the answer's gradient into the result subspace (the paper: 1). A small model finds an answer that
+    fits the training set sooner than the program, and writes it there; with 0 it cannot."""
     clean_weight: float = 0.0
     """Factor of an additional supervised loss without the hook (findings.md B12; the paper: 0)."""
     retention_weight: float = 1.0
@@ -47,7 +50,8 @@ class LossConfig:
     def __post_init__(self):
         for name in ("alignment_weight", "answer_alignment", "clean_weight", "retention_weight"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        _require(0 <= self.roll_share <= 1, f"roll_share must be between 0 and 1, got {self.roll_share}")
+        for name in ("roll_share", "answer_gradient"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
 

@@ -38,7 +38,9 @@ def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array,
     return (h @ basis) @ basis.T
 
 
-def detach_and_roll(basis: Float[Array, "d R"], *, block: int, share: float = 1.0) -> ResidualEdit:
+def detach_and_roll(
+    basis: Float[Array, "d R"], *, block: int, share: float = 1.0, gradient: float = 1.0
+) -> ResidualEdit:
     """The training hook of method.md 4.3: the answer may only flow through the subspace of `basis`.
 
     The component inside the subspace stays and carries the gradient. Its complement is cut from the gradient
@@ -50,6 +52,8 @@ def detach_and_roll(basis: Float[Array, "d R"], *, block: int, share: float = 1.
       share: of the rows that receive another's complement, evenly spread over the batch; 1 in the paper. The
         others keep their own (still cut from the gradient): for them the forward pass is that of evaluation, so
         the later blocks also learn to answer there, which the paper leaves to the KL term (findings.md B12).
+      gradient: factor of the gradient through the subspace; 1 in the paper. With 0 the answer's loss trains the
+        later blocks only, and what the subspace holds is the alignment's word alone.
     """
     basis = jax.lax.stop_gradient(basis)
 
@@ -61,6 +65,8 @@ def detach_and_roll(basis: Float[Array, "d R"], *, block: int, share: float = 1.
             rows = np.arange(h.shape[0] + 1)
             chosen = np.diff(np.floor(rows * share)) > 0
             rolled = jnp.where(chosen[:, None, None], rolled, outside)
+        if gradient != 1.0:
+            inside = gradient * inside + (1.0 - gradient) * jax.lax.stop_gradient(inside)
         return inside + rolled
 
     return ResidualEdit(block, fn)

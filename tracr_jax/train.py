@@ -157,7 +157,12 @@ def make_loss_fn(
         if config.hook:
             # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
             basis = subspace_basis(jax.lax.stop_gradient(params.adapter.weight[rows]))
-            edit = detach_and_roll(basis, block=shape.depth + config.hook_offset, share=config.roll_share)
+            edit = detach_and_roll(
+                basis,
+                block=shape.depth + config.hook_offset,
+                share=config.roll_share,
+                gradient=config.answer_gradient,
+            )
         asked = len(batch.ids) - shape.free_rows
         ids = batch.ids[:asked]
         where, targets, weights = L.answer_positions(ids, batch.answer_mask[:asked], count=shape.max_answers)
