@@ -32,6 +32,8 @@ def test_variable_weights_round_trip():
         (C.LossConfig, {"alignment_weight": -1.0}, "alignment_weight must not be negative"),
         (C.LossConfig, {"hook_offset": 3}, "hook_offset must be -1 or 0"),
         (C.LossConfig, {"roll_share": 1.5}, "roll_share must be between 0 and 1"),
+        (C.LossConfig, {"answer_gradient": -0.5}, "answer_gradient must be between 0 and 1"),
+        (C.DataConfig, {"free_items": 4, "free_supervised": 5}, "between 0 and free_items = 4, got 5"),
     ],
 )
 def test_nonsense_is_refused(kind, values, message):

@@ -108,6 +108,19 @@ def test_a_batch_is_its_items(made, task):
     assert {a.dtype.name for a in batch} == {"int32", "float32"}
 
 
+def test_some_free_items_are_asked_among_the_others(made):
+    task = Dyck()
+    asked, aligned = made(task, free_items=5, free_supervised=3).items_at(2)
+    free = [task.free_item(10 + k, seed=7) for k in range(5)]
+    plain = [task.train_item(12 + k, seed=7) for k in range(6)]
+    assert aligned == free[3:]
+    assert sorted(asked, key=str) == sorted(plain + free[:3], key=str)
+    places = {
+        tuple(i in free for i in made(task, free_items=5, free_supervised=3).items_at(s)[0]) for s in range(9)
+    }
+    assert len(places) > 3  # not always in the same rows
+
+
 def test_order_within_a_batch_does_not_tell_the_answer(made):
     """The hook rolls by one row: neither a row's place nor its neighbour may say what its label is."""
     batches = made(Dyck())

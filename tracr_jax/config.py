@@ -34,9 +34,9 @@ class LossConfig:
     """Detach-and-roll: the answer may only flow through the result subspace."""
     hook_offset: int = 0
     """Block of the hook, counted from the teacher's depth L: 0 as in the paper, -1 right on the aligned state."""
-    roll_share: float = 0.5
-    """Share of the rows whose complement is exchanged; the others answer in the pass that evaluation uses (the
-    paper: 1, findings.md B12)."""
+    roll_share: float = 1.0
+    """Share of the rows whose complement is exchanged (the paper: 1). The others answer in the pass that evaluation
+    uses, but a model may then learn two ways to answer, one for each kind of row (findings.md B12)."""
     answer_gradient: float = 1.0
     """Factor of the answer's gradient into the result subspace (the paper: 1). A small model finds an answer that
     fits the training set sooner than the program, and writes it there; with 0 it cannot."""
@@ -96,8 +96,9 @@ class DataConfig:
     """Supervised items per step, B."""
     free_items: int = 0
     """Items of the program's whole input space added to every batch, aligned but not supervised."""
-    free_supervised: bool = False
-    """Supervise the free items too (the fair fine-tuning baseline for runs with free items)."""
+    free_supervised: int = 0
+    """How many of the free items are also asked, with the program's own answer as the label: the teacher is right on
+    every string, so these labels cost nothing (the fine-tuning baseline gets all of them)."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64
@@ -115,6 +116,10 @@ class DataConfig:
         for name in ("batch", "text_batch", "text_length"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(self.free_items >= 0, f"free_items must not be negative, got {self.free_items}")
+        _require(
+            0 <= self.free_supervised <= self.free_items,
+            f"free_supervised must be between 0 and free_items = {self.free_items}, got {self.free_supervised}",
+        )
         _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
 
 

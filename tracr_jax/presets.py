@@ -17,7 +17,7 @@ PAPER_FIXED = RunConfig(
     lm="openai-community/gpt2-large",
     steps=20_000,
     seed=42,
-    losses=LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True, roll_share=1.0),
+    losses=LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True),
     optim=OptimConfig(
         learning_rate=1e-6, adapter_learning_rate=1e-4, schedule="constant", warmup_steps=0, clip_norm=0.0
     ),
@@ -47,7 +47,7 @@ def preset(method: str = "variable", *, task: str = "dyck", lm: str | None = Non
 def baseline(config: RunConfig) -> RunConfig:
     """The fine-tuning baseline of method.md 4.5: the same run without alignment and without the hook."""
     losses = dataclasses.replace(config.losses, alignment="none", hook=False, clean_weight=0.0)
-    data = dataclasses.replace(config.data, free_supervised=config.data.free_items > 0)
+    data = dataclasses.replace(config.data, free_supervised=config.data.free_items)
     return dataclasses.replace(config, losses=losses, data=data)
 
 

@@ -117,6 +117,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         text_length=d.text_length,
         seed=config.seed,
         free_items=d.free_items,
+        free_supervised=d.free_supervised,
         answer_end=d.answer_end,
         as_coded_mask=d.as_coded_mask,
         as_coded_length=d.as_coded_length,
@@ -185,7 +186,7 @@ def _shape(
         result_rows=rows,
         pad_id=bridge.tokenizer.eos_id,
         max_answers=answers,
-        free_rows=0 if config.data.free_supervised else config.data.free_items,
+        free_rows=config.data.free_items - config.data.free_supervised,
     )
 
 

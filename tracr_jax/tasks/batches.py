@@ -29,8 +29,9 @@ class Batches:
       text_batch: retention texts per step.
       text_length: U.
       seed: with the step, decides everything.
-      free_items: further items per step from the program's whole input space, after the others; whether they
-        are supervised is the step's matter (`StepShape.free_rows`).
+      free_items: further items per step from the program's whole input space.
+      free_supervised: how many of these stand among the supervised items; the others come last, and the step
+        asks them nothing (`StepShape.free_rows`).
       answer_end: supervise one end-of-text after an answer.
       as_coded_mask: see `encode_item`.
       as_coded_length: S and cutting as in the original.
@@ -52,6 +53,7 @@ class Batches:
         text_length: int,
         seed: int,
         free_items: int = 0,
+        free_supervised: int = 0,
         answer_end: bool = True,
         as_coded_mask: bool = False,
         as_coded_length: bool = False,
@@ -74,6 +76,7 @@ class Batches:
             )
         self._task, self._tokenizer, self._bridge, self._text = task, tokenizer, bridge, text
         self._batch, self._text_batch, self._free = batch, text_batch, free_items
+        self._free_asked = free_supervised
         self._seed = seed
         self._form = {
             "answer_end": answer_end, "as_coded_mask": as_coded_mask, "as_coded_length": as_coded_length,
@@ -82,20 +85,20 @@ class Batches:
         self._labels: dict[str, list[int]] = {}
 
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
-        """The supervised and the free items of a step."""
-        first, free = step * self._batch, step * self._free
+        """The items of a step that are asked, and those that are only aligned."""
+        first = step * self._batch
+        free = [self._task.free_item(step * self._free + k, seed=self._seed) for k in range(self._free)]
+        asked = [self._task.train_item(first + k, seed=self._seed) for k in range(self._batch)]
+        asked += free[: self._free_asked]
         # The hook gives each row the complement of the one before: where a task's items take turns (no, yes, no,
         # yes), a fixed order would tell the answer, and a model learns that instead of the program.
-        order = np.random.default_rng((self._seed, step, _ORDER)).permutation(self._batch).tolist()
-        return (
-            [self._task.train_item(first + k, seed=self._seed) for k in order],
-            [self._task.free_item(free + k, seed=self._seed) for k in range(self._free)],
-        )
+        order = np.random.default_rng((self._seed, step, _ORDER)).permutation(len(asked)).tolist()
+        return [asked[k] for k in order], free[self._free_asked :]
 
     def batch_at(self, step: int) -> Batch:
         """The step's batch on the host: ids and mask [B, S], teacher ids [B, S + 1], text ids [B2, U]."""
-        supervised, free = self.items_at(step)
-        items = supervised + free
+        asked, free = self.items_at(step)
+        items = asked + free
         prompts = self._tokenizer.encode_batch([i.prompt for i in items])
         rows = [
             place(i, p, self._label(i.label), length=self.S, eos=self._tokenizer.eos_id, **self._form)
