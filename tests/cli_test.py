@@ -43,6 +43,27 @@ def test_unknown_model_and_task(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_sample_of_nothing_is_refused_before_the_run_is_opened(capsys, tmp_path):
+    for items in ("0", "-1"):
+        said = fails(capsys, "evaluate", str(tmp_path), "--items", items)
+        assert f"items of each set must be at least 1, got {items}" in said
+
+
+@pytest.mark.parametrize("command", ["inject", "evaluate", "decode", "interpret", "retention", "report"])
+def test_ctrl_c_advises_to_resume_only_what_can_be_resumed(capsys, monkeypatch, command):
+    def stopped(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"_{command}", stopped)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "run"])
+    assert stop.value.code == 130
+    said = capsys.readouterr().err
+    assert said.startswith("interrupted")
+    assert len(said.splitlines()) == 1
+    assert ("--resume" in said) == (command == "inject")
+
+
 def test_help_lists_commands(capsys):
     cli.main(["--help"])
     assert "tracr-jax evaluate RUN" in capsys.readouterr().out

@@ -56,6 +56,25 @@ def test_the_picture_of_any_prompt_is_drawn_without_a_warning(runs, tmp_path):
     assert path.read_bytes().startswith(HEAD)
 
 
+def test_a_figure_that_fails_half_way_leaves_the_old_one(runs, tmp_path, monkeypatch):
+    page = tmp_path / "report.html"
+    before = {p: p.read_bytes() for p in png.write_figures(runs, page)}
+    assert [p.name for p in before] == [f"report_{n}.png" for n in ("answers", "scorecard", "losses")]
+    assert all(content.startswith(HEAD) for content in before.values())
+
+    def full_disk(figure, f, **_):
+        if not hasattr(f, "write"):
+            f = open(f, "wb")  # noqa: SIM115
+        f.write(HEAD)
+        f.flush()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full_disk)
+    with pytest.raises(UserError, match=r"report_answers\.png: cannot be written \(No space left"):
+        png.write_figures(runs, page)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def test_what_cannot_be_drawn_is_said(runs, tmp_path):
     with pytest.raises(UserError, match="example 99"):
         png.draw_picture(runs[0].folder, tmp_path / "p.png", example=99)

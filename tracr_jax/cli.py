@@ -152,7 +152,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(" ".join(str(e).split()), markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        console.print("interrupted; continue with the same command and --resume", style="yellow")
+        # Only a training run leaves something to go on from.
+        advice = "; continue with the same command and --resume" if argv[:1] == ["inject"] else ""
+        console.print(f"interrupted{advice}", style="yellow")
         sys.exit(130)
 
 
@@ -205,14 +207,17 @@ def _evaluate(argv: list[str]) -> None:
     from tracr_jax.evaluate import evaluate
     from tracr_jax.files import write_json
     from tracr_jax.run import open_run
+    from tracr_jax.samples import check_items
     from tracr_jax.table import print_evaluation
 
     console = Console(highlight=False)
+    items = None if args.full else args.items
+    check_items(items)  # before the run is opened, which takes a while
     setup, params = open_run(args.run)
     result = evaluate(
         setup,
         params,
-        items=None if args.full else args.items,
+        items=items,
         progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
     )
     write_json(args.run / "evaluation.json", result)

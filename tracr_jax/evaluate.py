@@ -17,7 +17,7 @@ from tracr_jax.interpret.reading import DecodeCounts, scores
 from tracr_jax.retention import perplexity
 from tracr_jax.samples import ROWS, reported_samples, round_up
 from tracr_jax.setup import Setup
-from tracr_jax.stats import wilson
+from tracr_jax.stats import share
 from tracr_jax.tasks.base import Item
 from tracr_jax.train import TrainParams
 from tracr_jax.types import Params
@@ -35,6 +35,9 @@ def evaluate(
       params: trained model and adapter.
       items: at most this many items of each set (its first ones: a fixed sample); None for all.
       progress: called with one line before each piece of work.
+
+    Raises:
+      UserError: `items` is less than one.
     """
     predict = make_predictor(setup)
     chosen = setup.task.eval_sets()
@@ -42,14 +45,14 @@ def evaluate(
     sets = {}
     for name, sample in samples.items():
         progress(f"{name}: {len(sample)} items")
-        right = predict(params.lm, sample)
+        right, before = predict(params.lm, sample), predict(setup.lm.params, sample)
         sets[name] = {
             "note": chosen[name].note,
             "size": chosen[name].size,
             "sample": len(sample),
             "overlap_with_training": _overlap(setup, sample),
-            "injected": _share(right, sample),
-            "original": _share(predict(setup.lm.params, sample), sample),
+            "injected": share(sum(right), len(right)),
+            "original": share(sum(before), len(before)),
             "baselines": {
                 k: float(np.mean([f(i.prompt) == i.label for i in sample]))
                 for k, f in setup.task.baselines().items()
@@ -113,12 +116,6 @@ def greedy_answers(setup: Setup, params: Params, items: Sequence[Item]) -> list[
         for row, k in enumerate(chosen):
             out[k] = tokens[row, : len(encoded[k][1])].tolist()
     return out
-
-
-def _share(right: Sequence[bool], items: Sequence[Item]) -> dict[str, Any]:
-    hits, total = int(sum(right)), len(items)
-    low, high = wilson(hits, total)
-    return {"accuracy": hits / max(total, 1), "low": low, "high": high, "right": hits, "total": total}
 
 
 def _overlap(setup: Setup, items: Sequence[Item]) -> float:

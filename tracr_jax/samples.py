@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from tracr_jax.errors import UserError
 from tracr_jax.setup import Setup
 from tracr_jax.tasks.base import EvalSet, Item, Task
 
@@ -13,8 +14,23 @@ _ROUND = 16
 
 
 def sample_of(chosen: EvalSet, items: int | None) -> list[Item]:
-    """The first `items` items of a set (None: all): a fixed sample, since items are pure in their index."""
-    return [chosen.item(i) for i in range(min(chosen.size, items or chosen.size))]
+    """The first `items` items of a set (None: all): a fixed sample, since items are pure in their index.
+
+    Raises:
+      UserError: `items` is less than one.
+    """
+    check_items(items)
+    return [chosen.item(i) for i in range(chosen.size if items is None else min(chosen.size, items))]
+
+
+def check_items(items: int | None) -> None:
+    """Refuse a sample of nothing.
+
+    Raises:
+      UserError: `items` is less than one.
+    """
+    if items is not None and items < 1:
+        raise UserError(f"items of each set must be at least 1, got {items}")
 
 
 def reported_samples(task: Task, items: int | None) -> dict[str, list[Item]]:

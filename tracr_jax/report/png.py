@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tracr_jax.errors import UserError
+from tracr_jax.files import replacing
 from tracr_jax.report.data import loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles, load_runs
 from tracr_jax.report.words import plain
@@ -255,9 +256,6 @@ def _write(page: Path, name: str, size: tuple[float, float], draw: Callable[[Axe
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror})") from e
+    with replacing(path) as f:
+        figure.savefig(f, format="png")
     return path

@@ -276,12 +276,17 @@ def swaps_reading(run: RunFiles) -> str:
 
 def floor_of(cell: Mapping[str, Any]) -> Mapping[str, Any]:
     """The best of a swap cell's controls, the model without any swap among them."""
-    return max([*cell["controls"].values(), cell["unmoved"]], key=lambda m: m["accuracy"])
+    return max(_controls(cell), key=lambda m: m["accuracy"])
 
 
 def beats_controls(cell: Mapping[str, Any]) -> bool:
     """Whether the whole interval of the match lies above the intervals of all controls."""
-    return cell["match"]["low"] > max(m["high"] for m in [*cell["controls"].values(), cell["unmoved"]])
+    return cell["match"]["low"] > max(m["high"] for m in _controls(cell))
+
+
+def _controls(cell: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those that were measured: a program with one variable has no other one to exchange (null)."""
+    return [m for m in (*cell["controls"].values(), cell["unmoved"]) if m is not None]
 
 
 def explorer_reading(run: RunFiles) -> str:

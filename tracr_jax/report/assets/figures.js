@@ -164,14 +164,16 @@ function swaps() {
       cell: (i, j) => {
         const c = at.get(`${layers[j]} ${rows[i]}`);
         if (!c) return null;
-        const high = Math.max(...Object.values(c.controls).map((m) => m.high), c.unmoved.high);
+        // A program with one variable has no other one to exchange: null.
+        const controls = Object.entries(c.controls).filter(([, m]) => m);
+        const high = Math.max(...controls.map(([, m]) => m.high), c.unmoved.high);
         const weak = c.match.low <= high;
         return {
           text: String(Math.round(100 * c.match.accuracy)),
           level: strong(c.match.accuracy),
           marks: weak ? ["weak"] : [],
           tip: [`${c.variable}, layer ${c.layer}`, `answers as the program predicts: ${interval(c.match)}`,
-            ...Object.entries(c.controls).map(([k, m]) => `control, ${CONTROLS[k] || k}: ${exact(m.accuracy)}`),
+            ...controls.map(([k, m]) => `control, ${CONTROLS[k] || k}: ${exact(m.accuracy)}`),
             `without any swap: ${exact(c.unmoved.accuracy)}`, `the compiled program itself (ceiling): ${exact(c.ceiling.accuracy)}`,
             `${c.flips} of ${c.total} pairs change the program's answer`, weak ? "not above every control" : null],
         };
