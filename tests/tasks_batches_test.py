@@ -115,10 +115,12 @@ def test_some_free_items_are_asked_among_the_others(made):
     plain = [task.train_item(12 + k, seed=7) for k in range(6)]
     assert aligned == free[3:]
     assert sorted(asked, key=str) == sorted(plain + free[:3], key=str)
-    places = {
-        tuple(i in free for i in made(task, free_items=5, free_supervised=3).items_at(s)[0]) for s in range(9)
-    }
-    assert len(places) > 3  # not always in the same rows
+    batches = made(task, free_items=5, free_supervised=3)
+    orders = {tuple(len(i.prompt) for i in batches.items_at(step)[0]) for step in range(20)}
+    assert len(orders) == 20
+    last = [batches.items_at(step)[0][-1] for step in range(20)]
+    drawn = [task.free_item(5 * step + k, seed=7) for step in range(20) for k in range(3)]
+    assert 2 < sum(i in drawn for i in last) < 18  # not always in the same rows
 
 
 def test_order_within_a_batch_does_not_tell_the_answer(made):

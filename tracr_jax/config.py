@@ -35,8 +35,8 @@ class LossConfig:
     hook_offset: int = 0
     """Block of the hook, counted from the teacher's depth L: 0 as in the paper, -1 right on the aligned state."""
     roll_share: float = 1.0
-    """Share of the rows whose complement is exchanged (the paper: 1). The others answer in the pass that evaluation
-    uses, but a model may then learn two ways to answer, one for each kind of row (findings.md B12)."""
+    """Share of the rows whose complement is exchanged (the paper: 1). The others answer in the pass that
+    evaluation uses, but a model may then learn two ways to answer, one per kind of row (findings.md B12)."""
     answer_gradient: float = 1.0
     """Factor of the answer's gradient into the result subspace (the paper: 1). A small model finds an answer that
     fits the training set sooner than the program, and writes it there; with 0 it cannot."""
@@ -97,8 +97,8 @@ class DataConfig:
     free_items: int = 0
     """Items of the program's whole input space added to every batch, aligned but not supervised."""
     free_supervised: int = 0
-    """How many of the free items are also asked, with the program's own answer as the label: the teacher is right on
-    every string, so these labels cost nothing (the fine-tuning baseline gets all of them)."""
+    """How many of the free items are also asked, with the program's own answer as the label: the teacher is
+    right on every string, so these labels cost nothing (the fine-tuning baseline gets all of them)."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64
