@@ -193,6 +193,11 @@ def test_a_swap_cell_tells_its_controls_and_ceiling(open_page):
         "ceiling",
     ):
         assert part in tip
+    # A control that was not measured (null) is left out.
+    page.locator("#swaps tr", has_text="indices").locator("td.heat").first.hover()
+    tip = page.locator("#tip").inner_text()
+    assert "everything but" in tip
+    assert "another variable" not in tip
 
 
 def test_curves_are_read_by_keyboard(open_page):

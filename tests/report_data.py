@@ -223,7 +223,8 @@ def _swaps(rng, quality):
                     "controls": {
                         "random": _draw(rng, 0.45, 120),
                         "complement": _draw(rng, 0.3, 120),
-                        "other": _draw(rng, 0.42, 120),
+                        # As in a program with one variable.
+                        "other": None if name == "indices" else _draw(rng, 0.42, 120),
                     },
                     "ceiling": _draw(rng, 0.998, 120),
                     "unmoved": _draw(rng, 0.4, 120),

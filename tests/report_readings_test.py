@@ -143,6 +143,15 @@ def test_a_model_that_already_gives_the_answer_is_a_control_too():
     assert R.floor_of(swap(0.9, unmoved=0.7))["accuracy"] == 0.7
 
 
+def test_a_program_with_one_variable_has_no_other_one_as_a_control():
+    alone = swap(0.9)
+    alone["controls"]["other"] = None
+    assert R.beats_controls(alone)
+    assert R.floor_of(alone)["accuracy"] == 0.4
+    text = R.swaps_reading(dataclasses.replace(RUN, interpretation={"swaps": {"cells": [alone]}}))
+    assert text.endswith("1 of 1 cells beat every control.")
+
+
 def noisy(result, random):
     kinds = {"result": result, "random": random, "complement": 0.7}
     rows = {
@@ -162,15 +171,13 @@ def test_noise_alone_is_at_most_partly():
     assert R.used(dataclasses.replace(RUN, interpretation=noisy(0.85, 0.9)))[0] == "no"
 
 
-def measure(original, injected, *, higher=False, name="perplexity", **more):
-    return {
-        "name": name,
-        "unit": "",
-        "higher_is_better": higher,
-        "original": original,
-        "injected": injected,
-        **more,
-    }
+def measure(original, injected, *, name="perplexity", **more):
+    values = {"original": original, "injected": injected}
+    return {"name": name, "unit": "perplexity per token", "higher_is_better": False, **values, **more}
+
+
+def accuracy(original, injected, **more):
+    return measure(original, injected, name="LAMBADA", **more) | {"unit": "share", "higher_is_better": True}
 
 
 @pytest.mark.parametrize(
@@ -180,7 +187,12 @@ def measure(original, injected, *, higher=False, name="perplexity", **more):
         ([measure(30.0, 29.0)], "yes", "Perplexity: 29.0, no worse than 30.0 before."),
         ([measure(30.0, 40.0)], "partly", "33 % worse"),
         ([measure(30.0, 50.0)], "no", "67 % worse"),
-        ([measure(0.4, 0.1, higher=True, name="LAMBADA"), measure(30.0, 30.0)], "no", "lost most is LAMBADA"),
+        ([accuracy(0.4, 0.1), measure(30.0, 30.0)], "no", "lost most is LAMBADA: 10 % against 40 % before"),
+        ([accuracy(0.4, 0.3), measure(30.0, 31.0)], "partly", "30 % against 40 % before (10 points worse)."),
+        ([accuracy(0.4, 0.385), measure(30.0, 30.0)], "yes", "(1.5 points worse)"),
+        # All of nearly nothing: not what the language lost.
+        ([accuracy(0.004, 0.0), measure(30.0, 40.0)], "partly", "lost most is perplexity: 40.0"),
+        ([accuracy(0.0, 0.0), measure(30.0, 29.0)], "yes", "None of 2 measures"),
         ([measure(0.0, 0.3, name="KL"), measure(30.0, 30.0)], "yes", "no worse"),  # no share of nothing
         ([measure(None, None, name="SST-2")], None, "tracr-jax retention"),
     ],
@@ -192,10 +204,10 @@ def test_kept_is_judged_by_the_worst_measure(rows, verdict, says):
 
 
 def test_shares_whose_intervals_overlap_have_not_moved():
-    spans = {"original": [0.02, 0.06], "injected": [0.01, 0.05]}
-    row = measure(0.04, 0.02, higher=True, intervals=spans)
+    spans = {"original": [0.32, 0.48], "injected": [0.28, 0.42]}
+    row = accuracy(0.4, 0.35, intervals=spans)
     assert R.kept(dataclasses.replace(RUN, retention={"rows": [row, measure(30.0, 29.0)]}))[0] == "yes"
-    apart = measure(0.04, 0.02, higher=True, intervals=spans | {"injected": [0.01, 0.019]})
+    apart = accuracy(0.4, 0.35, intervals={"original": [0.38, 0.42], "injected": [0.33, 0.37]})
     assert R.kept(dataclasses.replace(RUN, retention={"rows": [apart]}))[0] == "partly"
 
 

@@ -12,7 +12,9 @@ from tracr_jax.report.load import RunFiles
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
 
 GOOD = 0.9  # an accuracy that counts as "yes"
-KEPT = 0.05, 0.5  # relative loss of a language measure that still counts as "yes", as "partly"
+# The loss of a language measure that still counts as "yes"; ten times as much counts as "partly". Accuracies in
+# points: a share of one that was near zero says nothing. Others relative to what they were.
+KEPT_POINTS, KEPT_RELATIVE, PARTLY = 0.02, 0.05, 10
 
 RULES = (
     (
@@ -39,7 +41,11 @@ RULES = (
         "in one "
         "of four. Without swaps, from the noise alone: at most partly.",
     ),
-    ("Is the language kept?", "yes: no measure worse by more than 5 % of itself; partly: by no more than 50 %."),
+    (
+        "Is the language kept?",
+        "yes: no accuracy worse by more than 2 points, no perplexity by more than 5 % of itself; partly: by no "
+        "more than 20 points, 50 %.",
+    ),
 )
 
 
@@ -140,19 +146,22 @@ def used(run: RunFiles) -> tuple[str | None, str]:
 
 def kept(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on the retention table; on evaluation.json's perplexity where there is none."""
-    rows = [r for r in retention_rows(run) if r["original"] and r["injected"] is not None]
+    rows = [r for r in retention_rows(run) if _comparable(r)]
     if not rows:
         return None, "`tracr-jax retention` measures it."
-    losses = {r["name"]: _worse(r) for r in rows}
-    name, worst = max(losses.items(), key=lambda x: x[1])
+    # In units of what still counts as kept, so that points and percentages can be ranked.
+    row = max(rows, key=lambda r: _worse(r) / _limit(r))
+    worst = _worse(row) / _limit(row)
     if worst <= 0 and len(rows) > 1:
         return "yes", f"None of {len(rows)} measures is worse than before by more than its interval."
-    row = next(r for r in rows if r["name"] == name)
-    verdict = "yes" if worst <= KEPT[0] else "partly" if worst <= KEPT[1] else "no"
+    verdict = "yes" if worst <= 1 else "partly" if worst <= PARTLY else "no"
     change = ", no worse than" if worst <= 0 else " against"
+    name = row["name"]
     many = f"Of {len(rows)} measures the one that lost most is {name}" if len(rows) > 1 else _capital(name)
-    after, before = (number(row[c], zeros=True) for c in ("injected", "original"))
-    return verdict, f"{many}: {after}{change} {before} before{_signed(worst)}."
+    after, before = (
+        percent(row[c]) if _is_share(row) else number(row[c], zeros=True) for c in ("injected", "original")
+    )
+    return verdict, f"{many}: {after}{change} {before} before{_signed(row)}."
 
 
 def retention_rows(run: RunFiles) -> list[Mapping[str, Any]]:
@@ -166,16 +175,33 @@ def retention_rows(run: RunFiles) -> list[Mapping[str, Any]]:
     return [row | {k: r[k] for k in ("original", "injected")} | {"items": None, "note": "from evaluation.json"}]
 
 
-def _signed(worse: float) -> str:
-    return f" ({100 * worse:.2g}{NBSP}% worse)" if worse > 0.005 else ""
+def _is_share(row: Mapping[str, Any]) -> bool:
+    return row["unit"] == "share"
+
+
+def _limit(row: Mapping[str, Any]) -> float:
+    return KEPT_POINTS if _is_share(row) else KEPT_RELATIVE
+
+
+def _comparable(row: Mapping[str, Any]) -> bool:
+    """Whether it was measured, and is not a ratio to nothing: the original's KL to itself."""
+    before, after = row["original"], row["injected"]
+    return before is not None and after is not None and (_is_share(row) or before > 0)
+
+
+def _signed(row: Mapping[str, Any]) -> str:
+    worse = _worse(row)
+    if worse <= 0.005:
+        return ""
+    return f" ({100 * worse:.2g} points worse)" if _is_share(row) else f" ({100 * worse:.2g}{NBSP}% worse)"
 
 
 def _worse(row: Mapping[str, Any]) -> float:
-    """How much worse than the original, as a share of its value; 0 where two shares' intervals overlap."""
+    """How much worse than the original: shares by their difference, 0 where intervals overlap; others relative."""
     before, after = (row.get("intervals", {}).get(c) for c in ("original", "injected"))
     if before and after and before[0] <= after[1] and after[0] <= before[1]:
         return 0.0
-    change = row["injected"] / row["original"] - 1
+    change = row["injected"] - row["original"] if _is_share(row) else row["injected"] / row["original"] - 1
     return -change if row["higher_is_better"] else change
 
 
