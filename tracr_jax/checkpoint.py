@@ -4,6 +4,9 @@ Parameters and optimiser state are separate items, so that evaluation reads a th
 writes beside and renames: a checkpoint that is listed is whole.
 """
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,15 @@ class Checkpoints:
             max_to_keep=None if read_only else keep,
             create=not read_only,
             read_only=read_only,
+            # Else orbax warns that it sets this itself.
+            save_interval_steps=0 if read_only else 1,
             # Left behind by a killed run; a half-written checkpoint never has a final name.
             cleanup_tmp_directories=not read_only,
         )
         if read_only and not self.folder.is_dir():
             raise UserError(f"{self.folder}: no checkpoints here; is this the folder of a run?")
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "optimizer"))
+        with _without_warning("Given directory is read only="):  # said of every folder that is to be only read
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "optimizer"))
 
     def latest(self) -> int | None:
         """Number of finished steps in the newest checkpoint, or None."""
@@ -77,6 +83,21 @@ class Checkpoints:
     def close(self) -> None:
         """Finish writing and end orbax's threads."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _without_warning(beginning: str) -> Iterator[None]:
+    """Keep one message of orbax from the log; all others pass."""
+    logger = logging.getLogger("absl")
+
+    def passes(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(beginning)
+
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
 
 
 def _abstract(tree: Any) -> Any:
