@@ -1,6 +1,8 @@
 """Retention text: documents, windows, the cache and its damage, the bundled files."""
 
 import gzip
+import io
+import random
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from tasks_tokenizers import gpt2_tokenizer
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import word_tokenizer
-from tracr_jax.tasks.text import TextIds, bundled_text, documents, read_text
+from tracr_jax.tasks import text as text_module
+from tracr_jax.tasks.source import documents, open_text, pieces
+from tracr_jax.tasks.text import TextIds
 
 TEXT = "".join(f"Story {i}: a cat sat on the mat {i * 'again '}.\n<|endoftext|>\n" for i in range(30))
 
@@ -110,17 +114,92 @@ def test_files(tmp_path):
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"packed"))
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xfa")
     (tmp_path / "bad.gz").write_bytes(b"no gzip")
-    assert read_text(str(tmp_path / "a.txt")) == "plain"
-    assert read_text(str(tmp_path / "a.txt.gz")) == "packed"
+    for name in ("a.txt", "a.txt.gz"):
+        with open_text(str(tmp_path / name)) as f:
+            assert f.read() == (b"plain" if name == "a.txt" else b"packed")
+    tokenizer = word_tokenizer([" b"])
     with pytest.raises(UserError, match="no such file"):
-        read_text(str(tmp_path / "none.txt"))
+        TextIds.open(str(tmp_path / "none.txt"), tokenizer, cache=tmp_path / "cache")
     for name in ("bad.txt", "bad.gz"):
         with pytest.raises(UserError, match="not UTF-8 text"):
-            read_text(str(tmp_path / name))
+            TextIds.open(str(tmp_path / name), tokenizer, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*"))  # nothing half-written
+
+
+def bundled_text(split):
+    with open_text("bundled", split=split) as f:
+        return f.read().decode()
 
 
 def test_bundled_text_is_small_and_held_out():
     train, valid = (documents(bundled_text(split)) for split in ("train", "valid"))
     assert (len(train), len(valid)) == (1914, 341)
     assert not set(train) & set(valid)
-    assert read_text("bundled", split="valid") == bundled_text("valid")
+
+
+def wild_text(seed):
+    """Documents of every length, with what could be confused with their ends."""
+    rng = random.Random(seed)
+    bits = ["word", " two words", "\n", "\n\n", "\r\n", "\r", " ", "  ", "é漢", "<|endoftext|", "x" * 50]
+    lines = ["\n<|endoftext|>\n", "\n<|endoftext|>\r\n", "<|endoftext|>\n"]
+    return "".join(rng.choice(bits if rng.random() < 0.9 else lines) for _ in range(rng.randrange(120)))
+
+
+def split_by_lines(text):
+    """The same rule, said in another way."""
+    out, lines = [], []
+    for line in [*text.replace("\r\n", "\n").split("\n"), "<|endoftext|>"]:
+        if line == "<|endoftext|>":
+            out.append("\n".join(lines).strip("\n"))
+            lines = []
+        else:
+            lines.append(line)
+    return [d for d in out if d]
+
+
+@pytest.mark.parametrize("size", [9, 40])
+def test_pieces_join_to_the_documents(size):
+    for seed in range(300):
+        text = wild_text(seed)
+        joined = [""]
+        for piece, ends in pieces(io.StringIO(text, newline=""), size=size):
+            assert len(piece) <= 3 * size
+            joined[-1] += piece
+            joined += [""] * ends
+        assert joined.pop() == ""
+        assert [d.rstrip("\n") for d in joined] == split_by_lines(text)
+
+
+def test_ids_do_not_depend_on_the_pieces(tmp_path, monkeypatch):
+    """A file of many pieces, most documents longer than one, has the ids of the text in one piece."""
+    tokenizer = gpt2_tokenizer()
+    rng = random.Random(1)
+    words = ["it's", "a", "walk", "1234", "naïve", "(x)", "\n\n", "  two"]
+    lines = [" ".join(rng.choices(words, k=rng.randrange(1, 30))) for _ in range(400)]
+    text = "\n".join(line if rng.random() < 0.95 else "<|endoftext|>" for line in lines)
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    expected = [i for d in documents(text) for i in (*tokenizer.encode(d), tokenizer.eos_id)]
+    monkeypatch.setattr(text_module, "PIECE", 200)
+    monkeypatch.setattr(text_module, "pieces", lambda f: pieces(f, size=100))
+    monkeypatch.setattr(text_module, "_SCAN", 37)
+    ids = TextIds.open(str(path), tokenizer, cache=tmp_path / "cache")
+    assert isinstance(ids.ids, np.memmap)
+    assert ids.ids.tolist() == expected
+    ends = np.flatnonzero(np.array(expected) == tokenizer.eos_id)
+    rows = ids.rows(0, 0, count=len(ends), length=1, mode="documents")
+    assert rows[1:, 0].tolist() == [expected[e + 1] for e in ends[:-1]]
+
+
+def test_a_part_is_those_rows_of_the_whole(tmp_path):
+    text = TextIds.build(TEXT, gpt2_tokenizer(), cache=tmp_path)
+    for mode in ("windows", "documents"):
+        whole = text.rows(3, 4, count=8, length=12, mode=mode)
+        assert (text.part([1, 6]).rows(3, 4, count=8, length=12, mode=mode) == whole[[1, 6]]).all()
+
+
+def test_a_large_text_needs_its_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_module, "_IN_MEMORY", 100)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        TextIds.build(TEXT, word_tokenizer([" cat"]), cache=tmp_path / "file" / "below")

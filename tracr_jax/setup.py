@@ -24,7 +24,7 @@ from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.batches import Batches
 from tracr_jax.tasks.encode import sequence_length
 from tracr_jax.tasks.registry import check_task, get_task
-from tracr_jax.tasks.text import TextIds, read_text
+from tracr_jax.tasks.text import TextIds
 from tracr_jax.teacher import Teacher, cached_compile, make_forward
 from tracr_jax.teacher.evaluate import Oracle
 from tracr_jax.train import ResidualsFn, StepShape
@@ -106,7 +106,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     shape = _shape(teacher, task, lm, config, bridge, proved)
     d = config.data
     say(f"tokenising retention text: {d.text}")
-    text = TextIds.build(read_text(d.text), tokenizer)
+    text = TextIds.open(d.text, tokenizer)
     batches = Batches(
         task,
         tokenizer,
@@ -123,7 +123,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         as_coded_length=d.as_coded_length,
         as_coded_text=config.as_coded,
     )
-    held_out = text if d.text != "bundled" else TextIds.build(read_text("bundled", split="valid"), tokenizer)
+    held_out = text if d.text != "bundled" else TextIds.open("bundled", tokenizer, split="valid")
     phi, residuals = make_forward(teacher, dtype=jnp.float32)
     return Setup(
         config=config,

@@ -5,11 +5,14 @@ does that with any file); here a window begins anywhere, because the bundled tex
 """
 
 import contextlib
-import gzip
+import copy
+import functools
 import hashlib
-from importlib import resources
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -17,41 +20,12 @@ from jaxtyping import Int
 from tracr_jax.errors import UserError
 from tracr_jax.files import cache_folder, replacing
 from tracr_jax.lm.tokenizer import Tokenizer
-
-SEPARATOR = "<|endoftext|>"  # alone on a line between documents
+from tracr_jax.tasks.source import PIECE, Split, digest, open_text, pieces
 
 Mode = Literal["windows", "documents"]
 
-
-def bundled_text(split: Literal["train", "valid"]) -> str:
-    """The package's own text, documents separated by SEPARATOR lines; see tracr_jax/data/README.md."""
-    packed = resources.files("tracr_jax").joinpath("data", f"{split}.txt.gz").read_bytes()
-    return gzip.decompress(packed).decode()
-
-
-def read_text(name: str, *, split: Literal["train", "valid"] = "train") -> str:
-    """The content of "bundled" or of a text file (.gz too).
-
-    Raises:
-      UserError: the file is missing or is not UTF-8.
-    """
-    if name == "bundled":
-        return bundled_text(split)
-    path = Path(name)
-    try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except FileNotFoundError as e:
-        raise UserError(f"text {path}: no such file; give a text file or 'bundled'") from e
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as e:
-        raise UserError(f"text {path}: not UTF-8 text ({e})") from e
-
-
-def documents(text: str) -> list[str]:
-    """The documents of a text, empty ones left out."""
-    parts = text.replace("\r\n", "\n").split(f"\n{SEPARATOR}\n") if SEPARATOR in text else [text]
-    parts = [p.removesuffix(f"\n{SEPARATOR}").strip("\n") for p in parts]
-    return [p for p in parts if p]
+_IN_MEMORY = 2**30  # bytes of text whose ids may stay in memory where the cache cannot be written
+_SCAN = 2**24  # ids looked at in one go
 
 
 class TextIds:
@@ -60,37 +34,62 @@ class TextIds:
     def __init__(self, ids: Int[np.ndarray, " N"], *, eos_id: int):
         self.ids = ids
         self.eos_id = eos_id
-        ends = np.flatnonzero(ids == eos_id)
-        self._starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-        self._ends = ends.astype(np.int64)
+        self._only: Sequence[int] | None = None
+
+    @functools.cached_property
+    def _ends(self) -> Int[np.ndarray, " M"]:
+        """Where documents end; found in pieces, because comparing all ids at once takes half of their size."""
+        starts = range(0, len(self.ids), _SCAN)
+        found = [np.flatnonzero(self.ids[s : s + _SCAN] == self.eos_id).astype(np.int64) + s for s in starts]
+        return np.concatenate(found)
 
     @classmethod
-    def build(cls, text: str, tokenizer: Tokenizer, *, cache: Path | None = None) -> "TextIds":
-        """Tokenise a text, or map the ids of an earlier run.
+    def open(
+        cls, name: str, tokenizer: Tokenizer, *, split: Split = "train", cache: Path | None = None
+    ) -> "TextIds":
+        """Tokenise "bundled" or a text file (.gz too) piece by piece, or map the ids of an earlier run.
 
         Args:
-          text: documents separated by SEPARATOR lines.
+          name: "bundled", or a file; it may be larger than memory: the ids go to the cache as they come.
           tokenizer: with the task's merges, as in all retention numbers (findings.md 31).
+          split: of the bundled text.
           cache: folder of cached ids; by default that of the user (`cache_folder`).
 
         Raises:
-          UserError: the text has no document.
+          UserError: no such file, not UTF-8, or no document in it; over 1 GiB of text and the cache cannot be
+            written.
         """
-        parts = documents(text)
-        if not parts:
-            raise UserError("text: no document in it; documents are separated by lines <|endoftext|>")
-        path = (cache or cache_folder("text")) / f"{_fingerprint(text, tokenizer)}.npy"
+        return cls._build(lambda: open_text(name, split=split), tokenizer, cache)
+
+    @classmethod
+    def build(cls, text: str, tokenizer: Tokenizer, *, cache: Path | None = None) -> "TextIds":
+        """The same from a text in memory: documents separated by lines that hold SEPARATOR."""
+        return cls._build(lambda: contextlib.nullcontext(io.BytesIO(text.encode())), tokenizer, cache)
+
+    @classmethod
+    def _build(
+        cls, source: Callable[[], AbstractContextManager[BinaryIO]], tokenizer: Tokenizer, cache: Path | None
+    ) -> "TextIds":
+        with source() as f:
+            content, size = digest(f)
+        path = (cache or cache_folder("text")) / f"{_fingerprint(content, tokenizer)}.npy"
         ids = _mapped(path)
-        if ids is None:
-            kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-            encoded = tokenizer.encode_batch(parts)
-            ids = np.concatenate([np.array([*e, tokenizer.eos_id], kind) for e in encoded])
-            # A cache that cannot be written is no error: the ids are in memory.
-            with contextlib.suppress(UserError), replacing(path) as f:
-                np.save(f, ids)
-            mapped = _mapped(path)
-            ids = ids if mapped is None else mapped
-        return cls(ids, eos_id=tokenizer.eos_id)
+        if ids is not None:
+            return cls(ids, eos_id=tokenizer.eos_id)
+
+        def parts() -> Iterator[np.ndarray]:
+            with source() as f:
+                yield from _encoded(f, tokenizer)
+
+        try:
+            with replacing(path) as f:
+                _write_ids(f, parts(), _kind(tokenizer))
+            ids = _mapped(path)
+        except UserError:
+            if size > _IN_MEMORY:
+                raise
+        # For such texts a cache that cannot be written is no error; what is wrong with the text is said again.
+        return cls(np.concatenate(list(parts())) if ids is None else ids, eos_id=tokenizer.eos_id)
 
     def rows(
         self, seed: int, step: int, *, count: int, length: int, mode: Mode = "windows"
@@ -108,16 +107,24 @@ class TextIds:
         Raises:
           UserError: there is less text than one row.
         """
+        only = range(count) if self._only is None else self._only
         if mode == "documents":
-            out = np.full((count, length), self.eos_id, np.int32)
-            for row in range(count):
-                k = (step * count + row) % len(self._starts)
-                piece = self.ids[self._starts[k] : min(self._ends[k], self._starts[k] + length)]
-                out[row, : len(piece)] = piece
+            out = np.full((len(only), length), self.eos_id, np.int32)
+            for place, row in enumerate(only):
+                k = (step * count + row) % len(self._ends)
+                start = self._ends[k - 1] + 1 if k else 0
+                piece = self.ids[start : min(self._ends[k], start + length)]
+                out[place, : len(piece)] = piece
             return out
         room = self._room(length)
         starts = np.random.default_rng((seed, step, 3)).integers(0, room, count)
-        return self._gather(starts, length)
+        return self._gather(starts[list(only)], length)
+
+    def part(self, only: Sequence[int]) -> "TextIds":
+        """The same texts, of whose `rows` only some are made: row k of the part is row only[k] of the whole."""
+        part = copy.copy(self)
+        part._only = only
+        return part
 
     def windows(self, count: int, *, length: int) -> Int[np.ndarray, "W U"]:
         """At most `count` windows that do not overlap, evenly spread over the text: always the same ones."""
@@ -136,11 +143,57 @@ class TextIds:
         return np.stack([np.asarray(self.ids[s : s + length], np.int32) for s in starts])
 
 
-def _fingerprint(text: str, tokenizer: Tokenizer) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (text, tokenizer.to_json(), tokenizer.eos_token):
-        digest.update(hashlib.blake2b(part.encode()).digest())
-    return digest.hexdigest()
+def _kind(tokenizer: Tokenizer) -> type[np.unsignedinteger]:
+    return np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+
+
+def _encoded(stream: BinaryIO, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """Ids of the documents, each followed by end-of-text, some pieces at a time."""
+    waiting: list[tuple[str, bool]] = []
+    held, found = 0, False
+
+    def encode() -> np.ndarray:
+        encoded = tokenizer.encode_batch([piece for piece, _ in waiting])
+        ends = ([tokenizer.eos_id] if ends else [] for _, ends in waiting)
+        out = [i for ids, end in zip(encoded, ends, strict=True) for i in (*ids, *end)]
+        waiting.clear()
+        return np.array(out, _kind(tokenizer))
+
+    with io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:
+        for piece in pieces(text):
+            waiting.append(piece)
+            held, found = held + len(piece[0]), True
+            if held >= PIECE:
+                yield encode()
+                held = 0
+    if not found:
+        raise UserError("text: no document in it; documents are separated by lines <|endoftext|>")
+    yield encode()
+
+
+def _write_ids(f: BinaryIO, parts: Iterator[np.ndarray], kind: type[np.unsignedinteger]) -> None:
+    """A one-dimensional .npy of all parts, whose length is known at the end only."""
+
+    def header(count: int) -> int:
+        f.seek(0)
+        np.lib.format.write_array_header_1_0(
+            f, {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (count,)}
+        )
+        return f.tell()
+
+    count, begin = 0, header(0)
+    for part in parts:
+        f.write(part.data)
+        count += len(part)
+    if header(count) != begin:  # NumPy leaves room for the longest number
+        raise RuntimeError("the header of an .npy file grew")
+
+
+def _fingerprint(content: bytes, tokenizer: Tokenizer) -> str:
+    total = hashlib.blake2b(content, digest_size=16)
+    for part in (tokenizer.to_json(), tokenizer.eos_token):
+        total.update(hashlib.blake2b(part.encode()).digest())
+    return total.hexdigest()
 
 
 def _mapped(path: Path) -> np.ndarray | None:
