@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
     from tracr_jax.errors import UserError
+    from tracr_jax.export import Exported, export_run, open_export
     from tracr_jax.interpret.decode import Decoded, decode, hidden_states
     from tracr_jax.intervene import ResidualEdit
     from tracr_jax.lm.load import load_lm
@@ -32,6 +33,9 @@ _HOME = {
     "OptimConfig": "config",
     "RunConfig": "config",
     "UserError": "errors",
+    "Exported": "export",
+    "export_run": "export",
+    "open_export": "export",
     "Decoded": "interpret.decode",
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
@@ -56,6 +60,7 @@ __all__ = [
     "DataConfig",
     "Decoded",
     "EvalSet",
+    "Exported",
     "Item",
     "LossConfig",
     "OpenedRun",
@@ -69,11 +74,13 @@ __all__ = [
     "UserError",
     "compile_program",
     "decode",
+    "export_run",
     "hidden_states",
     "inject",
     "load_lm",
     "make_forward",
     "make_train_step",
+    "open_export",
     "open_run",
     "preset",
 ]

@@ -26,6 +26,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
+  tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card
   tracr-jax COMMAND --help            every option of a command
 """
 
@@ -126,6 +127,16 @@ class Report:
     """The picture's example, counted from 0."""
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write a finished run as a Hugging Face folder that `transformers` loads with no code of ours."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    folder: tyro.conf.Positional[Path]
+    """The folder to write; it must not exist yet, or be empty."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a UserError is one line on standard error and exit status 2."""
     if argv is None:
@@ -138,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "interpret": _interpret,
         "retention": _retention,
         "report": _report,
+        "export": _export,
     }
     console = Console(stderr=True, highlight=False)
     try:
@@ -295,6 +307,21 @@ def _report(argv: list[str]) -> None:
     write_report(args.runs, out=args.out, say=say)
     if args.picture:
         say(str(draw_picture(args.runs[0], args.picture, example=args.example)))
+
+
+def _export(argv: list[str]) -> None:
+    args = _parse(Export, argv)
+    from tracr_jax.export import export_run
+    from tracr_jax.files import read_json, refuse_filled
+    from tracr_jax.run import open_run
+
+    refuse_filled(args.folder)  # now, and not after the run was opened
+    evaluated = args.run / "evaluation.json"
+    if (args.run / "config.json").exists() and not evaluated.exists():
+        raise UserError(f"{evaluated}: no such file; measure the run first: tracr-jax evaluate {args.run}")
+    run = open_run(args.run)
+    folder = export_run(run, args.folder, evaluation=read_json(evaluated))
+    Console(highlight=False).print(f"exported: {folder}", markup=False, soft_wrap=True)
 
 
 def _peek(argv: Sequence[str], name: str) -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +35,37 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         # There only after a failure. Where the folder is a file, this fails as well.
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def refuse_filled(path: str | os.PathLike) -> None:
+    """A UserError where a new folder would meet something that is there."""
+    path = Path(path)
+    if path.is_dir():
+        found = next(path.iterdir(), None)
+        if found is not None:
+            raise UserError(f"{path} is not empty (it holds {found.name}); name a folder that is not there yet")
+    elif path.exists():
+        raise UserError(f"{path} is a file; name a folder that is not there yet")
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill, which gets its name `path` when the block ends without an error, in one step.
+
+    Raises:
+      UserError: something is there already, or it cannot be written; then nothing of that name appears.
+    """
+    refuse_filled(path)
+    path = Path(path).resolve()
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        os.replace(beside, path)  # an empty folder gives way, one that was filled meanwhile does not
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror or e}); nothing is left there") from e
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

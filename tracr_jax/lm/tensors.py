@@ -31,13 +31,13 @@ class Tensors:
     get: Callable[[str], np.ndarray]
 
 
-def open_safetensors(folder: str | Path) -> Tensors:
-    """model.safetensors, or the shards that model.safetensors.index.json lists.
+def open_safetensors(folder: str | Path, *, name: str = "model") -> Tensors:
+    """NAME.safetensors, or the shards that NAME.safetensors.index.json lists.
 
     Raises: UserError if there is neither, a shard is missing or damaged, or index and shards disagree.
     """
     folder = Path(folder)
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    single, index = folder / f"{name}.safetensors", folder / f"{name}.safetensors.index.json"
     if single.exists():
         files, listed = [single], None
     elif index.exists():
@@ -46,7 +46,7 @@ def open_safetensors(folder: str | Path) -> Tensors:
     else:
         old = " (only pytorch_model.bin, which is not read: convert it to safetensors)"
         hint = old if (folder / "pytorch_model.bin").exists() else ""
-        raise UserError(f"{folder}: no model.safetensors and no model.safetensors.index.json{hint}")
+        raise UserError(f"{folder}: no {single.name} and no {index.name}{hint}")
     entries = {entry.name: entry for path in files for entry in _read_header(path)}
     if listed is not None and set(listed) != set(entries):
         odd = sorted(set(listed) ^ set(entries))[0]

@@ -42,6 +42,11 @@ class Tokenizer:
         self.eos_id: int = self._special_id(self.eos_token)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """A copy of the settings, as in tokenizer_config.json."""
+        return copy.deepcopy(self._config)
+
+    @property
     def bos_id(self) -> int:
         """Id that begins a text for models that want one; the end-of-text id where nothing else is said."""
         bos = self._config.get("bos_token") or self.eos_token

@@ -1,0 +1,171 @@
+"""The model card of an exported run: what it is, the run's measured numbers, and how to decode its variables."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tracr_jax import __version__
+from tracr_jax.export.program import example_items, is_hub_id
+from tracr_jax.lm.load import ALIASES, SMOLLM2
+from tracr_jax.setup import Setup
+
+_HUB = {**ALIASES, SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+# Run by tests/export_test.py: the first block gives `hidden`, the second reads it.
+_HIDDEN = """\
+import numpy as np, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
+ids = tokenizer({prompt}, return_tensors="pt").input_ids
+with torch.no_grad():
+    hidden = np.stack([h[0].numpy() for h in model(ids, output_hidden_states=True).hidden_states])  # [N + 1, S, d]
+"""
+_DECODE = """\
+import json, pathlib
+from safetensors.numpy import load_file
+
+adapter = load_file("adapter.safetensors")
+program = json.loads(pathlib.Path("program.json").read_text(encoding="utf-8"))
+layer = program["layers"]  # 0..L; a variable is there from its "writer_layer" on
+reading = hidden[layer] @ adapter["weight"].T + adapter["bias"]  # [S, D]
+decoded = {{}}
+for v in program["variables"]:
+    coordinates = reading[:, v["directions"]]
+    decoded[v["name"]] = [v["values"][k] for k in coordinates.argmax(-1)] if v["values"] else coordinates[:, 0]
+print(decoded[{result}])  # the program's result at each token
+"""
+_ANSWER = """\
+out = model.generate(ids, max_new_tokens={count})  # greedy, as it was measured
+print(tokenizer.decode(out[0, ids.shape[1] :]))  # should be {answer}
+"""
+
+
+def model_card(setup: Setup, evaluation: dict[str, Any], *, program: dict[str, Any]) -> str:
+    """The README.md of an exported folder, in Markdown with Hugging Face's header.
+
+    Args:
+      setup: the run's parts.
+      evaluation: the content of evaluation.json.
+      program: the content of program.json.
+    """
+    item = example_items(setup, 1)[0]
+    lm = program["run"]["lm"]
+    answer = setup.bridge.separator + item.label
+    ask = _ANSWER.format(count=len(setup.bridge.split(item)[1]), answer=json.dumps(answer, ensure_ascii=False))
+    parts = [
+        _header(setup),
+        f"# {setup.task.name} in {lm}\n",
+        _what(setup, program),
+        "## Measured\n",
+        _answers(evaluation),
+        _language(evaluation),
+        *([_variables(evaluation, program)] if program["aligned"] else []),
+        "## Ask, and read its variables\n",
+        "Run in this folder; the prompt is the first item of the test set.\n",
+        _python(_HIDDEN.format(prompt=json.dumps(item.prompt, ensure_ascii=False)) + ask),
+        _reading(program),
+        "## Licence\n",
+        f"The weights are a changed copy of those of `{lm}`, whose licence goes with them.",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _header(setup: Setup) -> str:
+    name = setup.config.lm
+    base = _HUB.get(name, name if is_hub_id(name) else None)
+    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- tracr-jax", "- rasp"]
+    return "\n".join(["---", *lines, *([f"base_model: {base}"] if base else []), "---"])
+
+
+def _what(setup: Setup, program: dict[str, Any]) -> str:
+    c, lm, task = setup.config, program["run"]["lm"], setup.task.name
+    if program["aligned"]:
+        trained = (
+            f"The program *{task}*, written in RASP and compiled by tracr, was injected into `{lm}` by tracr_jax "
+            f"{__version__} (Tracr-Injection, arXiv 2505.10719): {c.steps:,} steps, {c.losses.alignment} "
+            f"alignment, seed {c.seed}."
+        )
+    else:
+        trained = (
+            f"`{lm}`, fine-tuned by tracr_jax {__version__} on the answers of *{task}* without its program: a "
+            f"baseline. {c.steps:,} steps, seed {c.seed}."
+        )
+    return (
+        f"{trained} The architecture is unchanged, so any tool for the original model loads it. The tokenizer is "
+        "the original's without the merges that would hide the task's symbols; all ids mean what they did. "
+        "Trained on prompts of the task's own form: ask in that form.\n"
+    )
+
+
+def _answers(evaluation: dict[str, Any]) -> str:
+    sets = evaluation["sets"]
+    names = list(next(iter(sets.values()))["baselines"])
+    rows = []
+    for name, s in sets.items():
+        after = s["injected"]
+        rows.append(
+            [
+                name,
+                f"{s['sample']:,}",
+                f"{_percent(after['accuracy'])} ({_percent(after['low'])}–{_percent(after['high'])})",
+                _percent(s["original"]["accuracy"]),
+                *(_percent(s["baselines"][n]) for n in names),
+                s["note"],
+            ]
+        )
+    head = ["set", "items", "this model (95 %)", "original", *names, "what it is"]
+    return "Exact match in per cent, greedy, and predictors that know nothing of the program:\n\n" + _table(
+        head, rows
+    )
+
+
+def _language(evaluation: dict[str, Any]) -> str:
+    kept = evaluation["retention"]
+    return f"Perplexity on {kept['text']}: original {kept['original']:.2f}, this model {kept['injected']:.2f}.\n"
+
+
+def _variables(evaluation: dict[str, Any], program: dict[str, Any]) -> str:
+    measured = evaluation["decode"]["test"]["all_positions"]
+    rows = []
+    for v in program["variables"]:
+        kinds = f"{len(v['values'])} values" if v["kind"] == "categorical" else "a number"
+        found = measured.get(v["name"])
+        scores = [_percent(found["accuracy"]), _percent(found["majority"])] if found else ["", ""]
+        rows.append([f"`{v['name']}`", kinds, f"{v['writer_layer']}..{program['layers']}", *scores])
+    return (
+        f"The program's variables as the adapter reads them on the test set at layer {program['layers']}: right "
+        "in per cent of the positions where the program defines them, beside always naming the most frequent one."
+        "\n\n"
+    ) + _table(["variable", "holds", "layers", "right", "most frequent"], rows)
+
+
+def _reading(program: dict[str, Any]) -> str:
+    if not program["aligned"]:
+        return (
+            "This run had no alignment, so there is no adapter: its states were never asked for the variables.\n"
+        )
+    return (
+        _python(_DECODE.format(result=json.dumps(program["result"])))
+        + "\nThe largest coordinate always names a value, also where the program holds none (before a variable's "
+        "layer, or at tokens it says nothing about). `hidden` may come from any tool: hidden state l is the "
+        "input of block l, `blocks.{l}.hook_resid_pre` in TransformerLens without weight processing. "
+        "`program.json` says which tokens the program knows.\n"
+    )
+
+
+def _python(code: str) -> str:
+    return f"```python\n{code}```\n"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(_cell(c) for c in line) + " |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
