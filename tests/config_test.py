@@ -72,6 +72,17 @@ def test_paper_is_as_coded_and_paper_fixed_is_not():
         assert config.optim.clip_norm == config.optim.warmup_steps == 0
 
 
+@pytest.mark.parametrize("task", ["dyck", "int_sum", "count"])
+def test_methods_of_a_task_differ_in_their_losses_only(task):
+    ours, cosine, baseline = (preset(m, task=task) for m in ("variable", "cosine", "finetune"))
+    assert cosine.losses.alignment == "cosine"
+    assert ours.losses.retention_weight == cosine.losses.retention_weight == baseline.losses.retention_weight
+    for other in (cosine, baseline):
+        assert (other.steps, other.optim, other.eval_items) == (ours.steps, ours.optim, ours.eval_items)
+        assert (other.data.batch, other.data.free_items) == (ours.data.batch, ours.data.free_items)
+    assert baseline.data.free_supervised == ours.data.free_items  # never fewer labels than ours
+
+
 def test_the_baseline_has_neither_alignment_nor_hook():
     config = preset("finetune")
     assert config.losses.alignment == "none"
