@@ -68,6 +68,21 @@ def test_a_text_longer_than_the_teachers_table_is_judged_by_the_oracle():
     assert d.program("one") == [None] * len(d.tokens)
 
 
+def test_texts_of_other_lengths_compile_nothing_anew(caplog):
+    """Examples are decoded one by one: compiling for each length was most of their time."""
+    setup = small_setup()
+    run = OpenedRun(setup, untrained(setup))
+    short, longer = ("()", "([]"), ("([" * 9, "([" * 12)
+    for text in (short[0], longer[0]):
+        decode(run, DYCK.item(text).prompt)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for text in (short[1], longer[1]):
+            decode(run, DYCK.item(text).prompt)
+        assert [r.getMessage() for r in caplog.records if "ompil" in r.getMessage()] == []
+        jax.jit(lambda x: x + len(caplog.text))(1.0)
+    assert any("ompil" in r.getMessage() for r in caplog.records)  # it would have been seen
+
+
 def test_texts_that_cannot_be_decoded():
     with pytest.raises(UserError, match="the text is empty"):
         decode(known_run(), "")

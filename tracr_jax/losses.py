@@ -84,6 +84,7 @@ class VariableLayout(NamedTuple):
     """Where each variable sits, grouped by number of values so that no coordinate is padded or gathered twice.
 
     A group (m, first) holds variables of m values each; `order` lists all teacher directions group by group.
+    Compared as an object, so that it can be a static argument of jit.
     """
 
     order: np.ndarray  # [D] int: teacher direction of each coordinate in grouped order
@@ -91,6 +92,9 @@ class VariableLayout(NamedTuple):
     names: tuple[str, ...]  # categorical variables in grouped order, then the numerical ones
     numerical: tuple[int, int]  # (first coordinate, number) of the single-coordinate variables
     weights: np.ndarray  # [len(names)] float, mean 1
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
 
 def variable_layout(

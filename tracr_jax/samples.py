@@ -10,6 +10,7 @@ from tracr_jax.setup import Setup
 from tracr_jax.tasks.base import EvalSet, Item, Task
 
 ROWS = 100  # items in one forward pass, or the whole sample where that is less
+LONG = 64  # widths of rows that exceed the teacher's table are rounded up to this
 _ROUND = 16
 
 
@@ -38,9 +39,9 @@ def reported_samples(task: Task, items: int | None) -> dict[str, list[Item]]:
     return {name: sample_of(chosen, items) for name, chosen in task.eval_sets().items() if name != "valid"}
 
 
-def round_up(length: int) -> int:
-    """Lengths are rounded up to 16 so that few programs are compiled."""
-    return -(-length // _ROUND) * _ROUND
+def round_up(length: int, *, to: int = _ROUND) -> int:
+    """Lengths are rounded up so that few programs are compiled."""
+    return -(-length // to) * to
 
 
 def padded_rows(

@@ -22,8 +22,8 @@ from tracr_jax.interpret.labelled import oracle_values
 from tracr_jax.interpret.reading import NOTHING, best_values, held_values, margins
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
-from tracr_jax.losses import apply_adapter
-from tracr_jax.samples import round_up
+from tracr_jax.losses import VariableLayout, apply_adapter
+from tracr_jax.samples import LONG, round_up
 from tracr_jax.setup import Setup
 from tracr_jax.teacher.model import Variable
 from tracr_jax.train import TrainParams
@@ -159,16 +159,15 @@ def decode_ids(run: Trained, ids: Sequence[int]) -> Decoded:
     depth, layout, teacher = setup.shape.depth, setup.layout, setup.teacher
     row = _padded(setup, ids)
     count = len(ids)
-    reading = _reading(setup.lm.model, params.lm, params.adapter, row, depth=depth)[:, 0, :count]
+    # Cut to the text on the host only: on the device each length would be compiled anew.
+    found = _reading(setup.lm.model, params.lm, params.adapter, row, layout=layout, depth=depth)
+    reading, read, margin = (np.asarray(x)[:, :count] for x in found)
     if row.shape[1] <= setup.sequence_length:
-        states = _residuals(setup.residuals, setup.phi, setup.bridge.to_teacher(row))[:, 0, 1 : count + 1]
-        held = held_values(states[..., layout.order], layout=layout)
-        numbers = np.asarray(states)
+        states = _program(setup.residuals, setup.phi, setup.bridge.to_teacher(row), layout=layout)
+        numbers, held = (np.asarray(x)[:, :count] for x in states)
     else:
         held = oracle_values(setup, row, [count])[0][:, 0, :count]
         numbers = np.full(reading.shape, np.nan)
-    grouped = reading[..., layout.order]
-    read, margin = best_values(grouped, layout=layout), margins(grouped, layout=layout)
     place = {name: k for k, name in enumerate(layout.names)}
     shape = (depth + 1, len(teacher.variables), count)
     out = Decoded(
@@ -182,7 +181,6 @@ def decode_ids(run: Trained, ids: Sequence[int]) -> Decoded:
         np.full(shape, np.nan, np.float32),
         np.full(shape, np.nan, np.float32),
     )
-    reading, read, margin, held = (np.asarray(x) for x in (reading, read, margin, held))
     for i, v in enumerate(teacher.variables):
         if v.kind == "categorical":
             k = place[v.name]
@@ -201,8 +199,8 @@ def hidden_states(run: Trained, text: str) -> dict[str, Float[np.ndarray, "S d"]
     """
     ids = run.setup.tokenizer.encode(text)
     out = _forward(run.setup.lm.model, run.params.lm, _padded(run.setup, ids))
-    states = {f"hidden_{i}": np.asarray(h[0, : len(ids)]) for i, h in enumerate(out.hidden)}
-    return states | {"logits": np.asarray(out.logits[0, : len(ids)])}
+    states = {f"hidden_{i}": h[0, : len(ids)] for i, h in enumerate(np.asarray(out.hidden))}
+    return states | {"logits": np.asarray(out.logits)[0, : len(ids)]}
 
 
 def _padded(setup: Setup, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
@@ -213,22 +211,28 @@ def _padded(setup: Setup, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
     if len(ids) > limit:
         raise UserError(f"decode: the text has {len(ids)} tokens, the model {limit} positions; shorten it")
     short = setup.sequence_length
-    row = np.full(
-        (1, short if len(ids) <= short else min(round_up(len(ids)), limit)), setup.tokenizer.eos_id, np.int32
-    )
+    width = short if len(ids) <= short else min(round_up(len(ids), to=LONG), limit)
+    row = np.full((1, width), setup.tokenizer.eos_id, np.int32)
     row[0, : len(ids)] = ids
     return row
 
 
-@functools.partial(jax.jit, static_argnames=("model", "depth"))
-def _reading(model: LanguageModel, lm_params: Params, adapter: Adapter, ids, *, depth: int):
+@functools.partial(jax.jit, static_argnames=("model", "layout", "depth"))
+def _reading(
+    model: LanguageModel, lm_params: Params, adapter: Adapter, ids, *, layout: VariableLayout, depth: int
+):
+    """What the adapter reads of one row [L1, S, D]; of each categorical variable value and margin [L1, S, n]."""
     model, lm_params = first_blocks(model, lm_params, depth + 1)
-    return apply_adapter(adapter, model.apply(lm_params, ids).hidden[: depth + 1].astype(jnp.float32))
+    reading = apply_adapter(adapter, model.apply(lm_params, ids).hidden[: depth + 1, 0].astype(jnp.float32))
+    grouped = reading[..., layout.order]
+    return reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)
 
 
-@functools.partial(jax.jit, static_argnames=("residuals",))
-def _residuals(residuals: Callable, phi: Any, ids):
-    return residuals(phi, ids)
+@functools.partial(jax.jit, static_argnames=("residuals", "layout"))
+def _program(residuals: Callable, phi: Any, ids, *, layout: VariableLayout):
+    """The compiled teacher's states of one row [L1, S, D], and the values that they hold [L1, S, n]."""
+    states = residuals(phi, ids)[:, 0, 1:]
+    return states, held_values(states[..., layout.order], layout=layout)
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

@@ -23,14 +23,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tracr_jax.interpret.reading import NOTHING, held_values
-from tracr_jax.samples import ROWS, padded_rows
+from tracr_jax.samples import LONG, ROWS, padded_rows, round_up
 from tracr_jax.setup import Setup
 from tracr_jax.tasks.base import Item
 
 CLASSES = ("all", "prompt", "program", "marker", "answer")
-
-
-_LONG = 64  # widths of rows that exceed the teacher's table are rounded up to this
 
 
 class LabelledRows(NamedTuple):
@@ -63,7 +60,7 @@ class Labeller:
         for start in range(0, len(fits), batch):
             yield self._fitting(fits[start : start + batch], batch)
         # One width for most sets: a program is compiled for each.
-        width = -(-max(lengths, default=0) // _LONG) * _LONG
+        width = round_up(max(lengths, default=0), to=LONG)
         width = max(min(width, self._setup.lm.model.max_positions), *lengths) if longer else 0
         for start in range(0, len(longer), batch):
             yield self._longer(longer[start : start + batch], batch, width)
