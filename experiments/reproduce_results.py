@@ -174,7 +174,8 @@ def summarise(by_seed: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]
 def shown_command(argv: list[str]) -> str:
     """A command as a reader types it in the checkout: the script's place on this machine is nobody's business."""
     script = Path(argv[0]).name
-    return shlex.join(["python", f"experiments/{script}", *argv[1:]] if script in ("reproduce.py", "search.py") else argv)
+    ours = script in ("reproduce.py", "search.py")
+    return shlex.join(["python", f"experiments/{script}", *argv[1:]] if ours else argv)
 
 
 def stamp(results: dict[str, Any], command: str) -> None:
