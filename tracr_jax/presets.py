@@ -73,7 +73,7 @@ TINY = {
         data=DataConfig(batch=16, free_items=32, free_supervised=8, text_batch=6),
     ),
     "int_sum": RunConfig(
-        steps=600,
+        steps=400,
         losses=_TINY_LOSSES,
         optim=_TINY_OPTIM,
         data=DataConfig(batch=32, free_items=64, free_supervised=32, text_batch=6),
