@@ -17,6 +17,7 @@ from tracr_jax.lm.load import TASK_WORDS
 from tracr_jax.lm.tokenizer import word_tokenizer
 from tracr_jax.losses import apply_adapter
 from tracr_jax.tasks.base import Item
+from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.encode import sequence_length
 from tracr_jax.tasks.int_sum import IntSum
@@ -48,6 +49,8 @@ def kind(name):
 SHORT_SUMS = tuple(
     IntSum().item(i, j) for i, j in ((0, 0), (0, 7), (3, 4), (5, 2), (1, 1), (4, 4), (6, 8), (9, 9))
 )
+# Short texts: quick to evaluate, and numbers of one and of two digits.
+COUNT = Count(digits=2, max_words=14)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +59,9 @@ SHORT_SUMS = tuple(
         (Dyck(), 40, (), set()),
         # A constant, and the positions themselves: the same in all items.
         (IntSum(), 8, SHORT_SUMS, {"nothing", "indices"}),
+        (COUNT, 8, (COUNT.item(["y"] * 9), COUNT.item(["x"] * 12)), {"no_digits", "no_result", "indices"}),
     ],
-    ids=["dyck", "int_sum"],
+    ids=["dyck", "int_sum", "count"],
 )
 def test_ceiling_the_compiled_teacher_answers_as_the_oracle_says(task, pairs, extra, same):
     """Every categorical variable on the path to the answer, at each layer from its writer to its last reader."""
@@ -88,8 +92,12 @@ def test_ceiling_the_compiled_teacher_answers_as_the_oracle_says(task, pairs, ex
     read_inside = {kind(o.variable) for o in omitted if "inside the layer" in o.reason}
     if task.name == "dyck":
         assert read_inside == set()
-        # What remains of the tokens after the first layer, the type of the last one, is the same in all items.
-        assert flips == swapped - {"tokens"}
+        # Of the tokens only the last one's type is read after the first layer: it differs between lengths.
+        assert flips == swapped
+    elif task.name == "count":
+        assert read_inside == set()
+        # The number of digits changes the answer only between items of different lengths.
+        assert flips == {n for n in swapped if kind(n) not in same}
     else:
         digits = range(1, 4)
         assert read_inside == {"previous_token"} | {
@@ -170,6 +178,22 @@ def test_pairs_are_balanced_reproducible_and_always_differ():
     other = PairFinder(pool, count=40, seed=4)(Cell(name, layer))
     assert again.pairs == found.pairs
     assert other.pairs != found.pairs
+
+
+def test_a_variable_that_matters_only_between_lengths_is_swapped_between_them():
+    """Items of one length differ in the number of digits so far, but at no place that the answer is read from."""
+    pool = pool_of(COUNT, 160)
+    cell = next(c for c in list_cells(pool.bridge.teacher, pool.oracle)[0] if kind(c.variable) == "num_digits")
+    found = PairFinder(pool, count=8, seed=0)(cell)
+    assert isinstance(found, Pairs)
+    assert not found.equal_length
+    assert sum(p.flips for p in found.pairs) >= 4
+
+
+def test_an_answer_that_no_item_of_the_sample_begins_with():
+    pool = pool_of(COUNT, 160)
+    few = make_pool(pool.bridge, [COUNT.item(["x"] * n + ["y"]) for n in (3, 11, 12)])
+    assert few.bridge.tokenizer.decode([few.tokens[0, 0]]).strip() == "0"
 
 
 def test_an_item_that_the_program_does_not_answer_is_no_material():

@@ -1,11 +1,12 @@
 """Which swaps are made, and what the program would answer after each. No model code.
 
 A swap gives a base item the source's values of one variable v, at every position where the program holds a value
-of v in both, and leaves everything else. Both have the same number of prompt and of answer tokens (a variable that
-then never differs, such as the position of a marker, is swapped between items of any length), so positions
-correspond by index. Answer positions count too, with each item's own answer before them. The program's evaluator
-(the oracle) does the same: v is overridden with the source's values, and only readers placed after the edited
-layer see it. Where it then answers otherwise than for the base, the pair *flips*.
+of v in both, and leaves everything else. Both have the same number of prompt and of answer tokens, so positions
+correspond by index. Where hardly any such pair changes the answer (the position of a marker is the same in both,
+the number of digits too), items of any length are swapped; positions then correspond as far as both go. Answer
+positions count too, with each item's own answer before them. The program's evaluator (the oracle) does the same:
+v is overridden with the source's values, and only readers placed after the edited layer see it. Where it then
+answers otherwise than for the base, the pair *flips*.
 """
 
 import itertools
@@ -23,6 +24,7 @@ from tracr_jax.teacher.evaluate import Oracle, Sees, reading_layers, reads_after
 
 _TRIES = 6  # predictions made for each pair that is wanted
 _CANDIDATES = 20_000  # pairs of items looked at for a difference
+_SCARCE = 4  # flips are fewer than one in so many of the pairs that are wanted
 _FEW = 4  # possible answers, up to which the pairs are balanced between them
 
 
@@ -61,8 +63,8 @@ class Pairs:
 
     pairs: tuple[Pair, ...]
     equal_length: bool
-    """Whether both items of every pair have as many prompt and answer tokens; False where the variable differs
-    only between items of different lengths."""
+    """Whether both items of every pair have as many prompt and answer tokens; False where the answer changes more
+    often between items of different lengths."""
 
 
 def list_cells(teacher: Teacher, oracle: Oracle) -> tuple[list[Cell], list[Omission]]:
@@ -78,7 +80,9 @@ def list_cells(teacher: Teacher, oracle: Oracle) -> tuple[list[Cell], list[Omiss
             omitted.append(Omission(v.name, None, "read only inside the layer that writes it"))
         else:
             if v.writer_layer == 0:
-                omitted.append(Omission(v.name, 0, "the embedding: no block's output that could be edited"))
+                # Where nothing later reads it, all of it is left out.
+                at = 0 if last else None
+                omitted.append(Omission(v.name, at, "the embedding: no block's output that could be edited"))
             cells += [Cell(v.name, layer) for layer in range(max(v.writer_layer, 1), last + 1)]
     return cells, omitted
 
@@ -121,14 +125,22 @@ class PairFinder:
         if not pool.held[variable]:
             return "never one value: nothing, or a mixture of several, at every position of the sample"
         everything = range(len(pool.items))
+        best, most, differ = None, -1, False
         for groups, equal in ((pool.groups, True), ((everything,), False)):
             order = np.array([(b, s) for g in groups for b in g for s in g if b != s]).reshape(-1, 2)
             order = np.random.default_rng((self._seed, len(order))).permutation(order)[:_CANDIDATES]
             differing = ((b, s) for b, s in order.tolist() if self._differ(variable, b, s))
             first = next(differing, None)
             if first:
+                differ = True
                 found = self._search(variable, itertools.chain([first], differing), sees)
-                return Pairs(found, equal) if found else "the program's answer after a swap is never defined"
+                flips = sum(p.flips for p in found)
+                if found and flips > most:
+                    best, most = Pairs(found, equal), flips
+                if most * _SCARCE >= self._count:
+                    break
+        if differ:
+            return best or "the program's answer after a swap is never defined"
         return "no two items of the sample differ in it at the same position"
 
     def _differ(self, variable: str, base: int, source: int) -> bool:

@@ -98,6 +98,12 @@ def make_pool(bridge: Bridge, items: Sequence[Item]) -> Pool:
             continue
         groups[len(prompt), len(answer)].append(len(known))
         known.append(Known(tuple(prompt), tuple(answer), tuple(seen), states, values, result))
+    # Values that the sample may lack but a swap may lead to: a 0 where every number begins with another digit.
+    for item in bridge.task.longest_items():
+        values, answer = bridge.task.teacher_label(item), bridge.split(item)[1]
+        if len(values) == len(answer):
+            for j, (v, t) in enumerate(zip(values, answer, strict=True)):
+                tokens.setdefault((j, v), t)
     return Pool(oracle, bridge, tuple(known), tokens, tuple(tuple(g) for g in groups.values()))
 
 
