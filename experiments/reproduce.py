@@ -91,8 +91,8 @@ def check(runs: Sequence[Planned], results: dict, *, out: Path, replace: bool) -
     for run in runs:
         check_folder(run.folder, run.config, resume=run.started)
         cell = results["cells"].get(run.task, {}).get(run.method)
-        changed = cell and list(R.differences(cell["config"], R.cell_config(to_dict(run.config))))
-        if changed and not replace:
+        changed = cell and list(R.differences(R.current(cell["config"]), R.cell_config(to_dict(run.config))))
+        if changed and (cell["runs"] or cell.get("failed")) and not replace:
             raise UserError(
                 f"{out}: {run.task}, {run.method} was measured with other options ({'; '.join(changed)}); "
                 "give another --out, or --replace to drop the cell's numbers"

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tracr_jax.config import from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.metrics import read_lines
@@ -52,6 +53,11 @@ def load(path: Path, *, lm: str) -> dict[str, Any]:
 def cell_config(config: dict[str, Any]) -> dict[str, Any]:
     """What all seeds of a cell share, as JSON reads it back."""
     return json.loads(json.dumps({k: v for k, v in config.items() if k != "seed"}))
+
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """A cell's configuration as today's code reads it, with the defaults of fields newer than the file."""
+    return cell_config(to_dict(from_dict(config)))
 
 
 def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:

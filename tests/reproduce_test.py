@@ -17,6 +17,7 @@ import reproduce_table as T
 
 import tracr_jax.run
 from tracr_jax.config import RunConfig, to_dict
+from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.fit import TrainingDivergedError
 from tracr_jax.lm.load import write_random_gpt2
@@ -247,6 +248,22 @@ def test_killed_sweep_goes_on_and_a_finished_one_trains_nothing(lm_folder, tmp_p
     argv[argv.index("--runs") + 1] = str(tmp_path / "elsewhere")
     assert "--replace" in fails(capsys, *argv)
     assert read_json(out) == results
+
+
+def test_measured_cells_refuse_other_options_planned_ones_take_them(tmp_path):
+    results = made_results()
+    for cell in results["cells"]["dyck"].values():
+        del cell["config"]["data"]["free_supervised"]  # as if the field were newer than the file
+    folder = tmp_path / "run"
+    same = reproduce.Planned("dyck", "variable", RunConfig(), folder)
+    other = reproduce.Planned("dyck", "finetune", RunConfig(steps=9), folder)
+    reproduce.check([same, other], results, out=tmp_path / "out.json", replace=False)
+    assert list(results["cells"]["dyck"]) == [
+        "variable"
+    ]  # nothing was measured in the other: it may be planned anew
+    changed = reproduce.Planned("dyck", "variable", RunConfig(steps=9), folder)
+    with pytest.raises(UserError, match="steps 400 -> 9"):
+        reproduce.check([changed], results, out=tmp_path / "out.json", replace=False)
 
 
 def test_a_diverged_run_is_entered_and_the_others_go_on(tmp_path, monkeypatch, capsys):
