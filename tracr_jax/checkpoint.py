@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from tracr_jax.errors import UserError
@@ -60,7 +61,9 @@ class Checkpoints:
                 optimizer=ocp.args.StandardRestore(_abstract(like.opt_state)),  # pyright: ignore[reportCallIssue]
             ),
         )
-        return TrainState(jax.numpy.asarray(step, jax.numpy.int32), saved["params"], saved["optimizer"])
+        # Not asarray: over several processes the counter lies on devices of all of them.
+        count = jax.make_array_from_callback((), like.step.sharding, lambda _: np.int32(step))
+        return TrainState(count, saved["params"], saved["optimizer"])
 
     def restore_params(self, like: TrainParams, *, step: int | None = None) -> TrainParams:
         """Only the parameters, for evaluation."""

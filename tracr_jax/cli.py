@@ -43,6 +43,9 @@ class Inject:
     """Run folder; default runs/TASK-LM-METHOD-seedN."""
     resume: bool = False
     """Continue the run of the folder from its newest checkpoint."""
+    cluster: str = ""
+    """Several processes, with --mesh over the devices of all: "auto" (TPU slices, Slurm, Open MPI), or
+    HOST:PORT,COUNT,INDEX (experiments/scaling.md)."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra `tensorboard`)."""
     wandb: bool = False
@@ -179,20 +182,28 @@ def _inject(argv: list[str]) -> None:
         raise UserError(f"unknown preset {first['preset']!r}; presets: {', '.join(METHODS)}")
     start = preset(first["preset"] or "variable", task=first["task"] or "dyck", lm=first["lm"])
     args = _parse(Inject, argv, default=Inject(start))
+    if args.cluster:
+        from tracr_jax.mesh import start_processes
+
+        start_processes(args.cluster)  # before anything else asks JAX for its devices
+    import jax
+
     from tracr_jax.run import inject
     from tracr_jax.table import print_evaluation
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=jax.process_index() > 0)  # of several processes, the first speaks
     run = inject(
         args.config.task,
         lm=args.config.lm,
         config=args.config,
         folder=args.folder,
         resume=args.resume,
-        writers=_writers(args),
+        writers=() if console.quiet else _writers(args),
         progress=sys.stderr.isatty() or sys.stdout.isatty(),
         say=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
     )
+    if console.quiet:
+        return
     print_evaluation(console, run.evaluation)
     console.print(f"\nrun folder: {run.folder}", markup=False)
     from tracr_jax.report import write_report

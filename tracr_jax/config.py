@@ -145,6 +145,9 @@ class RunConfig:
     """Steps between checkpoints; the last step is always saved."""
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
+    mesh: str = ""
+    """Several devices: "data=4,fsdp=2" spreads each batch over 4 x 2 of them and cuts weights and optimiser over 2
+    (experiments/scaling.md). Empty: one device."""
     losses: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -5,6 +5,7 @@ teacher/ and evaluation.json. Later stages read these files only.
 """
 
 import dataclasses
+import functools
 import platform
 import resource
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from tracr_jax import __version__
 from tracr_jax import config as C
@@ -25,6 +28,17 @@ from tracr_jax.evaluate import evaluate
 from tracr_jax.files import read_json, write_json
 from tracr_jax.fit import fit
 from tracr_jax.lm.load import LoadedLM
+from tracr_jax.mesh import (
+    check_rows,
+    gather,
+    keep_rows,
+    make_mesh,
+    param_shardings,
+    put,
+    sharded_batches,
+    state_shardings,
+    whole,
+)
 from tracr_jax.metrics import JsonLines, MetricWriter, Several
 from tracr_jax.presets import preset
 from tracr_jax.setup import Setup, build
@@ -97,29 +111,38 @@ def inject(
         lm=lm if isinstance(lm, str) else lm.name,
     )
     folder = Path(folder) if folder else default_folder(config)
+    mesh = _mesh(config)
+    first = jax.process_index() == 0  # of several processes one writes and speaks
+    if not first:
+        writers, progress, say = (), False, lambda _: None
     check_folder(folder, config, resume=resume)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("folder checked")  # before the first process writes into it
     started = time.time()
     setup = build(config, task=task, lm=lm, say=say)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", C.to_dict(config))
-    save_teacher(setup.teacher, folder / "teacher" / "teacher.npz")
-    write_json(folder / "run.json", about(started))
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", C.to_dict(config))
+        save_teacher(setup.teacher, folder / "teacher" / "teacher.npz")
+        write_json(folder / "run.json", about(started))
 
-    state, frozen, step = make_parts(setup)
+    state, frozen, step = make_parts(setup, mesh)
+    batch_at = sharded_batches(setup.batches, mesh, config.data) if mesh else setup.batches.batch_at
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         if resume and checkpoints.latest() is not None:
             state = checkpoints.restore(state)
             say(f"resumed after {int(state.step)} of {config.steps} steps")
-        lines = JsonLines(folder / "metrics.jsonl", keep_below=int(state.step))
-        writer = Several((lines, *writers))
+        if first:
+            writers = (JsonLines(folder / "metrics.jsonl", keep_below=int(state.step)), *writers)
+        writer = Several(writers)
         trained = time.time()
         try:
             state = fit(
                 step,
                 state,
                 frozen,
-                setup.batches.batch_at,
+                batch_at,
                 steps=config.steps,
                 writer=writer,
                 checkpoints=checkpoints,
@@ -134,25 +157,59 @@ def inject(
         checkpoints.close()
     times = {"setup_s": trained - started, "training_s": time.time() - trained}
     evaluated = time.time()
-    evaluation = evaluate(setup, state.params, items=config.eval_items, progress=say)
-    write_json(folder / "evaluation.json", evaluation)
+    params = gather(state.params, mesh) if mesh else state.params
+    # Each process evaluates for itself: the others would only wait for the one that writes.
+    evaluation = evaluate(setup, params, items=config.eval_items, progress=say)
     times["evaluation_s"] = time.time() - evaluated
-    write_json(folder / "run.json", about(started) | {"times": times} | _peak_memory())
-    return Run(folder, setup, state.params, evaluation)
+    if first:
+        write_json(folder / "evaluation.json", evaluation)
+        write_json(folder / "run.json", about(started) | {"times": times} | _peak_memory())
+    return Run(folder, setup, params, evaluation)
 
 
-def make_parts(setup: Setup) -> tuple[TrainState, Frozen, Callable]:
-    """(initial state, frozen parameters, jitted step) of a run; the step donates its state."""
+def _mesh(config: C.RunConfig) -> Mesh | None:
+    if not config.mesh:
+        if jax.process_count() > 1:
+            raise UserError(
+                f"{jax.process_count()} processes with {jax.device_count()} devices, but no mesh: add e.g. "
+                f"--mesh data={jax.device_count()}"
+            )
+        return None
+    mesh = make_mesh(config.mesh)
+    check_rows(mesh, config.data)
+    return mesh
+
+
+def make_parts(setup: Setup, mesh: Mesh | None = None) -> tuple[TrainState, Frozen, Callable]:
+    """(initial state, frozen parameters, jitted step) of a run, on one device or over a mesh.
+
+    The step donates its state. Over a mesh it takes batches from `tracr_jax.mesh.sharded_batches`.
+    """
     config = setup.config
     key = jax.random.key(config.seed)
     adapter = init_adapter(key, width=setup.lm.model.width, directions=setup.teacher.width)
     optimizer = make_optimizer(config.optim, steps=config.steps)
-    step = make_train_step(
-        setup.lm.model, setup.residuals, optimizer, config=config.losses, shape=setup.shape, layout=setup.layout
+    make_step = functools.partial(
+        make_train_step,
+        setup.lm.model,
+        setup.residuals,
+        optimizer,
+        config=config.losses,
+        shape=setup.shape,
+        layout=setup.layout,
     )
-    frozen = Frozen(jax.tree.map(jax.numpy.asarray, setup.lm.params), setup.phi)
-    state = init_state(TrainParams(setup.lm.params, adapter), optimizer)
-    return state, frozen, jax.jit(step, donate_argnums=0)
+    if mesh is None:
+        frozen = Frozen(jax.tree.map(jax.numpy.asarray, setup.lm.params), setup.phi)
+        state = init_state(TrainParams(setup.lm.params, adapter), optimizer)
+        return state, frozen, jax.jit(make_step(), donate_argnums=0)
+    lm = put(setup.lm.params, param_shardings(mesh, setup.lm.params))
+    params = TrainParams(lm, put(adapter, param_shardings(mesh, adapter)))
+    start = functools.partial(init_state, optimizer=optimizer)
+    places = state_shardings(mesh, jax.eval_shape(start, params))
+    # Jitted, so that no device ever holds the whole of the optimiser's state.
+    state = jax.jit(start, out_shardings=places)(params)
+    step = jax.jit(make_step(keep_rows=keep_rows(mesh)), donate_argnums=0, out_shardings=(places, whole(mesh)))
+    return state, Frozen(lm, put(setup.phi, whole(mesh))), step
 
 
 def default_folder(config: C.RunConfig) -> Path:
@@ -175,7 +232,9 @@ def check_folder(folder: Path, config: C.RunConfig, *, resume: bool) -> None:
         raise UserError(f"{folder}: nothing to resume, there is no config.json; leave out --resume")
     saved = C.from_dict(read_json(folder / "config.json"))
     changed = [
-        f"{name} {a!r} -> {b!r}" for name, a, b in _differences(C.to_dict(saved), C.to_dict(config)) if a != b
+        f"{name} {a!r} -> {b!r}"
+        for name, a, b in _differences(C.to_dict(saved), C.to_dict(config))
+        if a != b and name != "mesh"  # a run may go on over other devices
     ]
     if changed:
         raise UserError(f"{folder}: the run was started with other options ({'; '.join(changed)}); give the same")

@@ -24,6 +24,7 @@ from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.types import Adapter, Batch, Params, Residuals
 
 Metrics = dict[str, jax.Array]
+RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, kept spread over devices; see `tracr_jax.mesh.keep_rows`
 ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
 
 
@@ -126,6 +127,11 @@ def init_state(params: TrainParams, optimizer: optax.GradientTransformation) -> 
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+def _anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
+    """Rows on one device, or wherever the compiler puts them."""
+    return x
+
+
 def _wide(x: jax.Array) -> jax.Array:
     """Losses are computed in float32 at least, whatever the model computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -138,6 +144,7 @@ def make_loss_fn(
     config: LossConfig,
     shape: StepShape,
     layout: L.VariableLayout | None = None,
+    keep_rows: RowsFn = _anywhere,
 ) -> Callable[[TrainParams, Frozen, Batch], tuple[jax.Array, Metrics]]:
     """The total loss of method.md 4.5 as a function of (params, frozen, batch) -> (loss, terms).
 
@@ -164,8 +171,9 @@ def make_loss_fn(
                 gradient=config.answer_gradient,
             )
         asked = len(batch.ids) - shape.free_rows
-        ids = batch.ids[:asked]
-        where, targets, weights = L.answer_positions(ids, batch.answer_mask[:asked], count=shape.max_answers)
+        # Without a word, rows cut from a spread batch would end up whole on every device.
+        ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
+        where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         out = model.apply(params.lm, ids, edit=edit, logit_positions=where)
         logits = _wide(out.logits)
         terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
@@ -180,8 +188,8 @@ def make_loss_fn(
             if shape.free_rows:
                 # Nothing above h_L is asked of these rows: the blocks after it need not run.
                 lower, lm = first_blocks(model, params.lm, shape.depth + 1)
-                free = lower.apply(lm, batch.ids[asked:]).hidden[: shape.depth + 1]
-                hidden = jnp.concatenate([hidden, free], axis=1)
+                free = lower.apply(lm, keep_rows(batch.ids[asked:])).hidden[: shape.depth + 1]
+                hidden = keep_rows(jnp.concatenate([hidden, free], axis=1), axis=1)
             hidden = _wide(hidden)
             chex.assert_equal_shape_prefix([hidden, target], 3)
             here = None
@@ -224,6 +232,7 @@ def make_train_step(
     config: LossConfig,
     shape: StepShape,
     layout: L.VariableLayout | None = None,
+    keep_rows: RowsFn = _anywhere,
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
     """A pure training step (state, frozen, batch) -> (state, terms), to be jitted by the caller.
 
@@ -234,11 +243,12 @@ def make_train_step(
       config: which losses, and their weights.
       shape: static facts of the run.
       layout: variables of the teacher, for variable alignment.
+      keep_rows: over several devices, `tracr_jax.mesh.keep_rows`.
 
     Returns:
       The step. Its terms are those of `make_loss_fn` and "grad_norm" (before any clipping).
     """
-    loss_fn = make_loss_fn(model, residuals, config=config, shape=shape, layout=layout)
+    loss_fn = make_loss_fn(model, residuals, config=config, shape=shape, layout=layout, keep_rows=keep_rows)
 
     def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch)
