@@ -72,15 +72,21 @@ TINY = {
         optim=_TINY_OPTIM,
         data=DataConfig(batch=16, free_items=32, free_supervised=8, text_batch=6),
     ),
+    # Late variables are held by few layers and weigh little in a mean over all: the sums and what is made of them.
     "int_sum": RunConfig(
         steps=400,
-        losses=_TINY_LOSSES,
+        losses=dataclasses.replace(
+            _TINY_LOSSES,
+            variable_weights=(("final_", 4.0), ("operands_", 3.0), ("carried_", 3.0), ("result_to", 2.0)),
+        ),
         optim=_TINY_OPTIM,
         data=DataConfig(batch=32, free_items=64, free_supervised=32, text_batch=6),
     ),
     "count": RunConfig(
         steps=300,
-        losses=_TINY_LOSSES,
+        losses=dataclasses.replace(
+            _TINY_LOSSES, variable_weights=(("final_", 4.0), ("yes_count", 3.0), ("result_to", 2.0))
+        ),
         optim=_TINY_OPTIM,
         data=DataConfig(batch=12, free_items=24, free_supervised=8, text_batch=6),
     ),
