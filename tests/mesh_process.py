@@ -1,0 +1,43 @@
+"""One process of several that run the main job together, for mesh_test.py: mesh_process.py CLUSTER LM FOLDER."""
+
+import dataclasses
+import json
+import sys
+
+from interpret_parts import DYCK
+from mesh_test import SHARED_RUN
+
+from tracr_jax.mesh import start_processes
+
+if __name__ == "__main__":
+    cluster, lm, folder = sys.argv[1:]
+    start_processes(cluster)
+
+    import jax
+
+    import tracr_jax.run as run
+    from tracr_jax.tasks.batches import Batches
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+    made, whole_batch = set(), Batches.batch_at
+
+    def batch_at(self, step):
+        batch = whole_batch(self, step)
+        made.add((len(batch.ids), len(batch.text_ids)))
+        return batch
+
+    Batches.batch_at = batch_at
+    if jax.process_index() > 0:
+
+        def refuse(*_, **__):
+            raise AssertionError("only the first process may write")
+
+        run.write_json = run.save_teacher = run.JsonLines = refuse
+    done = run.inject(
+        DYCK,
+        lm=lm,
+        config=dataclasses.replace(SHARED_RUN, mesh="data=4,fsdp=2"),
+        folder=folder,
+        progress=False,
+    )
+    print(json.dumps({"devices": jax.device_count(), "rows": sorted(made), "evaluation": done.evaluation}))

@@ -1,0 +1,316 @@
+"""Several devices and processes compute what one does: 8 virtual devices here, 2 x 4 in processes of their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from fit_test import VARIABLES, teacher
+from interpret_parts import DYCK, small_setup
+
+from tracr_jax.checkpoint import Checkpoints
+from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
+from tracr_jax.errors import UserError
+from tracr_jax.lm.gpt2 import GPT2, GPT2Config
+from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.losses import variable_layout
+from tracr_jax.mesh import (
+    check_rows,
+    gather,
+    keep_rows,
+    make_mesh,
+    param_shardings,
+    param_spec,
+    put,
+    rows,
+    sharded_batches,
+    start_processes,
+    state_shardings,
+    whole,
+)
+from tracr_jax.metrics import read_lines
+from tracr_jax.run import check_folder, inject, open_run
+from tracr_jax.tasks.batches import Batches
+from tracr_jax.tasks.part import BatchesPart
+from tracr_jax.tasks.text import TextIds
+from tracr_jax.train import (
+    Frozen,
+    StepShape,
+    TrainParams,
+    TrainState,
+    init_adapter,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
+from tracr_jax.types import Batch
+
+MODEL = GPT2(GPT2Config(vocab_size=40, n_positions=16, n_embd=32, n_layer=4, n_head=4))
+DEPTH, WIDTH = 2, 6
+ROWS, FREE, TEXTS = 24, 8, 16
+SHARED_RUN = RunConfig(
+    task="small",
+    steps=2,
+    eval_items=1,
+    checkpoint_every=1,
+    data=DataConfig(batch=8, free_items=8, text_batch=8, text_length=8),
+    optim=OptimConfig(kind="muon", warmup_steps=0),
+)
+
+
+def make_batch(seed):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, 40, size=(ROWS, 8)).astype(np.int32)
+    mask = np.zeros((ROWS, 8), np.float32)
+    mask[np.arange(ROWS), rng.integers(3, 7, ROWS)] = 1
+    teacher_ids = rng.integers(0, 40, size=(ROWS, 9)).astype(np.int32)
+    return Batch(ids, mask, teacher_ids, rng.integers(0, 40, size=(TEXTS, 6)).astype(np.int32))
+
+
+def make_step(optimizer, **options):
+    return make_train_step(
+        MODEL,
+        teacher,
+        optimizer,
+        config=LossConfig(roll_share=0.5),
+        shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=FREE),
+        layout=variable_layout(VARIABLES),
+        **options,
+    )
+
+
+def start(optimizer):
+    lm, adapter = MODEL.init(jax.random.key(0)), init_adapter(jax.random.key(1), width=32, directions=WIDTH)
+    return init_state(TrainParams(lm, adapter), optimizer), Frozen(MODEL.init(jax.random.key(2)), jnp.ones(()))
+
+
+def spread(mesh, state, frozen):
+    places = state_shardings(mesh, state)
+    lm = put(frozen.lm, param_shardings(mesh, frozen.lm))
+    return places, put(state, places), Frozen(lm, put(frozen.teacher, whole(mesh)))
+
+
+def flops(compiled):
+    return compiled.cost_analysis()["flops"]
+
+
+# With plain gradient descent at rate 1 the new weights are the old ones less the gradient.
+OPTIMIZERS = {
+    "gradients": lambda: optax.sgd(1.0),
+    "muon": lambda: make_optimizer(OptimConfig(kind="muon", learning_rate=1e-3, warmup_steps=0), steps=9),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_eight_devices_compute_what_one_does(kind):
+    """Losses, gradients and updated weights, with half of the rows rolled: the roll crosses devices.
+
+    The work is shared, not repeated: a device has about an eighth of the floating-point operations.
+    """
+    optimizer = OPTIMIZERS[kind]()
+    state, frozen = start(optimizer)
+    mesh = make_mesh("data=4,fsdp=2")
+    places, wide_state, wide_frozen = spread(mesh, state, frozen)
+    batch = make_batch(0)
+    wide_batch = put(batch, rows(mesh))
+    alone = jax.jit(make_step(optimizer)).lower(state, frozen, batch).compile()
+    together = (
+        jax.jit(make_step(optimizer, keep_rows=keep_rows(mesh)), out_shardings=(places, whole(mesh)))
+        .lower(wide_state, wide_frozen, wide_batch)
+        .compile()
+    )
+    expected, expected_terms = alone(state, frozen, jax.tree.map(jnp.asarray, batch))
+    new, terms = together(wide_state, wide_frozen, wide_batch)
+    chex.assert_trees_all_close(jax.device_get(terms), jax.device_get(expected_terms), rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(jax.device_get(new), jax.device_get(expected), rtol=1e-5, atol=1e-5)
+    assert jax.tree.map(lambda x: x.sharding, new) == places
+    if kind == "gradients":
+        assert flops(together) < 1.3 * flops(alone) / 8
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_state_is_cut_and_moments_lie_as_their_parameters(kind):
+    def gpt2():  # the real sizes, of which nothing is computed
+        params = GPT2(GPT2Config()).init(jax.random.key(0))
+        adapter = init_adapter(jax.random.key(1), width=768, directions=90)
+        return init_state(TrainParams(params, adapter), make_optimizer(OptimConfig(kind=kind), steps=9))
+
+    state = jax.eval_shape(gpt2)
+    for text, fsdp in [("data=4,fsdp=2", 2), ("fsdp=8", 8), ("data=8", 1)]:
+        mesh = make_mesh(text)
+        places = state_shardings(mesh, state)
+        total, held = 0, 0
+        for x, place in zip(jax.tree.leaves(state), jax.tree.leaves(places), strict=True):
+            total += x.size
+            held += np.prod(place.shard_shape(x.shape), dtype=int)
+        assert 1 / fsdp <= held / total < 1.01 / fsdp
+        kernel = places.params.lm["blocks"]["c_fc"]["kernel"]
+        moments = [
+            place
+            for path, place in jax.tree_util.tree_leaves_with_path(places.opt_state)
+            if "['c_fc']['kernel']" in jax.tree_util.keystr(path)
+        ]
+        assert len(moments) == {"adamw": 2, "muon": 1}[kind]
+        assert all(m == kernel for m in moments)
+        assert kernel.shard_shape((12, 768, 3072)) == (12, 768, 3072 // fsdp)  # not the axis of the scan
+
+
+def test_which_axis_is_cut():
+    cases = {
+        ((4, 32, 128), True): (None, None, "fsdp"),
+        ((4, 128, 32), True): (None, "fsdp"),
+        ((4, 32, 32), True): (None, None, "fsdp"),
+        ((4, 33, 129), True): ("fsdp",),
+        ((3, 33, 129), True): (),
+        ((50257, 768), False): (None, "fsdp"),  # the vocabulary is odd
+        ((4, 128), True): (),
+        ((128,), False): (),
+        ((), False): (),
+    }
+    assert {k: tuple(param_spec(k[0], stacked=k[1], fsdp=4)) for k in cases} == cases
+
+
+def test_a_checkpoint_goes_on_over_other_devices(tmp_path):
+    optimizer = make_optimizer(OptimConfig(kind="muon"), steps=9)
+    state, frozen = start(optimizer)
+    state = TrainState(jnp.int32(3), *state[1:])
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    try:
+        checkpoints.save(spread(make_mesh("data=4,fsdp=2"), state, frozen)[1])
+        checkpoints.wait()
+        for mesh in (make_mesh("data=2,fsdp=4"), make_mesh("data=8")):
+            places, like, _ = spread(mesh, jax.tree.map(jnp.zeros_like, state), frozen)
+            restored = checkpoints.restore(like)
+            assert jax.tree.map(lambda x: x.sharding, restored) == places
+            chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(state))
+        alone = checkpoints.restore(jax.tree.map(jnp.zeros_like, state))
+        chex.assert_trees_all_equal(alone, state)
+    finally:
+        checkpoints.close()
+
+
+def test_gathered_parameters_are_whole_on_one_device():
+    mesh = make_mesh("data=2,fsdp=4")
+    params = {"blocks": {"kernel": np.arange(96.0, dtype=np.float32).reshape(3, 4, 8)}, "bias": np.ones(3)}
+    got = gather(put(params, param_shardings(mesh, params)), mesh)
+    chex.assert_trees_all_equal(jax.device_get(got), jax.tree.map(lambda x: x.astype(np.float32), params))
+    assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(got))
+
+
+def test_a_part_of_the_batches_is_those_rows():
+    whole_batches = small_setup().batches
+    batch = whole_batches.batch_at(5)
+    part = BatchesPart(whole_batches, [1, 3], [0]).batch_at(5)
+    for x, y in zip(batch[:3], part[:3], strict=True):
+        np.testing.assert_array_equal(x[[1, 3]], y)
+    np.testing.assert_array_equal(batch.text_ids[[0]], part.text_ids)
+
+
+def test_spread_batches_are_the_batches(tmp_path):
+    data, setup = SHARED_RUN.data, small_setup()
+    batches = Batches(
+        setup.task,
+        setup.tokenizer,
+        setup.bridge,
+        TextIds.build("the number of this text\n" * 90, setup.tokenizer, cache=tmp_path),
+        batch=data.batch,
+        free_items=data.free_items,
+        text_batch=data.text_batch,
+        text_length=data.text_length,
+        seed=1,
+    )
+    mesh = make_mesh("data=4,fsdp=2")
+    wide = sharded_batches(batches, mesh, data)(3)
+    chex.assert_trees_all_equal(jax.device_get(wide), batches.batch_at(3))
+    assert {x.sharding.shard_shape(x.shape)[0] for x in wide[:3]} == {2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data=4,fsdp=4", r"needs 4 x 4 = 16 devices, there are 8 .*product is 8"),
+        ("data=4", "needs 4 x 1 = 4 devices"),
+        ("data=8,data=8", "an axis is given twice"),
+        ("model=8", "'model=8' is not one of data=NUMBER, fsdp=NUMBER"),
+        ("data=0,fsdp=8", "'data=0' is not one of"),
+        ("8", "'8' is not one of"),
+    ],
+)
+def test_a_mesh_that_is_none(text, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(text)
+
+
+def test_rows_that_devices_cannot_share():
+    mesh = make_mesh("data=8")
+    good = DataConfig(batch=6, free_items=10, free_supervised=2, text_batch=16)
+    check_rows(mesh, good)
+    for bad, message in [
+        (DataConfig(batch=6, text_batch=8), "--batch plus --free-supervised is 6, which 8 devices.*make it 8"),
+        (DataConfig(batch=8, free_items=9, text_batch=8), "--free-items less --free-supervised is 9.*make it 16"),
+        (DataConfig(batch=8, text_batch=4), "--text-batch is 4.*make it 8"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            check_rows(mesh, bad)
+    with pytest.raises(UserError, match="needs 4 x 1 = 4 devices"):
+        inject(DYCK, config=RunConfig(mesh="data=4"), progress=False)
+
+
+@pytest.mark.parametrize("cluster", ["", "host:1", "host:1,2,2", "host,2,0"])
+def test_a_cluster_that_is_none(cluster):
+    with pytest.raises(UserError, match="give auto, or HOST:PORT,COUNT,INDEX"):
+        start_processes(cluster)
+
+
+def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_path):
+    """Each makes half of the rows, the first alone writes, and its checkpoint is read by one device."""
+    lm = write_random_gpt2(tmp_path / "lm", num_blocks=8, width=16, heads=2)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_llvm_disable_expensive_passes=true",
+        "TRACR_JAX_CACHE": str(tmp_path / "cache"),
+    }
+    script = Path(__file__).parent / "mesh_process.py"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), f"{address},2,{i}", lm.source, str(tmp_path / "two")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache_alone"))
+        alone = inject(DYCK, lm=lm.source, config=SHARED_RUN, folder=tmp_path / "one", progress=False)
+        outputs = [p.communicate(timeout=900) for p in processes]
+        assert [p.returncode for p in processes] == [0, 0], outputs
+        setup_and_params = open_run(tmp_path / "two", task=DYCK)
+    for out, _ in outputs:
+        said = json.loads(out.splitlines()[-1])
+        assert said["devices"] == 8
+        assert said["rows"] == [[8, 4]]  # of 16 items and 8 texts
+        assert said["evaluation"]["sets"] == alone.evaluation["sets"]
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {p.name for p in (tmp_path / "one").iterdir()}
+    a, b = (
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(tmp_path / n / "metrics.jsonl")]
+        for n in ("one", "two")
+    )
+    chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)  # written with six digits
+    chex.assert_trees_all_close(setup_and_params.params, alone.params, rtol=1e-5, atol=1e-5)
+    # Another mesh is no other run.
+    saved = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert saved["mesh"] == "data=4,fsdp=2"
+    check_folder(tmp_path / "two", alone.setup.config, resume=True)
