@@ -66,6 +66,10 @@ def test_files(family, exported):
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
         "special_tokens_map.json", "adapter.safetensors", "program.json", "README.md",
     } | ({"vocab.json", "merges.txt"} if family == "gpt2" else set())  # fmt: skip
+    config = json.loads((exported(family) / "tokenizer_config.json").read_text())
+    # Else transformers 4 hands GPT-2 token types, and every logit is another.
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+    assert config["add_bos_token"] is False
 
 
 def test_vocabulary_and_merges_alone_give_the_same_ids(exported, tmp_path):

@@ -17,9 +17,10 @@ import numpy as np, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
-ids = tokenizer({prompt}, return_tensors="pt").input_ids
+inputs = tokenizer({prompt}, return_tensors="pt")
 with torch.no_grad():
-    hidden = np.stack([h[0].numpy() for h in model(ids, output_hidden_states=True).hidden_states])  # [N + 1, S, d]
+    states = model(**inputs, output_hidden_states=True).hidden_states
+hidden = np.stack([h[0].numpy() for h in states])  # [N + 1, S, d]
 """
 _DECODE = """\
 import json, pathlib
@@ -36,8 +37,8 @@ for v in program["variables"]:
 print(decoded[{result}])  # the program's result at each token
 """
 _ANSWER = """\
-out = model.generate(ids, max_new_tokens={count})  # greedy, as it was measured
-print(tokenizer.decode(out[0, ids.shape[1] :]))  # should be {answer}
+out = model.generate(**inputs, max_new_tokens={count})  # greedy, as it was measured
+print(tokenizer.decode(out[0, inputs.input_ids.shape[1] :]))  # should be {answer}
 """
 
 

@@ -84,6 +84,8 @@ class Tokenizer:
         write_text(Path(folder) / "tokenizer.json", self.to_json())
         # The generic class reads tokenizer.json as it is; family classes rebuild parts of it from code.
         config = {**self._config, "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.eos_token}
+        # transformers 4's generic class also makes token types, for which GPT-2 would add an embedding.
+        config["model_input_names"] = ["input_ids", "attention_mask"]
         write_json(Path(folder) / "tokenizer_config.json", config)
 
     def to_json(self) -> str:
