@@ -43,6 +43,11 @@ class Family:
     def _module(self) -> nn.Module:
         return type(self).module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
 
+    @property
+    def linen(self) -> nn.Module:
+        """The module, (ids) -> (LMOutput, cache), for tools that want one, such as `nnx.bridge.ToNNX`."""
+        return self._module
+
     def init(self, key: jax.Array) -> Params:
         """Random float32 parameters."""
         # Jitted: one program instead of a small one per tensor.
