@@ -4,6 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from tracr_jax import cli
 from tracr_jax.lm.load import write_random_gpt2
 
@@ -56,3 +58,14 @@ def test_the_walk_through(tmp_path, monkeypatch, capsys):
     card = Path("exported/README.md").read_text()
     assert "| longer | 4 |" in card
     assert str(tmp_path) not in card + Path("exported/program.json").read_text()
+
+    decoded = names["decoded"]
+    assert decoded.program("y_after_an_x") == [False] * 8 + [True] + [False] * 3
+    assert decoded.program("final_result")[-1] is True
+    cli.main(["decode", "runs/own", "--layer", "0", "--all"])
+    shown = capsys.readouterr().out
+    assert "variables at layer 0 of" in shown
+    assert "not defined here" in shown
+    with pytest.raises(SystemExit):
+        cli.main(["decode", "runs/own", "--layer", "77"])
+    assert "no layer 77" in capsys.readouterr().err
