@@ -40,8 +40,6 @@ HERE = Path(__file__).resolve().parent
 TASKS = ("dyck", "int_sum", "count")
 METHODS = ("variable", "cosine", "finetune")
 SEEDS = (0, 1, 2)
-# The preset's steps make a main job of five minutes; the sweep goes on for longer.
-FULL_STEPS = {("tiny", "dyck"): 300}
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,11 @@ def plan(args: argparse.Namespace) -> list[Planned]:
     for seed in dict.fromkeys(args.seeds):
         for task in dict.fromkeys(args.tasks):
             for method in dict.fromkeys(args.methods):
-                config = preset(method, task=task, lm=args.lm)
+                config = preset(method, task=task, lm=args.lm, full=True)
                 config = dataclasses.replace(
                     config,
                     seed=seed,
-                    steps=args.steps or FULL_STEPS.get((args.lm, task), config.steps),
+                    steps=args.steps or config.steps,
                     eval_items=args.eval_items or config.eval_items,
                     data=dataclasses.replace(config.data, batch=args.batch or config.data.batch),
                 )

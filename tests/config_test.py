@@ -73,8 +73,9 @@ def test_paper_is_as_coded_and_paper_fixed_is_not():
 
 
 @pytest.mark.parametrize("task", ["dyck", "int_sum", "count"])
-def test_methods_of_a_task_differ_in_their_losses_only(task):
-    ours, cosine, baseline = (preset(m, task=task) for m in ("variable", "cosine", "finetune"))
+@pytest.mark.parametrize("full", [False, True])
+def test_methods_of_a_task_differ_in_their_losses_only(task, full):
+    ours, cosine, baseline = (preset(m, task=task, full=full) for m in ("variable", "cosine", "finetune"))
     assert cosine.losses.alignment == "cosine"
     assert ours.losses.retention_weight == cosine.losses.retention_weight == baseline.losses.retention_weight
     for other in (cosine, baseline):
