@@ -1,16 +1,15 @@
-"""One process of several that run the main job together, for mesh_test.py: mesh_process.py CLUSTER LM FOLDER."""
+"""One process of several that run the main job together; mesh_test.py starts it: CLUSTER LM TEXT FOLDER."""
 
 import dataclasses
 import json
 import sys
 
-from interpret_parts import DYCK
-from mesh_test import SHARED_RUN
+from mesh_test import DYCK, SHARED_RUN, size_of_parameters
 
 from tracr_jax.mesh import start_processes
 
 if __name__ == "__main__":
-    cluster, lm, folder = sys.argv[1:]
+    cluster, lm, text, folder = sys.argv[1:]
     start_processes(cluster)
 
     import jax
@@ -27,6 +26,7 @@ if __name__ == "__main__":
         return batch
 
     Batches.batch_at = batch_at
+    run.evaluate = size_of_parameters
     if jax.process_index() > 0:
 
         def refuse(*_, **__):
@@ -36,7 +36,9 @@ if __name__ == "__main__":
     done = run.inject(
         DYCK,
         lm=lm,
-        config=dataclasses.replace(SHARED_RUN, mesh="data=4,fsdp=2"),
+        config=dataclasses.replace(
+            SHARED_RUN, mesh="data=4,fsdp=2", data=dataclasses.replace(SHARED_RUN.data, text=text)
+        ),
         folder=folder,
         progress=False,
     )

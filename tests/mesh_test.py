@@ -1,5 +1,6 @@
 """Several devices and processes compute what one does: 8 virtual devices here, 2 x 4 in processes of their own."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ import pytest
 from fit_test import VARIABLES, teacher
 from interpret_parts import DYCK, small_setup
 
+from tracr_jax import run
 from tracr_jax.checkpoint import Checkpoints
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
@@ -59,8 +61,6 @@ ROWS, FREE, TEXTS = 24, 8, 16
 SHARED_RUN = RunConfig(
     task="small",
     steps=2,
-    eval_items=1,
-    checkpoint_every=1,
     data=DataConfig(batch=8, free_items=8, text_batch=8, text_length=8),
     optim=OptimConfig(kind="muon", warmup_steps=0),
 )
@@ -88,8 +88,20 @@ def make_step(optimizer, **options):
 
 
 def start(optimizer):
-    lm, adapter = MODEL.init(jax.random.key(0)), init_adapter(jax.random.key(1), width=32, directions=WIDTH)
-    return init_state(TrainParams(lm, adapter), optimizer), Frozen(MODEL.init(jax.random.key(2)), jnp.ones(()))
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0))
+
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), shapes)
+
+    adapter = init_adapter(jax.random.key(1), width=32, directions=WIDTH)
+    return init_state(TrainParams(draw(0), adapter), optimizer), Frozen(draw(2), jnp.ones(()))
+
+
+def recorded(optimizer):
+    """The optimiser, with the last gradient kept in its state."""
+    record = optax.GradientTransformation(optax.tree.zeros_like, lambda grads, _, params: (grads, grads))
+    return optax.chain(record, optimizer)
 
 
 def spread(mesh, state, frozen):
@@ -98,42 +110,31 @@ def spread(mesh, state, frozen):
     return places, put(state, places), Frozen(lm, put(frozen.teacher, whole(mesh)))
 
 
-def flops(compiled):
-    return compiled.cost_analysis()["flops"]
-
-
-# With plain gradient descent at rate 1 the new weights are the old ones less the gradient.
-OPTIMIZERS = {
-    "gradients": lambda: optax.sgd(1.0),
-    "muon": lambda: make_optimizer(OptimConfig(kind="muon", learning_rate=1e-3, warmup_steps=0), steps=9),
-}
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_eight_devices_compute_what_one_does(kind):
+def test_eight_devices_compute_what_one_does():
     """Losses, gradients and updated weights, with half of the rows rolled: the roll crosses devices.
 
     The work is shared, not repeated: a device has about an eighth of the floating-point operations.
     """
-    optimizer = OPTIMIZERS[kind]()
+    # Muon and AdamW are compared in the main job below; here the work is the losses' alone.
+    optimizer = recorded(optax.sgd(0.1, momentum=0.9))
     state, frozen = start(optimizer)
     mesh = make_mesh("data=4,fsdp=2")
-    places, wide_state, wide_frozen = spread(mesh, state, frozen)
-    batch = make_batch(0)
-    wide_batch = put(batch, rows(mesh))
-    alone = jax.jit(make_step(optimizer)).lower(state, frozen, batch).compile()
-    together = (
-        jax.jit(make_step(optimizer, keep_rows=keep_rows(mesh)), out_shardings=(places, whole(mesh)))
-        .lower(wide_state, wide_frozen, wide_batch)
-        .compile()
-    )
-    expected, expected_terms = alone(state, frozen, jax.tree.map(jnp.asarray, batch))
-    new, terms = together(wide_state, wide_frozen, wide_batch)
-    chex.assert_trees_all_close(jax.device_get(terms), jax.device_get(expected_terms), rtol=1e-5, atol=1e-5)
-    chex.assert_trees_all_close(jax.device_get(new), jax.device_get(expected), rtol=1e-5, atol=1e-5)
-    assert jax.tree.map(lambda x: x.sharding, new) == places
-    if kind == "gradients":
-        assert flops(together) < 1.3 * flops(alone) / 8
+    places, *wide = spread(mesh, state, frozen)
+    batch = jax.tree.map(jnp.asarray, make_batch(0))
+    wide.append(put(batch, rows(mesh)))
+    alone = jax.jit(make_step(optimizer))
+    together = jax.jit(make_step(optimizer, keep_rows=keep_rows(mesh)), out_shardings=(places, whole(mesh)))
+    quick = {"xla_backend_optimization_level": 0}  # compiling is most of this test
+    alone = alone.lower(state, frozen, batch).compile(compiler_options=quick)
+    together = together.lower(*wide).compile(compiler_options=quick)
+    expected, new = alone(state, frozen, batch), together(*wide)
+    assert jax.tree.map(lambda x: x.sharding, new[0]) == places
+    assert float(optax.tree.norm(expected[0].opt_state[0])) > 1e-2  # the gradient
+    (expected, expected_terms), (new, terms) = jax.device_get((expected, new))
+    chex.assert_trees_all_close(terms, expected_terms, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(new, expected, rtol=1e-5, atol=1e-5)
+    one, each = (x.cost_analysis()["flops"] for x in (alone, together))
+    assert each < 1.3 * one / 8
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
@@ -270,21 +271,37 @@ def test_a_cluster_that_is_none(cluster):
         start_processes(cluster)
 
 
+def without_key_bias(params):
+    """Softmax does not see a key's bias: its gradient is rounding, which Adam makes as large as any other."""
+    bias = params.lm["blocks"]["c_attn"]["bias"]
+    query, _, value = np.split(np.asarray(bias), 3, axis=-1)
+    attention = params.lm["blocks"]["c_attn"] | {"bias": (query, value)}
+    return params._replace(lm=params.lm | {"blocks": params.lm["blocks"] | {"c_attn": attention}})
+
+
+def size_of_parameters(setup, params, **_):
+    """In place of the evaluation: what it would be given, whole."""
+    return {"size": float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(params))))}
+
+
 def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_path):
     """Each makes half of the rows, the first alone writes, and its checkpoint is read by one device."""
     lm = write_random_gpt2(tmp_path / "lm", num_blocks=8, width=16, heads=2)
+    text = tmp_path / "text.txt"
+    text.write_text("the number of this text is here\n" * 900)
+    config = dataclasses.replace(SHARED_RUN, data=dataclasses.replace(SHARED_RUN.data, text=str(text)))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
         "TRACR_JAX_CACHE": str(tmp_path / "cache"),
     }
     script = Path(__file__).parent / "mesh_process.py"
     processes = [
         subprocess.Popen(
-            [sys.executable, str(script), f"{address},2,{i}", lm.source, str(tmp_path / "two")],
+            [sys.executable, str(script), f"{address},2,{i}", lm.source, str(text), str(tmp_path / "two")],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -294,22 +311,24 @@ def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_p
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache_alone"))
-        alone = inject(DYCK, lm=lm.source, config=SHARED_RUN, folder=tmp_path / "one", progress=False)
+        patch.setattr(run, "evaluate", size_of_parameters)
+        alone = inject(DYCK, lm=lm.source, config=config, folder=tmp_path / "one", progress=False)
         outputs = [p.communicate(timeout=900) for p in processes]
         assert [p.returncode for p in processes] == [0, 0], outputs
-        setup_and_params = open_run(tmp_path / "two", task=DYCK)
+        read = open_run(tmp_path / "two", task=DYCK)
     for out, _ in outputs:
         said = json.loads(out.splitlines()[-1])
         assert said["devices"] == 8
         assert said["rows"] == [[8, 4]]  # of 16 items and 8 texts
-        assert said["evaluation"]["sets"] == alone.evaluation["sets"]
+        chex.assert_trees_all_close(said["evaluation"], alone.evaluation, rtol=1e-5)
     assert {p.name for p in (tmp_path / "two").iterdir()} == {p.name for p in (tmp_path / "one").iterdir()}
     a, b = (
         [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(tmp_path / n / "metrics.jsonl")]
         for n in ("one", "two")
     )
     chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)  # written with six digits
-    chex.assert_trees_all_close(setup_and_params.params, alone.params, rtol=1e-5, atol=1e-5)
+    trained = [jax.device_get(x.params) for x in (read, alone)]
+    chex.assert_trees_all_close(*map(without_key_bias, trained), rtol=1e-5, atol=1e-5)
     # Another mesh is no other run.
     saved = json.loads((tmp_path / "two" / "config.json").read_text())
     assert saved["mesh"] == "data=4,fsdp=2"

@@ -189,7 +189,8 @@ def make_loss_fn(
                 # Nothing above h_L is asked of these rows: the blocks after it need not run.
                 lower, lm = first_blocks(model, params.lm, shape.depth + 1)
                 free = lower.apply(lm, keep_rows(batch.ids[asked:])).hidden[: shape.depth + 1]
-                hidden = keep_rows(jnp.concatenate([hidden, free], axis=1), axis=1)
+                pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
+                hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
             hidden = _wide(hidden)
             chex.assert_equal_shape_prefix([hidden, target], 3)
             here = None
