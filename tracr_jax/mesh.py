@@ -191,14 +191,18 @@ def start_processes(cluster: str) -> None:
     Raises:
       UserError: not of that form, or the others did not come.
     """
-    try:
-        if cluster == "auto":
-            jax.distributed.initialize()
-            return
+    given = {}
+    if cluster != "auto":
         found = re.fullmatch(r"([^,]+:\d+),(\d+),(\d+)", cluster.replace(" ", ""))
         if not found or int(found[3]) >= int(found[2]):
             raise UserError(f"cluster {cluster!r}: give auto, or HOST:PORT,COUNT,INDEX with INDEX below COUNT")
-        jax.distributed.initialize(found[1], num_processes=int(found[2]), process_id=int(found[3]))
+        given = {
+            "coordinator_address": found[1],
+            "num_processes": int(found[2]),
+            "process_id": int(found[3]),
+        }
+    try:
+        jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as e:
         reason = str(e).strip().splitlines()[0]
         raise UserError(f"cluster {cluster!r}: the processes did not find each other ({reason})") from e
