@@ -1,0 +1,105 @@
+"""The teacher's forward pass as a share of the training step, beside the dense form of the same teacher.
+
+  python experiments/benchmarks/teacher.py
+
+Step, sparse forward and dense forward run in turn in one process per case. The two forwards must agree before
+they are timed. The dense form is tracr's own (`dense_residuals`); where it would not fit it is left out.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tracr_jax.allocator import keep_pages
+
+if __name__ == "__main__":
+    keep_pages()  # before anything is imported: it starts the process again
+
+from collections.abc import Callable
+from typing import Any
+
+import common
+from workers import Worker
+
+# (task, positions, shape): gpt2 hosts dyck only, the bundled model's shape all three (24 blocks).
+CASES = [("dyck", 42, "gpt2"), ("dyck", 42, "tiny"), ("int_sum", 16, "tiny"), ("count", 56, "tiny")]
+_DENSE_LIMIT = 4e8  # dense weights; more than 1.6 GB of float32 is left out
+
+
+def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]:
+    """A side for `workers.Worker`: step and teacher forwards in turn, `repetitions` times."""
+    import case as C
+    import jax
+    import numpy as np
+
+    from tracr_jax.teacher.forward import dense_residuals
+
+    repetitions = options.pop("repetitions")
+    parts = C.make_parts(C.Case(**options))
+    state, frozen, batch, step = parts[:4]
+    sparse = jax.jit(parts.residuals)
+    teacher = parts.teacher
+    del parts
+
+    def run_step():
+        nonlocal state
+        state, terms = jax.block_until_ready(step(state, frozen, batch))
+        assert np.isfinite(terms["loss"])
+
+    sides = {
+        "step": run_step,
+        "sparse": lambda: jax.block_until_ready(sparse(frozen.teacher, batch.teacher_ids)) and None,
+    }
+    info = {
+        "layers": teacher.num_layers,
+        "directions": teacher.width,
+        "sparse_weights": sum(x.size for x in jax.tree.leaves(frozen.teacher)),
+        "dense_weights": sum(coo.shape[0] * coo.shape[1] for coo in teacher.weights.values()),
+    }
+    if info["dense_weights"] <= _DENSE_LIMIT:
+        params = jax.tree.map(jax.numpy.asarray, teacher.densify())
+        dense = jax.jit(lambda p, ids: dense_residuals(p, ids, num_heads=teacher.num_heads))
+        # Not closer: the dense form takes differences of large numbers (teacher/forward.py).
+        a, b = sparse(frozen.teacher, batch.teacher_ids), dense(params, batch.teacher_ids)
+        info["largest_difference"] = float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
+        if info["largest_difference"] > 0.02:
+            raise RuntimeError(f"the sparse and the dense teacher differ by {info['largest_difference']}")
+        sides["dense"] = lambda: jax.block_until_ready(dense(params, batch.teacher_ids)) and None
+
+    def run():
+        timed = common.in_turn({k: common.timed(f) for k, f in sides.items()}, repetitions=repetitions)
+        whole = timed["step"]["seconds"]
+        return {
+            k: common.summary(v["seconds"]) | {"share": common.ratio(v["seconds"], whole)}
+            for k, v in timed.items()
+        }
+
+    return info, run
+
+
+def main() -> None:
+    parser = common.parser(__doc__ or "", repetitions=9)
+    parser.add_argument("--batches", nargs="+", type=int, metavar="B", help="default 2 16")
+    args = parser.parse_args()
+    cases = [("dyck", 12, "small")] if args.small else CASES
+    about, results, rows = common.machine(), [], []
+    for task, length, shape in cases:
+        for batch in args.batches or ([2] if args.small else [2, 16]):
+            options = {"task": task, "length": length, "shape": shape, "batch": batch}
+            with Worker("teacher:worker", options | {"repetitions": args.repetitions}) as w:
+                sides = w.go()[1]
+            results.append({"case": options, "teacher": w.info, "sides": sides})
+            rows.append({
+                "task": task, "positions": length, "shape": shape, "B": batch,
+                "step, s": sides["step"]["median_s"],
+                "teacher, ms": 1e3 * sides["sparse"]["median_s"],
+                "share, %": 100 * sides["sparse"]["share"]["median"],
+                "dense, ms": 1e3 * sides["dense"]["median_s"] if "dense" in sides else None,
+            })  # fmt: skip
+            print(f"{task} on {shape}, B {batch}: done", flush=True)
+    common.finish("teacher", args, about, results, title="teacher forward, medians", rows=rows)
+
+
+if __name__ == "__main__":
+    common.main(main)
