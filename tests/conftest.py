@@ -14,9 +14,12 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
-# Many tests compile the same step; within one session it is compiled once.
-_CACHE = tempfile.TemporaryDirectory(prefix="tracr_jax_xla_")
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# Many tests compile the same step; within one session it is compiled once. The first process makes the folder and
+# removes it; pytest-xdist's workers inherit its name.
+if "TRACR_JAX_TEST_XLA" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="tracr_jax_xla_")
+    os.environ["TRACR_JAX_TEST_XLA"] = _CACHE.name
+jax.config.update("jax_compilation_cache_dir", os.environ["TRACR_JAX_TEST_XLA"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
