@@ -84,16 +84,13 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
         state, norm = update(state, grads)
         jax.block_until_ready((state, norm))
 
-    def waiting(call):
-        return lambda: jax.block_until_ready(call()) and None
-
     sides = {
         "step": run_step,
-        "forward, items with the hook": waiting(lambda: supervised(state.params, batch)),
-        "forward, text": waiting(lambda: text(state.params.lm, batch.text_ids)),
-        "forward, text, original": waiting(lambda: text(frozen.lm, batch.text_ids)),
-        "forward, teacher": waiting(lambda: teacher(frozen.teacher, batch.teacher_ids)),
-        "all forwards and losses": waiting(lambda: loss(state.params, frozen, batch) + 0),
+        "forward, items with the hook": common.waiting(lambda: supervised(state.params, batch)),
+        "forward, text": common.waiting(lambda: text(state.params.lm, batch.text_ids)),
+        "forward, text, original": common.waiting(lambda: text(frozen.lm, batch.text_ids)),
+        "forward, teacher": common.waiting(lambda: teacher(frozen.teacher, batch.teacher_ids)),
+        "all forwards and losses": common.waiting(lambda: loss(state.params, frozen, batch)),
         "update and gradient norm": run_update,
     }
 

@@ -49,7 +49,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]
 
     sides = {
         "step": run_step,
-        "sparse": lambda: jax.block_until_ready(sparse(frozen.teacher, batch.teacher_ids)) and None,
+        "sparse": common.waiting(lambda: sparse(frozen.teacher, batch.teacher_ids)),
     }
     info = {
         "layers": teacher.num_layers,
@@ -65,7 +65,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]
         info["largest_difference"] = float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
         if info["largest_difference"] > 0.02:
             raise RuntimeError(f"the sparse and the dense teacher differ by {info['largest_difference']}")
-        sides["dense"] = lambda: jax.block_until_ready(dense(params, batch.teacher_ids)) and None
+        sides["dense"] = common.waiting(lambda: dense(params, batch.teacher_ids))
 
     def run():
         timed = common.in_turn({k: common.timed(f) for k, f in sides.items()}, repetitions=repetitions)

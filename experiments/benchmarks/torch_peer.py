@@ -146,7 +146,8 @@ def make_step(peer: Peer, *, compiled: bool, dtype: str = "float32") -> Callable
         optimizer.zero_grad(set_to_none=True)
         losses[0].backward()
         optimizer.step()
-        return dict(zip(("loss", "supervised", "retention", "alignment"), map(float, losses), strict=True))
+        values = (x.item() for x in losses)
+        return dict(zip(("loss", "supervised", "retention", "alignment"), values, strict=True))
 
     return step
 
