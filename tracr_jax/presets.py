@@ -73,7 +73,7 @@ _TINY_LOSSES = LossConfig(alignment_weight=10.0, answer_alignment=5.0, retention
 # The bundled model, by task; what is not named here starts from RunConfig().
 TINY = {
     "dyck": RunConfig(
-        steps=200,
+        steps=220,
         eval_items=100,
         losses=dataclasses.replace(
             _TINY_LOSSES, variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0))
