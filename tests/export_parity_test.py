@@ -15,7 +15,6 @@ import pytest
 
 import tracr_jax
 from tracr_jax.evaluate import greedy_answers
-from tracr_jax.export import export_run
 from tracr_jax.export.tokenizer import as_trained, write_tokenizer
 from tracr_jax.lm.load import load_lm
 from tracr_jax.lm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_spec
@@ -24,22 +23,12 @@ from tracr_jax.tasks.registry import get_task
 pytestmark = pytest.mark.parity
 
 HERE = Path(__file__).parent
-families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 MAX_LENGTH = 256
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Folder by family."""
-    made = {}
-
-    def get(family):
-        if family not in made:
-            folder = tmp_path_factory.mktemp("export") / family
-            made[family] = export_run(E.run_of(family), folder, evaluation=E.EVALUATION)
-        return made[family]
-
-    return get
+    return E.exporter(tmp_path_factory)
 
 
 @functools.cache
@@ -96,7 +85,7 @@ def test_ids_of_a_thousand_texts(name, task, tmp_path):
         assert transformers.GPT2Tokenizer.from_pretrained(tmp_path / "alone")(texts).input_ids == want
 
 
-@families
+@E.families
 def test_transformers_computes_the_same_answers(family, exported):
     import torch
     import transformers
@@ -120,7 +109,7 @@ def test_transformers_computes_the_same_answers(family, exported):
         assert said.tolist() == answer
 
 
-@families
+@E.families
 def test_the_cards_code_runs_with_nothing_of_ours(family, exported, tmp_path):
     """In a process of its own, in which our package cannot be imported."""
     run, folder = E.run_of(family), exported(family)
@@ -146,7 +135,7 @@ def _same_variables(run, decoded):
             np.testing.assert_allclose(decoded[v.name], ours.numbers[-1, i], atol=1e-4)
 
 
-@families
+@E.families
 @pytest.mark.filterwarnings("default")  # TransformerLens's own imports warn
 def test_transformer_lens_reads_the_same_variables(family, exported):
     lens = pytest.importorskip("transformer_lens", reason="the parity extra: pip install transformer-lens>=4")

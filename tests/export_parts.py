@@ -12,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tracr_jax.export import export_run
 from tracr_jax.lm.llama import Llama, LlamaConfig
 from tracr_jax.lm.load import TASK_WORDS, LoadedLM
 from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec, word_tokenizer
 from tracr_jax.run import OpenedRun
 from tracr_jax.setup import build
+
+families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 
 # Shaped like evaluate's result; the numbers are of no run.
 EVALUATION = {
@@ -85,6 +88,16 @@ def run_of(family: str) -> OpenedRun:
         return jnp.asarray(around + 0.2 * rng.standard_normal(leaf.shape), jnp.float32)
 
     return OpenedRun(setup, jax.tree_util.tree_map_with_path(draw, P.untrained(setup)))
+
+
+def exporter(tmp_path_factory):
+    """Family -> its exported folder, made when it is first asked for."""
+
+    @functools.cache
+    def get(family):
+        return export_run(run_of(family), tmp_path_factory.mktemp("export") / family, evaluation=EVALUATION)
+
+    return get
 
 
 def code_blocks(markdown: str, language: str = "python") -> list[str]:

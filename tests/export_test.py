@@ -24,24 +24,13 @@ from tracr_jax.lm.tensors import open_safetensors, write_safetensors
 from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec
 from tracr_jax.run import OpenedRun
 
-families = pytest.mark.parametrize("family", ["gpt2", "llama"])
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Folder by family."""
-    made = {}
-
-    def get(family):
-        if family not in made:
-            folder = tmp_path_factory.mktemp("export") / family
-            made[family] = export_run(E.run_of(family), folder, evaluation=E.EVALUATION)
-        return made[family]
-
-    return get
+    return E.exporter(tmp_path_factory)
 
 
-@families
+@E.families
 def test_the_same_run_comes_back_bit_for_bit(family, exported):
     run, folder = E.run_of(family), exported(family)
     lm = load_lm(str(folder))
@@ -59,7 +48,7 @@ def test_the_same_run_comes_back_bit_for_bit(family, exported):
     np.testing.assert_array_equal(tracr_jax.decode(again, texts[0]).values, tracr_jax.decode(run, texts[0]).values)
 
 
-@families
+@E.families
 def test_files(family, exported):
     there = {p.name for p in exported(family).iterdir()}
     assert there == {
@@ -97,7 +86,7 @@ def test_tokenizers_that_are_more_than_vocabulary_and_merges(change):
     assert not is_gpt2_like(spec | change)
 
 
-@families
+@E.families
 def test_the_cards_numpy_code_decodes_what_we_decode(family, exported, monkeypatch):
     run = E.run_of(family)
     hidden_code, decode_code = E.code_blocks((exported(family) / "README.md").read_text())

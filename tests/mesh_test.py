@@ -42,7 +42,6 @@ from tracr_jax.mesh import (
 from tracr_jax.metrics import read_lines
 from tracr_jax.run import check_folder, inject, open_run
 from tracr_jax.tasks.batches import Batches
-from tracr_jax.tasks.part import BatchesPart
 from tracr_jax.tasks.text import TextIds
 from tracr_jax.train import (
     Frozen,
@@ -210,7 +209,7 @@ def test_gathered_parameters_are_whole_on_one_device():
 def test_a_part_of_the_batches_is_those_rows():
     whole_batches = small_setup().batches
     batch = whole_batches.batch_at(5)
-    part = BatchesPart(whole_batches, [1, 3], [0]).batch_at(5)
+    part = whole_batches.part([1, 3], [0]).batch_at(5)
     for x, y in zip(batch[:3], part[:3], strict=True):
         np.testing.assert_array_equal(x[[1, 3]], y)
     np.testing.assert_array_equal(batch.text_ids[[0]], part.text_ids)

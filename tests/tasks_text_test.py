@@ -11,10 +11,20 @@ from tasks_tokenizers import gpt2_tokenizer
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import word_tokenizer
 from tracr_jax.tasks import text as text_module
-from tracr_jax.tasks.source import documents, open_text, pieces
+from tracr_jax.tasks.source import open_text, pieces
 from tracr_jax.tasks.text import TextIds
 
 TEXT = "".join(f"Story {i}: a cat sat on the mat {i * 'again '}.\n<|endoftext|>\n" for i in range(30))
+
+
+def documents(text):
+    """The documents of a text, joined from their pieces."""
+    out = [""]
+    for piece, ends in pieces(io.StringIO(text, newline="")):
+        out[-1] += piece
+        if ends:
+            out.append("")
+    return out[:-1]
 
 
 def test_documents():

@@ -95,7 +95,7 @@ class DataConfig:
     batch: int = 32
     """Supervised items per step, B."""
     free_items: int = 0
-    """Items of the program's whole input space added to every batch, aligned but not supervised."""
+    """Items of the program's whole input space added to every batch and aligned."""
     free_supervised: int = 0
     """How many of the free items are also asked, with the program's own answer as the label: the teacher is
     right on every string, so these labels cost nothing (the fine-tuning baseline gets all of them)."""

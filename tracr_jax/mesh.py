@@ -5,6 +5,7 @@ cut over "fsdp", so that a device holds about 1/fsdp of them; everything else is
 that of `tracr_jax.train`, written on whole arrays: `jax.jit` adds the messages, also for the roll over the batch.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -12,14 +13,14 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tracr_jax.config import DataConfig
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.batches import Batches
-from tracr_jax.tasks.part import BatchesPart
-from tracr_jax.train import TrainState
+from tracr_jax.train import TrainParams, TrainState, init_state
 from tracr_jax.types import Batch
 
 AXES = ("data", "fsdp")
@@ -146,6 +147,15 @@ def put(tree: Tree, shardings: Any) -> Tree:
     return jax.tree.map(place, tree, shardings)
 
 
+def spread_state(
+    mesh: Mesh, params: TrainParams, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, TrainState]:
+    """(initial state, its shardings). Jitted, so that no device ever holds the whole of the optimiser's state."""
+    start = functools.partial(init_state, optimizer=optimizer)
+    places = state_shardings(mesh, jax.eval_shape(start, params))
+    return jax.jit(start, out_shardings=places)(params), places
+
+
 def gather(tree: Tree, mesh: Mesh) -> Tree:
     """The whole tree on this process's first device, tensor by tensor; every process must call it."""
     join = jax.jit(lambda x: x, out_shardings=whole(mesh))
@@ -157,7 +167,7 @@ def sharded_batches(batches: Batches, mesh: Mesh, data: DataConfig) -> Callable[
     where = rows(mesh)
     counts = (data.batch + data.free_items, data.text_batch)
     own, own_text = (_own_rows(where, n) for n in counts)
-    part = BatchesPart(batches, own, own_text)
+    part = batches.part(own, own_text)
 
     def spread(x: np.ndarray, mine: list[int], count: int) -> jax.Array:
         def piece(index):

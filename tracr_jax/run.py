@@ -36,7 +36,7 @@ from tracr_jax.mesh import (
     param_shardings,
     put,
     sharded_batches,
-    state_shardings,
+    spread_state,
     whole,
 )
 from tracr_jax.metrics import JsonLines, MetricWriter, Several
@@ -204,10 +204,7 @@ def make_parts(setup: Setup, mesh: Mesh | None = None) -> tuple[TrainState, Froz
         return state, frozen, jax.jit(make_step(), donate_argnums=0)
     lm = put(setup.lm.params, param_shardings(mesh, setup.lm.params))
     params = TrainParams(lm, put(adapter, param_shardings(mesh, adapter)))
-    start = functools.partial(init_state, optimizer=optimizer)
-    places = state_shardings(mesh, jax.eval_shape(start, params))
-    # Jitted, so that no device ever holds the whole of the optimiser's state.
-    state = jax.jit(start, out_shardings=places)(params)
+    state, places = spread_state(mesh, params, optimizer)
     step = jax.jit(make_step(keep_rows=keep_rows(mesh)), donate_argnums=0, out_shardings=(places, whole(mesh)))
     return state, Frozen(lm, put(setup.phi, whole(mesh))), step
 

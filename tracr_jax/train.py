@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 from optax import contrib
 
 from tracr_jax import losses as L
@@ -125,6 +125,15 @@ def init_state(params: TrainParams, optimizer: optax.GradientTransformation) -> 
     """Step 0. Copies the parameters, so that donating the state leaves the caller's arrays (θ₀) alive."""
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def apply_gradients(
+    state: TrainState, grads: TrainParams, *, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Float[Array, ""]]:
+    """(the next state, the global norm of the gradients before any clipping)."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
 
 
 def _anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
@@ -253,9 +262,7 @@ def make_train_step(
 
     def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        terms["grad_norm"] = optax.tree.norm(grads)
-        return TrainState(state.step + 1, params, opt_state), terms  # pyright: ignore[reportArgumentType]
+        state, terms["grad_norm"] = apply_gradients(state, grads, optimizer=optimizer)
+        return state, terms
 
     return train_step

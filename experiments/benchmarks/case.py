@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tracr_jax import mesh as M
-from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.gpt2 import GPT2, SIZES, GPT2Config
 from tracr_jax.lm.llama import Llama, LlamaConfig
 from tracr_jax.losses import variable_layout
+from tracr_jax.presets import PAPER_FIXED
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, compile_program, make_forward
 from tracr_jax.train import (
@@ -44,10 +44,6 @@ SHAPES: dict[str, GPT2Config | LlamaConfig] = {
     "tiny": GPT2Config(vocab_size=8192, n_positions=256, n_embd=128, n_layer=24, n_head=4),  # the bundled model's
     "smollm2-135m": LlamaConfig(),
 } | {name.split("/")[1]: config for name, config in SIZES.items()}
-# The original's numbers: no warm-up, no clipping.
-PAPER_OPTIM = OptimConfig(
-    learning_rate=1e-6, adapter_learning_rate=1e-4, schedule="constant", warmup_steps=0, clip_norm=0.0
-)
 # tracr's default where the paper takes it: in float32 a dense teacher can compute these (teacher.md 3).
 EXACTNESS = {"dyck": 100.0, "int_sum": 100.0, "count": 1e4}
 ANSWERS = 2  # K: an answer token and the end of text
@@ -154,14 +150,14 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
             f"{teacher.num_layers} layers; choose a deeper shape"
         )
     phi, residuals = make_forward(teacher, dtype=jnp.float32)
-    losses = LossConfig(alignment=case.alignment, alignment_weight=1.0, align_padding=True)  # pyright: ignore
+    losses = dataclasses.replace(PAPER_FIXED.losses, alignment=case.alignment)
     shape = StepShape(
         depth=teacher.num_layers,
         result_rows=teacher.result_indices(),
         pad_id=-1,  # random ids hold no padding
         max_answers=ANSWERS,
     )
-    optimizer = make_optimizer(PAPER_OPTIM, steps=1000)
+    optimizer = make_optimizer(PAPER_FIXED.optim, steps=1000)
     adapter = init_adapter(jax.random.key(0), width=model.width, directions=teacher.width)
     options: dict[str, Any] = {
         "config": losses, "shape": shape, "layout": variable_layout(teacher.variables)
@@ -176,9 +172,8 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
         trained = M.put(trained, M.param_shardings(grid, trained))
         frozen = Frozen(M.put(frozen.lm, M.param_shardings(grid, frozen.lm)), M.put(phi, M.whole(grid)))
         batch = M.put(batch, M.rows(grid))
-        places = M.state_shardings(grid, jax.eval_shape(lambda p: init_state(p, optimizer), trained))
+        state, places = M.spread_state(grid, trained, optimizer)
         where = {"out_shardings": (places, M.whole(grid))}
-        state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=places)(trained)
     else:
         state = init_state(trained, optimizer)
     step = jax.jit(make_train_step(model, residuals, optimizer, **options), donate_argnums=0, **where)

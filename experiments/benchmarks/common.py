@@ -77,6 +77,13 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str,
     return {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)}
 
 
+def shares_of_step(sides: Mapping[str, Callable[[], Any]], *, repetitions: int) -> dict[str, dict[str, Any]]:
+    """The side "step" and its parts, timed in turn: summary of each, with its "share" of the step."""
+    measured = in_turn({k: timed(f) for k, f in sides.items()}, repetitions=repetitions)
+    whole = measured["step"]["seconds"]
+    return {k: summary(v["seconds"]) | {"share": ratio(v["seconds"], whole)} for k, v in measured.items()}
+
+
 def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     """Exponent p of cost ∝ size^p by least squares on logarithms; 1 is linear.
 

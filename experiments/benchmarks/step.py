@@ -20,6 +20,7 @@ from tracr_jax.allocator import keep_pages
 if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -41,11 +42,10 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
     import case as C
     import jax
     import jax.numpy as jnp
-    import optax
 
     from tracr_jax import losses as L
     from tracr_jax.intervene import detach_and_roll, subspace_basis
-    from tracr_jax.train import TrainState
+    from tracr_jax.train import apply_gradients
 
     repetitions = options.pop("repetitions")
     case = C.Case(**options)
@@ -65,12 +65,7 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
     teacher = jax.jit(parts.residuals)
     loss = jax.jit(lambda params, frozen, batch: parts.loss_fn(params, frozen, batch)[0])
 
-    def update(state, grads):
-        updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore
-
-    update = jax.jit(update, donate_argnums=0)
+    update = jax.jit(functools.partial(apply_gradients, optimizer=parts.optimizer), donate_argnums=0)
     # Any numbers serve as gradients; θ₀ is there already.
     grads = state.params._replace(lm=frozen.lm, adapter=jax.tree.map(jnp.copy, state.params.adapter))
 
@@ -94,15 +89,7 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
         "update and gradient norm": run_update,
     }
 
-    def run():
-        timed = common.in_turn({k: common.timed(f) for k, f in sides.items()}, repetitions=repetitions)
-        whole = timed["step"]["seconds"]
-        return {
-            k: common.summary(v["seconds"]) | {"share": common.ratio(v["seconds"], whole)}
-            for k, v in timed.items()
-        }
-
-    return {}, run
+    return {}, lambda: common.shares_of_step(sides, repetitions=repetitions)
 
 
 def check_losses(sides: Mapping[str, Mapping[str, list]], *, tolerance: float) -> dict[str, float]:

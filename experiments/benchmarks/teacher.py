@@ -67,15 +67,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]
             raise RuntimeError(f"the sparse and the dense teacher differ by {info['largest_difference']}")
         sides["dense"] = common.waiting(lambda: dense(params, batch.teacher_ids))
 
-    def run():
-        timed = common.in_turn({k: common.timed(f) for k, f in sides.items()}, repetitions=repetitions)
-        whole = timed["step"]["seconds"]
-        return {
-            k: common.summary(v["seconds"]) | {"share": common.ratio(v["seconds"], whole)}
-            for k, v in timed.items()
-        }
-
-    return info, run
+    return info, lambda: common.shares_of_step(sides, repetitions=repetitions)
 
 
 def main() -> None:

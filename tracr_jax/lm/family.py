@@ -40,18 +40,14 @@ class Family:
         return getattr(self.config, self.positions_field)
 
     @functools.cached_property
-    def _module(self) -> nn.Module:
-        return type(self).module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
-
-    @property
     def linen(self) -> nn.Module:
-        """The module, (ids) -> (LMOutput, cache), for tools that want one, such as `nnx.bridge.ToNNX`."""
-        return self._module
+        """The module, (ids) -> (LMOutput, cache); also for tools that want one, such as `nnx.bridge.ToNNX`."""
+        return type(self).module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
 
     def init(self, key: jax.Array) -> Params:
         """Random float32 parameters."""
         # Jitted: one program instead of a small one per tensor.
-        return jax.jit(self._module.init)(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        return jax.jit(self.linen.init)(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
     def apply(
         self,
@@ -65,7 +61,7 @@ class Family:
         if ids.shape[1] > self.max_positions:
             limit = f"{self.positions_field} is {self.max_positions}"
             raise UserError(f"{self.title}: {ids.shape[1]} tokens, but {limit}; shorten the text")
-        return self._module.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
+        return self.linen.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
 
     def apply_cached(
         self,
@@ -77,4 +73,4 @@ class Family:
         edit: ResidualEdit | None = None,
     ) -> tuple[LMOutput, KVCache]:
         """Process `ids` at `positions` on top of the cache."""
-        return self._module.apply({"params": params}, ids, edit=edit, cache=cache, positions=positions)  # pyright: ignore
+        return self.linen.apply({"params": params}, ids, edit=edit, cache=cache, positions=positions)  # pyright: ignore

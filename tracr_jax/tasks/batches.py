@@ -4,6 +4,9 @@ Differs from the original: lazy (it tokenises a million items twice up front, fi
 longest item (A1), and free items (alignment without labels) can be added to each batch.
 """
 
+import copy
+from collections.abc import Sequence
+
 import numpy as np
 
 from tracr_jax.bridge import Bridge
@@ -77,6 +80,7 @@ class Batches:
         self._task, self._tokenizer, self._bridge, self._text = task, tokenizer, bridge, text
         self._batch, self._text_batch, self._free = batch, text_batch, free_items
         self._free_asked = free_supervised
+        self._only: tuple[int, ...] | None = None
         self._seed = seed
         self._form = {
             "answer_end": answer_end, "as_coded_mask": as_coded_mask, "as_coded_length": as_coded_length,
@@ -99,6 +103,8 @@ class Batches:
         """The step's batch on the host: ids and mask [B, S], teacher ids [B, S + 1], text ids [B2, U]."""
         asked, free = self.items_at(step)
         items = asked + free
+        if self._only is not None:
+            items = [items[r] for r in self._only]
         prompts = self._tokenizer.encode_batch([i.prompt for i in items])
         rows = [
             place(i, p, self._label(i.label), length=self.S, eos=self._tokenizer.eos_id, **self._form)
@@ -108,6 +114,17 @@ class Batches:
         mask = np.stack([r[1] for r in rows])
         text = self._text.rows(self._seed, step, count=self._text_batch, length=self.U, mode=self._text_mode)
         return Batch(ids, mask, self._bridge.to_teacher(ids), text)
+
+    def part(self, rows: Sequence[int], text_rows: Sequence[int]) -> "Batches":
+        """The same batches, of which only some rows are made: what one process of several has of them.
+
+        Args:
+          rows: which of the B rows, in order; the others' items are drawn, but not encoded.
+          text_rows: which of the retention texts, in order.
+        """
+        part = copy.copy(self)
+        part._only, part._text = tuple(rows), self._text.part(text_rows)
+        return part
 
     def _label(self, label: str) -> list[int]:
         # An answer's tokens do not depend on its prompt: `Bridge.split` refuses merges across the two.

@@ -88,13 +88,3 @@ def _last(part: str, begun: bool) -> Iterator[tuple[str, bool]]:
     part = part.rstrip("\n") if begun else part.strip("\n")
     if part or begun:
         yield part, True
-
-
-def documents(text: str) -> list[str]:
-    """The documents of a text, empty ones left out."""
-    out = [""]
-    for piece, ends in pieces(io.StringIO(text, newline="")):
-        out[-1] += piece
-        if ends:
-            out.append("")
-    return out[:-1]
