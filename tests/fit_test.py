@@ -122,6 +122,26 @@ def test_losses_fall_and_frozen_sets_stay(tmp_path):
     chex.assert_trees_all_equal(before, jax.tree.map(np.array, frozen))
 
 
+def test_retention_grows_by_an_equal_ratio_per_step():
+    config = LossConfig(retention_weight=0.3, retention_growth=4.0)
+    _, state, frozen = parts()
+    lm = jax.tree.map(lambda x: 3 * x, state.params.lm)  # at θ₀ itself the KL is 0
+    loss = make_loss_fn(
+        MODEL,
+        teacher,
+        config=config,
+        shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1),
+        layout=variable_layout(VARIABLES),
+    )
+    totals, terms = zip(
+        *(loss(state.params._replace(lm=lm), frozen, batch_at(0), x) for x in (0.0, 0.5, 1.0)), strict=True
+    )
+    kl = float(terms[0]["retention"])
+    assert kl > 0.1
+    np.testing.assert_allclose(totals[1] - totals[0], 0.3 * (2 - 1) * kl, rtol=1e-3)
+    np.testing.assert_allclose(totals[2] - totals[1], 0.3 * (4 - 2) * kl, rtol=1e-3)
+
+
 @pytest.mark.parametrize("alignment", ["variable", "cosine"])
 def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
     # Without the roll, rows do not meet: two of four rows may be aligned only, and then need fewer blocks.

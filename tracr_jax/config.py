@@ -43,13 +43,17 @@ class LossConfig:
     clean_weight: float = 0.0
     """Factor of an additional supervised loss without the hook (findings.md B12; the paper: 0)."""
     retention_weight: float = 1.0
-    """Factor of the KL to the original model on ordinary text."""
+    """Factor of the KL to the original model on ordinary text, at the first step."""
+    retention_growth: float = 1.0
+    """How many times larger that factor is at the last step; it grows by an equal ratio per step (the paper: 1).
+    A run that begins with a small one learns to answer, and one that ends with a large one keeps the language."""
     retention_reduction: Literal["text", "token"] = "text"
     """"text": sum over a text's positions (the paper); "token": mean over them."""
 
     def __post_init__(self):
         for name in ("alignment_weight", "answer_alignment", "clean_weight", "retention_weight"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(self.retention_growth > 0, f"retention_growth must be positive, got {self.retention_growth}")
         for name in ("roll_share", "answer_gradient"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")

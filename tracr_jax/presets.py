@@ -50,7 +50,8 @@ def preset(
     config = dataclasses.replace(ours, task=task, lm=lm)
     if method == "cosine":
         # The paper's alignment and hook; what the language may lose is priced as in our other runs.
-        losses = dataclasses.replace(PAPER_FIXED.losses, retention_weight=config.losses.retention_weight)
+        kept = {name: getattr(config.losses, name) for name in ("retention_weight", "retention_growth")}
+        losses = dataclasses.replace(PAPER_FIXED.losses, **kept)
         return dataclasses.replace(config, losses=losses)
     return baseline(config) if method == "finetune" else config
 
@@ -83,21 +84,24 @@ TINY = {
     ),
     # Late variables are held by few layers and weigh little in a mean over all: the sums and what is made of them.
     "int_sum": RunConfig(
-        steps=400,
+        steps=800,
         losses=dataclasses.replace(
             _TINY_LOSSES,
+            retention_growth=8.0,
             variable_weights=(("final_", 4.0), ("operands_", 3.0), ("carried_", 3.0), ("result_to", 2.0)),
         ),
         optim=_TINY_OPTIM,
-        data=DataConfig(batch=32, free_items=64, free_supervised=32, text_batch=6),
+        data=DataConfig(batch=32, free_items=64, free_supervised=32, text_batch=8),
     ),
     "count": RunConfig(
-        steps=300,
+        steps=400,
         losses=dataclasses.replace(
-            _TINY_LOSSES, variable_weights=(("final_", 4.0), ("yes_count", 3.0), ("result_to", 2.0))
+            _TINY_LOSSES,
+            retention_growth=8.0,
+            variable_weights=(("final_", 4.0), ("yes_count", 3.0), ("result_to", 2.0)),
         ),
         optim=_TINY_OPTIM,
-        data=DataConfig(batch=12, free_items=24, free_supervised=8, text_batch=6),
+        data=DataConfig(batch=12, free_items=24, free_supervised=8, text_batch=8),
     ),
 }
 
@@ -105,9 +109,18 @@ TINY = {
 TINY_FULL = {
     "dyck": dataclasses.replace(
         TINY["dyck"],
-        steps=300,
+        steps=500,
         eval_items=300,
-        data=DataConfig(batch=16, free_items=32, free_supervised=8, text_batch=6),
+        losses=dataclasses.replace(
+            TINY["dyck"].losses,
+            # What the program looks up last in a long string is rare: most are never overdrawn.
+            variable_weights=(
+                *TINY["dyck"].losses.variable_weights,
+                *((f"{pair}_negative", 3.0) for pair in ("()", "{}", "[]")),
+            ),
+            retention_growth=8.0,
+        ),
+        data=DataConfig(batch=16, free_items=32, free_supervised=8, text_batch=12),
     )
 }
 

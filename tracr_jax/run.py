@@ -197,6 +197,7 @@ def make_parts(setup: Setup, mesh: Mesh | None = None) -> tuple[TrainState, Froz
         config=config.losses,
         shape=setup.shape,
         layout=setup.layout,
+        steps=config.steps,
     )
     if mesh is None:
         frozen = Frozen(jax.tree.map(jax.numpy.asarray, setup.lm.params), setup.phi)

@@ -154,8 +154,10 @@ def make_loss_fn(
     shape: StepShape,
     layout: L.VariableLayout | None = None,
     keep_rows: RowsFn = _anywhere,
-) -> Callable[[TrainParams, Frozen, Batch], tuple[jax.Array, Metrics]]:
-    """The total loss of method.md 4.5 as a function of (params, frozen, batch) -> (loss, terms).
+) -> Callable[..., tuple[jax.Array, Metrics]]:
+    """The total loss of method.md 4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss, terms).
+
+    progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
 
     terms: "alignment" (cosine: sum over layers; variable: weighted mean over variables, nats), "supervised"
     (nats per answer token), "retention" (nats; see LossConfig.retention_reduction), "answer_accuracy" (share of
@@ -165,7 +167,7 @@ def make_loss_fn(
         raise ValueError("variable alignment needs a VariableLayout")
     rows = np.array(shape.result_rows)
 
-    def loss_fn(params: TrainParams, frozen: Frozen, batch: Batch):
+    def loss_fn(params: TrainParams, frozen: Frozen, batch: Batch, progress: jax.typing.ArrayLike = 0.0):
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         terms: Metrics = {}
@@ -227,7 +229,8 @@ def make_loss_fn(
             original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
             text = model.apply(params.lm, batch.text_ids).logits
             terms["retention"] = L.retention_kl(_wide(text), _wide(original), reduction=config.retention_reduction)
-            total = total + config.retention_weight * terms["retention"]
+            growth = config.retention_growth**progress
+            total = total + config.retention_weight * growth * terms["retention"]
         terms["loss"] = total
         return total, terms
 
@@ -243,6 +246,7 @@ def make_train_step(
     shape: StepShape,
     layout: L.VariableLayout | None = None,
     keep_rows: RowsFn = _anywhere,
+    steps: int = 1,
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
     """A pure training step (state, frozen, batch) -> (state, terms), to be jitted by the caller.
 
@@ -254,6 +258,7 @@ def make_train_step(
       shape: static facts of the run.
       layout: variables of the teacher, for variable alignment.
       keep_rows: over several devices, `tracr_jax.mesh.keep_rows`.
+      steps: of the whole run, for LossConfig.retention_growth.
 
     Returns:
       The step. Its terms are those of `make_loss_fn` and "grad_norm" (before any clipping).
@@ -261,7 +266,8 @@ def make_train_step(
     loss_fn = make_loss_fn(model, residuals, config=config, shape=shape, layout=layout, keep_rows=keep_rows)
 
     def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch)
+        progress = jnp.minimum(state.step / steps, 1.0)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch, progress)
         state, terms["grad_norm"] = apply_gradients(state, grads, optimizer=optimizer)
         return state, terms
 

@@ -186,9 +186,10 @@ class Dyck:
         return self.item(balanced_brackets(r, n + n % 2, self.pairs))
 
     def _walk(self, r: np.random.Generator) -> Item:
-        """A balanced string cut anywhere: what is open is anything, nothing is overdrawn."""
+        """A balanced string cut anywhere, every other one near its end: nothing is overdrawn, little is open."""
         n = int(r.integers(self.min_length, self.max_length + 1))
-        return self.item(balanced_brackets(r, n + n % 2, self.pairs)[: int(r.integers(self.min_length, n + 1))])
+        low = self.min_length if r.integers(2) else max(self.min_length, n - 3)
+        return self.item(balanced_brackets(r, n + n % 2, self.pairs)[: int(r.integers(low, n + 1))])
 
     def _even(self, r: np.random.Generator) -> str:
         low = min(12, self._longest())
