@@ -55,8 +55,12 @@ def make_run(
     leave_out: tuple[str, ...] = (),
     prompts: tuple[str, ...] = PROMPTS,
     lm: str = "tiny",
+    programs: tuple[str, ...] = (),
 ) -> Path:
-    """Write a run folder; `quality` is roughly the accuracy, `leave_out` names files that are not written."""
+    """Write a run folder; `quality` is roughly the accuracy, `leave_out` names files that are not written.
+
+    programs: names of several programs, each of which halves what the earlier ones have left.
+    """
     rng = np.random.default_rng(seed)
     losses = LossConfig(alignment="none", hook=False) if baseline else LossConfig()
     config = RunConfig(lm=lm, seed=seed, losses=losses, data=DataConfig(batch=32))
@@ -76,6 +80,8 @@ def make_run(
         "evaluation.json": _evaluation(rng, quality),
         "retention.json": _retention(rng),
     }
+    if programs:
+        files["evaluation.json"]["programs"] = _programs(programs)
     if not baseline:
         files["interpretation.json"] = interpretation(rng, quality, prompts)
     folder.mkdir(parents=True)
@@ -128,6 +134,19 @@ def _evaluation(rng, quality):
         decode[name] = {"unlabelled_values": 0, "all_positions": both, "answer_positions": both}
     retention = {"text": "held-out windows", "original": 37.77, "injected": 39.02}
     return {"items_per_set": 300, "sets": sets, "decode": decode, "retention": retention}
+
+
+def _programs(names):
+    def sets(right):
+        return {"test": share(right, 100), "near_miss": share(right // 2, 100), "longer": share(right // 4, 100)}
+
+    after = []
+    for k, name in enumerate(names):
+        held = {n: sets(96 // 2 ** (k - i)) for i, n in enumerate(names[: k + 1])}
+        variables = {n: 0.97 - 0.1 * (k - i) for i, n in enumerate(names[: k + 1])}
+        row = {"task": name, "run": f"runs/{name}", "steps": 100 + k, "sets": held, "variables": variables}
+        after.append(row)
+    return {"tasks": list(names), "before": {n: sets(3) for n in names}, "after": after}
 
 
 def _decoded(rng, name, quality):

@@ -148,6 +148,36 @@ def scorecard_of(run: RunFiles) -> dict[str, Any] | None:
     return {"layers": _layers(sets), "sets": sets, "order": sorted(order, key=_first_layer(sets)), "probed": False}
 
 
+def interference_of(run: RunFiles) -> dict[str, Any] | None:
+    """The interference matrix: {tasks, rows: [{name, run, steps, cells}]}; None for a run with one program.
+
+    A cell is None where the program was not there yet, else {"test": share, "others": mean accuracy over its other
+    sets or None, "variables": share or None}. The first row is the original model.
+    """
+    programs = (run.evaluation or {}).get("programs")
+    if not programs:
+        return None
+    rows = [{"name": "before", "run": "", "steps": None, "sets": programs["before"], "variables": {}}]
+    rows += [{**row, "name": f"after {row['task']}"} for row in programs["after"]]
+    return {
+        "tasks": programs["tasks"],
+        "rows": [
+            {key: row[key] for key in ("name", "run", "steps")}
+            | {"cells": [_program(row, task) for task in programs["tasks"]]}
+            for row in rows
+        ],
+    }
+
+
+def _program(row: Mapping[str, Any], task: str) -> dict[str, Any] | None:
+    sets = row["sets"].get(task)
+    if not sets:
+        return None
+    others = [s["accuracy"] for name, s in sets.items() if name != "test"]
+    mean = sum(others) / len(others) if others else None
+    return {"test": sets["test"], "others": mean, "variables": row["variables"].get(task)}
+
+
 def written_first(variables: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Variables in the order in which the program writes them (the teacher's own order is the alphabet's)."""
     return sorted(variables, key=lambda v: v["writer_layer"])

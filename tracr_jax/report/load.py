@@ -18,6 +18,7 @@ _KEYS = {
     "retention.json": ("rows",),
     "interpretation.json": ("variables",),
 }
+_PROGRAMS = ("tasks", "before", "after")
 _INTERPRETATION = {
     "scorecard": ("layers", "sets"),
     "noise": ("prompts", "rank", "kinds"),
@@ -75,7 +76,9 @@ def _load(folder: Path, name: str) -> RunFiles:
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
     config = _object(folder / "config.json", ())
-    interpretation = _optional(folder, "interpretation.json")
+    evaluation, interpretation = (_optional(folder, f"{name}.json") for name in ("evaluation", "interpretation"))
+    if evaluation and "programs" in evaluation:
+        _require(evaluation["programs"], _PROGRAMS, f"{folder / 'evaluation.json'}, 'programs'")
     for part, keys in _INTERPRETATION.items():
         if interpretation and interpretation.get(part) is not None:
             _require(interpretation[part], keys, f"{folder / 'interpretation.json'}, {part!r}")
@@ -85,7 +88,7 @@ def _load(folder: Path, name: str) -> RunFiles:
         config=config,
         about=_optional(folder, "run.json") or {},
         metrics=read_lines(folder / "metrics.jsonl"),
-        evaluation=_optional(folder, "evaluation.json"),
+        evaluation=evaluation,
         retention=_optional(folder, "retention.json"),
         interpretation=interpretation,
     )

@@ -19,6 +19,7 @@ from tracr_jax.report.language import language_section
 from tracr_jax.report.load import RunFiles, load_runs
 from tracr_jax.report.markup import esc, title_of
 from tracr_jax.report.png import write_figures
+from tracr_jax.report.programs import programs_section
 
 LIMIT = 8_000_000  # bytes of a page
 _SCRIPTS = ("base.js", "charts.js", "grid.js", "figures.js", "explorer.js")
@@ -77,6 +78,7 @@ def _html(runs: Sequence[RunFiles], data: Sequence[dict[str, Any]], *, dropped: 
         [
             S.summary(runs),
             S.answers_section(runs),
+            programs_section(runs),
             S.explorer_section(runs, dropped=dropped),
             S.scorecard_section(runs),
             S.swaps_section(runs),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tracr_jax.report.data import lengths, loss_curves, result_name, scorecard_of
+from tracr_jax.report.data import interference_of, lengths, loss_curves, result_name, scorecard_of
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
 
@@ -219,6 +219,26 @@ def accuracy_reading(run: RunFiles) -> str:
         names = listed([plain(n) for n in below])
         text += f" Below the best trivial rule on {len(below)} of {len(sets)} sets: {names}."
     return text
+
+
+def interference_reading(run: RunFiles) -> str:
+    """The earlier program that lost most of its test set to later injections, and what the newest one reaches."""
+    table = interference_of(run)
+    assert table is not None
+    *earlier, newest = range(len(table["tasks"]))
+    # Row 0 is the original model: program i was injected in row i + 1.
+    pairs = [(i, table["rows"][i + 1]["cells"][i]["test"], table["rows"][-1]["cells"][i]["test"]) for i in earlier]
+    i, then, now = max(pairs, key=lambda p: p[1]["accuracy"] - p[2]["accuracy"])
+    moved = then["accuracy"] - now["accuracy"]
+    apart = now["high"] < then["low"] or then["high"] < now["low"]
+    change = "is as it was" if not moved else "lost" if moved > 0 else "gained"
+    change = change if apart or not moved else f"may have {change}"
+    most = f" most of {len(pairs)} earlier programs" if len(pairs) > 1 and moved else ""
+    own = table["rows"][-1]["cells"][newest]["test"]
+    return (
+        f"{table['tasks'][i]} {change}{most}: {_measured(now)} of its test set right, {_measured(then)} when it "
+        f"was injected; {table['tasks'][newest]}, injected last, has {_measured(own)}."
+    )
 
 
 def length_reading(run: RunFiles) -> str:
