@@ -36,12 +36,11 @@ def small_sets(monkeypatch):
     monkeypatch.delenv(glue.DATA_VARIABLE, raising=False)
 
 
-def setup_of(original, *, text="bundled", positions=POSITIONS):
+def setup_of(original, *, positions=POSITIONS):
     """What the suite reads of a run."""
     windows = np.random.default_rng(0).integers(0, V, (5, 12)).astype(np.int32)
     lm = SimpleNamespace(model=Summing(V, positions), params=original)
-    config = SimpleNamespace(data=SimpleNamespace(text=text))
-    return SimpleNamespace(lm=lm, tokenizer=TOKENIZER, valid_text=windows, config=config)
+    return SimpleNamespace(lm=lm, tokenizer=TOKENIZER, valid_text=windows)
 
 
 def rows_of(retention):
@@ -120,13 +119,12 @@ def test_the_first_items_of_each_set(monkeypatch):
 
 
 def test_what_is_not_there_is_a_note_and_null():
-    rows = rows_of(measure_retention(setup_of(ORIGINAL, text="mine.txt"), INJECTED, items=1))
+    rows = rows_of(measure_retention(setup_of(ORIGINAL), INJECTED, items=1))
     for name in ("SST-2", "MRPC"):
         assert rows[name]["note"].startswith("not run: no data on disk (--data-dir), and ")
         assert [rows[name][c] for c in suite.COLUMNS] == [None] * 3
     assert rows["WikiText-2"]["baseline"] is None
     assert rows["WikiText-2"]["note"].endswith("baseline not run: no --baseline")
-    assert "the training text itself" in rows["held-out text"]["note"]
 
 
 def test_no_last_word_fits_a_very_short_model(monkeypatch):

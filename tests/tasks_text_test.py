@@ -67,6 +67,21 @@ def test_document_mode_takes_beginnings_and_pads(tmp_path):
     ).all()
 
 
+def test_the_end_is_held_out(tmp_path):
+    text = TextIds.build(TEXT, gpt2_tokenizer(), cache=tmp_path)
+    total = len(text.ids)
+    train, held = text.hold_out(10**6, row=20)
+    assert len(held.ids) == max(20, total // 10)
+    assert np.concatenate([train.ids, held.ids]).tolist() == text.ids.tolist()
+    assert len(text.hold_out(30, row=20)[1].ids) == 30
+    # The document that the cut goes through still counts.
+    assert train.rows(0, 0, count=len(train._ends), length=4, mode="documents").shape == (len(train._ends), 4)
+    one = TextIds(np.arange(1, 50), eos_id=0).hold_out(10, row=20)[0]
+    assert one.rows(0, 3, count=1, length=4, mode="documents").tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(UserError, match=f"{total} tokens, of which {total} are held out"):
+        text.hold_out(10, row=total)
+
+
 def test_windows_do_not_overlap_and_are_spread(tmp_path):
     text = TextIds(np.arange(1, 1002, dtype=np.uint16), eos_id=1001)
     for count in (3, 7, 62, 500):

@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tracr_jax.errors import UserError
+from tracr_jax.files import reading
 from tracr_jax.train import TrainParams, TrainState
 
 
@@ -34,43 +35,52 @@ class Checkpoints:
         )
         if read_only and not self.folder.is_dir():
             raise UserError(f"{self.folder}: no checkpoints here; is this the folder of a run?")
-        with _without_warning("Given directory is read only="):  # said of every folder that is to be only read
+        with self._reading(), _without_warning("Given directory is read only="):  # said where that is wanted
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "optimizer"))
 
     def latest(self) -> int | None:
         """Number of finished steps in the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        with self._reading():
+            return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Write the state after `state.step` steps, in the background."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),  # pyright: ignore[reportCallIssue]
-                optimizer=ocp.args.StandardSave(state.opt_state),  # pyright: ignore[reportCallIssue]
-            ),
-        )
+        """Write the state after `state.step` steps, in the background; what fails there is raised by the next call.
+
+        Raises:
+          UserError: it cannot be written; the checkpoints before it are intact.
+        """
+        with self._writing():
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),  # pyright: ignore[reportCallIssue]
+                    optimizer=ocp.args.StandardSave(state.opt_state),  # pyright: ignore[reportCallIssue]
+                ),
+            )
 
     def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
         """The state after `step` steps (default: the newest), with the shapes and shardings of `like`."""
         step = self._step(step)
-        saved = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(_abstract(like.params)),  # pyright: ignore[reportCallIssue]
-                optimizer=ocp.args.StandardRestore(_abstract(like.opt_state)),  # pyright: ignore[reportCallIssue]
-            ),
-        )
+        with self._reading(step):
+            saved = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(_abstract(like.params)),  # pyright: ignore[reportCallIssue]
+                    optimizer=ocp.args.StandardRestore(_abstract(like.opt_state)),  # pyright: ignore[reportCallIssue]
+                ),
+            )
         # Not asarray: over several processes the counter lies on devices of all of them.
         count = jax.make_array_from_callback((), like.step.sharding, lambda _: np.int32(step))
         return TrainState(count, saved["params"], saved["optimizer"])
 
     def restore_params(self, like: TrainParams, *, step: int | None = None) -> TrainParams:
         """Only the parameters, for evaluation."""
-        saved = self._manager.restore(
-            self._step(step),
-            args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like))),  # pyright: ignore[reportCallIssue]
-        )
+        step = self._step(step)
+        with self._reading(step):
+            saved = self._manager.restore(
+                step,
+                args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like))),  # pyright: ignore[reportCallIssue]
+            )
         return saved["params"]
 
     def _step(self, step):
@@ -81,11 +91,42 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish writing and end orbax's threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    def _reading(self, step: int | None = None) -> contextlib.AbstractContextManager[None]:
+        """Damage of a checkpoint is one line that says which one, and which ones remain."""
+        if step is None:
+            return reading(self.folder)
+        others = [n for n in self._numbers() if n != step]
+        advice = f"delete it to go on from the checkpoint after {others[-1]} steps" if others else "start the run again"
+        return reading(self.folder / str(step), advice)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Orbax and what it writes with raise many kinds of errors where there is no room."""
+        try:
+            yield
+        except Exception as e:
+            kept = self._numbers()
+            text = " ".join(str(e).split())
+            reason = "No space left on device" if "No space left" in text else f"{type(e).__name__}: {text[:300]}"
+            raise UserError(
+                f"{self.folder}: a checkpoint cannot be written ({reason}); "
+                + (f"the one after {kept[-1]} steps is intact" if kept else "there is no earlier one")
+                + ": make room, then go on with the same command and --resume"
+            ) from e
+
+    def _numbers(self) -> list[int]:
+        """Steps of the checkpoints that have a final name, straight from the folder."""
+        with contextlib.suppress(OSError):
+            return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
+        return []
 
 
 @contextlib.contextmanager

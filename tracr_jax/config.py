@@ -108,7 +108,10 @@ class DataConfig:
     text_length: int = 64
     """Tokens of a retention text, U (the paper's default: 30)."""
     text: str = "bundled"
-    """Retention text: "bundled", or a file whose documents are separated by lines <|endoftext|>."""
+    """Retention text: "bundled"; a file whose documents are separated by lines <|endoftext|>; or a dataset of the
+    hub, "hub:HuggingFaceFW/fineweb-edu:sample-10BT" (needs the extra `hub`)."""
+    text_megabytes: int = 100
+    """How much of a hub dataset is streamed, once, over all processes."""
     answer_end: bool = True
     """Supervise one end-of-text token after the answer."""
     as_coded_mask: bool = False
@@ -117,7 +120,7 @@ class DataConfig:
     """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; findings.md A1)."""
 
     def __post_init__(self):
-        for name in ("batch", "text_batch", "text_length"):
+        for name in ("batch", "text_batch", "text_length", "text_megabytes"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(self.free_items >= 0, f"free_items must not be negative, got {self.free_items}")
         _require(

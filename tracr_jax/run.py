@@ -4,6 +4,7 @@ A run folder holds config.json, run.json (command, versions, machine, times), me
 teacher/ and evaluation.json. Later stages read these files only.
 """
 
+import contextlib
 import dataclasses
 import functools
 import platform
@@ -28,6 +29,7 @@ from tracr_jax.evaluate import evaluate
 from tracr_jax.files import read_json, write_json
 from tracr_jax.fit import fit
 from tracr_jax.lm.load import LoadedLM
+from tracr_jax.lock import NAME, only_writer
 from tracr_jax.mesh import (
     check_rows,
     gather,
@@ -120,51 +122,52 @@ def inject(
         multihost_utils.sync_global_devices("folder checked")  # before the first process writes into it
     started = time.time()
     setup = build(config, task=task, lm=lm, say=say)
-    if first:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", C.to_dict(config))
-        save_teacher(setup.teacher, folder / "teacher" / "teacher.npz")
-        write_json(folder / "run.json", about(started))
-
-    state, frozen, step = make_parts(setup, mesh)
-    batch_at = sharded_batches(setup.batches, mesh, config.data) if mesh else setup.batches.batch_at
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
-        if resume and checkpoints.latest() is not None:
-            state = checkpoints.restore(state)
-            say(f"resumed after {int(state.step)} of {config.steps} steps")
+    with only_writer(folder) if first else contextlib.nullcontext():
         if first:
-            writers = (JsonLines(folder / "metrics.jsonl", keep_below=int(state.step)), *writers)
-        writer = Several(writers)
-        trained = time.time()
+            check_folder(folder, config, resume=resume)  # again, now that nobody else can fill it
+            write_json(folder / "config.json", C.to_dict(config))
+            save_teacher(setup.teacher, folder / "teacher" / "teacher.npz")
+            write_json(folder / "run.json", about(started))
+
+        state, frozen, step = make_parts(setup, mesh)
+        batch_at = sharded_batches(setup.batches, mesh, config.data) if mesh else setup.batches.batch_at
+        checkpoints = Checkpoints(folder / "checkpoints")
         try:
-            state = fit(
-                step,
-                state,
-                frozen,
-                batch_at,
-                steps=config.steps,
-                writer=writer,
-                checkpoints=checkpoints,
-                checkpoint_every=config.checkpoint_every,
-                log_every=config.log_every,
-                progress=progress,
-                say=say,
-            )
+            if resume and checkpoints.latest() is not None:
+                state = checkpoints.restore(state)
+                say(f"resumed after {int(state.step)} of {config.steps} steps")
+            if first:
+                writers = (JsonLines(folder / "metrics.jsonl", keep_below=int(state.step)), *writers)
+            writer = Several(writers)
+            trained = time.time()
+            try:
+                state = fit(
+                    step,
+                    state,
+                    frozen,
+                    batch_at,
+                    steps=config.steps,
+                    writer=writer,
+                    checkpoints=checkpoints,
+                    checkpoint_every=config.checkpoint_every,
+                    log_every=config.log_every,
+                    progress=progress,
+                    say=say,
+                )
+            finally:
+                writer.close()
         finally:
-            writer.close()
-    finally:
-        checkpoints.close()
-    times = {"setup_s": trained - started, "training_s": time.time() - trained}
-    evaluated = time.time()
-    params = gather(state.params, mesh) if mesh else state.params
-    # Each process evaluates for itself: the others would only wait for the one that writes.
-    evaluation = evaluate(setup, params, items=config.eval_items, progress=say)
-    times["evaluation_s"] = time.time() - evaluated
-    if first:
-        write_json(folder / "evaluation.json", evaluation)
-        write_json(folder / "run.json", about(started) | {"times": times} | _peak_memory())
-    return Run(folder, setup, params, evaluation)
+            checkpoints.close()
+        times = {"setup_s": trained - started, "training_s": time.time() - trained}
+        evaluated = time.time()
+        params = gather(state.params, mesh) if mesh else state.params
+        # Each process evaluates for itself: the others would only wait for the one that writes.
+        evaluation = evaluate(setup, params, items=config.eval_items, progress=say)
+        times["evaluation_s"] = time.time() - evaluated
+        if first:
+            write_json(folder / "evaluation.json", evaluation)
+            write_json(folder / "run.json", about(started) | {"times": times} | _peak_memory())
+        return Run(folder, setup, params, evaluation)
 
 
 def _mesh(config: C.RunConfig) -> Mesh | None:
@@ -223,7 +226,7 @@ def check_folder(folder: Path, config: C.RunConfig, *, resume: bool) -> None:
     if not resume:
         if there:
             raise UserError(f"{folder} already holds a run: add --resume to continue it, or --folder for another")
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(map(_is_of_others, folder.iterdir())):
             raise UserError(f"{folder} is not empty and holds no run: choose another --folder")
         return
     if not there:
@@ -236,6 +239,11 @@ def check_folder(folder: Path, config: C.RunConfig, *, resume: bool) -> None:
     ]
     if changed:
         raise UserError(f"{folder}: the run was started with other options ({'; '.join(changed)}); give the same")
+
+
+def _is_of_others(path: Path) -> bool:
+    """Not what a run leaves that was killed before it wrote its first file."""
+    return not (path.name.startswith(".") and (path.name == NAME or path.name.endswith(".tmp")))
 
 
 def _differences(a: dict, b: dict, prefix: str = ""):

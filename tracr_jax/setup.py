@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
@@ -23,6 +24,7 @@ from tracr_jax.losses import VariableLayout, variable_layout
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.batches import Batches
 from tracr_jax.tasks.encode import sequence_length
+from tracr_jax.tasks.hub import PREFIX, hub_text
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.tasks.text import TextIds
 from tracr_jax.teacher import Teacher, cached_compile, make_forward
@@ -105,8 +107,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     say(f"{'warning: ' if report.first_mismatch else ''}{report}")
     shape = _shape(teacher, task, lm, config, bridge, proved)
     d = config.data
-    say(f"tokenising retention text: {d.text}")
-    text = TextIds.open(d.text, tokenizer)
+    text, held_out = _texts(d, tokenizer, say)
     batches = Batches(
         task,
         tokenizer,
@@ -123,7 +124,6 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         as_coded_length=d.as_coded_length,
         as_coded_text=config.as_coded,
     )
-    held_out = text if d.text != "bundled" else TextIds.open("bundled", tokenizer, split="valid")
     phi, residuals = make_forward(teacher, dtype=jnp.float32)
     return Setup(
         config=config,
@@ -140,6 +140,19 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         shape=shape,
         valid_text=held_out.windows(_VALID_WINDOWS, length=_VALID_LENGTH),
     )
+
+
+def _texts(data: DataConfig, tokenizer: Tokenizer, say: Say) -> tuple[TextIds, TextIds]:
+    """(retention text, held-out text of the same kind)."""
+    name = data.text
+    if name.startswith(PREFIX):
+        here, all_of = jax.process_index(), jax.process_count()
+        name = str(hub_text(name, megabytes=data.text_megabytes, process=here, processes=all_of, say=say))
+    say(f"tokenising retention text: {name}")
+    text = TextIds.open(name, tokenizer)
+    if name == "bundled":
+        return text, TextIds.open("bundled", tokenizer, split="valid")
+    return text.hold_out(_VALID_WINDOWS * _VALID_LENGTH, row=_VALID_LENGTH)
 
 
 def _check_positions(lm: LoadedLM, length: int) -> None:

@@ -221,10 +221,8 @@ def _stream(setup: Setup, sizes: _Sizes, name: str, text: str, what: str) -> Mea
 def _held_out(setup: Setup, sizes: _Sizes) -> Measure:
     windows = setup.valid_text[: sizes.windows]
     count, length = windows.shape
-    bundled = setup.config.data.text == "bundled"
-    what = "" if bundled else "windows of the training text itself, nothing is held out of a --text file"
     # The whole sample is that of evaluation.json.
-    note = _note(f"{_first(count, len(setup.valid_text), 'windows')} of {length} tokens", what)
+    note = _note(f"{_first(count, len(setup.valid_text), 'windows')} of {length} tokens")
     model, original = setup.lm.model, setup.lm.params
 
     def score(params):

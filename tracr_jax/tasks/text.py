@@ -41,7 +41,9 @@ class TextIds:
         """Where documents end; found in pieces, because comparing all ids at once takes half of their size."""
         starts = range(0, len(self.ids), _SCAN)
         found = [np.flatnonzero(self.ids[s : s + _SCAN] == self.eos_id).astype(np.int64) + s for s in starts]
-        return np.concatenate(found)
+        # The last one has no end where the rest of it is held out.
+        cut = [] if self.ids[-1] == self.eos_id else [np.array([len(self.ids)])]
+        return np.concatenate(found + cut)
 
     @classmethod
     def open(
@@ -119,6 +121,17 @@ class TextIds:
         room = self._room(length)
         starts = np.random.default_rng((seed, step, 3)).integers(0, room, count)
         return self._gather(starts[list(only)], length)
+
+    def hold_out(self, tokens: int, *, row: int) -> tuple["TextIds", "TextIds"]:
+        """(what is trained on, what is not): the last `tokens` are held out, at most a tenth, at least one row.
+
+        Raises:
+          UserError: nothing would be left to train on.
+        """
+        held = max(row, min(tokens, len(self.ids) // 10))
+        if held >= len(self.ids):
+            raise UserError(f"text: {len(self.ids)} tokens, of which {held} are held out; give more text")
+        return TextIds(self.ids[:-held], eos_id=self.eos_id), TextIds(self.ids[-held:], eos_id=self.eos_id)
 
     def part(self, only: Sequence[int]) -> "TextIds":
         """The same texts, of whose `rows` only some are made: row k of the part is row only[k] of the whole."""
