@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=80, help="steps between looks")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("settings", nargs="*", metavar="GROUP.FIELD=JSON")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # settings may follow options, on Python 3.11 too
     config = dataclasses.replace(preset("variable", task=args.task), steps=args.steps)
     command = shown_command(["search.py", *(sys.argv[1:] if argv is None else argv)])
     found = {"command": command} | trial(changed(config, args.settings), every=args.every)
