@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 from tracr_jax.errors import UserError
 
+_TEXT_LIMIT = 1 << 28  # bytes; a tokenizer.json has some 10 MB
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
@@ -79,13 +81,48 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's value; one clear line where it is missing or damaged."""
+@contextlib.contextmanager
+def reading(where: str | os.PathLike, advice: str = "") -> Iterator[None]:
+    """Reading what others wrote: whatever damage makes a reader raise becomes one line that names the file.
+
+    For readers that trust what they read (third parties' above all), which may raise anything. The advice is
+    put behind the line: what to do about it.
+    """
+    advice = f"; {advice}" if advice else ""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        yield
+    except UserError as e:
+        if str(where) in str(e):
+            raise
+        raise UserError(f"{where}: {e}{advice}") from e
+    except FileNotFoundError as e:
+        raise UserError(f"{e.filename or where}: no such file{advice}") from e
+    except Exception as e:
+        text = " ".join(str(e).split())[:200]
+        raise UserError(f"{where}: damaged ({type(e).__name__}: {text}){advice}") from e
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """A text file's content; one clear line where it is missing, too large or not UTF-8."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > _TEXT_LIMIT:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, more than {_TEXT_LIMIT}; is it another file?")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such file") from e
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: damaged, not UTF-8 text ({e})") from e
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """A JSON file's value; one clear line where it is missing or damaged."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:  # not JSON, a number of 5,000 digits, 100,000 lists in one another
         raise UserError(f"{path}: damaged, not JSON ({e})") from e
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import write_text
+from tracr_jax.files import read_text, write_text
 
 
 class MetricWriter(Protocol):
@@ -67,13 +67,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a metrics file; a torn last line (a killed run) is left out, any other is an error."""
     if not Path(path).exists():
         return []
-    lines, out = Path(path).read_text(encoding="utf-8").split("\n"), []
+    lines, out = read_text(path).split("\n"), []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was not finished
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as e:
-            raise UserError(f"{path}, line {number}: not JSON ({e.msg}); delete the line or the file") from e
-        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+        except (ValueError, RecursionError) as e:
+            raise UserError(f"{path}, line {number}: not JSON ({e}); delete the line or the file") from e
+        if not isinstance(value, dict) or type(value.get("step")) is not int:
             raise UserError(f"{path}, line {number}: not a metrics line; delete the line or the file")
         out.append(value)
     return out
