@@ -4,10 +4,12 @@ A missing or unknown tensor, or a wrong shape, is a UserError with its name; not
 buffers that hold no weights and a tied head that equals the embedding.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -103,7 +105,8 @@ def table_of(model: LanguageModel) -> Table:
     raise TypeError(f"no conversion table for {type(model.config).__name__}")
 
 
-def expected_shapes(model: LanguageModel) -> dict[str, Shape]:
+@functools.lru_cache(maxsize=8)
+def expected_shapes(model: LanguageModel) -> Mapping[str, Shape]:
     """Names (without prefix) and shapes of the Hugging Face tensors of this model."""
     table, shapes = table_of(model), _stacked_shapes(model)
     out = {k: tuple(_at(shapes, p).shape) for k, p in table.top.items()}
@@ -111,13 +114,14 @@ def expected_shapes(model: LanguageModel) -> dict[str, Shape]:
         for k, p in table.block.items():
             shape = tuple(_at(shapes["blocks"], p).shape[1:])
             out[f"{table.blocks}.{i}.{k}"] = table.turned(k, shape)
-    return out
+    return MappingProxyType(out)
 
 
 def from_tensors(model: LanguageModel, tensors: Tensors) -> Params:
     """Parameters (float32) in the form the model wants, stacked or looped.
 
-    Raises: UserError, before any memory is taken, for a missing or unknown name or a wrong shape.
+    Raises: UserError, before any memory is taken, for a missing or unknown name or a wrong shape; then for a
+      number that is not finite.
     """
     table, wanted, where = table_of(model), expected_shapes(model), tensors.where
     names = {k.removeprefix(table.prefix): k for k in tensors.shapes}
@@ -131,21 +135,28 @@ def from_tensors(model: LanguageModel, tensors: Tensors) -> Params:
         if found != shape:
             raise UserError(f"{where}: {names[name]} has shape {list(found)}, config.json asks for {list(shape)}")
 
+    def get(name: str) -> np.ndarray:
+        value = tensors.get(names[name])
+        if not np.isfinite(value).all():
+            count = int(np.sum(~np.isfinite(value)))
+            raise UserError(f"{where}: {count} of {value.size} numbers of {names[name]} are not finite")
+        return value
+
     if table.tied_head in names:
-        head, embedding = (tensors.get(names[k]) for k in (table.tied_head, table.embedding))
+        head, embedding = (get(k) for k in (table.tied_head, table.embedding))
         if not np.array_equal(head, embedding):
             raise UserError(f"{where}: {names[table.tied_head]} differs from the embedding it should be tied to")
         del head, embedding
 
     params: Params = {}
     for name, path in table.top.items():
-        _put(params, path, jnp.asarray(tensors.get(names[name]), jnp.float32))
+        _put(params, path, jnp.asarray(get(name), jnp.float32))
     for name, path in table.block.items():
         # Filled block by block, so that the peak is one stacked tensor above the result.
         shape = table.turned(name, wanted[f"{table.blocks}.0.{name}"])
         stack = np.empty((model.num_blocks, *shape), np.float32)
         for i in range(model.num_blocks):
-            stack[i] = table.turned(name, tensors.get(names[f"{table.blocks}.{i}.{name}"]))
+            stack[i] = table.turned(name, get(f"{table.blocks}.{i}.{name}"))
         _put(params, f"blocks/{path}", jnp.asarray(stack))
     return params if model.scan_layers else unstack_blocks(params)
 

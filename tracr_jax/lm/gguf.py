@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from tracr_jax.errors import UserError
+from tracr_jax.files import reading
+from tracr_jax.lm.gguf_header import check_header
 from tracr_jax.lm.llama import LlamaConfig
 from tracr_jax.lm.tensors import Tensors
 from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec
@@ -61,18 +63,15 @@ def read_gguf(path: str | Path) -> tuple[LlamaConfig, Tensors, Tokenizer]:
     """
     path = Path(path)
     gguf = _import_gguf()
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    try:
+    with reading(path):
+        check_header(path)
         reader = gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: damaged or not a GGUF file ({e})") from e
-    if _field(reader, path, "general.architecture") != "llama":
-        raise UserError(
-            f"{path}: architecture {_field(reader, path, 'general.architecture')!r}; only llama is read"
-        )
-    config = _read_config(reader, path)
-    return config, _read_tensors(gguf, reader, path, config), _read_tokenizer(reader, path)
+        if _field(reader, path, "general.architecture") != "llama":
+            raise UserError(
+                f"{path}: architecture {_field(reader, path, 'general.architecture')!r}; only llama is read"
+            )
+        config = _read_config(reader, path)
+        return config, _read_tensors(gguf, reader, path, config), _read_tokenizer(reader, path)
 
 
 def _import_gguf() -> Any:
@@ -130,10 +129,11 @@ def _read_tensors(gguf: Any, reader: Any, path: Path, config: LlamaConfig) -> Te
 
     def get(name: str) -> np.ndarray:
         t = by_name[name]
-        value = gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float32).reshape(shapes[name])
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            value = deinterleave(value, head_dim=config.head_dim)
-        return value
+        with reading(path):
+            value = gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float32).reshape(shapes[name])
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                value = deinterleave(value, head_dim=config.head_dim)
+            return value
 
     return Tensors(str(path), shapes, get)
 

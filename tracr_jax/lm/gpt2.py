@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, attend, attention_mask, init_kv_cache, write_kv
 from tracr_jax.lm.blocks import run_blocks
-from tracr_jax.lm.family import Family
+from tracr_jax.lm.family import Family, check_sizes
 from tracr_jax.types import LMOutput, Params
 
 
@@ -32,6 +32,7 @@ class GPT2Config:
     layer_norm_epsilon: float = 1e-5
 
     def __post_init__(self):
+        check_sizes(self, blocks="n_layer")
         if self.n_embd % self.n_head:
             raise UserError(f"GPT-2: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
 

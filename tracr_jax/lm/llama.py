@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, attend, attention_mask, init_kv_cache, write_kv
 from tracr_jax.lm.blocks import run_blocks
-from tracr_jax.lm.family import Family
+from tracr_jax.lm.family import Family, check_size, check_sizes
 from tracr_jax.types import LMOutput, Params
 
 
@@ -39,6 +39,7 @@ class LlamaConfig:
     initializer_range: float = 0.041666666666666664
 
     def __post_init__(self):
+        check_sizes(self, blocks="num_hidden_layers")
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 f"Llama: num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -62,6 +63,8 @@ class LlamaConfig:
         missing = [k for k in need if config.get(k) is None]
         if missing:
             raise UserError(f"config.json: {', '.join(missing)} missing")
+        for name in need:
+            check_size(name, config[name])
         heads = config["num_attention_heads"]
         # What Hugging Face assumes where config.json is silent, which is not what SmolLM2 says.
         silent = {

@@ -14,7 +14,7 @@ import jax
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json
+from tracr_jax.files import read_json, reading
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import from_tensors, save_hf_folder
 from tracr_jax.lm.gguf import find_smollm2, read_gguf
@@ -107,13 +107,11 @@ def read_model(folder: str | Path, *, scan_layers: bool = True, dtype: str = "fl
     path = Path(folder) / "config.json"
     config = read_json(path)
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{path}: model_type {kind!r} is not supported; supported are {', '.join(FAMILIES)}")
     make_config, make_model = FAMILIES[kind]
-    try:
+    with reading(path):
         return make_model(make_config.from_hf(config), scan_layers=scan_layers, dtype=dtype)
-    except TypeError as e:
-        raise UserError(f"{path}: a size has the wrong type ({e})") from e
 
 
 def _download(name: str) -> Path:

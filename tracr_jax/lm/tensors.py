@@ -15,9 +15,11 @@ import ml_dtypes
 import numpy as np
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, replacing
+from tracr_jax.files import read_json, reading, replacing
 
 Shape = tuple[int, ...]
+
+_HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors library
 
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -41,8 +43,9 @@ def open_safetensors(folder: str | Path, *, name: str = "model") -> Tensors:
     if single.exists():
         files, listed = [single], None
     elif index.exists():
-        listed = read_json(index).get("weight_map", {})
-        files = [folder / name for name in sorted(set(listed.values()))]
+        with reading(index):
+            listed = dict(read_json(index)["weight_map"])
+            files = [folder / _plain_name(shard) for shard in sorted(set(listed.values()))]
     else:
         old = " (only pytorch_model.bin, which is not read: convert it to safetensors)"
         hint = old if (folder / "pytorch_model.bin").exists() else ""
@@ -54,8 +57,11 @@ def open_safetensors(folder: str | Path, *, name: str = "model") -> Tensors:
 
     def get(name: str) -> np.ndarray:
         e = entries[name]
+        if 0 in e.shape:  # which cannot be mapped
+            return np.zeros(e.shape, np.float32)
         mapped = np.memmap(e.path, e.dtype, "r", e.offset, e.shape or (1,))
-        return mapped.reshape(e.shape).astype(np.float32)
+        with np.errstate(over="ignore"):  # to infinity, which is refused with the name of the tensor
+            return mapped.reshape(e.shape).astype(np.float32)
 
     return Tensors(str(folder), {name: e.shape for name, e in entries.items()}, get)
 
@@ -76,13 +82,18 @@ def _read_header(path: Path) -> Iterator[_Entry]:
         size = path.stat().st_size
         with open(path, "rb") as f:
             length = int.from_bytes(f.read(8), "little")
-            if length > size - 8:
-                raise UserError(f"{path}: damaged, its header should have {length} bytes and the file has {size}")
+            if length > min(size - 8, _HEADER_LIMIT):
+                raise UserError(
+                    f"{path}: damaged, its header should have {length} bytes; the file has {size}, and a header "
+                    f"at most {_HEADER_LIMIT}"
+                )
             header = json.loads(f.read(length))
         header.pop("__metadata__", None)
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
             shape = tuple(entry["shape"])
+            if any(type(n) is not int for n in (*shape, begin, end)):
+                raise TypeError(f"{name}: sizes and offsets must be whole numbers")
             if entry["dtype"] not in _DTYPES:
                 if not name.endswith(("attn.bias", "masked_bias")):  # old GPT-2 files hold Boolean causal masks
                     raise UserError(f"{path}: {name} has type {entry['dtype']}; known are {', '.join(_DTYPES)}")
@@ -94,8 +105,20 @@ def _read_header(path: Path) -> Iterator[_Entry]:
             yield _Entry(name, path, dtype, shape, 8 + length + begin)
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such file; the model's folder is incomplete") from e
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"{path}: damaged, its header is not that of a safetensors file ({e!r})") from e
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        detail = " ".join(repr(e).split())[:200]
+        raise UserError(f"{path}: damaged, its header is not that of a safetensors file ({detail})") from e
+
+
+def _plain_name(shard: str) -> str:
+    """The name, which must not lead out of the model's folder."""
+    if not shard or shard != Path(shard).name:
+        raise ValueError(f"the shard {shard!r} is not the name of a file")
+    return shard
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], *, dtype: str = "float32") -> None:

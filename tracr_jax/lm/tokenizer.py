@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, write_json, write_text
+from tracr_jax.files import read_json, read_text, reading, write_json, write_text
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -33,7 +33,9 @@ class Tokenizer:
         self._config = dict(config or {})
         try:
             self._inner = tokenizers.Tokenizer.from_str(text)
-        except Exception as e:  # the library raises nothing more specific
+        except BaseException as e:  # the library raises nothing more specific; its panics are no Exceptions
+            if isinstance(e, KeyboardInterrupt | SystemExit):
+                raise
             raise UserError(f"tokenizer.json: the tokenizers library refuses it ({e})") from e
         self._inner.no_truncation()
         self._inner.no_padding()
@@ -67,13 +69,18 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> "Tokenizer":
         """From a folder with tokenizer.json, or with vocab.json and merges.txt."""
         folder = Path(folder)
+        with reading(folder):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> "Tokenizer":
         config = folder / "tokenizer_config.json"
         config = read_json(config) if config.exists() else {}
         if (folder / "tokenizer.json").exists():
             return cls.from_spec(read_json(folder / "tokenizer.json"), config)
         if not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
             raise UserError(f"{folder}: no tokenizer.json, and no vocab.json with merges.txt")
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / "merges.txt").splitlines()
         # Only the version line is a comment: "# #" and its like are merges.
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         vocab = read_json(folder / "vocab.json")
@@ -98,11 +105,18 @@ class Tokenizer:
         return self._inner.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; a special token written out becomes its id."""
+        """Token ids of a text; a special token written out becomes its id.
+
+        Raises:
+          UserError: half of a surrogate pair is in it, which is how Python shows bytes that are not UTF-8.
+        """
+        _refuse_halves(text)
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, in parallel."""
+        for text in texts:
+            _refuse_halves(text)
         return [e.ids for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -209,6 +223,16 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
     if broken:
         raise UserError(f"word_tokenizer: {broken} cannot be single tokens together with the other words")
     return tokenizer
+
+
+def _refuse_halves(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise UserError(
+            f"tokenizer: character {e.start} of the text, {text[e.start]!r}, is half of a pair (or a byte that is "
+            "not UTF-8); take it out"
+        ) from e
 
 
 def _spaced(piece: str) -> str:
