@@ -18,7 +18,7 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.teacher import fallback as plain_tracr
 from tracr_jax.teacher.blocks import CLEAN_BOS, ONE, Head, Units, build
-from tracr_jax.teacher.graph import Trace, depths, half_layers, trace
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths, describe, half_layers, trace
 from tracr_jax.teacher.model import Coo, Direction, Grid, Teacher, Variable
 
 __all__ = ["Teacher", "Variable", "build_program", "compile_program", "default_exactness"]
@@ -36,7 +36,12 @@ def default_exactness(max_seq_len: int) -> float:
 def build_program(program: Callable[[], rasp.SOp] | rasp.SOp) -> rasp.SOp:
     """A built program as it is, a function that builds one called."""
     if not isinstance(program, rasp.SOp):
-        program = program()
+        try:
+            program = program()
+        except UserError:
+            raise
+        except PROGRAM_ERRORS as e:
+            raise UserError(f"program: building it failed ({describe(e)})") from e
     if not isinstance(program, rasp.SOp):
         raise UserError(f"program: expected a tracr rasp.SOp or a function that returns one, got {program!r}")
     return program

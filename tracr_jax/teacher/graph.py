@@ -6,6 +6,7 @@ what ran before: the ids of the whole program are drawn afresh (teacher.md trap 
 """
 
 import itertools
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +18,11 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.model import Direction
 
-# What user functions and tracr raise for a program that cannot be compiled.
-PROGRAM_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
+# What user functions, and tracr, raise for a program that cannot be compiled: a user's may raise anything.
+PROGRAM_ERRORS = (Exception,)
+
+# Evaluations of one function of two variables; a program that asks for more has values that nothing bounds.
+_MOST_PAIRS, _MOST_VALUES = 1_000_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -81,8 +77,11 @@ def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
     Raises:
       UserError: tracr cannot compile the program.
     """
-    rejected = validating.static_validate(program)
-    exprs = label_program(program)
+    try:
+        rejected = validating.static_validate(program)
+        exprs = label_program(program)
+    except PROGRAM_ERRORS as e:
+        raise UserError(f"program: it cannot be walked ({describe(e)})") from e
     if rejected:
         reasons = "; ".join(f"{r.expr.label}: {' '.join(r.reason.split())}" for r in rejected)
         raise UserError(f"program {program.label}: tracr cannot compile it ({reasons})")
@@ -92,15 +91,24 @@ def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
         raise UserError(
             f"program {program.label}: it does not read rasp.tokens, and tracr needs a program that does"
         )
-    graph = nx.DiGraph()
+    graph = _OneNodeAtATime()
     for label, expr in exprs.items():
         graph.add_node(label, **{nodes.ID: label, nodes.EXPR: expr})
-    for label, expr in exprs.items():
-        graph.add_edges_from((child.label, label) for child in expr.children)
-    try:
-        basis_inference.infer_bases(graph, graph.nodes[program.label], set(vocab), max_seq_len)
-    except PROGRAM_ERRORS as e:
-        raise UserError(f"program {program.label}: its possible values cannot be listed ({describe(e)})") from e
+    depth = depths(exprs)
+    # A selector is as deep as what it reads, and comes behind it.
+    for label in sorted(exprs, key=lambda name: (depth[name], not isinstance(exprs[name], rasp.SOp))):
+        _check_pairs(graph, exprs[label])
+        try:
+            basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
+        except PROGRAM_ERRORS as e:
+            reason = f"its possible values cannot be listed ({describe(e)})"
+            raise UserError(f"program {program.label}: {reason}") from e
+        count = len(graph.nodes[label].get(nodes.VALUE_SET, ()))
+        if count > _MOST_VALUES:
+            raise UserError(
+                f"program: {label} has {count:,} possible values, at most {_MOST_VALUES:,} can be listed: bound "
+                "them, as in min(x, 9)"
+            )
     sops = {}
     for label, expr in exprs.items():
         if isinstance(expr, rasp.SOp):
@@ -108,6 +116,26 @@ def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
             basis = tuple((d.name, d.value) for d in node[nodes.OUTPUT_BASIS])
             sops[label] = Node(label, expr, frozenset(node[nodes.VALUE_SET]), basis)
     return Trace(exprs, sops, program.label)
+
+
+class _OneNodeAtATime(nx.DiGraph):
+    """A graph without edges: tracr infers the values of the node it is given, and of nothing before it."""
+
+    def reverse(self, copy=True):
+        return self
+
+
+def _check_pairs(graph: nx.DiGraph, expr: rasp.RASPExpr) -> None:
+    """Refuse a function of two variables before its table takes hours; the values of both are known."""
+    if not isinstance(expr, rasp.SequenceMap | rasp.Select):
+        return
+    sizes = [len(graph.nodes[c.label][nodes.VALUE_SET]) for c in expr.children]
+    if math.prod(sizes) > _MOST_PAIRS:
+        what = " and ".join(f"{c.label} ({n:,})" for c, n in zip(expr.children, sizes, strict=True))
+        raise UserError(
+            f"program: {expr.label} combines the possible values of {what}, at most {_MOST_PAIRS:,} pairs can be "
+            "listed: bound them, as in min(x, 9)"
+        )
 
 
 def check_kind(label: str, expr: rasp.RASPExpr) -> None:

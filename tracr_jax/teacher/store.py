@@ -8,8 +8,6 @@ import io
 import json
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
@@ -20,13 +18,14 @@ import tracr
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import cache_folder, replacing
+from tracr_jax.files import cache_folder, reading, replacing
+from tracr_jax.teacher.check import check_teacher
 from tracr_jax.teacher.compile import build_program, compile_program, default_exactness
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, trace
 from tracr_jax.teacher.model import Coo, Grid, Teacher, Variable
 
 FORMAT = 1  # raise when the meaning of a file or of the compiler's result changes
-_DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+_LIMIT = 1 << 31  # bytes of a teacher's arrays; int_sum's of five digits has some 10 MB
 _NUMBERS = ("num_layers", "width", "num_heads", "key_size", "mlp_hidden_size", "max_seq_len", "mlp_exactness")
 
 
@@ -64,20 +63,19 @@ def load_teacher(path: str | os.PathLike) -> Teacher:
       UserError: the file is missing, damaged, or of another format.
     """
     path = Path(path)
-    try:
-        return _read(path)
-    except FileNotFoundError as e:
-        raise UserError(f"{path}: no such file; a teacher is written by save_teacher or a run") from e
-    except UserError:
-        raise
-    except _DAMAGE as e:
-        detail = " ".join(str(e).split())[:120]
-        raise UserError(f"{path}: damaged, not a teacher ({type(e).__name__}: {detail}); delete it") from e
+    if not path.exists():
+        raise UserError(f"{path}: no such file; a teacher is written by save_teacher or a run")
+    with reading(path, "delete it"):
+        teacher = _read(path)
+        check_teacher(teacher)
+        return teacher
 
 
 def _read(path: Path) -> Teacher:
     # From memory: np.load leaves a damaged file open.
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        if (size := sum(member.file_size for member in file.zip.infolist())) > _LIMIT:
+            raise ValueError(f"{size} bytes of arrays, more than {_LIMIT}")
         header = json.loads(bytes(file["header"]))
         if header["format"] != FORMAT:
             raise UserError(
