@@ -44,7 +44,7 @@ class Checkpoints:
             return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Write the state after `state.step` steps, in the background; what fails there is raised by the next call.
+        """Write the state after `state.step` steps, in the background; what fails there, the next call raises.
 
         Raises:
           UserError: it cannot be written; the checkpoints before it are intact.
@@ -104,7 +104,7 @@ class Checkpoints:
         if step is None:
             return reading(self.folder)
         others = [n for n in self._numbers() if n != step]
-        advice = f"delete it to go on from the checkpoint after {others[-1]} steps" if others else "start the run again"
+        advice = f"delete it to go on from the one after {others[-1]} steps" if others else "start the run again"
         return reading(self.folder / str(step), advice)
 
     @contextlib.contextmanager

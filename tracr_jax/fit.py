@@ -7,9 +7,10 @@ device never waits for them.
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -94,6 +95,8 @@ def fit(
             if checkpoints and ((number + 1) % checkpoint_every == 0 or number + 1 == steps):
                 settle(*pending)  # a checkpoint is only written of a step whose numbers are finite
                 pending = None
+                if not _all_finite(state):
+                    _stop("parameters", number, checkpoints)
                 checkpoints.save(state)
         if pending:
             settle(*pending)
@@ -104,8 +107,17 @@ def fit(
 
 def _check_finite(values, number, checkpoints):
     bad = [k for k, v in values.items() if not np.all(np.isfinite(v))]
-    if not bad:
-        return
+    if bad:
+        _stop(", ".join(bad), number, checkpoints)
+
+
+@jax.jit
+def _all_finite(state: TrainState) -> jax.Array:
+    """A finite loss may still have led to parameters that are not."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state)]))
+
+
+def _stop(what: str, number: int, checkpoints: Checkpoints | None) -> NoReturn:
     kept = None
     if checkpoints:
         checkpoints.wait()
@@ -115,9 +127,7 @@ def _check_finite(values, number, checkpoints):
         if kept and checkpoints
         else ("there is no earlier checkpoint")
     )
-    raise TrainingDivergedError(
-        f"step {number}: {', '.join(bad)} not finite; stopped, {where}; try a smaller learning rate"
-    )
+    raise TrainingDivergedError(f"step {number}: {what} not finite; stopped, {where}; try a smaller learning rate")
 
 
 class _Clock:

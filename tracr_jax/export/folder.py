@@ -19,11 +19,12 @@ from tracr_jax.errors import UserError
 from tracr_jax.export.card import model_card
 from tracr_jax.export.program import FILE, describe_program, read_program
 from tracr_jax.export.tokenizer import as_trained, write_tokenizer
-from tracr_jax.files import new_folder, write_json, write_text
+from tracr_jax.files import new_folder, reading, write_json, write_text
 from tracr_jax.interpret.decode import Trained
 from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
+from tracr_jax.setup import Setup
 from tracr_jax.teacher import Variable
 from tracr_jax.train import TrainParams
 from tracr_jax.types import Adapter
@@ -47,7 +48,7 @@ def export_run(run: Trained, folder: str | Path, *, evaluation: dict[str, Any]) 
     with new_folder(folder) as out:
         program = describe_program(setup)
         write_json(out / FILE, program)
-        write_text(out / "README.md", model_card(setup, evaluation, program=program))
+        write_text(out / "README.md", card(setup, evaluation, program=program))
         # A run without alignment never trained its adapter: it would read noise.
         if program["aligned"]:
             adapter = {k: np.asarray(v, np.float32) for k, v in params.adapter._asdict().items()}
@@ -62,6 +63,12 @@ def export_run(run: Trained, folder: str | Path, *, evaluation: dict[str, Any]) 
         }
         write_json(out / "generation_config.json", ids | {"do_sample": False})
     return Path(folder)
+
+
+def card(setup: Setup, evaluation: dict[str, Any], *, program: dict[str, Any]) -> str:
+    """`model_card`; a damaged evaluation.json is a UserError."""
+    with reading("evaluation.json", "measure the run again: tracr-jax evaluate RUN"):
+        return model_card(setup, evaluation, program=program)
 
 
 @dataclass(frozen=True)

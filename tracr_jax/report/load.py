@@ -3,7 +3,8 @@
 The report reads files only: a page can be made again on a machine without JAX, an accelerator or the model.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,22 @@ def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
         if path.resolve() in [p.resolve() for p in paths[:i]]:
             raise UserError(f"{path}: given twice")
     return [_load(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+
+
+@contextlib.contextmanager
+def blaming(runs: Sequence[RunFiles]) -> Iterator[None]:
+    """What cannot be drawn is one line: the files are of another version, or damaged where no key shows it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:
+        where = " or ".join(str(r.folder) for r in runs)
+        detail = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+        raise UserError(
+            f"{where}: a JSON file holds what cannot be shown ({detail}); make evaluation.json, "
+            "interpretation.json and retention.json again (tracr-jax evaluate, interpret, retention), or take them away"
+        ) from e
 
 
 def _load(folder: Path, name: str) -> RunFiles:

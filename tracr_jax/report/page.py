@@ -16,7 +16,7 @@ from tracr_jax.files import write_text
 from tracr_jax.report import sections as S
 from tracr_jax.report.data import embed, fit_examples, run_data
 from tracr_jax.report.language import language_section
-from tracr_jax.report.load import RunFiles, load_runs
+from tracr_jax.report.load import RunFiles, blaming, load_runs
 from tracr_jax.report.markup import esc, title_of
 from tracr_jax.report.png import write_figures
 from tracr_jax.report.programs import programs_section
@@ -47,10 +47,13 @@ def write_report(
     if path.suffix not in (".html", ".htm"):
         raise UserError(f"{path}: the page must end in .html")
     runs = load_runs(folders)
-    write_text(path, page(runs))
+    with blaming(runs):
+        text = page(runs)
+    write_text(path, text)
     say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
-    for figure in write_figures(runs, path):
-        say(str(figure))
+    with blaming(runs):
+        for figure in write_figures(runs, path):
+            say(str(figure))
     return path
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import Task
+from tracr_jax.tasks.contract import check_contract, place
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
@@ -50,12 +51,13 @@ def as_coded_task(name: str) -> Task:
 
 def check_task(task: object, spec: str) -> Task:
     """The same object, or a UserError that lists what it lacks."""
-    missing = [a for a in _REQUIRED if not hasattr(task, a)]
+    missing = [a for a in _REQUIRED if getattr(task, a, None) is None]
     if missing:
         hint = "; make an instance of the class" if isinstance(task, type) else "; see tracr_jax/tasks/base.py"
         raise UserError(f"task {spec}: {type(task).__name__} lacks {', '.join(missing)}{hint}")
     if isinstance(task, type):
         raise UserError(f"task {spec}: is a class; name an instance of it, as TASK = {task.__name__}()")
+    check_contract(task, spec)  # pyright: ignore[reportArgumentType]
     return task  # type: ignore[return-value]
 
 
@@ -71,8 +73,8 @@ def _load(path: Path, name: str) -> object:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as e:
-        raise UserError(f"task {path}: cannot be imported ({type(e).__name__}: {e})") from e
+    except (Exception, SystemExit) as e:
+        raise UserError(f"task {path}: cannot be imported ({type(e).__name__}: {e}{place(e)})") from e
     if not hasattr(module, name):
         raise UserError(f"task {path}: has no {name!r}; it is the name after the colon")
     return getattr(module, name)
