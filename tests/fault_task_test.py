@@ -22,7 +22,8 @@ BODIES = (
     "return 1 / 0", "raise KeyError('key')", "raise RuntimeError('two\\nlines')", "return self.nothing",
     "assert False", "return [[]]", "return ('a',)", "return {'test': 3}", "return lambda *a: None",
     "return Item('', 'yes')", "return Item('What', 3)", "return TokenMap(3, 4)",
-    "return TokenMap({'x': []}, None)", "return f(self)", "yield 1", "return {'test': EvalSet('test', 0, lambda i: None, '')}",
+    "return TokenMap({'x': []}, None)", "return f(self)", "yield 1",
+    "return {'test': EvalSet('test', 0, lambda i: None, '')}",
     "return {'test': EvalSet('test', 5, lambda i: None, '')}",
     "return {'always': lambda prompt: 1 / 0}", "import sys; sys.exit(3)", "return (Item('', ''),)", "return -1",
 )  # fmt: skip
