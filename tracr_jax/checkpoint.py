@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,7 +16,9 @@ import orbax.checkpoint as ocp
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import reading
-from tracr_jax.train import TrainParams, TrainState
+from tracr_jax.train import ProgramsParams, TrainParams, TrainState
+
+P = TypeVar("P", TrainParams, ProgramsParams)
 
 
 class Checkpoints:
@@ -73,7 +75,7 @@ class Checkpoints:
         count = jax.make_array_from_callback((), like.step.sharding, lambda _: np.int32(step))
         return TrainState(count, saved["params"], saved["optimizer"])
 
-    def restore_params(self, like: TrainParams, *, step: int | None = None) -> TrainParams:
+    def restore_params(self, like: P, *, step: int | None = None) -> P:
         """Only the parameters, for evaluation."""
         step = self._step(step)
         with self._reading(step):

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from tracr_jax.allocator import keep_pages
-from tracr_jax.config import RunConfig
+from tracr_jax.config import RunConfig, read_config
 from tracr_jax.errors import UserError
 from tracr_jax.presets import METHODS, preset
 
@@ -74,6 +74,8 @@ class Decode:
     """The run folder."""
     text: tyro.conf.Positional[str | None] = None
     """Any text, in which \\n stands for a new line; default: the first prompt of the test set."""
+    program: str | None = None
+    """Of a model with several programs (inject --onto), the name of the one to read; default the newest."""
     layer: int = -1
     """0..L, or from the end; by default the last layer that the adapter was trained to read."""
     all: bool = False
@@ -177,10 +179,12 @@ def _inject(argv: list[str]) -> None:
     # A bare first word is the task; the preset and the model decide what the other defaults are.
     if argv and not argv[0].startswith("-"):
         argv = ["--task", *argv]
-    first = {name: _peek(argv, name) for name in ("task", "lm", "preset")}
+    first = {name: _peek(argv, name) for name in ("task", "lm", "preset", "onto")}
     if first["preset"] not in (None, *METHODS):
         raise UserError(f"unknown preset {first['preset']!r}; presets: {', '.join(METHODS)}")
-    start = preset(first["preset"] or "variable", task=first["task"] or "dyck", lm=first["lm"])
+    # What goes on from a run has its model.
+    lm = first["lm"] or (read_config(first["onto"]).lm if first["onto"] else None)
+    start = preset(first["preset"] or "variable", task=first["task"] or "dyck", lm=lm)
     args = _parse(Inject, argv, default=Inject(start))
     if args.cluster:
         from tracr_jax.mesh import start_processes
@@ -227,19 +231,16 @@ def _writers(args: Inject):
 
 def _evaluate(argv: list[str]) -> None:
     args = _parse(Evaluate, argv)
-    from tracr_jax.evaluate import evaluate
     from tracr_jax.files import write_json
-    from tracr_jax.run import open_run
+    from tracr_jax.run import measure_again
     from tracr_jax.samples import check_items
     from tracr_jax.table import print_evaluation
 
     console = Console(highlight=False)
     items = None if args.full else args.items
     check_items(items)  # before the run is opened, which takes a while
-    setup, params = open_run(args.run)
-    result = evaluate(
-        setup,
-        params,
+    result = measure_again(
+        args.run,
         items=items,
         progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
     )
@@ -252,7 +253,7 @@ def _decode(argv: list[str]) -> None:
     from tracr_jax.interpret.decode import decode
     from tracr_jax.run import open_run
 
-    run = open_run(args.run)
+    run = open_run(args.run, program=args.program)
     # Shells hand over a backslash and an n; the tasks' prompts end with a line of their own.
     text = (
         args.text.replace("\\n", "\n")

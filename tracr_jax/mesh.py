@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from tracr_jax.config import DataConfig
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.batches import Batches
-from tracr_jax.train import TrainParams, TrainState, init_state
+from tracr_jax.train import ProgramsParams, TrainParams, TrainState, init_state
 from tracr_jax.types import Batch
 
 AXES = ("data", "fsdp")
@@ -148,7 +148,7 @@ def put(tree: Tree, shardings: Any) -> Tree:
 
 
 def spread_state(
-    mesh: Mesh, params: TrainParams, optimizer: optax.GradientTransformation
+    mesh: Mesh, params: TrainParams | ProgramsParams, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, TrainState]:
     """(initial state, its shardings). Jitted, so that no device ever holds the whole of the optimiser's state."""
     start = functools.partial(init_state, optimizer=optimizer)

@@ -6,7 +6,6 @@ teacher/ and evaluation.json. Later stages read these files only.
 
 import contextlib
 import dataclasses
-import functools
 import platform
 import resource
 import sys
@@ -26,8 +25,9 @@ from tracr_jax import config as C
 from tracr_jax.checkpoint import Checkpoints
 from tracr_jax.errors import UserError
 from tracr_jax.evaluate import evaluate
-from tracr_jax.files import read_json, write_json
+from tracr_jax.files import write_json
 from tracr_jax.fit import fit
+from tracr_jax.interference import extend_history
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lock import NAME, only_writer
 from tracr_jax.mesh import (
@@ -43,18 +43,30 @@ from tracr_jax.mesh import (
 )
 from tracr_jax.metrics import JsonLines, MetricWriter, Several
 from tracr_jax.presets import preset
+from tracr_jax.programs import (
+    Earlier,
+    keep_record,
+    make_programs_loss_fn,
+    open_earlier,
+    read_record,
+    restore,
+)
 from tracr_jax.setup import Setup, build
 from tracr_jax.tasks.base import Task
 from tracr_jax.teacher import save_teacher
 from tracr_jax.train import (
     Frozen,
+    LossFn,
+    ProgramsParams,
     TrainParams,
     TrainState,
     init_adapter,
     init_state,
+    make_loss_fn,
     make_optimizer,
-    make_train_step,
+    make_step,
 )
+from tracr_jax.types import Batch
 
 Say = Callable[[str], None]
 _PACKAGES = (
@@ -78,13 +90,16 @@ class Run:
     setup: Setup
     params: TrainParams
     evaluation: dict[str, Any]
+    earlier: tuple["OpenedRun", ...] = ()
+    """The programs that the model held before (`onto`), each with the model as it is now and its adapter."""
 
 
 def inject(
     task: Task | str = "dyck",
     *,
-    lm: LoadedLM | str = "tiny",
+    lm: LoadedLM | str | None = None,
     config: C.RunConfig | None = None,
+    onto: "str | Path | Run | None" = None,
     folder: str | Path | None = None,
     resume: bool = False,
     writers: tuple[MetricWriter, ...] = (),
@@ -95,9 +110,11 @@ def inject(
 
     Args:
       task: a task object, a built-in name, or "path/to/file.py:NAME".
-      lm: a loaded model, or a name for `load_lm`.
+      lm: a loaded model, or a name for `load_lm`; default "tiny", or the model that the run of `onto` began with.
       config: everything else; its `task` and `lm` are replaced by the arguments above.
-      folder: the run folder; default runs/TASK-LM-seedN.
+      onto: a finished run (its folder, or what this function returned), whose model gets this program too while
+        the losses of those it holds stay on, see `tracr_jax.programs`; default `config.onto`.
+      folder: the run folder; default runs/TASK-LM-METHOD-seedN, with onto runs/…-onto-RUN.
       resume: continue from the newest checkpoint of the folder, bit for bit.
       writers: further places for metrics, beside metrics.jsonl.
       progress: draw a progress bar.
@@ -106,12 +123,14 @@ def inject(
     Raises:
       UserError: before anything is written where the parts do not fit together; later where training diverges.
     """
-    config = dataclasses.replace(
-        config
-        or preset(task=task if isinstance(task, str) else task.name, lm=lm if isinstance(lm, str) else lm.name),
-        task=task if isinstance(task, str) else task.name,
-        lm=lm if isinstance(lm, str) else lm.name,
-    )
+    before = str(onto.folder if isinstance(onto, Run) else onto or (config.onto if config else ""))
+    if lm is None:
+        lm = C.read_config(before).lm if before else "tiny"
+    names = {
+        "task": task if isinstance(task, str) else task.name,
+        "lm": lm if isinstance(lm, str) else lm.name,
+    }
+    config = dataclasses.replace(config or preset(task=names["task"], lm=names["lm"]), **names, onto=before)
     folder = Path(folder) if folder else default_folder(config)
     mesh = _mesh(config)
     first = jax.process_index() == 0  # of several processes one writes and speaks
@@ -122,15 +141,24 @@ def inject(
         multihost_utils.sync_global_devices("folder checked")  # before the first process writes into it
     started = time.time()
     setup = build(config, task=task, lm=lm, say=say)
+    earlier = None
+    if config.onto:
+        tasks = [r.setup.task for r in (*onto.earlier, onto)] if isinstance(onto, Run) else []
+        earlier = open_earlier(setup, tasks=tasks, say=say)
+        if mesh:
+            for s in earlier.setups:
+                check_rows(mesh, s.config.data)
     with only_writer(folder) if first else contextlib.nullcontext():
         if first:
             check_folder(folder, config, resume=resume)  # again, now that nobody else can fill it
+            if earlier:
+                earlier = dataclasses.replace(earlier, record=keep_record(folder, earlier.record))
             write_json(folder / "config.json", C.to_dict(config))
             save_teacher(setup.teacher, folder / "teacher" / "teacher.npz")
             write_json(folder / "run.json", about(started))
 
-        state, frozen, step = make_parts(setup, mesh)
-        batch_at = sharded_batches(setup.batches, mesh, config.data) if mesh else setup.batches.batch_at
+        state, frozen, step = make_parts(setup, mesh, earlier=earlier)
+        batch_at = make_batch_at(setup, mesh, earlier=earlier)
         checkpoints = Checkpoints(folder / "checkpoints")
         try:
             if resume and checkpoints.latest() is not None:
@@ -161,13 +189,23 @@ def inject(
         times = {"setup_s": trained - started, "training_s": time.time() - trained}
         evaluated = time.time()
         params = gather(state.params, mesh) if mesh else state.params
+        others: tuple[OpenedRun, ...] = ()
+        if isinstance(params, ProgramsParams):
+            assert earlier
+            *held, params = [TrainParams(params.lm, adapter) for adapter in params.adapters]
+            others = tuple(map(OpenedRun, earlier.setups, held))
         # Each process evaluates for itself: the others would only wait for the one that writes.
         evaluation = evaluate(setup, params, items=config.eval_items, progress=say)
+        if earlier:
+            own_items = lambda s: s.config.eval_items  # noqa: E731
+            evaluation["programs"] = extend_history(
+                earlier.record.history, setup, evaluation, run=folder, earlier=others, items=own_items, progress=say
+            )
         times["evaluation_s"] = time.time() - evaluated
         if first:
             write_json(folder / "evaluation.json", evaluation)
             write_json(folder / "run.json", about(started) | {"times": times} | _peak_memory())
-        return Run(folder, setup, params, evaluation)
+        return Run(folder, setup, params, evaluation, others)
 
 
 def _mesh(config: C.RunConfig) -> Mesh | None:
@@ -183,41 +221,70 @@ def _mesh(config: C.RunConfig) -> Mesh | None:
     return mesh
 
 
-def make_parts(setup: Setup, mesh: Mesh | None = None) -> tuple[TrainState, Frozen, Callable]:
+def make_parts(
+    setup: Setup, mesh: Mesh | None = None, *, earlier: Earlier | None = None
+) -> tuple[TrainState, Frozen, Callable]:
     """(initial state, frozen parameters, jitted step) of a run, on one device or over a mesh.
 
-    The step donates its state. Over a mesh it takes batches from `tracr_jax.mesh.sharded_batches`.
+    The step donates its state and takes the batches of `make_batch_at`.
     """
     config = setup.config
     key = jax.random.key(config.seed)
     adapter = init_adapter(key, width=setup.lm.model.width, directions=setup.teacher.width)
     optimizer = make_optimizer(config.optim, steps=config.steps)
-    make_step = functools.partial(
-        make_train_step,
-        setup.lm.model,
-        setup.residuals,
-        optimizer,
-        config=config.losses,
-        shape=setup.shape,
-        layout=setup.layout,
-        steps=config.steps,
-    )
+    lm, phi = setup.lm.params, setup.phi
     if mesh is None:
-        frozen = Frozen(jax.tree.map(jax.numpy.asarray, setup.lm.params), setup.phi)
-        state = init_state(TrainParams(setup.lm.params, adapter), optimizer)
-        return state, frozen, jax.jit(make_step(), donate_argnums=0)
-    lm = put(setup.lm.params, param_shardings(mesh, setup.lm.params))
-    params = TrainParams(lm, put(adapter, param_shardings(mesh, adapter)))
+        lm = jax.tree.map(jax.numpy.asarray, lm)
+        params = TrainParams(setup.lm.params, adapter)
+    else:
+        lm = put(lm, param_shardings(mesh, lm))
+        params = TrainParams(lm, put(adapter, param_shardings(mesh, adapter)))
+    if earlier:
+        phi = (*(s.phi for s in earlier.setups), phi)
+        params = ProgramsParams(earlier.params.lm, (*earlier.params.adapters, adapter))
+        if mesh:
+            params = put(params, param_shardings(mesh, params))
+    if mesh is None:
+        state = init_state(params, optimizer)
+        step = make_step(_loss_fn(setup, earlier), optimizer, steps=config.steps)
+        return state, Frozen(lm, phi), jax.jit(step, donate_argnums=0)
     state, places = spread_state(mesh, params, optimizer)
-    step = jax.jit(make_step(keep_rows=keep_rows(mesh)), donate_argnums=0, out_shardings=(places, whole(mesh)))
-    return state, Frozen(lm, put(setup.phi, whole(mesh))), step
+    step = make_step(_loss_fn(setup, earlier, keep_rows=keep_rows(mesh)), optimizer, steps=config.steps)
+    step = jax.jit(step, donate_argnums=0, out_shardings=(places, whole(mesh)))
+    return state, Frozen(lm, put(phi, whole(mesh))), step
+
+
+def _loss_fn(setup: Setup, earlier: Earlier | None, **where: Any) -> LossFn:
+    """The loss of a run; of the programs that the model held before, all but the retention is added."""
+
+    def one(s: Setup, losses: C.LossConfig) -> LossFn:
+        return make_loss_fn(s.lm.model, s.residuals, config=losses, shape=s.shape, layout=s.layout, **where)
+
+    own = one(setup, setup.config.losses)
+    if not earlier:
+        return own
+    # The language is kept once, with the newest run's text, tokenizer and weight.
+    others = [one(s, dataclasses.replace(s.config.losses, retention_weight=0.0)) for s in earlier.setups]
+    return make_programs_loss_fn([*others, own], names=[p.task for p in earlier.record.programs])
+
+
+def make_batch_at(
+    setup: Setup, mesh: Mesh | None = None, *, earlier: Earlier | None = None
+) -> Callable[[int], Any]:
+    """Step -> its batch, spread over a mesh where there is one; of several programs a tuple, the newest last."""
+
+    def of(s: Setup) -> Callable[[int], Batch]:
+        return sharded_batches(s.batches, mesh, s.config.data) if mesh else s.batches.batch_at
+
+    return earlier.batches(of, setup) if earlier else of(setup)
 
 
 def default_folder(config: C.RunConfig) -> Path:
-    """runs/TASK-LM-METHOD-seedN, from the last part of each name."""
+    """runs/TASK-LM-METHOD-seedN, from the last part of each name; with -onto-RUN where it goes on from a run."""
     method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
     task = config.task.split(":")[-1] if ":" in config.task else config.task
-    return Path("runs") / f"{task}-{Path(config.lm).name}-{method}-seed{config.seed}".lower()
+    onto = f"-onto-{Path(config.onto).name}" if config.onto else ""
+    return Path("runs") / f"{task}-{Path(config.lm).name}-{method}-seed{config.seed}{onto}".lower()
 
 
 def check_folder(folder: Path, config: C.RunConfig, *, resume: bool) -> None:
@@ -231,7 +298,7 @@ def check_folder(folder: Path, config: C.RunConfig, *, resume: bool) -> None:
         return
     if not there:
         raise UserError(f"{folder}: nothing to resume, there is no config.json; leave out --resume")
-    saved = C.from_dict(read_json(folder / "config.json"))
+    saved = C.read_config(folder)
     changed = [
         f"{name} {a!r} -> {b!r}"
         for name, a, b in _differences(C.to_dict(saved), C.to_dict(config))
@@ -281,23 +348,53 @@ class OpenedRun(NamedTuple):
     params: TrainParams
 
 
-def open_run(folder: str | Path, *, task: Task | None = None, lm: LoadedLM | None = None) -> OpenedRun:
+def open_run(
+    folder: str | Path, *, task: Task | None = None, lm: LoadedLM | None = None, program: str | None = None
+) -> OpenedRun:
     """Rebuild a run from its folder: its parts, and the trained parameters of the newest checkpoint.
 
     Args:
       folder: a run folder.
       task: the task object, where it was not given by name.
       lm: the original model, where it was not given by name.
+      program: of a model with several programs, the name of the one to open with its adapter and its tokenizer;
+        by default the run's own, the newest.
+
+    Raises:
+      UserError: no run folder, no checkpoint, or no program of that name.
     """
     folder = Path(folder)
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder}: not a run folder, there is no config.json")
-    config = C.from_dict(read_json(folder / "config.json"))
+    config, record = C.read_config(folder), read_record(folder)
+    if record is None:
+        setup = build(config, task=task or config.task, lm=lm or config.lm)
+        if program not in (None, setup.task.name):
+            raise UserError(f"{folder} holds no program {program!r}, only {setup.task.name}")
+        params = restore(folder, setup.lm, directions=[setup.teacher.width])
+        return OpenedRun(setup, TrainParams(params.lm, params.adapters[0]))
+    names = [p.task for p in record.programs]
+    if program not in (None, *names):
+        raise UserError(f"{folder} holds no program {program!r}; its programs: {', '.join(names)}")
+    at = names.index(program or names[-1])
+    config = record.programs[at].config
     setup = build(config, task=task or config.task, lm=lm or config.lm)
-    adapter = init_adapter(jax.random.key(0), width=setup.lm.model.width, directions=setup.teacher.width)
-    like = jax.tree.map(jax.numpy.asarray, TrainParams(setup.lm.params, adapter))
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        return OpenedRun(setup, checkpoints.restore_params(like))
-    finally:
-        checkpoints.close()
+    params = restore(folder, setup.lm, directions=[p.directions for p in record.programs])
+    return OpenedRun(setup, TrainParams(params.lm, params.adapters[at]))
+
+
+def measure_again(folder: str | Path, *, items: int | None, progress: Say = lambda _: None) -> dict[str, Any]:
+    """The content of a finished run's evaluation.json, measured on `items` items of each set (None: all)."""
+    setup, params = open_run(folder)
+    evaluation = evaluate(setup, params, items=items, progress=progress)
+    record = read_record(folder)
+    if record:
+        earlier = [open_run(folder, lm=setup.lm, program=p.task) for p in record.programs[:-1]]
+        evaluation["programs"] = extend_history(
+            record.history,
+            setup,
+            evaluation,
+            run=folder,
+            earlier=earlier,
+            items=lambda _: items,
+            progress=progress,
+        )
+    return evaluation

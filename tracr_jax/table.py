@@ -16,6 +16,22 @@ def print_evaluation(console: Console, evaluation: dict[str, Any]) -> None:
     console.print(
         f"perplexity on held-out text: {r['original']:.2f} before, {r['injected']:.2f} after (x{ratio:.3f})"
     )
+    if "programs" in evaluation:
+        console.print(programs_table(evaluation["programs"]))
+
+
+def programs_table(programs: dict[str, Any]) -> Table:
+    """Interference: the test accuracy of every program of the model, before any injection and after each."""
+    table = _table("test set of each program, after each injection, %")
+    table.add_column("")
+    for task in programs["tasks"]:
+        table.add_column(task, justify="right", no_wrap=True)
+    rows = [("before", programs["before"])]
+    rows += [(f"after {row['task']}", row["sets"]) for row in programs["after"]]
+    for name, sets in rows:
+        cells = (sets.get(task, {}).get("test", {}).get("accuracy") for task in programs["tasks"])
+        table.add_row(name, *map(_percent, cells))
+    return table
 
 
 def answers_table(evaluation: dict[str, Any]) -> Table:

@@ -25,6 +25,7 @@ from tracr_jax.types import Adapter, Batch, Params, Residuals
 
 Metrics = dict[str, jax.Array]
 RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, kept spread over devices; see `tracr_jax.mesh.keep_rows`
+LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batch, progress) -> (loss, terms)
 ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
 
 
@@ -35,16 +36,23 @@ class TrainParams(NamedTuple):
     adapter: Adapter
 
 
+class ProgramsParams(NamedTuple):
+    """What is trained where a model holds several programs (`tracr_jax.programs`): θ and an adapter for each."""
+
+    lm: Params
+    adapters: tuple[Adapter, ...]  # in the order of injection, the newest last
+
+
 class TrainState(NamedTuple):
     """Everything that changes from step to step, and all that a checkpoint holds."""
 
     step: Int[Array, ""]
-    params: TrainParams
+    params: TrainParams | ProgramsParams
     opt_state: optax.OptState
 
 
 class Frozen(NamedTuple):
-    """What is never trained and never saved: the original model θ₀ and the teacher φ."""
+    """What is never trained and never saved: the original model θ₀ and the teacher φ (of several, a tuple)."""
 
     lm: Params
     teacher: Any
@@ -94,7 +102,7 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
             "lm": {"adamw": adamw, "muon": muon}[config.kind](config.learning_rate),
             "adapter": adamw(config.adapter_learning_rate),
         },
-        TrainParams("lm", "adapter"),  # pyright: ignore[reportArgumentType]
+        lambda params: type(params)("lm", "adapter"),  # of several programs, all adapters
     )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
 
@@ -121,14 +129,14 @@ def _schedule(config, peak, steps):
     )
 
 
-def init_state(params: TrainParams, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: TrainParams | ProgramsParams, optimizer: optax.GradientTransformation) -> TrainState:
     """Step 0. Copies the parameters, so that donating the state leaves the caller's arrays (θ₀) alive."""
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def apply_gradients(
-    state: TrainState, grads: TrainParams, *, optimizer: optax.GradientTransformation
+    state: TrainState, grads: TrainParams | ProgramsParams, *, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Float[Array, ""]]:
     """(the next state, the global norm of the gradients before any clipping)."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -154,7 +162,7 @@ def make_loss_fn(
     shape: StepShape,
     layout: L.VariableLayout | None = None,
     keep_rows: RowsFn = _anywhere,
-) -> Callable[..., tuple[jax.Array, Metrics]]:
+) -> LossFn:
     """The total loss of method.md 4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss, terms).
 
     progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
@@ -264,6 +272,13 @@ def make_train_step(
       The step. Its terms are those of `make_loss_fn` and "grad_norm" (before any clipping).
     """
     loss_fn = make_loss_fn(model, residuals, config=config, shape=shape, layout=layout, keep_rows=keep_rows)
+    return make_step(loss_fn, optimizer, steps=steps)
+
+
+def make_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, steps: int = 1
+) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
+    """`make_train_step` from its loss: one gradient, one update."""
 
     def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         progress = jnp.minimum(state.step / steps, 1.0)

@@ -60,6 +60,7 @@ def model_card(setup: Setup, evaluation: dict[str, Any], *, program: dict[str, A
         _what(setup, program),
         "## Measured\n",
         _answers(evaluation),
+        *([_programs(evaluation["programs"])] if "programs" in evaluation else []),
         _language(evaluation),
         *([_variables(evaluation, program)] if program["aligned"] else []),
         "## Ask, and read its variables\n",
@@ -118,6 +119,16 @@ def _answers(evaluation: dict[str, Any]) -> str:
     head = ["set", "items", "this model (95 %)", "original", *names, "what it is"]
     return "Exact match in per cent, greedy, and predictors that know nothing of the program:\n\n" + _table(
         head, rows
+    )
+
+
+def _programs(programs: dict[str, Any]) -> str:
+    *earlier, newest = programs["tasks"]
+    right = {task: sets["test"]["accuracy"] for task, sets in programs["after"][-1]["sets"].items()}
+    held = ", ".join(f"*{task}* ({_percent(right[task])} % of its test set)" for task in earlier)
+    return (
+        f"The model also holds the programs that were injected before {newest}: {held}. Their prompts are to be "
+        f"encoded without the merges that their tasks refuse; this tokenizer lacks those that {newest} refuses.\n"
     )
 
 

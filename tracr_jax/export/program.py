@@ -127,6 +127,7 @@ def _shareable(config: RunConfig) -> dict[str, Any]:
     """The configuration without the folders of the machine it ran on."""
     out = to_dict(config)
     out["lm"] = config.lm if is_hub_id(config.lm) else Path(config.lm).name
+    out["onto"] = Path(config.onto).name
     out["task"] = config.task.replace("\\", "/").rpartition("/")[2]
     out["data"]["text"] = Path(config.data.text).name
     return out
