@@ -197,9 +197,14 @@ def inject(
         # Each process evaluates for itself: the others would only wait for the one that writes.
         evaluation = evaluate(setup, params, items=config.eval_items, progress=say)
         if earlier:
-            own_items = lambda s: s.config.eval_items  # noqa: E731
             evaluation["programs"] = extend_history(
-                earlier.record.history, setup, evaluation, run=folder, earlier=others, items=own_items, progress=say
+                earlier.record.history,
+                setup,
+                evaluation,
+                run=folder,
+                earlier=others,
+                items=lambda s: s.config.eval_items,
+                progress=say,
             )
         times["evaluation_s"] = time.time() - evaluated
         if first:
