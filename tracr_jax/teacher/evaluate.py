@@ -228,11 +228,18 @@ def _rows(expr: Any, tokens: list, read: Callable) -> list[tuple[list[int], list
         return memo[k, q]
 
     rows = []
-    for t in range(len(tokens)):
-        found = [selected(keys[s], queries[t]) for s in range(t + 1)]
-        rows.append(
-            ([s for s, f in enumerate(found) if f == {True}], [s for s, f in enumerate(found) if len(f) == 2])
-        )
+    # Positions by key: a predicate is asked once per different key, not once per position.
+    where: dict[_State, list[int]] = {}
+    for t, (key, query) in enumerate(zip(keys, queries, strict=True)):
+        where.setdefault(key, []).append(t)
+        sure, maybe = [], []
+        for k, positions in where.items():
+            found = selected(k, query)
+            if len(found) == 2:
+                maybe += positions
+            elif True in found:
+                sure += positions
+        rows.append((sorted(sure), sorted(maybe)))
     return rows
 
 
