@@ -21,6 +21,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
 
   tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
                                       TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
+                                      --onto RUN: into the model of a finished run, beside the programs it holds
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
   tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
