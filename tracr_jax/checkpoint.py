@@ -6,6 +6,7 @@ writes beside and renames: a checkpoint that is listed is whole.
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,11 @@ from tracr_jax.files import reading
 from tracr_jax.train import ProgramsParams, TrainParams, TrainState
 
 P = TypeVar("P", TrainParams, ProgramsParams)
+
+
+# What fails in orbax's threads is said by it several times, with tracebacks, and then raised.
+_SAID_AGAIN = re.compile(r"_SignalingThread\.run\(\) raised|Save Finalize thread|Failed to run .* Commit")
+logging.getLogger("absl").addFilter(lambda record: not _SAID_AGAIN.search(record.getMessage()))
 
 
 class Checkpoints:
