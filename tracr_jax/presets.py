@@ -74,13 +74,17 @@ _TINY_LOSSES = LossConfig(alignment_weight=10.0, answer_alignment=5.0, retention
 # The bundled model, by task; what is not named here starts from RunConfig().
 TINY = {
     "dyck": RunConfig(
-        steps=220,
+        steps=300,
         eval_items=100,
         losses=dataclasses.replace(
-            _TINY_LOSSES, variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0))
+            _TINY_LOSSES,
+            retention_weight=0.15,
+            retention_growth=16.0,
+            variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0)),
         ),
         optim=_TINY_OPTIM,
-        data=DataConfig(batch=8, free_items=16, free_supervised=4, text_batch=3),
+        # Few rows and many steps: five minutes are then used best (experiments/README.md).
+        data=DataConfig(batch=6, free_items=8, free_supervised=4, text_batch=2),
     ),
     # Late variables are held by few layers and weigh little in a mean over all: the sums and what is made of them.
     "int_sum": RunConfig(
@@ -118,6 +122,7 @@ TINY_FULL = {
                 *TINY["dyck"].losses.variable_weights,
                 *((f"{pair}_negative", 3.0) for pair in ("()", "{}", "[]")),
             ),
+            retention_weight=0.3,
             retention_growth=8.0,
         ),
         data=DataConfig(batch=16, free_items=32, free_supervised=8, text_batch=12),
