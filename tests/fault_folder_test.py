@@ -9,8 +9,8 @@ from checkpoint_test import state, write
 from report_data import PROMPTS, make_run
 
 from tracr_jax.checkpoint import Checkpoints
-from tracr_jax.config import RunConfig, from_dict, to_dict
-from tracr_jax.files import read_json, reading, write_json
+from tracr_jax.config import RunConfig, read_config, to_dict
+from tracr_jax.files import read_json, write_json
 from tracr_jax.metrics import JsonLines
 from tracr_jax.report.load import blaming, load_runs
 from tracr_jax.report.page import page
@@ -59,8 +59,7 @@ def test_config_json_of_a_run(tmp_path):
 
     def read(content):
         path.write_bytes(content)
-        with reading(path):
-            to_dict(from_dict(read_json(path)))
+        to_dict(read_config(tmp_path))
 
     cases = [(str(i), F.odd_texts(whole, i)) for i in range(F.CASES)]
     F.survives("config.json of a run", read, cases, says=str(path))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json
+from tracr_jax.files import read_json, reading
 
 
 def _require(condition: bool, message: str) -> None:
@@ -183,7 +183,8 @@ def read_config(folder: str | Path) -> RunConfig:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
-    return from_dict(read_json(path))
+    with reading(path):
+        return from_dict(read_json(path))
 
 
 def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:

@@ -18,7 +18,6 @@ import numpy as np
 
 from tracr_jax import config as C
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json
 from tracr_jax.retention import glue, texts
 from tracr_jax.retention.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
 from tracr_jax.run import open_run
@@ -109,7 +108,7 @@ def open_baseline(folder: str | Path, setup: Setup) -> Params:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json; --baseline is a finished run")
-    config = C.from_dict(read_json(path))
+    config = C.read_config(folder)
     for name in ("task", "lm"):
         theirs, ours = getattr(config, name), getattr(setup.config, name)
         if theirs != ours:
