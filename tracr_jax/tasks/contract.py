@@ -32,7 +32,7 @@ def check_contract(task: Task, spec: str) -> None:
             return function(*args, **kwargs)
         except UserError:
             raise
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             raise UserError(f"task {spec}: {name} failed ({type(e).__name__}: {short(e)}{place(e)})") from e
 
     def item(name: str, value: Any) -> Item:
