@@ -23,6 +23,8 @@ pytestmark = pytest.mark.soak
 
 # Seconds from the beginning of a phase within which the kill falls, a little more than the phase takes.
 LASTS = {"teacher": 0.03, "step": 0.15, "checkpoint": 0.3, "export": 0.3}
+# At which of its beginnings, counted in the process that is killed: behind a first checkpoint where there is one.
+CALLS = {"teacher": (1, 3), "step": (4, 7), "checkpoint": (2, 4)}
 CHAIN = ("teacher", "step", "checkpoint", "step", "checkpoint")
 
 
@@ -90,7 +92,7 @@ def test_runs_that_are_killed_end_like_one_that_is_not(obey, tmp_path):
         folder, cache = tmp_path / f"run{number}", tmp_path / f"cache{number}"
         for phase in CHAIN:
             there = assert_whole(folder, cache)
-            moment = {"call": int(rng.integers(1, 3)), "delay": float(rng.uniform(0, LASTS[phase]))}
+            moment = {"call": int(rng.integers(*CALLS[phase])), "delay": float(rng.uniform(0, LASTS[phase]))}
             whole = (folder / "config.json").exists()
             status = obey(do="inject", folder=folder, cache=cache, resume=whole, phase=phase, **moment)
             assert status in (0, -9)  # 0: the phase did not begin so often any more
@@ -104,7 +106,7 @@ def test_runs_that_are_killed_end_like_one_that_is_not(obey, tmp_path):
     places = ", ".join(f"{kills.count(phase)} in a {phase}" for phase in LASTS)
     print(f"fault: kill -9: {len(kills)} kills ({places}), 0 lost; they went on from steps {resumed}")
     assert len(kills) >= 18
-    assert max(resumed) > 0
+    assert sum(there > 0 for there in resumed) >= 8  # the others start again, which proves less
 
 
 def test_an_export_that_is_killed_leaves_no_folder(obey, tmp_path):

@@ -74,7 +74,7 @@ def obey(order):
         tracr_jax.export.export_run(run.open_run(order["folder"]), order["out"], evaluation=EVALUATION)
         return
     run.evaluate = digest
-    config = dataclasses.replace(SMALL, steps=8, data=dataclasses.replace(SMALL.data, text=order["text"]))
+    config = dataclasses.replace(SMALL, steps=24, data=dataclasses.replace(SMALL.data, text=order["text"]))
     folder = order["folder"]
     run.inject(order["task"], lm=order["lm"], config=config, folder=folder, resume=order["resume"], progress=False)
 
