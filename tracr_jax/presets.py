@@ -98,14 +98,14 @@ TINY = {
         data=DataConfig(batch=32, free_items=64, free_supervised=32, text_batch=8),
     ),
     "count": RunConfig(
-        steps=400,
+        steps=600,
         losses=dataclasses.replace(
             _TINY_LOSSES,
             retention_growth=8.0,
             variable_weights=(("final_", 4.0), ("yes_count", 3.0), ("result_to", 2.0)),
         ),
         optim=_TINY_OPTIM,
-        data=DataConfig(batch=12, free_items=24, free_supervised=8, text_batch=8),
+        data=DataConfig(batch=8, free_items=16, free_supervised=6, text_batch=6),
     ),
 }
 

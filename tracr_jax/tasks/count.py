@@ -22,6 +22,7 @@ from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
 from tracr_jax.teacher.compile import default_exactness
 
 YES, NO, COUNT = "yes", "no", "count"
+_OTHERS = "abcdefghijklmnopqrstuvwy"  # to the program all the same
 _HEAD, _TAIL = "What is the number of 'X' in this text? ", "\nAnswer:"
 
 
@@ -90,13 +91,18 @@ class Count:
         return draw(self._words, seed, index, 1, accept=self._trainable)
 
     def free_item(self, index: int, *, seed: int) -> Item:
-        """Any share of x, from one word on; always a y, so that x_only stays unseen."""
+        """Any share of x, from one word on, more often many; every other item has other letters than y in between.
+
+        Never x alone and never a z, so that x_only and replace_y stay unseen.
+        """
 
         def make(r: np.random.Generator) -> Item:
-            n, share = int(r.integers(1, self.max_words + 1)), r.random()
-            return self.item(["x" if u < share else "y" for u in r.random(n)])
+            n, share = int(r.integers(1, self.max_words + 1, 2).max()), r.random()
+            others = "y" if index % 2 else _OTHERS
+            words = [others[k] for k in r.integers(0, len(others), n)]
+            return self.item(["x" if u < share else w for u, w in zip(r.random(n), words, strict=True)])
 
-        return draw(make, seed, index, 2, accept=self._trainable)
+        return draw(make, seed, index, 2, accept=self._may_be_free)
 
     def in_training(self, prompt: str) -> bool:
         """Whether `train_item` may return this prompt."""
@@ -128,6 +134,9 @@ class Count:
     def item(self, words: list[str]) -> Item:
         """The question about a text with its answer."""
         return Item(f"{_HEAD}{' '.join(words)}{_TAIL}", str(words.count("x")))
+
+    def _may_be_free(self, item: Item) -> bool:
+        return set(_words_of(item.prompt)) != {"x"} and split_of(item.prompt) == "train"
 
     def _trainable(self, item: Item) -> bool:
         return "y" in _words_of(item.prompt) and split_of(item.prompt) == "train"
