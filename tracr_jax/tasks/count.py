@@ -22,7 +22,8 @@ from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
 from tracr_jax.teacher.compile import default_exactness
 
 YES, NO, COUNT = "yes", "no", "count"
-_OTHERS = "abcdefghijklmnopqrstuvwy"  # to the program all the same
+# To the program all the same; each with its space one token, also of the bundled model.
+_OTHERS = "abcdefghjklmnoprstuvwy"
 _HEAD, _TAIL = "What is the number of 'X' in this text? ", "\nAnswer:"
 
 
@@ -115,9 +116,10 @@ class Count:
         return _sets(self)
 
     def longest_items(self) -> tuple[Item, ...]:
-        """All words, counts of one and of most digits."""
+        """All words, counts of one and of most digits; and each word of the free items, whatever its tokens are."""
         n = self.max_words
-        return tuple(self.item(["x"] * k + ["y"] * (n - k)) for k in (0, n // 2, n - 1))
+        counts = tuple(self.item(["x"] * k + ["y"] * (n - k)) for k in (0, n // 2, n - 1))
+        return (*counts, *(self.item(["x"] * 10 + [w] * (n - 10)) for w in _OTHERS))
 
     def teacher_label(self, item: Item) -> tuple[int, ...]:
         """The digits of the count."""
