@@ -1,0 +1,28 @@
+"""Small programs, and a configuration that trains them in seconds; for tests of runs."""
+
+from tracr_jax.config import DataConfig, OptimConfig, RunConfig
+
+SMALL = RunConfig(
+    steps=40,
+    eval_items=6,
+    checkpoint_every=20,
+    data=DataConfig(batch=4, text_batch=1, text_length=8),
+    optim=OptimConfig(warmup_steps=0, learning_rate=1e-2),
+)
+TASKS = """
+from tracr.rasp import rasp
+from tracr_jax.tasks.strings import StringTask
+
+
+def count(letter):
+    return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == letter))
+
+
+def task(name, build):
+    return StringTask(name, build, letters=("x", "y"), max_length=12)
+
+
+ODD = task("odd", lambda: rasp.Map(lambda n: n % 2 == 1, count("x").named("xs")))
+MORE = task("more", lambda: rasp.SequenceMap(lambda x, y: x > y, count("x").named("xs"), count("y").named("ys")))
+MANY = task("many", lambda: rasp.Map(lambda n: n > 2, count("y").named("ys")))
+"""
