@@ -116,7 +116,7 @@ class Count:
         return _sets(self)
 
     def longest_items(self) -> tuple[Item, ...]:
-        """All words, counts of one and of most digits; and each word of the free items, whatever its tokens are."""
+        """All words, counts of one and of most digits; each other word of free items, whatever its tokens are."""
         n = self.max_words
         counts = tuple(self.item(["x"] * k + ["y"] * (n - k)) for k in (0, n // 2, n - 1))
         return (*counts, *(self.item(["x"] * 10 + [w] * (n - 10)) for w in _OTHERS))
