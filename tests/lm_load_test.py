@@ -64,7 +64,7 @@ def test_a_folder_of_another_family(tmp_path):
     with pytest.raises(UserError, match="'bert' is not supported; supported are gpt2, llama"):
         L.load_lm(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": "wide"}))
-    with pytest.raises(UserError, match=r"config\.json: n_embd must be a whole number from 1 to 16777216, got 'wide'"):
+    with pytest.raises(UserError, match=r"config\.json: n_embd must be a whole number from 1 to \d+, got 'wide'"):
         L.load_lm(str(tmp_path))
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match="no such file"):

@@ -84,8 +84,8 @@ def blaming(runs: Sequence[RunFiles]) -> Iterator[None]:
         where = " or ".join(str(r.folder) for r in runs)
         detail = " ".join(f"{type(e).__name__}: {e}".split())[:200]
         raise UserError(
-            f"{where}: a JSON file holds what cannot be shown ({detail}); make evaluation.json, interpretation.json "
-            "or retention.json again (tracr-jax evaluate, interpret, retention)"
+            f"{where}: a JSON file holds what cannot be shown ({detail}); make evaluation.json, "
+            "interpretation.json or retention.json again (tracr-jax evaluate, interpret, retention)"
         ) from e
 
 
