@@ -123,8 +123,13 @@ def local_tasks():
     from lm_eval.api.task import ConfigurableTask
 
     rng = np.random.default_rng(3)
+    # Texts that end alike would meet in HFLM's cache of contexts, which then scores the wrong positions of them.
     docs = [
-        {"question": " ".join(rng.choice(TASK_WORDS, 6)), "answer": int(rng.integers(2)), "text": LONG[k * 9 :]}
+        {
+            "question": " ".join(rng.choice(TASK_WORDS, 6)),
+            "answer": int(rng.integers(2)),
+            "text": LONG[k * 9 :][:250],
+        }
         for k in range(12)
     ]
     data = datasets.Dataset.from_list(docs)

@@ -108,7 +108,8 @@ def open_earlier(setup: Setup, *, tasks: Sequence[Task] = (), say: Say = lambda 
             f"{evaluated}: no such file; finish that run with --resume, or: tracr-jax evaluate {folder}"
         )
     evaluation, before = read_json(evaluated), read_record(folder)
-    known = [(p.config, p.steps + own.steps) for p in before.programs] if before else [(own, own.steps)]
+    known = [(p.config, p.steps + own.steps) for p in before.programs[:-1]] if before else []
+    known.append((own, own.steps))
     given = {t.name: t for t in tasks}
     say(f"opening {folder}")
     setups = tuple(build(c, task=given.get(c.task, c.task), lm=setup.lm, say=say) for c, _ in known)

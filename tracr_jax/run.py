@@ -380,7 +380,7 @@ def open_run(
     if program not in (None, *names):
         raise UserError(f"{folder} holds no program {program!r}; its programs: {', '.join(names)}")
     at = names.index(program or names[-1])
-    config = record.programs[at].config
+    config = config if at == len(names) - 1 else record.programs[at].config
     setup = build(config, task=task or config.task, lm=lm or config.lm)
     params = restore(folder, setup.lm, directions=[p.directions for p in record.programs])
     return OpenedRun(setup, TrainParams(params.lm, params.adapters[at]))
