@@ -75,15 +75,21 @@ def swap_table(swapped: dict[str, Any]) -> Table:
     """For each variable and layer how often the answer after the swap is the program's, and after the controls."""
     table = _table(f"answer after a swap = the program's, %, {swapped['pairs']} pairs each")
     table.add_column("variable", overflow="fold")
-    for column in ("layer", "flips", "match (95 %)", "unmoved", "random", "compl.", "other", "ceiling"):
+    table.caption = (
+        "at: layer; still: with no swap at all; random, rest, other: a random direction, all but the variable's "
+        "subspace, or another variable's swapped instead; ceiling: the same swap in the compiled teacher"
+    )
+    table.caption_justify = "left"
+    # Short heads, so that the longest names fit 80 columns. How many pairs flip is left to the JSON: "still" is
+    # right where they do not.
+    for column in ("at", "match (95 %)", "still", "random", "rest", "other", "ceiling"):
         table.add_column(column, justify="right", no_wrap=True)
     for cell in sorted(swapped["cells"], key=lambda c: (c["layer"], c["variable"])):
         controls = cell["controls"]
         table.add_row(
             cell["variable"],
             str(cell["layer"]),
-            str(cell["flips"]),
-            _interval(cell["match"]),
+            _interval(cell["match"], digits=0),
             *(
                 "–" if share is None else f"{100 * share['accuracy']:.0f}"
                 for share in (
@@ -100,5 +106,5 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
 
 
-def _interval(share: dict[str, Any]) -> str:
-    return f"{100 * share['accuracy']:.1f} ({100 * share['low']:.0f}–{100 * share['high']:.0f})"
+def _interval(share: dict[str, Any], *, digits: int = 1) -> str:
+    return f"{100 * share['accuracy']:.{digits}f} ({100 * share['low']:.0f}–{100 * share['high']:.0f})"
