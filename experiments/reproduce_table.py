@@ -1,5 +1,6 @@
 """The README's result table, in Markdown, from a results file of reproduce.py; nothing else goes into it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def _task_rows(task: str, cells: dict[str, Any]) -> list[str]:
         return [_row(f"**{task}**", ["", "", *(_NONE for _ in cells)])]
     counts = [f"seeds: {len(c['runs'])}" if c and c["runs"] else _NONE for c in cells.values()]
     rows = [_row(f"**{task}**", ["", "", *counts])]
-    rows.append(_row("steps", ["", "", *(str(c["config"]["steps"]) if c else _NONE for c in cells.values())]))
+    rows.append(
+        _row("steps", ["", "", *(str(c["config"]["steps"]) if c and c["runs"] else _NONE for c in cells.values())])
+    )
     for name, s in some[0]["sets"].items():
         trivial = max(s["baselines"].values(), default=None)
         rows.append(
@@ -92,9 +95,13 @@ def _value(
     return f"{prefix}{show(found['mean'])}{spread}{few}"
 
 
+_PLACES = re.compile(r" --(runs|out) \S+| --replace")
+
+
 def _caption(results: dict[str, Any]) -> str:
     runs = [run for cells in results["cells"].values() for cell in cells.values() for run in cell["runs"].values()]
-    commands = dict.fromkeys(f"`{run['command']}`" for run in runs)
+    # Where files went changes no number.
+    commands = dict.fromkeys(f"`{_PLACES.sub('', run['command'])}`" for run in runs)
     jax = sorted({e["packages"]["jax"] for e in results["environments"]})
     devices = sorted({e["device"] for e in results["environments"]})
     machine = results["machine"]
