@@ -177,7 +177,7 @@ def _from_hub(task: Glue) -> list[dict[str, Any]]:
     import datasets  # pyright: ignore[reportMissingImports]
 
     try:
-        return list(datasets.load_dataset("nyu-mll/glue", task.folders[-1], split="validation"))
+        return list(datasets.load_dataset("nyu-mll/glue", task.folders[-1], split="validation"))  # pyright: ignore[reportReturnType]
     except (
         Exception
     ) as e:  # the hub, its transport and the reader have errors of their own; none may end the suite
