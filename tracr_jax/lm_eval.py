@@ -107,10 +107,11 @@ class TracrLM(TemplateLM):
         device: str | None = None,
     ):
         super().__init__()
-        if not str(batch_size or 32).isdigit() or int(batch_size or 32) < 1:
+        size = 32 if batch_size is None else batch_size
+        if not str(size).isdigit() or int(size) < 1:
             raise UserError(f"batch_size must be a number from 1 on, got {batch_size!r}")
         self._opened = open_model(str(pretrained), original=original, program=program, dtype=dtype)
-        self._batch = int(batch_size or 32)
+        self._batch = int(size)
         added = json.loads(self._opened.tokenizer.to_json()).get("added_tokens", [])
         self._special = {t["id"] for t in added if t.get("special")}
 
