@@ -116,13 +116,12 @@ TINY_FULL = {
         steps=500,
         eval_items=300,
         losses=dataclasses.replace(
-            TINY["dyck"].losses,
+            _TINY_LOSSES,
             # What the program looks up last in a long string is rare: most are never overdrawn.
             variable_weights=(
                 *TINY["dyck"].losses.variable_weights,
                 *((f"{pair}_negative", 3.0) for pair in ("()", "{}", "[]")),
             ),
-            retention_weight=0.3,
             retention_growth=8.0,
         ),
         data=DataConfig(batch=16, free_items=32, free_supervised=8, text_batch=12),

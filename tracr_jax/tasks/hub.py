@@ -56,7 +56,7 @@ def hub_text(
       UserError: the name is not of that form, the hub does not answer, the dataset has no text.
     """
     name, _, config = source.removeprefix(PREFIX).partition(":")
-    if not name or (not source.startswith(PREFIX)):
+    if not name or not source.startswith(PREFIX):
         raise UserError(f"text {source}: give {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIGURATION")
     stem = "-".join(("hub", *name.split("/"), *([config] if config else ()), f"{megabytes}mb"))
     if processes > 1:
@@ -67,7 +67,7 @@ def hub_text(
     limit = megabytes * 10**6 // processes
     try:
         _stream(path, lambda: _open(load, name, config or None, process, processes), limit, say, source)
-    except (UserError, KeyboardInterrupt):
+    except UserError:
         raise
     except Exception as e:  # whatever a dataset's own code, the network or the hub may raise
         said = (str(e).strip().splitlines() or [type(e).__name__])[0]
