@@ -39,10 +39,6 @@ class LossConfig:
     roll_share: float = 1.0
     """Share of the rows whose complement is exchanged (the paper: 1). The others answer in the pass that
     evaluation uses, but a model may then learn two ways to answer, one per kind of row (findings.md B12)."""
-    interchange: float = 0.0
-    """Share, at most 1/2, of the free rows that are only aligned which get one program variable of another such
-    row, in the LM and in the teacher; the layers after it are aligned with what the teacher then computes (ours,
-    see `tracr_jax.interchange`). With 0 variables become readable, and nothing makes later blocks read them."""
     answer_gradient: float = 1.0
     """Factor of the answer's gradient into the result subspace (the paper: 1). A small model finds an answer that
     fits the training set sooner than the program, and writes it there; with 0 it cannot."""
@@ -62,11 +58,6 @@ class LossConfig:
         _require(self.retention_growth > 0, f"retention_growth must be positive, got {self.retention_growth}")
         for name in ("roll_share", "answer_gradient"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        _require(0 <= self.interchange <= 0.5, f"interchange must be between 0 and 0.5, got {self.interchange}")
-        _require(
-            not self.interchange or self.alignment == "variable",
-            f"interchange works on program variables: set alignment to variable, not {self.alignment}",
-        )
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
 
@@ -176,12 +167,6 @@ class RunConfig:
     def __post_init__(self):
         for name in ("steps", "eval_items", "checkpoint_every", "log_every"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        free = self.data.free_items - self.data.free_supervised
-        _require(
-            not self.losses.interchange or int(self.losses.interchange * free) >= 1,
-            f"interchange {self.losses.interchange} of {free} free rows that are only aligned is no row: raise "
-            "free_items, or set interchange to 0",
-        )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -18,11 +18,10 @@ from jaxtyping import Array, Float, Int
 class ResidualEdit:
     """Replace the output h [B, S, d] of block `block` (0-based) by `fn(h)`, of the same shape and dtype.
 
-    The block may be traced: one compiled program then serves all of them. Of shape [B, 1, 1] it names one for each
-    row; -1 is none.
+    The block may be traced: one compiled program then serves all of them.
     """
 
-    block: int | Int[Array, ""] | Int[Array, "B 1 1"]
+    block: int | Int[Array, ""]
     fn: Callable[[Float[Array, "B S d"]], Float[Array, "B S d"]]
 
 

@@ -62,16 +62,14 @@ def baseline(config: RunConfig) -> RunConfig:
     Where the run has free items, the baseline gets all of them with the program's answers as labels, so that it
     never sees less than the injected model.
     """
-    losses = dataclasses.replace(config.losses, alignment="none", interchange=0.0, hook=False, clean_weight=0.0)
+    losses = dataclasses.replace(config.losses, alignment="none", hook=False, clean_weight=0.0)
     data = dataclasses.replace(config.data, free_supervised=config.data.free_items)
     return dataclasses.replace(config, losses=losses, data=data)
 
 
 # Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/README.md.
 _TINY_OPTIM = OptimConfig(kind="muon", learning_rate=6e-3, adapter_learning_rate=2e-2, final_rate=0.02)
-_TINY_LOSSES = LossConfig(
-    hook_offset=-1, interchange=0.5, alignment_weight=10.0, answer_alignment=5.0, retention_weight=0.3
-)
+_TINY_LOSSES = LossConfig(alignment_weight=10.0, answer_alignment=5.0, retention_weight=0.3)
 
 # The bundled model, by task; what is not named here starts from RunConfig().
 TINY = {
@@ -124,7 +122,7 @@ TINY_FULL = {
                 *TINY["dyck"].losses.variable_weights,
                 *((f"{pair}_negative", 3.0) for pair in ("()", "{}", "[]")),
             ),
-            retention_growth=16.0,
+            retention_growth=8.0,
         ),
         data=DataConfig(batch=16, free_items=32, free_supervised=8, text_batch=12),
     )

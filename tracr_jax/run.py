@@ -263,16 +263,7 @@ def _loss_fn(setup: Setup, earlier: Earlier | None, **where: Any) -> LossFn:
     """The loss of a run; of the programs that the model held before, all but the retention is added."""
 
     def one(s: Setup, losses: C.LossConfig) -> LossFn:
-        exchanges = s.exchanges if losses.interchange else None
-        return make_loss_fn(
-            s.lm.model,
-            s.residuals,
-            config=losses,
-            shape=s.shape,
-            layout=s.layout,
-            exchanges=exchanges,
-            **where,
-        )
+        return make_loss_fn(s.lm.model, s.residuals, config=losses, shape=s.shape, layout=s.layout, **where)
 
     own = one(setup, setup.config.losses)
     if not earlier:

@@ -17,7 +17,6 @@ from jaxtyping import Int
 from tracr_jax.bridge import Bridge, BridgeReport, find_separator, make_bridge
 from tracr_jax.config import DataConfig, RunConfig
 from tracr_jax.errors import UserError
-from tracr_jax.interchange import Exchanges, find_exchanges
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.lm.tokenizer import Tokenizer
@@ -69,11 +68,6 @@ class Setup:
     def oracle(self) -> Oracle:
         """The program's own evaluator, for items of any length."""
         return Oracle(self.task.program(max_seq_len=self.teacher.max_seq_len))
-
-    @functools.cached_property
-    def exchanges(self) -> Exchanges:
-        """Where a variable can be exchanged in training."""
-        return find_exchanges(self.teacher, self.oracle, width=self.lm.model.width)
 
 
 def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say = lambda _: None) -> Setup:

@@ -18,7 +18,6 @@ from optax import contrib
 
 from tracr_jax import losses as L
 from tracr_jax.config import LossConfig, OptimConfig
-from tracr_jax.interchange import Exchanges, draw_edits, key_of
 from tracr_jax.intervene import detach_and_roll, subspace_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
@@ -162,13 +161,11 @@ def make_loss_fn(
     config: LossConfig,
     shape: StepShape,
     layout: L.VariableLayout | None = None,
-    exchanges: Exchanges | None = None,
     keep_rows: RowsFn = _anywhere,
 ) -> LossFn:
     """The total loss of method.md 4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss, terms).
 
-    progress: share of the run that is done, 0 to 1; LossConfig.retention_growth depends on it, and with
-    LossConfig.interchange it is the seed of what is exchanged.
+    progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
 
     terms: "alignment" (cosine: sum over layers; variable: weighted mean over variables, nats), "supervised"
     (nats per answer token), "retention" (nats; see LossConfig.retention_reduction), "answer_accuracy" (share of
@@ -176,9 +173,6 @@ def make_loss_fn(
     """
     if config.alignment == "variable" and layout is None:
         raise ValueError("variable alignment needs a VariableLayout")
-    exchanged = int(config.interchange * shape.free_rows)
-    if exchanged and exchanges is None:
-        raise ValueError("interchange needs Exchanges")
     rows = np.array(shape.result_rows)
 
     def loss_fn(params: TrainParams, frozen: Frozen, batch: Batch, progress: jax.typing.ArrayLike = 0.0):
@@ -209,34 +203,18 @@ def make_loss_fn(
         if config.alignment != "none":
             target = jax.lax.stop_gradient(residuals(frozen.teacher, batch.teacher_ids))
             target = _wide(target[:, :, 1:])  # BOS has no position in the language model
-            present = L.item_positions(batch.ids, pad_id=shape.pad_id)
             hidden = out.hidden[: shape.depth + 1]
             if shape.free_rows:
-                swap = None
-                if exchanged:
-                    assert exchanges is not None
-                    swap, in_teacher = draw_edits(
-                        key_of(progress),
-                        params.adapter,
-                        target,
-                        present,
-                        exchanges=exchanges,
-                        rows=exchanged,
-                        free=shape.free_rows,
-                    )
-                    edited = residuals(frozen.teacher, batch.teacher_ids[-exchanged:], edit=in_teacher)
-                    edited = _wide(jax.lax.stop_gradient(edited[:, :, 1:]))
-                    target = keep_rows(jnp.concatenate([target[:, :-exchanged], edited], axis=1), axis=1)
                 # Nothing above h_L is asked of these rows: the blocks after it need not run.
                 lower, lm = first_blocks(model, params.lm, shape.depth + 1)
-                free = lower.apply(lm, keep_rows(batch.ids[asked:]), edit=swap).hidden[: shape.depth + 1]
+                free = lower.apply(lm, keep_rows(batch.ids[asked:])).hidden[: shape.depth + 1]
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
             hidden = _wide(hidden)
             chex.assert_equal_shape_prefix([hidden, target], 3)
             here = None
             if not config.align_padding:
-                here = present.astype(hidden.dtype)
+                here = L.item_positions(batch.ids, pad_id=shape.pad_id).astype(hidden.dtype)
             if config.answer_alignment != 1:
                 answers = 1 + (config.answer_alignment - 1) * batch.answer_mask.astype(hidden.dtype)
                 here = answers if here is None else here * answers
@@ -275,7 +253,6 @@ def make_train_step(
     config: LossConfig,
     shape: StepShape,
     layout: L.VariableLayout | None = None,
-    exchanges: Exchanges | None = None,
     keep_rows: RowsFn = _anywhere,
     steps: int = 1,
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
@@ -288,16 +265,13 @@ def make_train_step(
       config: which losses, and their weights.
       shape: static facts of the run.
       layout: variables of the teacher, for variable alignment.
-      exchanges: what may be exchanged, for LossConfig.interchange.
       keep_rows: over several devices, `tracr_jax.mesh.keep_rows`.
       steps: of the whole run, for LossConfig.retention_growth.
 
     Returns:
       The step. Its terms are those of `make_loss_fn` and "grad_norm" (before any clipping).
     """
-    loss_fn = make_loss_fn(
-        model, residuals, config=config, shape=shape, layout=layout, exchanges=exchanges, keep_rows=keep_rows
-    )
+    loss_fn = make_loss_fn(model, residuals, config=config, shape=shape, layout=layout, keep_rows=keep_rows)
     return make_step(loss_fn, optimizer, steps=steps)
 
 

@@ -13,11 +13,12 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.interpret.causality import SEEDS, noise_curves
 from tracr_jax.interpret.examples import examples
+from tracr_jax.interpret.pairs import last_read
 from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.interpret.swap import swaps
 from tracr_jax.run import OpenedRun, Run, about, open_run
 from tracr_jax.setup import Setup
-from tracr_jax.teacher.evaluate import Oracle, last_read
+from tracr_jax.teacher.evaluate import Oracle
 
 Progress = Callable[[str, int, int], None]  # (what is done, steps done, of; of 0 where they are not counted)
 

@@ -58,16 +58,6 @@ def reading_layers(teacher: Teacher) -> dict[str, int]:
     return {n: computed.get(f"{n}_selector_width_attn_output", at) for n, at in computed.items()}
 
 
-def last_read(teacher: Teacher, oracle: "Oracle", variable: str) -> int | None:
-    """The last l for which something is computed from the variable in r_l; L for the result; None if none is."""
-    if variable == oracle.result:
-        return teacher.num_layers
-    start = reading_layers(teacher)
-    last = max((start[r] - 1 for r in oracle.readers.get(variable, ())), default=-1)
-    writer = next(v.writer_layer for v in teacher.variables if v.name == variable)
-    return last if last >= writer else None
-
-
 class Oracle:
     """A program made ready for evaluation; `names` are the teacher's variable names without values."""
 
