@@ -16,7 +16,7 @@ from tracr_jax.export import export_run
 from tracr_jax.lm.llama import Llama, LlamaConfig
 from tracr_jax.lm.load import TASK_WORDS, LoadedLM
 from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec, word_tokenizer
-from tracr_jax.run import OpenedRun
+from tracr_jax.opened import OpenedRun
 from tracr_jax.setup import build
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])

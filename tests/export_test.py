@@ -22,7 +22,7 @@ from tracr_jax.files import new_folder
 from tracr_jax.lm.load import load_lm
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
 from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec
-from tracr_jax.run import OpenedRun
+from tracr_jax.opened import OpenedRun
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from run_test import SMALL
 import tracr_jax.export
 import tracr_jax.run as run
 from tracr_jax.checkpoint import Checkpoints
+from tracr_jax.opened import open_run
 from tracr_jax.teacher import store
 
 jax.config.update("jax_compilation_cache_dir", os.environ["TRACR_JAX_TEST_XLA"])
@@ -71,7 +72,7 @@ def obey(order):
         die_in(order["phase"], call=order["call"], delay=order["delay"])
     os.environ["TRACR_JAX_CACHE"] = order["cache"]
     if order["do"] == "export":
-        tracr_jax.export.export_run(run.open_run(order["folder"]), order["out"], evaluation=EVALUATION)
+        tracr_jax.export.export_run(open_run(order["folder"]), order["out"], evaluation=EVALUATION)
         return
     run.evaluate = digest
     config = dataclasses.replace(SMALL, steps=24, data=dataclasses.replace(SMALL.data, text=order["text"]))

@@ -1,6 +1,9 @@
 """The loop: resuming is bit for bit, a number that is not finite stops it, one program is compiled."""
 
 import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -15,7 +18,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.fit import TrainingDivergedError, fit
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 from tracr_jax.losses import variable_layout
-from tracr_jax.metrics import JsonLines, read_lines
+from tracr_jax.metrics import JsonLines, TensorBoard, read_lines
 from tracr_jax.train import (
     Frozen,
     StepShape,
@@ -163,6 +166,25 @@ def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
     chex.assert_trees_all_close(*grads, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("offset", [-1, 0])
+def test_the_hook_leaves_what_is_aligned_as_it_is(offset):
+    """Also where it stands right on h_L: the complement that a row receives is another row's, and no reading."""
+    adapter = init_adapter(jax.random.key(1), width=24, directions=WIDTH)
+    params = TrainParams(MODEL.init(jax.random.key(0)), adapter)
+    found = {}
+    for hook in (True, False):
+        loss = make_loss_fn(
+            MODEL,
+            teacher,
+            config=LossConfig(hook=hook, hook_offset=offset),
+            shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1),
+            layout=variable_layout(VARIABLES),
+        )
+        found[hook] = jax.jit(loss)(params, Frozen(params.lm, jnp.ones(())), batch_at(0))[1]
+    np.testing.assert_allclose(found[True]["alignment_parts"], found[False]["alignment_parts"], rtol=1e-5)
+    assert abs(found[True]["supervised"] - found[False]["supervised"]) > 1e-4
+
+
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     def poisoned(step):
         batch = batch_at(step)
@@ -210,3 +232,30 @@ def test_torn_last_line_is_dropped_and_damage_elsewhere_is_named(tmp_path):
 def test_no_checkpoint_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no checkpoints here"):
         Checkpoints(tmp_path / "nothing", read_only=True)
+
+
+def test_tensorboard_makes_its_folder_with_the_first_step(monkeypatch, tmp_path):
+    """A run is refused where its folder is not empty: what logs beside it must not be there first."""
+    seen = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            Path(folder).mkdir(parents=True)
+
+        def add_scalar(self, key, value, step):
+            seen.append((key, float(value), step))
+
+        def flush(self):
+            pass
+
+        close = flush
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=SummaryWriter))
+    writer = TensorBoard(tmp_path / "run" / "tensorboard")
+    writer.flush()
+    assert not (tmp_path / "run").exists()
+    for step in (0, 1):
+        writer.write(step, {"loss": np.float32(1.5)})
+    writer.close()
+    assert (tmp_path / "run" / "tensorboard").is_dir()
+    assert seen == [("loss", 1.5, 0), ("loss", 1.5, 1)]

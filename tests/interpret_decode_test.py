@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode, hidden_states
-from tracr_jax.run import OpenedRun
+from tracr_jax.opened import OpenedRun
 
 
 def printed(shown, width):

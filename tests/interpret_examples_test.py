@@ -10,7 +10,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.interpret import examples as module
 from tracr_jax.interpret.decode import decode_ids
 from tracr_jax.interpret.examples import examples
-from tracr_jax.run import OpenedRun
+from tracr_jax.opened import OpenedRun
 
 
 @pytest.fixture

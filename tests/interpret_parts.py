@@ -12,7 +12,7 @@ import pytest
 
 from tracr_jax.config import DataConfig, RunConfig
 from tracr_jax.lm.load import write_random_gpt2
-from tracr_jax.run import OpenedRun
+from tracr_jax.opened import OpenedRun
 from tracr_jax.setup import Setup, build
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.train import TrainParams, init_adapter

@@ -12,7 +12,7 @@ from tracr_jax import cli
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.run import describe_variables, interpret
 from tracr_jax.interpret.summary import print_interpretation, progress_bars
-from tracr_jax.run import OpenedRun
+from tracr_jax.opened import OpenedRun
 from tracr_jax.train import TrainParams
 from tracr_jax.types import Adapter
 

@@ -66,6 +66,21 @@ def test_edit_changes_only_what_comes_after_it(family, scan_layers, block):
 
 @families
 @forms
+def test_an_edit_before_a_block_is_seen_by_its_reader_only(family, scan_layers):
+    """The same states and logits as the edit behind the block below, but for the edited state itself."""
+    model, params = M.make(family, scan_layers=scan_layers)
+    ids = M.ids()
+    plain = M.run(model, params, ids)
+    behind = M.run(model, params, ids, edit=ResidualEdit(0, lambda h: h + 1.0 + 0.5 * h**2))
+    before = M.run(model, params, ids, edit=ResidualEdit(1, lambda h: h + 1.0 + 0.5 * h**2, before=True))
+    np.testing.assert_array_equal(before.hidden[:2], plain.hidden[:2])
+    np.testing.assert_allclose(before.hidden[2:], behind.hidden[2:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(before.logits, behind.logits, rtol=1e-5, atol=1e-5)
+    assert np.abs(behind.hidden[1] - plain.hidden[1]).max() > 1e-3
+
+
+@families
+@forms
 def test_an_edit_that_returns_its_input_changes_nothing(family, scan_layers):
     model, params = M.make(family, scan_layers=scan_layers)
     plain, same = (

@@ -14,7 +14,8 @@ from tracr_jax.lm.gpt2 import GPT2Config
 from tracr_jax.lm.llama import LlamaConfig
 from tracr_jax.lm.load import TASK_WORDS, random_lm, write_random_gpt2
 from tracr_jax.lm.tokenizer import word_tokenizer
-from tracr_jax.run import inject, open_run
+from tracr_jax.opened import open_run
+from tracr_jax.run import inject
 
 pytestmark = [
     pytest.mark.parity,

@@ -40,7 +40,8 @@ from tracr_jax.mesh import (
     whole,
 )
 from tracr_jax.metrics import read_lines
-from tracr_jax.run import check_folder, inject, open_run
+from tracr_jax.opened import open_run
+from tracr_jax.run import check_folder, inject
 from tracr_jax.tasks.batches import Batches
 from tracr_jax.tasks.text import TextIds
 from tracr_jax.train import (

@@ -20,8 +20,9 @@ from tracr_jax.export.program import describe_program
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.metrics import read_lines
+from tracr_jax.opened import open_run
 from tracr_jax.programs import open_earlier, read_record
-from tracr_jax.run import Run, default_folder, inject, make_batch_at, make_parts, open_run
+from tracr_jax.run import Run, default_folder, inject, make_batch_at, make_parts
 from tracr_jax.samples import reported_samples
 from tracr_jax.setup import build
 from tracr_jax.train import Frozen, ProgramsParams, TrainParams, TrainState, make_loss_fn

@@ -13,8 +13,9 @@ from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
 from tracr_jax.metrics import read_lines
+from tracr_jax.opened import open_run
 from tracr_jax.presets import preset
-from tracr_jax.run import default_folder, inject, open_run
+from tracr_jax.run import default_folder, inject
 from tracr_jax.setup import check_result_rank
 
 SMALL = RunConfig(

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from tracr_jax.interpret.decode import Decoded, decode, hidden_states
     from tracr_jax.intervene import ResidualEdit
     from tracr_jax.lm.load import load_lm
+    from tracr_jax.opened import OpenedRun, open_run
     from tracr_jax.presets import preset
-    from tracr_jax.run import OpenedRun, Run, inject, open_run
+    from tracr_jax.run import Run, inject
     from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
     from tracr_jax.tasks.strings import StringTask
     from tracr_jax.teacher import compile_program, make_forward
@@ -39,10 +40,10 @@ _HOME = {
     "Decoded": "interpret.decode",
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
-    "OpenedRun": "run",
+    "OpenedRun": "opened",
     "Run": "run",
     "inject": "run",
-    "open_run": "run",
+    "open_run": "opened",
     "ResidualEdit": "intervene",
     "load_lm": "lm.load",
     "preset": "presets",

@@ -233,7 +233,7 @@ def _writers(args: Inject):
 def _evaluate(argv: list[str]) -> None:
     args = _parse(Evaluate, argv)
     from tracr_jax.files import write_json
-    from tracr_jax.run import measure_again
+    from tracr_jax.opened import measure_again
     from tracr_jax.samples import check_items
     from tracr_jax.table import print_evaluation
 
@@ -252,7 +252,7 @@ def _evaluate(argv: list[str]) -> None:
 def _decode(argv: list[str]) -> None:
     args = _parse(Decode, argv)
     from tracr_jax.interpret.decode import decode
-    from tracr_jax.run import open_run
+    from tracr_jax.opened import open_run
 
     run = open_run(args.run, program=args.program)
     # Shells hand over a backslash and an n; the tasks' prompts end with a line of their own.
@@ -268,7 +268,7 @@ def _interpret(argv: list[str]) -> None:
     args = _parse(Interpret, argv)
     from tracr_jax.interpret.run import interpret
     from tracr_jax.interpret.summary import print_interpretation, progress_bars
-    from tracr_jax.run import open_run
+    from tracr_jax.opened import open_run
 
     console = Console(highlight=False)
     run = open_run(args.run)
@@ -289,8 +289,9 @@ def _interpret(argv: list[str]) -> None:
 def _retention(argv: list[str]) -> None:
     args = _parse(Retention, argv)
     from tracr_jax.files import write_json
+    from tracr_jax.opened import open_run
     from tracr_jax.retention.suite import measure_retention, open_baseline
-    from tracr_jax.run import about, open_run
+    from tracr_jax.run import about
     from tracr_jax.table import print_retention
 
     console = Console(highlight=False)
@@ -326,7 +327,7 @@ def _export(argv: list[str]) -> None:
     args = _parse(Export, argv)
     from tracr_jax.export import export_run
     from tracr_jax.files import read_json, refuse_filled
-    from tracr_jax.run import open_run
+    from tracr_jax.opened import open_run
 
     refuse_filled(args.folder)  # now, and not after the run was opened
     evaluated = args.run / "evaluation.json"

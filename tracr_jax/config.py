@@ -35,7 +35,8 @@ class LossConfig:
     hook: bool = True
     """Detach-and-roll: the answer may only flow through the result subspace."""
     hook_offset: int = 0
-    """Block of the hook, counted from the teacher's depth L: 0 as in the paper, -1 right on the aligned state."""
+    """Where the hook stands: 0 behind block L (L: layers of the teacher), as in the paper; -1 before it, right on
+    the aligned h_L, so that no block lies between what is aligned and what is answered from."""
     roll_share: float = 1.0
     """Share of the rows whose complement is exchanged (the paper: 1). The others answer in the pass that
     evaluation uses, but a model may then learn two ways to answer, one per kind of row (findings.md B12)."""

@@ -1,8 +1,10 @@
 """Edits of the residual stream: the training hook of method.md 4.3, the noise of 11, the swaps.
 
 An edit names a block and a function of that block's output. Block b's output is hidden[b + 1], so an edit at
-block b leaves hidden[0..b] unchanged. The original projects with a d×d matrix made by an SVD; here the
-subspace is held as an orthonormal basis Q [d, R], so that the projector P = Q Qᵀ is never formed.
+block b leaves hidden[0..b] unchanged. An edit `before` a block changes what the block reads and no hidden state up
+to that: hidden[b] can then be aligned as it was, while its reader sees another state. The original projects with a
+d×d matrix made by an SVD; here the subspace is held as an orthonormal basis Q [d, R], so that the projector
+P = Q Qᵀ is never formed.
 """
 
 from collections.abc import Callable
@@ -18,11 +20,23 @@ from jaxtyping import Array, Float, Int
 class ResidualEdit:
     """Replace the output h [B, S, d] of block `block` (0-based) by `fn(h)`, of the same shape and dtype.
 
+    With `before` it is the block's input instead, and hidden[block] stays as it was.
+
     The block may be traced: one compiled program then serves all of them.
     """
 
     block: int | Int[Array, ""]
     fn: Callable[[Float[Array, "B S d"]], Float[Array, "B S d"]]
+    before: bool = False
+
+
+def edited(
+    x: Float[Array, "B S d"], edit: ResidualEdit | None, index: int | Int[Array, ""], *, before: bool
+) -> Float[Array, "B S d"]:
+    """The input (`before`) or the output of block `index`, edited where the edit says so. For forward passes."""
+    if edit is None or edit.before != before:
+        return x
+    return jnp.where(index == edit.block, edit.fn(x).astype(x.dtype), x)
 
 
 def subspace_basis(rows: Float[Array, "R d"]) -> Float[Array, "d R"]:
@@ -39,7 +53,7 @@ def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array,
 
 
 def detach_and_roll(
-    basis: Float[Array, "d R"], *, block: int, share: float = 1.0, gradient: float = 1.0
+    basis: Float[Array, "d R"], *, block: int, before: bool = False, share: float = 1.0, gradient: float = 1.0
 ) -> ResidualEdit:
     """The training hook of method.md 4.3: the answer may only flow through the subspace of `basis`.
 
@@ -48,7 +62,8 @@ def detach_and_roll(
 
     Args:
       basis: orthonormal basis of the subspace; no gradient flows into it.
-      block: whose output is edited.
+      block: whose output is edited, or, with `before`, whose input.
+      before: see `ResidualEdit`.
       share: of the rows that receive another's complement, evenly spread over the batch; 1 in the paper. The
         others keep their own (still cut from the gradient): for them the forward pass is that of evaluation, so
         the later blocks also learn to answer there, which the paper leaves to the KL term (findings.md B12).
@@ -69,4 +84,4 @@ def detach_and_roll(
             inside = gradient * inside + (1.0 - gradient) * jax.lax.stop_gradient(inside)
         return inside + rolled
 
-    return ResidualEdit(block, fn)
+    return ResidualEdit(block, fn, before)

@@ -25,8 +25,8 @@ from tracr_jax.generate import greedy
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import load_lm
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.opened import open_run
 from tracr_jax.retention.scores import score_rows
-from tracr_jax.run import open_run
 from tracr_jax.samples import round_up
 from tracr_jax.types import Params
 

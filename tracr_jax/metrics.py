@@ -83,21 +83,24 @@ class TensorBoard:
     """Scalars to TensorBoard event files (extra `tensorboard`)."""
 
     def __init__(self, folder: Path):
-        writer = _need("tensorboardX", "tensorboard").SummaryWriter
-        self._writer = writer(str(folder))
+        self._make, self._folder = _need("tensorboardX", "tensorboard").SummaryWriter, folder
+        self._writer = None  # made with the first step: the run folder must be new until the run is checked
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Every scalar."""
+        self._writer = self._writer or self._make(str(self._folder))
         for key, value in _scalars(values).items():
             self._writer.add_scalar(key, value, step)
 
     def flush(self) -> None:
         """Write event files."""
-        self._writer.flush()
+        if self._writer:
+            self._writer.flush()
 
     def close(self) -> None:
         """Close event files."""
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
 
 class WandbLike:

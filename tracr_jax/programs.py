@@ -30,7 +30,7 @@ import numpy as np
 from tracr_jax.checkpoint import Checkpoints
 from tracr_jax.config import RunConfig, from_dict, read_config
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, write_json
+from tracr_jax.files import read_json, reading, write_json
 from tracr_jax.interference import first_history
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.setup import Setup, build
@@ -119,12 +119,8 @@ def open_earlier(setup: Setup, *, tasks: Sequence[Task] = (), say: Say = lambda 
             f"{folder} already holds {name} (its programs: {', '.join(names)}); inject another one onto it, or "
             f"leave out --onto to inject {name} into the original model"
         )
-    try:
+    with reading(evaluated, f"measure again: tracr-jax evaluate {folder}"):
         history = evaluation.get("programs") or first_history(setups[0], evaluation, run=str(folder))
-    except (AttributeError, KeyError, TypeError) as e:
-        raise UserError(
-            f"{evaluated}: damaged ({type(e).__name__}: {e}); measure again: tracr-jax evaluate {folder}"
-        ) from e
     params = restore(folder, setup.lm, directions=[s.teacher.width for s in setups], finished=own.steps)
     programs = [
         Program(s.task.name, c, s.teacher.width, steps) for s, (c, steps) in zip(setups, known, strict=True)
@@ -194,19 +190,16 @@ def read_record(folder: str | Path) -> Record | None:
     path = Path(folder) / FILE
     if not path.exists() and not read_config(folder).onto:
         return None
-    value = read_json(path)
-    try:
+    with reading(path, "begin again in another --folder"):
+        value = read_json(path)
         programs = tuple(
             Program(**{**p, "config": from_dict(p["config"]), "directions": int(p["directions"])})
             for p in value["programs"]
         )
         record = Record(**{**value, "programs": programs})
-        sound = len(programs) > 1 and isinstance(record.history, dict)
-    except (KeyError, TypeError, ValueError) as e:
-        raise UserError(f"{path}: damaged ({type(e).__name__}: {e}); begin again in another --folder") from e
-    if not sound:
-        raise UserError(f"{path}: damaged, {len(programs)} programs; begin again in another --folder")
-    return record
+        if len(programs) < 2 or not isinstance(record.history, dict):
+            raise UserError(f"{path}: damaged, {len(programs)} programs")
+        return record
 
 
 def keep_record(folder: Path, record: Record) -> Record:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -42,15 +42,9 @@ from tracr_jax.mesh import (
     whole,
 )
 from tracr_jax.metrics import JsonLines, MetricWriter, Several
+from tracr_jax.opened import OpenedRun
 from tracr_jax.presets import preset
-from tracr_jax.programs import (
-    Earlier,
-    keep_record,
-    make_programs_loss_fn,
-    open_earlier,
-    read_record,
-    restore,
-)
+from tracr_jax.programs import Earlier, keep_record, make_programs_loss_fn, open_earlier
 from tracr_jax.setup import Setup, build
 from tracr_jax.tasks.base import Task
 from tracr_jax.teacher import save_teacher
@@ -90,7 +84,7 @@ class Run:
     setup: Setup
     params: TrainParams
     evaluation: dict[str, Any]
-    earlier: tuple["OpenedRun", ...] = ()
+    earlier: tuple[OpenedRun, ...] = ()
     """The programs that the model held before (`onto`), each with the model as it is now and its adapter."""
 
 
@@ -344,62 +338,3 @@ def _peak_memory() -> dict[str, float]:
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     return {"peak_host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
-
-
-class OpenedRun(NamedTuple):
-    """A run read from its folder; unpacks as (setup, params), and serves wherever a `Run` does."""
-
-    setup: Setup
-    params: TrainParams
-
-
-def open_run(
-    folder: str | Path, *, task: Task | None = None, lm: LoadedLM | None = None, program: str | None = None
-) -> OpenedRun:
-    """Rebuild a run from its folder: its parts, and the trained parameters of the newest checkpoint.
-
-    Args:
-      folder: a run folder.
-      task: the task object, where it was not given by name.
-      lm: the original model, where it was not given by name.
-      program: of a model with several programs, the name of the one to open with its adapter and its tokenizer;
-        by default the run's own, the newest.
-
-    Raises:
-      UserError: no run folder, no checkpoint, or no program of that name.
-    """
-    folder = Path(folder)
-    config, record = C.read_config(folder), read_record(folder)
-    if record is None:
-        setup = build(config, task=task or config.task, lm=lm or config.lm)
-        if program not in (None, setup.task.name):
-            raise UserError(f"{folder} holds no program {program!r}, only {setup.task.name}")
-        params = restore(folder, setup.lm, directions=[setup.teacher.width])
-        return OpenedRun(setup, TrainParams(params.lm, params.adapters[0]))
-    names = [p.task for p in record.programs]
-    if program not in (None, *names):
-        raise UserError(f"{folder} holds no program {program!r}; its programs: {', '.join(names)}")
-    at = names.index(program or names[-1])
-    config = config if at == len(names) - 1 else record.programs[at].config
-    setup = build(config, task=task or config.task, lm=lm or config.lm)
-    params = restore(folder, setup.lm, directions=[p.directions for p in record.programs])
-    return OpenedRun(setup, TrainParams(params.lm, params.adapters[at]))
-
-
-def measure_again(folder: str | Path, *, items: int | None, progress: Say = lambda _: None) -> dict[str, Any]:
-    """The content of a finished run's evaluation.json, measured on `items` items of each set (None: all)."""
-    setup, params = open_run(folder)
-    evaluation = evaluate(setup, params, items=items, progress=progress)
-    record = read_record(folder)
-    if record:
-        earlier = [open_run(folder, lm=setup.lm, program=p.task) for p in record.programs[:-1]]
-        evaluation["programs"] = extend_history(
-            record.history,
-            setup,
-            evaluation,
-            run=folder,
-            earlier=earlier,
-            items=lambda _: items,
-            progress=progress,
-        )
-    return evaluation

@@ -185,7 +185,8 @@ def make_loss_fn(
             basis = subspace_basis(jax.lax.stop_gradient(params.adapter.weight[rows]))
             edit = detach_and_roll(
                 basis,
-                block=shape.depth + config.hook_offset,
+                block=shape.depth,
+                before=config.hook_offset < 0,  # h_L itself is edited, and aligned as it was
                 share=config.roll_share,
                 gradient=config.answer_gradient,
             )

@@ -12,7 +12,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.evaluate import greedy_answers
 from tracr_jax.interpret.decode import decode_ids
 from tracr_jax.interpret.reading import NOTHING
-from tracr_jax.run import OpenedRun
+from tracr_jax.opened import OpenedRun
 from tracr_jax.samples import sample_of
 from tracr_jax.setup import Setup
 from tracr_jax.tasks.base import Item

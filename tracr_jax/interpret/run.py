@@ -16,7 +16,8 @@ from tracr_jax.interpret.examples import examples
 from tracr_jax.interpret.pairs import last_read
 from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.interpret.swap import swaps
-from tracr_jax.run import OpenedRun, Run, about, open_run
+from tracr_jax.opened import OpenedRun, open_run
+from tracr_jax.run import Run, about
 from tracr_jax.setup import Setup
 from tracr_jax.teacher.evaluate import Oracle
 

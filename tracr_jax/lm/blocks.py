@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import ResidualEdit, edited
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import Params
 
@@ -37,10 +37,8 @@ def run_blocks(
 
     def body(block, h, xs):
         index, layer_cache = xs
-        out, layer_cache = block(h, context, layer_cache)
-        if edit is not None:
-            out = jnp.where(index == edit.block, edit.fn(out).astype(out.dtype), out)
-        return out, (h, layer_cache)
+        out, layer_cache = block(edited(h, edit, index, before=True), context, layer_cache)
+        return edited(out, edit, index, before=False), (h, layer_cache)
 
     if remat:
         body = nn.remat(body, prevent_cse=not scan)

@@ -18,9 +18,9 @@ import numpy as np
 
 from tracr_jax import config as C
 from tracr_jax.errors import UserError
+from tracr_jax.opened import open_run
 from tracr_jax.retention import glue, texts
 from tracr_jax.retention.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
-from tracr_jax.run import open_run
 from tracr_jax.setup import Setup
 from tracr_jax.stats import wilson
 from tracr_jax.types import Params

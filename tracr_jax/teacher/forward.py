@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import ResidualEdit, edited
 from tracr_jax.teacher.model import Coo, Grid, Teacher
 from tracr_jax.types import Residuals
 
@@ -57,9 +57,7 @@ def make_forward(teacher: Teacher, *, dtype: Any = jnp.float32) -> tuple[Phi, Ca
         x = phi["tokens"].at[ids].get(mode="fill", fill_value=jnp.nan) + phi["positions"][None, : ids.shape[1]]
         states = [x]
         for i, (run, weights) in enumerate(zip(runs, phi["layers"], strict=True)):
-            x = run(weights, x)
-            if edit is not None:
-                x = jnp.where(i == edit.block, edit.fn(x), x)
+            x = edited(run(weights, edited(x, edit, i, before=True)), edit, i, before=False)
             states.append(x)
         return jnp.stack(states)
 
