@@ -80,7 +80,7 @@ TINY = {
         losses=dataclasses.replace(
             _TINY_LOSSES,
             retention_weight=0.15,
-            retention_growth=16.0,
+            retention_growth=8.0,
             variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0)),
         ),
         optim=_TINY_OPTIM,
