@@ -198,7 +198,7 @@ def read_record(folder: str | Path) -> Record | None:
         )
         record = Record(**{**value, "programs": programs})
         if len(programs) < 2 or not isinstance(record.history, dict):
-            raise UserError(f"{path}: damaged, {len(programs)} programs")
+            raise UserError(f"damaged, {len(programs)} programs")
         return record
 
 

@@ -186,7 +186,7 @@ def make_loss_fn(
             edit = detach_and_roll(
                 basis,
                 block=shape.depth,
-                before=config.hook_offset < 0,  # h_L itself is edited, and aligned as it was
+                before=config.hook_offset < 0,  # block L reads another state; h_L is aligned as it was
                 share=config.roll_share,
                 gradient=config.answer_gradient,
             )
