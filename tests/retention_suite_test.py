@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from retention_models import Summing, always, by_hand, log_probabilities, table
 
-from tracr_jax import cli, run
+from tracr_jax import cli, opened
 from tracr_jax.config import to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
@@ -172,20 +172,20 @@ def test_the_command_and_the_runs_it_refuses(tmp_path, monkeypatch, capsys):
     setup = setup_of(ORIGINAL)
     setup.config = preset("variable", task="dyck", lm="a")
     trained = {"variable": INJECTED, "finetune": BASELINE}
-    opened = {}
+    given_to = {}
 
     def open_run(folder, **given):
-        opened[folder.name] = given
+        given_to[folder.name] = given
         return setup, SimpleNamespace(lm=trained[folder.name])
 
-    monkeypatch.setattr(run, "open_run", open_run)
+    monkeypatch.setattr(opened, "open_run", open_run)
     monkeypatch.setattr(suite, "open_run", open_run)
     for name in trained:
         write_json(tmp_path / name / "config.json", to_dict(preset(name, task="dyck", lm="a")))
     setup.task = object()
     folder, baseline = str(tmp_path / "variable"), str(tmp_path / "finetune")
     cli.main(["retention", folder, "--baseline", baseline, "--items", "2"])
-    assert opened["finetune"] == {"task": setup.task, "lm": setup.lm}
+    assert given_to["finetune"] == {"task": setup.task, "lm": setup.lm}
     out = capsys.readouterr().out
     assert "fine-tuned" in out
     assert "SST-2: not run: " in out
