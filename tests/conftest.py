@@ -5,7 +5,7 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The tests compile much and run little: LLVM's costly passes would be most of their time.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

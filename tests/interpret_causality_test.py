@@ -11,7 +11,7 @@ from interpret_perfect import perfect, with_random_adapter
 
 from tracr_jax.generate import decode
 from tracr_jax.interpret.answers import would_answer
-from tracr_jax.interpret.causality import noise, noise_curves, random_basis
+from tracr_jax.interpret.causality import _make_run, noise, noise_curves, random_basis
 from tracr_jax.intervene import ResidualEdit, project
 
 
@@ -63,6 +63,28 @@ def test_the_originals_random_rows_point_one_way():
 
     assert share_of_ones(True) > 0.9
     assert share_of_ones(False) < 0.3
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("block", [1, 3])  # 3: the last, behind which no blocks are left to run alone
+def test_noise_on_the_shared_state_is_noise_in_the_whole_model(family, block):
+    model, params = lm_models.make(family)
+    ids = np.array(lm_models.ids(8, 10))
+    mask = np.zeros(ids.shape, np.float32)
+    mask[:, 8] = 1
+    key, basis = jax.random.key(2), random_basis(0, rank=8, width=model.width)
+    drawn = noise(key, (*ids.shape, model.width), basis, strength=30.0, complement=False)
+
+    def answer(edit):
+        return np.asarray(jax.jit(functools.partial(model.apply, edit=edit))(params, ids).logits)[:, 8].argmax(-1)
+
+    best = answer(ResidualEdit(block, lambda h: h + drawn))
+    assert np.any(best != answer(None))
+    ids[:, 9] = best
+    ids[4:, 9] += 1
+    shared, run = _make_run(model, params, block=block, count=1)
+    right = run(shared(ids), basis, ids, mask, key, 30.0, False)
+    assert np.asarray(right).tolist() == 4 * [True] + 4 * [False]
 
 
 def accuracy(curves, kind):

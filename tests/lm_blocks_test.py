@@ -9,7 +9,7 @@ import pytest
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import ResidualEdit
-from tracr_jax.lm.blocks import first_blocks, stack_blocks, unstack_blocks
+from tracr_jax.lm.blocks import first_blocks, last_blocks, stack_blocks, unstack_blocks
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 forms = pytest.mark.parametrize("scan_layers", [True, False])
@@ -46,6 +46,20 @@ def test_first_blocks_give_the_same_states_up_to_there(family, scan_layers):
     cut, whole = M.run(short, fewer, ids), M.run(model, params, ids)
     np.testing.assert_allclose(cut.hidden[:2], whole.hidden[:2], atol=1e-6)
     assert np.abs(cut.hidden[2] - whole.hidden[2]).max() > 1e-3
+
+
+@families
+@forms
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_last_blocks_go_on_from_a_state(family, scan_layers, start):
+    model, params = M.make(family, scan_layers=scan_layers)
+    ids = M.ids()
+    whole = M.run(model, params, ids)
+    rest, fewer = last_blocks(model, params, start)
+    assert rest.num_blocks == 4 - start
+    resumed = M.run(rest, fewer, 0 * ids, edit=ResidualEdit(0, lambda _: whole.hidden[start], before=True))
+    np.testing.assert_allclose(resumed.hidden[1:], whole.hidden[start + 1 :], atol=1e-5)
+    np.testing.assert_allclose(resumed.logits, whole.logits, atol=1e-5)
 
 
 @families

@@ -61,6 +61,10 @@ class LossConfig:
             _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
+    def hook_block(self, depth: int) -> int:
+        """The block whose output the answer is read from, for a teacher of `depth` layers (h_1 is block 0's)."""
+        return depth + self.hook_offset
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -68,6 +72,8 @@ class OptimConfig:
 
     kind: Literal["adamw", "muon"] = "adamw"
     """"adamw" (the paper); "muon": Muon on the matrices of the model's blocks, AdamW on everything else."""
+    muon_iterations: int = 5
+    """Newton-Schulz iterations of Muon. In a small model with few rows they are a quarter of the step at 5."""
     learning_rate: float = 1e-3
     """Peak learning rate of the language model (the paper: 1e-6, for gpt2-large)."""
     adapter_learning_rate: float = 3e-3
@@ -88,7 +94,7 @@ class OptimConfig:
     """AdamW's second beta."""
 
     def __post_init__(self):
-        for name in ("learning_rate", "adapter_learning_rate"):
+        for name in ("learning_rate", "adapter_learning_rate", "muon_iterations"):
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")

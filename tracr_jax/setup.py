@@ -188,7 +188,7 @@ def _shape(
 ) -> StepShape:
     rows = teacher.result_indices(task.result)
     depth = teacher.num_layers
-    check_depth(lm.model, name=lm.name, task=task.name, depth=depth, hook_block=depth + config.losses.hook_offset)
+    check_depth(lm.model, name=lm.name, task=task.name, depth=depth, hook_block=config.losses.hook_block(depth))
     check_result_rank(len(rows), lm.model.width, name=lm.name)
     if config.data.as_coded_mask:
         answers = max(len(i.label) for i in items)

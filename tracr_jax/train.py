@@ -89,6 +89,7 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
     def muon(peak):
         return contrib.muon(
             _schedule(config, peak, steps),
+            ns_steps=config.muon_iterations,
             weight_decay=config.weight_decay,
             adam_b1=config.b1,
             adam_b2=config.b2,

@@ -44,7 +44,7 @@ def describe_program(setup: Setup) -> dict[str, Any]:
         "directions": teacher.width,
         "width": setup.lm.model.width,
         "aligned": losses.alignment != "none",
-        "hook_block": teacher.num_layers + losses.hook_offset if losses.hook else None,
+        "hook_block": losses.hook_block(teacher.num_layers) if losses.hook else None,
         "variables": [
             {
                 "name": v.name,

@@ -6,6 +6,7 @@ the first should hurt. Differs from the original: isotropic Gaussian rows span t
 uniform ones, which lie close to one direction), several seeds, intervals, and batches instead of single prompts.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tracr_jax.interpret.answers import would_answer
 from tracr_jax.intervene import ResidualEdit, project, subspace_basis
 from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.blocks import first_blocks, last_blocks
 from tracr_jax.samples import ROWS, padded_rows, round_up, sample_of
 from tracr_jax.setup import Setup
 from tracr_jax.stats import share
@@ -83,7 +85,7 @@ def noise_curves(
     """
     model, config = setup.lm.model, setup.config.losses
     rows = list(setup.shape.result_rows)
-    block = setup.shape.depth + config.hook_offset
+    block = config.hook_block(setup.shape.depth)
     items = sample_of(setup.task.eval_sets()[set_name], prompts)
     # Longest first: neighbours share a padded shape.
     items = sorted(items, key=setup.token_count, reverse=True)
@@ -96,7 +98,8 @@ def noise_curves(
         length = min(round_up(longest), max(longest, setup.sequence_length))
         ids, masks = padded_rows(setup, chosen, batch=size, length=length)
         batches.append((ids, masks[1], len(chosen)))
-    run = _make_run(model, block=block, count=count)
+    shared, run = _make_run(model, params.lm, block=block, count=count)
+    batches = [(shared(ids), ids, mask, held) for ids, mask, held in batches]
     result = subspace_basis(params.adapter.weight[np.array(rows)].astype(jnp.float32))
     settings: list[tuple[Kind, float, int]] = [(k, e, s) for k in KINDS for e in strengths if e for s in seeds]
     steps, done = len(batches) * (len(settings) + (0 in strengths)), 0
@@ -108,10 +111,8 @@ def noise_curves(
             basis = random_basis(seed, rank=len(rows), width=model.width, as_coded=as_coded)
         # The same draws for every kind and strength: what differs is only where they are put.
         key, right = jax.random.key(seed), 0
-        for i, (ids, mask, held) in enumerate(batches):
-            hits = run(
-                params.lm, basis, ids, mask, jax.random.fold_in(key, i), strength, kind == "complement"
-            )  # fmt: skip
+        for i, (state, ids, mask, held) in enumerate(batches):
+            hits = run(state, basis, ids, mask, jax.random.fold_in(key, i), strength, kind == "complement")
             right += int(np.sum(np.asarray(hits)[:held]))
             done += 1
             progress(done, steps)
@@ -142,10 +143,21 @@ def noise_curves(
     }
 
 
-def _make_run(model: LanguageModel, *, block: int, count: int):
+def _make_run(model: LanguageModel, params: Params, *, block: int, count: int):
+    """Functions (ids -> what the noise is added to) and (that, basis, … -> whether the answer is right)."""
+    # All settings share the blocks up to the noise. Behind the last block only its norm is left: nothing to share.
+    start = block + 1 if block + 1 < model.num_blocks else 0
+    lower, below = first_blocks(model, params, start + 1)
+    upper, above = last_blocks(model, params, start) if start else (model, params)
+
+    @jax.jit
+    def shared(below: Params, ids: Int[Array, "B S"]) -> Float[Array, "B S d"]:
+        return lower.apply(below, ids).hidden[start]
+
     @jax.jit
     def run(
-        params: Params,
+        above: Params,
+        state: Float[Array, "B S d"],
         basis: Float[Array, "d R"],
         ids: Int[Array, "B S"],
         mask: Float[Array, "B S"],
@@ -154,8 +166,10 @@ def _make_run(model: LanguageModel, *, block: int, count: int):
         complement: Bool[Array, ""],
     ) -> Bool[Array, " B"]:
         # Drawn here, not in the edit: that runs inside the scan over blocks, once for each of them.
-        drawn = noise(key, (*ids.shape, model.width), basis, strength=strength, complement=complement)
-        edit = ResidualEdit(block, lambda h: h + drawn.astype(h.dtype))
-        return would_answer(model, params, ids, mask, count=count, edit=edit)
+        drawn = noise(key, state.shape, basis, strength=strength, complement=complement).astype(state.dtype)
+        noisy = ResidualEdit(0, lambda _: state + drawn, before=True)
+        if not start:
+            noisy = ResidualEdit(block, lambda h: h + drawn)
+        return would_answer(upper, above, ids, mask, count=count, edit=noisy)
 
-    return run
+    return functools.partial(shared, below), functools.partial(run, above)

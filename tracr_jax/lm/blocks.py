@@ -70,6 +70,18 @@ def stack_blocks(params: Params) -> Params:
     return rest | {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *(params[k] for k in names))}
 
 
+def last_blocks(model: LanguageModel, params: Params, start: int) -> tuple[LanguageModel, Params]:
+    """The model from block `start` on (below N), to be entered with hidden[start] of the whole model.
+
+    It still embeds its ids; `ResidualEdit(0, lambda _: hidden, before=True)` puts the state in their place.
+    """
+    rest = model.with_blocks(model.num_blocks - start)
+    if "blocks" in params:
+        return rest, params | {"blocks": jax.tree.map(lambda x: x[start:], params["blocks"])}
+    kept = {k: v for k, v in params.items() if not k.startswith("block_")}
+    return rest, kept | {f"block_{i}": params[f"block_{start + i}"] for i in range(rest.num_blocks)}
+
+
 def first_blocks(model: LanguageModel, params: Params, count: int) -> tuple[LanguageModel, Params]:
     """The model cut after `count` blocks: hidden[0..count-1] are those of the whole model, for less work.
 
