@@ -22,7 +22,7 @@ from tracr_jax.teacher import load_teacher
 pytestmark = pytest.mark.soak
 
 # Seconds from the beginning of a phase within which the kill falls, a little more than the phase takes.
-LASTS = {"teacher": 0.03, "step": 0.15, "checkpoint": 0.3, "export": 0.3}
+LASTS = {"teacher": 0.03, "step": 0.15, "checkpoint": 0.3, "export": 0.04}
 # At which of its beginnings, counted in the process that is killed: behind a first checkpoint where there is one.
 CALLS = {"teacher": (1, 3), "step": (4, 7), "checkpoint": (2, 4)}
 CHAIN = ("teacher", "step", "checkpoint", "step", "checkpoint")
@@ -55,6 +55,7 @@ def obey(tmp_path_factory):
     yield order
     server.stdin.close()
     assert server.wait(60) == 0
+    server.stdout.close()
 
 
 def assert_whole(folder, cache):
@@ -114,14 +115,17 @@ def test_an_export_that_is_killed_leaves_no_folder(obey, tmp_path):
     run, cache = tmp_path / "run", tmp_path / "cache"
     assert obey(do="inject", folder=run, cache=cache, resume=False) == 0
     out, killed, whole = tmp_path / "out", 0, 0
-    for _ in range(5):
+    for _ in range(40):  # until five fell into it: how long it takes differs from machine to machine
+        if killed == 5:
+            break
         delay = float(rng.uniform(0, LASTS["export"]))
-        killed += obey(do="export", folder=run, cache=cache, out=out, phase="export", call=1, delay=delay) == -9
-        if out.exists():  # killed behind the last step: then it is all there
+        died = obey(do="export", folder=run, cache=cache, out=out, phase="export", call=1, delay=delay) == -9
+        killed += died and not out.exists()
+        if out.exists():  # not killed, or behind the last step: then it is all there
             open_export(out)
             whole += 1
             out = tmp_path / f"out{whole}"
     assert obey(do="export", folder=run, cache=cache, out=out) == 0
     assert open_export(out).adapter is not None
-    print(f"fault: kill -9: {killed} kills in an export, {whole} left a whole folder, 0 a half one")
-    assert killed >= 4
+    print(f"fault: kill -9: {killed} kills in an export, {whole} more left a whole folder, 0 a half one")
+    assert killed == 5
