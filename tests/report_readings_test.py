@@ -7,6 +7,7 @@ import pytest
 from report_data import make_run
 
 from tracr_jax.report import readings as R
+from tracr_jax.report import swaps as S
 from tracr_jax.report.load import RunFiles, load_runs
 from tracr_jax.report.words import counted, listed, number, percent
 from tracr_jax.stats import share
@@ -136,19 +137,34 @@ def test_used_needs_whole_intervals_above_every_control(matches, verdict):
     assert text.endswith(f"{sum(m > 0.6 for m in matches)} of 4 cells beat every control.")
 
 
+def test_the_result_s_own_swap_is_told_first_and_counts_for_itself():
+    def told(match):
+        own = swap(match) | {"variable": "final_result_1", "layer": 7}
+        cells = [own | {"layer": 6, "match": share(0, 100)}, own, *(swap(0.45) for _ in range(8))]
+        variables = [{"name": n, "writer_layer": w} for n, w in (("final_result_1", 7), ("x", 1))]
+        found = {"swaps": {"cells": cells}, "variables": variables}
+        return R.used(dataclasses.replace(RUN, interpretation=found))
+
+    verdict, text = told(0.9)
+    assert verdict == "partly"
+    assert text.startswith("After a swap of the result itself, final_result_1 at layer 7, ")
+    assert "in 90 % of the pairs, the best control in 40 %. Of all variables: after a swap" in plain(text)
+    assert told(0.45)[0] == "no"
+
+
 def test_a_model_that_already_gives_the_answer_is_a_control_too():
-    assert R.beats_controls(swap(0.9))
-    assert not R.beats_controls(swap(0.9, unmoved=0.88))
-    assert not R.beats_controls(swap(0.9, control=0.88))
-    assert R.floor_of(swap(0.9, unmoved=0.7))["accuracy"] == 0.7
+    assert S.beats_controls(swap(0.9))
+    assert not S.beats_controls(swap(0.9, unmoved=0.88))
+    assert not S.beats_controls(swap(0.9, control=0.88))
+    assert S.floor_of(swap(0.9, unmoved=0.7))["accuracy"] == 0.7
 
 
 def test_a_program_with_one_variable_has_no_other_one_as_a_control():
     alone = swap(0.9)
     alone["controls"]["other"] = None
-    assert R.beats_controls(alone)
-    assert R.floor_of(alone)["accuracy"] == 0.4
-    text = R.swaps_reading(dataclasses.replace(RUN, interpretation={"swaps": {"cells": [alone]}}))
+    assert S.beats_controls(alone)
+    assert S.floor_of(alone)["accuracy"] == 0.4
+    text = S.swaps_reading(dataclasses.replace(RUN, interpretation={"swaps": {"cells": [alone]}}))
     assert text.endswith("1 of 1 cells beat every control.")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracr_jax.report.data import interference_of, lengths, loss_curves, result_name, scorecard_of
 from tracr_jax.report.load import RunFiles
+from tracr_jax.report.swaps import beats_controls, result_swap, swaps_reading
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
 
 GOOD = 0.9  # an accuracy that counts as "yes"
@@ -37,9 +38,8 @@ RULES = (
     ),
     (
         "Are they used?",
-        "yes: in nine of ten cells of the swap matrix the whole interval lies above every control's; partly: "
-        "in one "
-        "of four. Without swaps, from the noise alone: at most partly.",
+        "yes: in nine of ten cells of the swap matrix the whole interval lies above every control's; partly: in "
+        "one of four, or where the result itself is swapped. Without swaps, from the noise alone: at most partly.",
     ),
     (
         "Is the language kept?",
@@ -134,7 +134,9 @@ def used(run: RunFiles) -> tuple[str | None, str]:
     swaps = run.part("swaps")
     if swaps and swaps["cells"]:
         share = _mean(float(beats_controls(c)) for c in swaps["cells"])
-        verdict = "yes" if share >= 0.9 else "partly" if share >= 0.25 else "no"
+        own = result_swap(run)
+        some = share >= 0.25 or (own is not None and beats_controls(own))
+        verdict = "yes" if share >= 0.9 else "partly" if some else "no"
         return verdict, swaps_reading(run)
     noise = run.part("noise")
     if not noise:
@@ -303,36 +305,6 @@ def noise_reading(run: RunFiles) -> str:
         f"{percent(end['complement']['accuracy'])}; "
         f"without noise {percent(start['accuracy'])}."
     )
-
-
-def swaps_reading(run: RunFiles) -> str:
-    """Mean match over all cells, beside the best control and the ceiling."""
-    cells = run.part("swaps")["cells"]
-    match = _mean(c["match"]["accuracy"] for c in cells)
-    control = _mean(floor_of(c)["accuracy"] for c in cells)
-    ceiling = _mean(c["ceiling"]["accuracy"] for c in cells)
-    beat = sum(map(beats_controls, cells))
-    return (
-        f"After a swap the model answers as the program predicts in {percent(match)} of the pairs, the best "
-        f"control in "
-        f"{percent(control)}, the compiled program itself in {percent(ceiling)}; {beat} of {len(cells)} cells "
-        f"beat every control."
-    )
-
-
-def floor_of(cell: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The best of a swap cell's controls, the model without any swap among them."""
-    return max(_controls(cell), key=lambda m: m["accuracy"])
-
-
-def beats_controls(cell: Mapping[str, Any]) -> bool:
-    """Whether the whole interval of the match lies above the intervals of all controls."""
-    return cell["match"]["low"] > max(m["high"] for m in _controls(cell))
-
-
-def _controls(cell: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Those that were measured: a program with one variable has no other one to exchange (null)."""
-    return [m for m in (*cell["controls"].values(), cell["unmoved"]) if m is not None]
 
 
 def explorer_reading(run: RunFiles) -> str:

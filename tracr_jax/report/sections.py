@@ -13,6 +13,7 @@ from tracr_jax.report import readings
 from tracr_jax.report.data import lengths, loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.markup import esc, key, kind, missing, place, prose, section, series, title_of
+from tracr_jax.report.swaps import swaps_reading
 from tracr_jax.report.words import duration, interval, percent, plain
 
 _MARKS = {"yes": "●", "partly": "◐", "no": "○", None: "–"}
@@ -220,7 +221,7 @@ def swaps_section(runs: Sequence[RunFiles]) -> str:
     )
     left = "".join(_left_out(r, f" in {r.name}" if len(have) > 1 else "") for _, r in have)
     return section(
-        "swaps", "Are the variables used?", _each(have, readings.swaps_reading), how, place("swaps", have) + left
+        "swaps", "Are the variables used?", _each(have, swaps_reading), how, place("swaps", have) + left
     )
 
 

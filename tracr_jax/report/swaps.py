@@ -1,0 +1,53 @@
+"""The swap matrix in words: what beats its controls, and the program's result first."""
+
+from collections.abc import Mapping
+from statistics import mean
+from typing import Any
+
+from tracr_jax.report.data import result_name, written_first
+from tracr_jax.report.load import RunFiles
+from tracr_jax.report.words import percent
+
+
+def swaps_reading(run: RunFiles) -> str:
+    """The result's match, and the mean over all cells, beside the best control and the ceiling."""
+    cells = run.part("swaps")["cells"]
+    own = result_swap(run)
+    start = ""
+    if own:
+        start = (
+            f"After a swap of the result itself, {own['variable']} at layer {own['layer']}, the model answers as "
+            f"the program predicts in {percent(own['match']['accuracy'])} of the pairs, the best control in "
+            f"{percent(floor_of(own)['accuracy'])}. Of all variables: "
+        )
+    match = mean(c["match"]["accuracy"] for c in cells)
+    control = mean(floor_of(c)["accuracy"] for c in cells)
+    ceiling = mean(c["ceiling"]["accuracy"] for c in cells)
+    beat = sum(map(beats_controls, cells))
+    return start + (
+        f"{'a' if own else 'A'}fter a swap the model answers as the program predicts in {percent(match)} of the "
+        f"pairs, the best control in {percent(control)}, the compiled program itself in {percent(ceiling)}; "
+        f"{beat} of {len(cells)} cells beat every control."
+    )
+
+
+def result_swap(run: RunFiles) -> Mapping[str, Any] | None:
+    """The swap of the program's result, on the last layer where there is one."""
+    name = result_name([v["name"] for v in written_first(run.variables)])
+    at = [c for c in run.part("swaps")["cells"] if c["variable"] == name]
+    return max(at, key=lambda c: c["layer"], default=None)
+
+
+def floor_of(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The best of a swap cell's controls, the model without any swap among them."""
+    return max(_controls(cell), key=lambda m: m["accuracy"])
+
+
+def beats_controls(cell: Mapping[str, Any]) -> bool:
+    """Whether the whole interval of the match lies above the intervals of all controls."""
+    return cell["match"]["low"] > max(m["high"] for m in _controls(cell))
+
+
+def _controls(cell: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those that were measured: a program with one variable has no other one to exchange (null)."""
+    return [m for m in (*cell["controls"].values(), cell["unmoved"]) if m is not None]
