@@ -79,7 +79,11 @@ def summary(watch: _Watch) -> dict[str, Any]:
         "memory_bytes": {"early": statistics.mean(early), "late": statistics.mean(late), "growth": memory},
         "seconds_per_step": {"early": first, "late": last, "growth": last / first - 1},
         # The second step may still compile what a donated state needs; from then on nothing may.
-        "compiled": {"until_step_2": watch.compiled[1], "later": watch.compiled[-1] - watch.compiled[1]},
+        "compiled": {
+            "until_step_2": watch.compiled[1],
+            "later": watch.compiled[-1] - watch.compiled[1],
+            "later_at_steps": [i + 1 for i in range(2, n) if watch.compiled[i] > watch.compiled[i - 1]],
+        },
         "memory_by_step": watch.memory[:: max(1, len(watch.memory) // 100)],
     }
 
