@@ -75,7 +75,7 @@ _TINY_LOSSES = LossConfig(hook_offset=-1, alignment_weight=10.0, answer_alignmen
 # The bundled model, by task; what is not named here starts from RunConfig().
 TINY = {
     "dyck": RunConfig(
-        steps=300,
+        steps=320,
         eval_items=100,
         losses=dataclasses.replace(
             _TINY_LOSSES,
