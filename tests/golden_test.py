@@ -3,8 +3,6 @@
 The golden arrays were made by the original PyTorch code; see tests/golden/README.md for the formulas.
 """
 
-import functools
-
 import golden_data as G
 import jax
 import jax.numpy as jnp
@@ -25,8 +23,6 @@ from tracr_jax.train import (
     make_train_step,
 )
 
-# Compiling is most of these tests' time, and what is compiled runs a few times.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PRECISIONS = ["float32", "float64"]
 SCALAR = {"float32": 5e-6, "float64": 1e-9}
 PAPER = LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True, roll_share=1.0)
@@ -54,7 +50,7 @@ def paper_loss(model, config=PAPER):
 def test_losses_are_the_originals(precision):
     model, params, frozen, batch = parts(precision)
     want = G.NUMBERS[precision]
-    loss, terms = jit(paper_loss(model))(params, frozen, batch)
+    loss, terms = jax.jit(paper_loss(model))(params, frozen, batch)
     rtol = SCALAR[precision]
     np.testing.assert_allclose(terms["retention"], want["kl_loss"], rtol=rtol)
     np.testing.assert_allclose(terms["supervised"], want["supervised_loss"], rtol=rtol)
@@ -88,7 +84,7 @@ def test_gradient_norms_of_every_loss(precision):
         return jnp.stack([terms[term] for term in names])
 
     # One forward pass and one compilation serve all four.
-    grads = jit(jax.jacrev(losses))(params)
+    grads = jax.jit(jax.jacrev(losses))(params)
     for i, golden in enumerate(names.values()):
         got = [float(jnp.sqrt(sum(jnp.sum(x[i] ** 2) for x in jax.tree.leaves(g)))) for g in grads]
         want = G.NUMBERS[precision][f"grad_norm_{golden}"]
@@ -103,7 +99,7 @@ def golden_tree(prefix, dtype):
 
 def test_every_gradient():
     model, params, frozen, batch = parts("float32")
-    grads = jit(jax.grad(paper_loss(model), has_aux=True))(params, frozen, batch)[0]
+    grads = jax.jit(jax.grad(paper_loss(model), has_aux=True))(params, frozen, batch)[0]
     want = golden_tree("grad/", "float32")
 
     def close(path, got, want):
@@ -124,7 +120,7 @@ def test_parameters_after_one_step():
     model, params, frozen, batch = parts("float32")
     opt = optimizer(1e-6, 1e-4)
     step = make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE)
-    state, _ = jit(step)(init_state(params, opt), frozen, batch)
+    state, _ = jax.jit(step)(init_state(params, opt), frozen, batch)
     want, grads = golden_tree("after1/", "float32"), golden_tree("grad/", "float32")
 
     def close(path, got, want, before, grad, lr):
@@ -148,7 +144,7 @@ def test_parameters_after_one_step():
 def test_trajectories(precision, name, lr, adapter_lr):
     model, params, frozen, batch = parts(precision)
     opt = optimizer(lr, adapter_lr)
-    step = jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))
+    step = jax.jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))
     state = init_state(params, opt)
     for want in G.NUMBERS[name][precision]:
         state, terms = step(state, frozen, batch)
@@ -223,7 +219,7 @@ def test_empty_answer_mask_gives_a_finite_step():
     """The original divides by zero here and loses all weights (findings.md A1)."""
     model, params, frozen, batch = parts("float32")
     opt = optimizer(1e-6, 1e-4)
-    step = jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))
+    step = jax.jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))
     state, terms = step(
         init_state(params, opt), frozen, batch._replace(answer_mask=np.zeros_like(batch.answer_mask))
     )
@@ -234,7 +230,7 @@ def test_empty_answer_mask_gives_a_finite_step():
 def test_no_gradient_reaches_the_teacher():
     model, params, frozen, batch = parts("float32")
     loss_fn = paper_loss(model)
-    grads = jit(jax.grad(lambda f: loss_fn(params, f, batch)[0]))(frozen)
+    grads = jax.jit(jax.grad(lambda f: loss_fn(params, f, batch)[0]))(frozen)
     assert all(not np.any(x) for x in jax.tree.leaves(grads))
 
 

@@ -91,15 +91,14 @@ def noise_curves(
     items = sorted(items, key=setup.token_count, reverse=True)
     count = max(len(setup.bridge.split(i)[1]) for i in items)
     size = min(ROWS, len(items))
+    shared, run = _make_run(model, params.lm, block=block, count=count)
     batches = []
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
         longest = setup.token_count(chosen[0])
         length = min(round_up(longest), max(longest, setup.sequence_length))
         ids, masks = padded_rows(setup, chosen, batch=size, length=length)
-        batches.append((ids, masks[1], len(chosen)))
-    shared, run = _make_run(model, params.lm, block=block, count=count)
-    batches = [(shared(ids), ids, mask, held) for ids, mask, held in batches]
+        batches.append((shared(ids), ids, masks[1], len(chosen)))
     result = subspace_basis(params.adapter.weight[np.array(rows)].astype(jnp.float32))
     settings: list[tuple[Kind, float, int]] = [(k, e, s) for k in KINDS for e in strengths if e for s in seeds]
     steps, done = len(batches) * (len(settings) + (0 in strengths)), 0
@@ -148,7 +147,7 @@ def _make_run(model: LanguageModel, params: Params, *, block: int, count: int):
     # All settings share the blocks up to the noise. Behind the last block only its norm is left: nothing to share.
     start = block + 1 if block + 1 < model.num_blocks else 0
     lower, below = first_blocks(model, params, start + 1)
-    upper, above = last_blocks(model, params, start) if start else (model, params)
+    upper, above = last_blocks(model, params, start)
 
     @jax.jit
     def shared(below: Params, ids: Int[Array, "B S"]) -> Float[Array, "B S d"]:
@@ -167,9 +166,10 @@ def _make_run(model: LanguageModel, params: Params, *, block: int, count: int):
     ) -> Bool[Array, " B"]:
         # Drawn here, not in the edit: that runs inside the scan over blocks, once for each of them.
         drawn = noise(key, state.shape, basis, strength=strength, complement=complement).astype(state.dtype)
-        noisy = ResidualEdit(0, lambda _: state + drawn, before=True)
-        if not start:
-            noisy = ResidualEdit(block, lambda h: h + drawn)
-        return would_answer(upper, above, ids, mask, count=count, edit=noisy)
+        if start:
+            edit = ResidualEdit(0, lambda _: state + drawn, before=True)
+        else:
+            edit = ResidualEdit(block, lambda h: h + drawn)
+        return would_answer(upper, above, ids, mask, count=count, edit=edit)
 
     return functools.partial(shared, below), functools.partial(run, above)

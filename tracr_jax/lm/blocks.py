@@ -78,8 +78,9 @@ def last_blocks(model: LanguageModel, params: Params, start: int) -> tuple[Langu
     rest = model.with_blocks(model.num_blocks - start)
     if "blocks" in params:
         return rest, params | {"blocks": jax.tree.map(lambda x: x[start:], params["blocks"])}
-    kept = {k: v for k, v in params.items() if not k.startswith("block_")}
-    return rest, kept | {f"block_{i}": params[f"block_{start + i}"] for i in range(rest.num_blocks)}
+    dropped = {f"block_{i}" for i in range(start)}
+    moved = {f"block_{i}": f"block_{i - start}" for i in range(start, model.num_blocks)}
+    return rest, {moved.get(k, k): v for k, v in params.items() if k not in dropped}
 
 
 def first_blocks(model: LanguageModel, params: Params, count: int) -> tuple[LanguageModel, Params]:

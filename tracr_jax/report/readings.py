@@ -5,6 +5,7 @@ A verdict is "yes", "partly", "no" or None (not measured); the rules stand in `R
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from tracr_jax.report.data import interference_of, lengths, loss_curves, result_name, scorecard_of
@@ -83,9 +84,9 @@ def follows(run: RunFiles) -> tuple[str | None, str]:
     sets = {n: s for n, s in run.sets.items() if n != "test"}
     if not sets:
         return None, "`tracr-jax evaluate` measures it."
-    mean = _mean(s["injected"]["accuracy"] for s in sets.values())
+    mean = fmean(s["injected"]["accuracy"] for s in sets.values())
     rules = {
-        b: _mean(s["baselines"].get(b, 0.0) for s in sets.values()) for b in next(iter(sets.values()))["baselines"]
+        b: fmean(s["baselines"].get(b, 0.0) for s in sets.values()) for b in next(iter(sets.values()))["baselines"]
     }
     name, worst = min(sets.items(), key=lambda x: x[1]["injected"]["accuracy"])
     lowest = worst["injected"]["accuracy"]
@@ -133,7 +134,7 @@ def used(run: RunFiles) -> tuple[str | None, str]:
         return None, "No adapter was trained: there is nothing to exchange."
     swaps = run.part("swaps")
     if swaps and swaps["cells"]:
-        share = _mean(float(beats_controls(c)) for c in swaps["cells"])
+        share = fmean(float(beats_controls(c)) for c in swaps["cells"])
         own = result_swap(run)
         some = share >= 0.25 or (own is not None and beats_controls(own))
         verdict = "yes" if share >= 0.9 else "partly" if some else "no"
@@ -353,11 +354,6 @@ def _best_rule(rules: Mapping[str, float], *, start: str, many: bool = False) ->
 
 def _range(b: Mapping[str, Any]) -> str:
     return str(b["from"]) if b["from"] == b["to"] else f"{b['from']}–{b['to']}"
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return sum(values) / max(len(values), 1)
 
 
 def _capital(text: str) -> str:

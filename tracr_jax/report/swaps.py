@@ -1,7 +1,7 @@
 """The swap matrix in words: what beats its controls, and the program's result first."""
 
 from collections.abc import Mapping
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from tracr_jax.report.data import result_name, written_first
@@ -13,21 +13,27 @@ def swaps_reading(run: RunFiles) -> str:
     """The result's match, and the mean over all cells, beside the best control and the ceiling."""
     cells = run.part("swaps")["cells"]
     own = result_swap(run)
-    start = ""
+    start = "After a swap"
     if own:
+        match, control = own["match"]["accuracy"], floor_of(own)["accuracy"]
         start = (
-            f"After a swap of the result itself, {own['variable']} at layer {own['layer']}, the model answers as "
-            f"the program predicts in {percent(own['match']['accuracy'])} of the pairs, the best control in "
-            f"{percent(floor_of(own)['accuracy'])}. Of all variables: "
+            f"After a swap of the result itself, {own['variable']} at layer {own['layer']},"
+            f"{_followed(match, control)}. Of all variables: after a swap"
         )
-    match = mean(c["match"]["accuracy"] for c in cells)
-    control = mean(floor_of(c)["accuracy"] for c in cells)
-    ceiling = mean(c["ceiling"]["accuracy"] for c in cells)
+    match = fmean(c["match"]["accuracy"] for c in cells)
+    control = fmean(floor_of(c)["accuracy"] for c in cells)
+    ceiling = fmean(c["ceiling"]["accuracy"] for c in cells)
     beat = sum(map(beats_controls, cells))
-    return start + (
-        f"{'a' if own else 'A'}fter a swap the model answers as the program predicts in {percent(match)} of the "
-        f"pairs, the best control in {percent(control)}, the compiled program itself in {percent(ceiling)}; "
+    return (
+        f"{start}{_followed(match, control)}, the compiled program itself in {percent(ceiling)}; "
         f"{beat} of {len(cells)} cells beat every control."
+    )
+
+
+def _followed(match: float, control: float) -> str:
+    return (
+        f" the model answers as the program predicts in {percent(match)} of the pairs, the best control in "
+        f"{percent(control)}"
     )
 
 
