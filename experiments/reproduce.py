@@ -24,9 +24,10 @@ if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
 
 import jax
+import marked
 import reproduce_results as R
 from reproduce_display import Display
-from reproduce_table import markdown, write_readme
+from reproduce_table import block, markdown
 
 from tracr_jax.config import RunConfig, to_dict
 from tracr_jax.errors import UserError
@@ -194,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.table:
             results = read_json(args.table)
             if args.write_readme:
-                write_readme(args.write_readme, results)
+                marked.replace(args.write_readme, block(results), markdown(results))
             else:
                 print(markdown(results), end="")
         elif sweep(args, command=R.shown_command(["reproduce.py", *argv])):

@@ -2,13 +2,9 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from reproduce_results import label
-
-from tracr_jax.errors import UserError
-from tracr_jax.files import write_text
 
 _METHODS = {"finetune": "fine-tuning", "cosine": "injection, cosine", "variable": "injection, variables"}
 _NONE = "–"
@@ -128,25 +124,6 @@ def _missing(results: dict[str, Any]) -> list[str]:
     return out + ([f"Not yet run: {'; '.join(todo)}."] if todo else [])
 
 
-def markers(results: dict[str, Any]) -> tuple[str, str]:
-    """The two lines between which the table stands in the README."""
-    name = label(results["lm"])
-    return f"<!-- results {name} -->", f"<!-- /results {name} -->"
-
-
-def between(text: str, results: dict[str, Any]) -> str | None:
-    """What stands between the markers, without surrounding blank lines; None where they are absent."""
-    start, end = markers(results)
-    if start not in text or end not in text.split(start, 1)[1]:
-        return None
-    return text.split(start, 1)[1].split(end, 1)[0].strip("\n")
-
-
-def write_readme(path: Path, results: dict[str, Any]) -> None:
-    """Replace what stands between the markers by the table; a UserError where they are absent."""
-    text = path.read_text(encoding="utf-8")
-    start, end = markers(results)
-    if between(text, results) is None:
-        raise UserError(f"{path}: no table written, the lines {start} and {end} are not there; add them")
-    head, rest = text.split(start, 1)
-    write_text(path, f"{head}{start}\n{markdown(results)}{end}{rest.split(end, 1)[1]}")
+def block(results: dict[str, Any]) -> str:
+    """The name of the table's place in the README, see `marked`."""
+    return f"results {label(results['lm'])}"

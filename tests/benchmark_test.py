@@ -53,6 +53,13 @@ def test_sides_take_turns_and_warm_up_apart():
     assert common.ratio(timed["a"]["seconds"], timed["b"]["seconds"]) == {"median": 1.25, "min": 0.5, "max": 2.0}
 
 
+def test_a_side_settles_before_each_timed_repetition():
+    values = iter(range(100))
+    timed = common.in_turn({"a": lambda: (0.0, next(values))}, repetitions=2, warmup=1, settle=2)
+    assert timed["a"]["warmup_values"] == [0]
+    assert timed["a"]["values"] == [3, 6]
+
+
 def test_exponents():
     sizes = [2, 4, 8, 16]
     assert common.fit_exponent(sizes, [3 * n**1.5 for n in sizes]) == pytest.approx(1.5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import ResidualEdit, detach_and_roll
 from tracr_jax.lm.blocks import first_blocks, last_blocks, stack_blocks, unstack_blocks
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -132,6 +132,43 @@ def test_causality_by_gradients(family):
     jacobian = jax.jit(jax.jacrev(logits))(jnp.zeros((1, 6, 32)))[:, 0]
     reach = jnp.abs(jacobian).max(-1)
     np.testing.assert_array_equal(reach > 0, np.tril(np.ones((6, 6), bool)))
+
+
+@families
+@forms
+@pytest.mark.parametrize("rows", [(4, 6), (3, 1), (2, 2)])
+def test_a_pass_beside_other_sequences_is_two_passes(family, scan_layers, rows):
+    """Of other counts and lengths; edit and chosen positions concern the first, gradients are the sums of both."""
+    model, params = M.make(family, scan_layers=scan_layers)
+    ids, others = M.ids(rows[0], 10), M.ids(rows[1], 7, seed=2)
+    where = jnp.asarray(np.random.default_rng(3).integers(0, 10, (rows[0], 2)))
+    edit = detach_and_roll(jnp.linalg.qr(jax.random.normal(jax.random.key(4), (32, 3)))[0], block=1)
+    options = {"edit": edit, "logit_positions": where}
+
+    def apart(p):
+        return model.apply(p, ids, **options), model.apply(p, others)
+
+    def together(p):
+        return model.apply_beside(p, ids, others, **options)
+
+    def loss_of(run):
+        def loss(p):
+            first, second = run(p)
+            return jnp.mean(first.logits**2) + jnp.mean(jnp.sin(second.logits)) + jnp.mean(first.hidden[2] ** 2)
+
+        return loss
+
+    a, b = (jax.jit(run)(params) for run in (apart, together))
+    chex.assert_trees_all_equal_shapes(a, b)
+    chex.assert_trees_all_close(a, b, atol=5e-6)
+    a, b = (jax.jit(jax.grad(loss_of(run)))(params) for run in (apart, together))
+    chex.assert_trees_all_close(a, b, atol=2e-6)
+
+
+def test_a_pass_beside_too_long_sequences_is_refused():
+    model, params = M.make("gpt2")
+    with pytest.raises(UserError, match="25 tokens, but n_positions is 24"):
+        model.apply_beside(params, M.ids(), M.ids(1, 25))
 
 
 @families

@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
 
+import marked
 import reproduce
 import reproduce_results as R
 import reproduce_table as T
@@ -106,7 +107,7 @@ def test_baseline_shows_no_decode_accuracy():
 
 def stale(text, results):
     """Whether a README's table differs from its results; None where the markers are absent."""
-    found = T.between(text, results)
+    found = marked.between(text, T.block(results))
     return None if found is None else found != T.markdown(results).strip("\n")
 
 

@@ -11,6 +11,7 @@ import tracr_jax
 from tracr_jax import cli
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
+from tracr_jax.evaluate import evaluate
 from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
 from tracr_jax.metrics import read_lines
 from tracr_jax.opened import open_run
@@ -72,7 +73,10 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
     assert any(n.startswith("final_result") for n in evaluation["decode"]["test"]["all_positions"])
     assert evaluation["retention"]["original"] > 1
     about = json.loads((folder / "run.json").read_text())
-    assert about["times"]["training_s"] > 0
+    assert list(about["times"]) == ["setup_s", "before_s", "training_s", "evaluation_s"]
+    assert min(about["times"].values()) > 0
+    # The untouched model was scored beforehand, beside the compiler; that is not another number.
+    assert evaluate(run.setup, run.params, items=4) == evaluation
     # What is on disk is what was trained.
     _, params = open_run(folder)
     chex.assert_trees_all_equal(params, run.params)

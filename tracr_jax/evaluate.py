@@ -5,7 +5,7 @@ number stands beside its 95 % interval, the untouched model's, and predictors th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,15 +18,44 @@ from tracr_jax.retention import perplexity
 from tracr_jax.samples import ROWS, reported_samples, round_up
 from tracr_jax.setup import Setup
 from tracr_jax.stats import share
-from tracr_jax.tasks.base import Item
+from tracr_jax.tasks.base import EvalSet, Item
 from tracr_jax.train import TrainParams
 from tracr_jax.types import Params
 
 Progress = Callable[[str], None]
 
 
+class ModelScores(NamedTuple):
+    """What a language model does by itself, without adapter and hook."""
+
+    right: dict[str, list[bool]]  # by set: whether each answer of its sample is right, token for token
+    perplexity: float  # on held-out windows of the retention text, per token
+
+
+def score_model(
+    setup: Setup, params: Params, *, items: int | None = 300, progress: Progress = lambda _: None
+) -> ModelScores:
+    """Answers to the first `items` items of every reported set (None: all), and perplexity."""
+    predict = make_predictor(setup)
+    right = {}
+    for name, sample in reported_samples(setup.task, items).items():
+        progress(f"{name}: {len(sample)} items")
+        right[name] = predict(params, sample)
+    return ModelScores(right, perplexity(setup.lm.model, params, setup.valid_text))
+
+
+def score_original(setup: Setup, *, items: int | None = 300, progress: Progress = lambda _: None) -> ModelScores:
+    """`score_model` of the untouched model."""
+    return score_model(setup, setup.lm.params, items=items, progress=lambda line: progress(f"before, {line}"))
+
+
 def evaluate(
-    setup: Setup, params: TrainParams, *, items: int | None = 300, progress: Progress = lambda _: None
+    setup: Setup,
+    params: TrainParams,
+    *,
+    items: int | None = 300,
+    original: ModelScores | None = None,
+    progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Accuracy on every set, decode accuracy per variable, retention: the content of evaluation.json.
 
@@ -34,41 +63,47 @@ def evaluate(
       setup: the run's parts.
       params: trained model and adapter.
       items: at most this many items of each set (its first ones: a fixed sample); None for all.
+      original: `score_original` of as many items, where that is known already.
       progress: called with one line before each piece of work.
 
     Raises:
       UserError: `items` is less than one.
     """
-    predict = make_predictor(setup)
-    chosen = setup.task.eval_sets()
-    samples = reported_samples(setup.task, items)
-    sets = {}
-    for name, sample in samples.items():
-        progress(f"{name}: {len(sample)} items")
-        right, before = predict(params.lm, sample), predict(setup.lm.params, sample)
-        sets[name] = {
-            "note": chosen[name].note,
-            "size": chosen[name].size,
-            "sample": len(sample),
-            "overlap_with_training": _overlap(setup, sample),
-            "injected": share(sum(right), len(right)),
-            "original": share(sum(before), len(before)),
-            "baselines": {
-                k: float(np.mean([f(i.prompt) == i.label for i in sample]))
-                for k, f in setup.task.baselines().items()
-            },
-            "by_length": by_length(right, [len(setup.bridge.split(i)[0]) for i in sample]),
-        }
+    samples, chosen = reported_samples(setup.task, items), setup.task.eval_sets()
+    original = original or score_original(setup, items=items, progress=progress)
+    injected = score_model(setup, params.lm, items=items, progress=progress)
     progress("decoding variables")
     return {
         "items_per_set": items,
-        "sets": sets,
+        "sets": {
+            name: _of_set(
+                setup, chosen[name], sample, original=original.right[name], injected=injected.right[name]
+            )
+            for name, sample in samples.items()
+        },
         "decode": decode_samples(setup, params, samples),
         "retention": {
             "text": "held-out windows of the retention corpus, perplexity per token",
-            "original": perplexity(setup.lm.model, setup.lm.params, setup.valid_text),
-            "injected": perplexity(setup.lm.model, params.lm, setup.valid_text),
+            "original": original.perplexity,
+            "injected": injected.perplexity,
         },
+    }
+
+
+def _of_set(
+    setup: Setup, chosen: EvalSet, sample: Sequence[Item], *, original: list[bool], injected: list[bool]
+) -> dict[str, Any]:
+    return {
+        "note": chosen.note,
+        "size": chosen.size,
+        "sample": len(sample),
+        "overlap_with_training": _overlap(setup, sample),
+        "injected": share(sum(injected), len(injected)),
+        "original": share(sum(original), len(original)),
+        "baselines": {
+            k: float(np.mean([f(i.prompt) == i.label for i in sample])) for k, f in setup.task.baselines().items()
+        },
+        "by_length": by_length(injected, [len(setup.bridge.split(i)[0]) for i in sample]),
     }
 
 

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from tracr_jax import __version__
 from tracr_jax import config as C
 from tracr_jax.checkpoint import Checkpoints
 from tracr_jax.errors import UserError
-from tracr_jax.evaluate import evaluate
+from tracr_jax.evaluate import ModelScores, evaluate, score_original
 from tracr_jax.files import write_json
 from tracr_jax.fit import fit
 from tracr_jax.interference import extend_history
@@ -158,6 +159,8 @@ def inject(
             if resume and checkpoints.latest() is not None:
                 state = checkpoints.restore(state)
                 say(f"resumed after {int(state.step)} of {config.steps} steps")
+            begun = time.time()
+            step, original = _compile_and_score(setup, step, state, frozen, batch_at, say=say)
             if first:
                 writers = (JsonLines(folder / "metrics.jsonl", keep_below=int(state.step)), *writers)
             writer = Several(writers)
@@ -180,7 +183,7 @@ def inject(
                 writer.close()
         finally:
             checkpoints.close()
-        times = {"setup_s": trained - started, "training_s": time.time() - trained}
+        times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": time.time() - trained}
         evaluated = time.time()
         params = gather(state.params, mesh) if mesh else state.params
         others: tuple[OpenedRun, ...] = ()
@@ -189,7 +192,7 @@ def inject(
             *held, params = [TrainParams(params.lm, adapter) for adapter in params.adapters]
             others = tuple(map(OpenedRun, earlier.setups, held))
         # Each process evaluates for itself: the others would only wait for the one that writes.
-        evaluation = evaluate(setup, params, items=config.eval_items, progress=say)
+        evaluation = evaluate(setup, params, items=config.eval_items, original=original, progress=say)
         if earlier:
             evaluation["programs"] = extend_history(
                 earlier.record.history,
@@ -265,6 +268,21 @@ def _loss_fn(setup: Setup, earlier: Earlier | None, **where: Any) -> LossFn:
     # The language is kept once, with the newest run's text, tokenizer and weight.
     others = [one(s, dataclasses.replace(s.config.losses, retention_weight=0.0)) for s in earlier.setups]
     return make_programs_loss_fn([*others, own], names=[p.task for p in earlier.record.programs])
+
+
+def _compile_and_score(
+    setup: Setup, step: Any, state: TrainState, frozen: Frozen, batch_at: Callable[[int], Any], *, say: Say
+) -> tuple[Callable, ModelScores]:
+    """(the compiled step, what the untouched model answers): the compiler takes one core, the others score."""
+    first, items = int(state.step), setup.config.eval_items
+    if first >= setup.config.steps:  # resumed when all was trained
+        return step, score_original(setup, items=items, progress=say)
+    say("compiling the training step; meanwhile the untouched model answers")
+    lowered = step.lower(state, frozen, batch_at(first))
+    with ThreadPoolExecutor(1) as compiler:
+        compiled = compiler.submit(lowered.compile)
+        original = score_original(setup, items=items, progress=say)
+        return compiled.result(), original
 
 
 def make_batch_at(

@@ -195,7 +195,11 @@ def make_loss_fn(
         # Without a word, rows cut from a spread batch would end up whole on every device.
         ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
         where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
-        out = model.apply(params.lm, ids, edit=edit, logit_positions=where)
+        if config.retention_weight:
+            run = model.apply_beside  # the text in the same pass
+            out, text = run(params.lm, ids, batch.text_ids, edit=edit, logit_positions=where)
+        else:
+            out, text = model.apply(params.lm, ids, edit=edit, logit_positions=where), None
         logits = _wide(out.logits)
         terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
@@ -235,10 +239,10 @@ def make_loss_fn(
             terms["supervised_clean"] = L.weighted_cross_entropy(_wide(clean), targets, weights)
             total = total + config.clean_weight * terms["supervised_clean"]
 
-        if config.retention_weight:
+        if text is not None:
             original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
-            text = model.apply(params.lm, batch.text_ids).logits
-            terms["retention"] = L.retention_kl(_wide(text), _wide(original), reduction=config.retention_reduction)
+            kl = L.retention_kl(_wide(text.logits), _wide(original), reduction=config.retention_reduction)
+            terms["retention"] = kl
             growth = config.retention_growth**progress
             total = total + config.retention_weight * growth * terms["retention"]
         terms["loss"] = total

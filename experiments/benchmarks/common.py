@@ -48,13 +48,19 @@ def waiting(call: Callable[[], Any]) -> Callable[[], None]:
 
 
 def in_turn(
-    sides: Mapping[str, Callable[[], Sample]], *, repetitions: int, warmup: int = 1
+    sides: Mapping[str, Callable[[], Sample]], *, repetitions: int, warmup: int = 1, settle: int = 0
 ) -> dict[str, dict[str, list]]:
-    """Every side once, then all again, …; name -> "seconds", "values", "warmup_seconds", "warmup_values"."""
+    """Every side once, then all again, …; name -> "seconds", "values", "warmup_seconds", "warmup_values".
+
+    settle: repetitions of a side right before each timed one, not timed. A virtual machine may take memory back
+    that was idle: after four seconds of waiting gpt2's step took 3.2 s here, the next one 1.6 s.
+    """
     out = {name: {k: [] for k in ("warmup_seconds", "warmup_values", "seconds", "values")} for name in sides}
     for round_ in range(warmup + repetitions):
         prefix = "warmup_" if round_ < warmup else ""
         for name, side in sides.items():
+            for _ in range(settle if round_ >= warmup else 0):
+                side()
             seconds, value = side()
             out[name][f"{prefix}seconds"].append(seconds)
             out[name][f"{prefix}values"].append(value)
@@ -187,7 +193,9 @@ def finish(
     )
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     about = about | {"command": [f"{name}.py", *sys.argv[1:]], "load_after": os.getloadavg()[0]}
-    write_json(path, {"benchmark": name, "options": options, "about": about, "results": results})
+    table_rows = [{c: row.get(c) for c in columns} for row in rows]
+    content = {"benchmark": name, "options": options, "about": about, "title": title, "rows": table_rows}
+    write_json(path, content | {"results": results})
     print(f"written: {path}")
 
 

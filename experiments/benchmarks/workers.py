@@ -95,10 +95,12 @@ class Worker:
             self._process.wait()
 
 
-def measure(workers: Mapping[str, Worker], *, repetitions: int, warmup: int = 2) -> dict[str, dict[str, Any]]:
+def measure(
+    workers: Mapping[str, Worker], *, repetitions: int, warmup: int = 2, settle: int = 1
+) -> dict[str, dict[str, Any]]:
     """All workers in turn, then all closed; what `in_turn` returns and each one's "info" and "peak_memory_gib"."""
     out: dict[str, dict[str, Any]] = in_turn(
-        {name: w.go for name, w in workers.items()}, repetitions=repetitions, warmup=warmup
+        {name: w.go for name, w in workers.items()}, repetitions=repetitions, warmup=warmup, settle=settle
     )
     for name, worker in workers.items():
         worker.close()

@@ -4,11 +4,15 @@ A cache row holds the key of position p at index p, so a query at position p see
 a prompt needs no mask of its own: its keys lie at later positions and are overwritten as decoding goes on.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from tracr_jax.lm.packing import Packing
 
 
 class KVCache(NamedTuple):
@@ -37,10 +41,25 @@ def attention_mask(length: int, positions: Int[Array, "B S"] | None, cached: int
     return jnp.arange(cached)[None, None, :] <= positions[:, :, None]
 
 
+def make_attention(
+    length: int, *, positions: Int[Array, "B S"] | None, cached: int | None, packing: Packing | None
+) -> Callable[..., jax.Array]:
+    """A function (query, key, value) -> mixed values: causal, against a cache, or within each packed sequence."""
+    if packing is None:
+        return functools.partial(attend, mask=attention_mask(length, positions, cached))
+
+    def within(*packed):
+        groups = zip(*map(packing.split, packed), strict=True)
+        return packing.join([attend(*g, mask=attention_mask(g[0].shape[1], None, None)) for g in groups])
+
+    return within
+
+
 def attend(
     query: Float[Array, "B S heads head_dim"],
     key: Float[Array, "B C kv_heads head_dim"],
     value: Float[Array, "B C kv_heads head_dim"],
+    *,
     mask: Bool[Array, "b S C"],
 ) -> Float[Array, "B S heads head_dim"]:
     """Softmax attention with 1/√head_dim scaling; a group of query heads may share a key/value head.

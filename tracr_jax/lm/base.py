@@ -65,6 +65,18 @@ class LanguageModel(Protocol):
         """Run the model; logits at every position, or only at `logit_positions` [B, K] -> [B, K, V]."""
         ...
 
+    def apply_beside(
+        self,
+        params: Params,
+        ids: Int[Array, "B S"],
+        others: Int[Array, "C U"],
+        *,
+        edit: ResidualEdit | None = None,
+        logit_positions: Int[Array, "B K"] | None = None,
+    ) -> tuple[LMOutput, LMOutput]:
+        """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
+        ...
+
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:
         """Logits of states that already passed the final norm (hidden[N])."""
         ...

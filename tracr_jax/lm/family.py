@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.attention import KVCache
+from tracr_jax.lm.packing import Packing
 from tracr_jax.types import LMOutput, Params
 
 # Far beyond any model: what is larger is damage.
@@ -86,10 +87,38 @@ class Family:
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> LMOutput:
         """Logits and hidden[0..N]; a static length over `max_positions` is a UserError."""
+        self._check_length(ids)
+        return self.linen.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
+
+    def apply_beside(
+        self,
+        params: Params,
+        ids: Int[Array, "B S"],
+        others: Int[Array, "C U"],
+        *,
+        edit: ResidualEdit | None = None,
+        logit_positions: Int[Array, "B K"] | None = None,
+    ) -> tuple[LMOutput, LMOutput]:
+        """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
+        self._check_length(ids)
+        self._check_length(others)
+        packing = Packing((ids.shape, others.shape))
+        out, _ = self.linen.apply(  # pyright: ignore
+            {"params": params},
+            packing.join([ids, others]),
+            edit=packing.edit_first(edit),
+            logit_positions=logit_positions,
+            positions=packing.positions(),
+            packing=packing,
+        )
+        read = packing if logit_positions is None else packing.keep_of_first(logit_positions.shape[1])
+        first, second = map(LMOutput, read.split(out.logits), packing.split(out.hidden, axis=1))
+        return first, second
+
+    def _check_length(self, ids: Int[Array, "B S"]) -> None:
         if ids.shape[1] > self.max_positions:
             limit = f"{self.positions_field} is {self.max_positions}"
             raise UserError(f"{self.title}: {ids.shape[1]} tokens, but {limit}; shorten the text")
-        return self.linen.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
 
     def apply_cached(
         self,

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tracr_jax.errors import UserError
-from tracr_jax.lm.attention import KVCache, attend, attention_mask, init_kv_cache, write_kv
+from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
 from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.family import Family, check_sizes
+from tracr_jax.lm.packing import take_positions
 from tracr_jax.types import LMOutput, Params
 
 
@@ -82,7 +83,7 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, h, context, cache: KVCache | None):
-        c, (mask, positions) = self.config, context
+        c, (attention, positions) = self.config, context
 
         def dense(width, name):
             return nn.Dense(width, name=name, dtype=self.dtype, kernel_init=nn.initializers.normal(0.02))
@@ -93,7 +94,7 @@ class _Block(nn.Module):
         if cache is not None:
             cache = write_kv(cache, k, v, positions)
             k, v = cache.key, cache.value
-        h = h + dense(c.n_embd, "c_proj")(attend(q, k, v, mask).reshape(h.shape))
+        h = h + dense(c.n_embd, "c_proj")(attention(q, k, v).reshape(h.shape))
         x = _layer_norm(c, self.dtype, "ln_2")(h)
         x = jax.nn.gelu(dense(c.n_inner or 4 * c.n_embd, "c_fc")(x), approximate=True)  # HF's gelu_new
         return h + dense(c.n_embd, "mlp_c_proj")(x), cache
@@ -111,17 +112,18 @@ class _Module(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, ids, *, edit=None, logit_positions=None, cache=None, positions=None):
+    def __call__(self, ids, *, edit=None, logit_positions=None, cache=None, positions=None, packing=None):
         c = self.config
         wte = nn.Embed(c.vocab_size, c.n_embd, name="wte", embedding_init=nn.initializers.normal(0.02))
         wpe = nn.Embed(c.n_positions, c.n_embd, name="wpe", embedding_init=nn.initializers.normal(0.01))
         here = wpe.embedding[: ids.shape[1]][None] if positions is None else wpe(positions)
         h = (wte(ids) + here).astype(self.dtype)
-        mask = attention_mask(ids.shape[1], positions, None if cache is None else cache.key.shape[2])
+        cached = None if cache is None else cache.key.shape[2]
+        attention = make_attention(ids.shape[1], positions=positions, cached=cached, packing=packing)
         h, inputs, cache = run_blocks(
             lambda name: _Block(c, self.dtype, name=name),
             h,
-            (mask, positions),
+            (attention, positions),
             num_blocks=c.n_layer,
             scan=self.scan_layers,
             remat=self.remat,
@@ -131,7 +133,7 @@ class _Module(nn.Module):
         final = _layer_norm(c, self.dtype, "ln_f")(h)
         read = final
         if logit_positions is not None:
-            read = jnp.take_along_axis(final, logit_positions[:, :, None], axis=1)
+            read = take_positions(final, logit_positions, packing)
         logits = jnp.einsum("bsd,vd->bsv", read, wte.embedding.astype(self.dtype))
         return LMOutput(logits, jnp.concatenate([inputs, final[None]])), cache
 

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tracr_jax.errors import UserError
-from tracr_jax.lm.attention import KVCache, attend, attention_mask, init_kv_cache, write_kv
+from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
 from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.family import Family, check_size, check_sizes
+from tracr_jax.lm.packing import take_positions
 from tracr_jax.types import LMOutput, Params
 
 
@@ -105,7 +106,7 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, h, context, cache: KVCache | None):
-        c, (mask, angles, positions) = self.config, context
+        c, (attention, angles, positions) = self.config, context
 
         def dense(width, name, bias):
             init = nn.initializers.normal(c.initializer_range)
@@ -122,7 +123,7 @@ class _Block(nn.Module):
         if cache is not None:
             cache = write_kv(cache, k, v, positions)
             k, v = cache.key, cache.value
-        mixed = attend(q, k, v, mask).reshape(*h.shape[:2], -1)
+        mixed = attention(q, k, v).reshape(*h.shape[:2], -1)
         h = h + dense(c.hidden_size, "o_proj", c.attention_bias)(mixed)
         x = _rms_norm(c, self.dtype, "post_attention_layernorm")(h)
         gate = jax.nn.silu(dense(c.intermediate_size, "gate_proj", c.mlp_bias)(x))
@@ -141,7 +142,7 @@ class _Module(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, ids, *, edit=None, logit_positions=None, cache=None, positions=None):
+    def __call__(self, ids, *, edit=None, logit_positions=None, cache=None, positions=None, packing=None):
         c = self.config
         init = nn.initializers.normal(c.initializer_range)
         embed = nn.Embed(c.vocab_size, c.hidden_size, name="embed_tokens", embedding_init=init)
@@ -151,11 +152,12 @@ class _Module(nn.Module):
         pairs = jnp.arange(0, c.head_dim, 2, dtype=jnp.float32) / c.head_dim
         frequencies = (1.0 / c.rope_theta**pairs)[None, None]
         angles = here[:, :, None].astype(jnp.float32) * frequencies
-        mask = attention_mask(ids.shape[1], positions, None if cache is None else cache.key.shape[2])
+        cached = None if cache is None else cache.key.shape[2]
+        attention = make_attention(ids.shape[1], positions=positions, cached=cached, packing=packing)
         h, inputs, cache = run_blocks(
             lambda name: _Block(c, self.dtype, name=name),
             h,
-            (mask, angles, positions),
+            (attention, angles, positions),
             num_blocks=c.num_hidden_layers,
             scan=self.scan_layers,
             remat=self.remat,
@@ -165,7 +167,7 @@ class _Module(nn.Module):
         final = _rms_norm(c, self.dtype, "norm")(h)
         read = final
         if logit_positions is not None:
-            read = jnp.take_along_axis(final, logit_positions[:, :, None], axis=1)
+            read = take_positions(final, logit_positions, packing)
         if c.tie_word_embeddings:
             head = embed.embedding
         else:

@@ -1,0 +1,71 @@
+"""Sequences of several lengths in one pass of a model, without padding.
+
+Dense layers see tokens and do not care whose they are: two groups of sequences, [B, S] and [B', U], lie side by
+side as G rows of tokens, and only attention takes them apart. The weights are then read once for both, forward and
+backward, and each has one gradient to compute instead of two to add. G is the largest number that divides B and
+B': the rows of a batch that is spread over devices stay where they are.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tracr_jax.intervene import ResidualEdit
+
+
+class Packing(NamedTuple):
+    """The groups of a pass, by their static shapes; one group is its own packing."""
+
+    shapes: tuple[tuple[int, int], ...]  # (sequences, tokens) of each group
+
+    @property
+    def rows(self) -> int:
+        """G, the rows of tokens in which the groups lie side by side."""
+        return math.gcd(*(count for count, _ in self.shapes))
+
+    def join(self, groups: Sequence[jax.Array]) -> jax.Array:
+        """Groups of [B, S, …] as one array of [G, tokens, …]."""
+        return jnp.concatenate([x.reshape(self.rows, -1, *x.shape[2:]) for x in groups], axis=1)
+
+    def split(self, x: jax.Array, *, axis: int = 0) -> list[jax.Array]:
+        """The inverse of `join`: [*, G, tokens, …] -> groups of [*, B, S, …], where G is on axis `axis`."""
+        out, start = [], 0
+        for count, length in self.shapes:
+            stop = start + count * length // self.rows
+            part = jax.lax.slice_in_dim(x, start, stop, axis=axis + 1)
+            out.append(part.reshape(*x.shape[:axis], count, length, *x.shape[axis + 2 :]))
+            start = stop
+        return out
+
+    def positions(self) -> jax.Array:
+        """The position of each token in its own sequence, [G, tokens]."""
+        return self.join([jnp.broadcast_to(jnp.arange(s)[None], (b, s)) for b, s in self.shapes])
+
+    def edit_first(self, edit: ResidualEdit | None) -> ResidualEdit | None:
+        """An edit of the first group's residual stream as one of the packed stream."""
+        if edit is None:
+            return None
+
+        def fn(x):
+            first, *others = self.split(x)
+            return self.join([edit.fn(first), *others])
+
+        return ResidualEdit(edit.block, fn, edit.before)
+
+    def keep_of_first(self, count: int) -> "Packing":
+        """The packing of `count` states of each sequence of the first group beside all of the others'."""
+        return Packing(((self.shapes[0][0], count), *self.shapes[1:]))
+
+
+def take_positions(
+    states: Float[Array, "B S d"], positions: Int[Array, "B K"], packing: Packing | None = None
+) -> Float[Array, "B K d"]:
+    """States at K positions of each sequence; of a packed pass those of the first group beside all others'."""
+    if packing is None:
+        return jnp.take_along_axis(states, positions[:, :, None], axis=1)
+    first, *others = packing.split(states)
+    return packing.keep_of_first(positions.shape[1]).join([take_positions(first, positions), *others])
