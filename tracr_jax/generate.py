@@ -75,6 +75,8 @@ def decode(
     # The head is applied to the last token of each prompt only: jit removes the other logits.
     last = jnp.take_along_axis(out.hidden[-1], (lengths - 1)[:, None, None], axis=1)[:, 0]
     first = next_token(last)
+    if num_tokens == 1:
+        return first[:, None]  # a scan of no steps would still be compiled
 
     def body(carry, step):
         token, cache = carry
