@@ -89,6 +89,8 @@ def fit(
             if number + 1 < steps:
                 upcoming = host.submit(batch_at, number + 1)
             state, terms = step_fn(state, frozen, batch)
+            if checkpoints and number == first:
+                _all_finite(state)  # compiled here: once the run is under way, nothing is
             if pending:
                 settle(*pending)
             pending = (number, terms)
