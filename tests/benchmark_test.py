@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "benchmarks"
+sys.path.append(str(FOLDER.parent))
 sys.path.append(str(FOLDER))  # at the end: a script here has the name of an installed package, evaluate
 
 import case as C  # noqa: E402
 import common  # noqa: E402
+import marked  # noqa: E402
+import table as T  # noqa: E402
 import workers  # noqa: E402
 
 from tracr_jax.errors import UserError  # noqa: E402
@@ -159,3 +162,21 @@ def test_unknown_shape_and_shallow_shape_are_one_line():
         C.Case(shape="gpt9")
     with pytest.raises(UserError, match="cannot host dyck's teacher of 7 layers"):
         C.make_parts(C.Case(shape="small", blocks=7, length=12))
+
+
+def test_tables_are_those_of_the_measured_files():
+    """What README and the folder's page say about speed is what the JSON files hold, no more."""
+    files = T.read_files()
+    assert files, "nothing was measured"
+    for page, name, made in (
+        (FOLDER.parents[1] / "README.md", T.SUMMARY, T.summary(files)),
+        (FOLDER / "README.md", T.TABLES, T.tables(files)),
+    ):
+        stands = marked.between(page.read_text(encoding="utf-8"), name)
+        assert stands == made, f"{page}: run python experiments/benchmarks/table.py"
+
+
+def test_a_goal_without_its_file_is_not_run():
+    (row,) = [line for line in T.summary(T.read_files()).splitlines() if line.startswith("| one GPU")]
+    assert row.endswith("| not run |") or (FOLDER / "step_gpu.json").exists()
+    assert T.summary({}).count("| not run |") == len(T._GOALS)

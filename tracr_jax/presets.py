@@ -85,7 +85,7 @@ TINY = {
             variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0)),
         ),
         # Few rows and many steps: five minutes are then used best (experiments/README.md). With few rows Muon's
-        # iterations are a quarter of the step, and three do as well as five. All rows are asked: rows that are only
+        # iterations are a quarter of the step, and three do as well as five. All rows are asked: rows only
         # aligned are a pass of their own, which here costs as much as asking them and compiles six seconds longer.
         optim=dataclasses.replace(_TINY_OPTIM, muon_iterations=3, learning_rate=8e-3),
         data=DataConfig(batch=6, free_items=6, free_supervised=6, text_batch=2),

@@ -102,7 +102,8 @@ class Family:
         """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
         self._check_length(ids)
         self._check_length(others)
-        packing = Packing((ids.shape, others.shape))
+        (rows, length), (more, other_length) = ids.shape, others.shape
+        packing = Packing(((rows, length), (more, other_length)))
         out, _ = self.linen.apply(  # pyright: ignore
             {"params": params},
             packing.join([ids, others]),
