@@ -4,11 +4,14 @@
   python experiments/soak.py --steps 400 --out /tmp/soak.json
 
 The step is `inject`'s own, with few rows, so that the loop around it (batches, metrics, checkpoints) is as large a
-share of the time as it gets. The host's memory is looked at after every fiftieth step; the first half of the first
-quarter is warm-up (allocator, orbax's first checkpoints) and is reported, but not compared. Source: issue 7.
+share of the time as it gets. The host's memory is looked at after every tenth step, in two ways: what the process
+has ("resident"; an allocator that keeps its pages, tracr_jax/allocator.py, makes that a high water mark) and what
+malloc has given out ("in use", with glibc). The first half of the first quarter is warm-up (allocator, orbax's
+first checkpoints) and is reported, but not compared. Source: issue 7.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import os
 import statistics
@@ -33,7 +36,7 @@ from tracr_jax.presets import preset
 from tracr_jax.run import about, inject
 
 OUT = Path(__file__).resolve().parent / "soak.json"
-LOOK_EVERY = 50
+LOOK_EVERY = 10
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -42,7 +45,7 @@ class _Watch:
 
     def __init__(self):
         self.seconds: list[float] = []
-        self.memory: list[tuple[int, int]] = []  # (step, bytes)
+        self.memory: list[tuple[int, int, int | None]] = []  # (step, resident bytes, bytes in use)
         self.compiled: list[int] = []  # programs compiled until after each step
         self._programs = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
@@ -54,7 +57,7 @@ class _Watch:
         self.seconds.append(float(values["seconds"]))
         self.compiled.append(self._programs)
         if (step + 1) % LOOK_EVERY == 0:
-            self.memory.append((step + 1, resident_bytes()))
+            self.memory.append((step + 1, resident_bytes(), bytes_in_use()))
 
     def flush(self) -> None: ...
 
@@ -67,16 +70,43 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+class _MallInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def bytes_in_use() -> int | None:
+    """What malloc has given out and not got back, over all arenas; None without glibc 2.33 or newer."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        return None
+    mallinfo.restype = _MallInfo
+    found = mallinfo()
+    return found.uordblks + found.hblkhd
+
+
 def summary(watch: _Watch) -> dict[str, Any]:
     """First against last quarter; the first quarter without its own first half."""
     n = len(watch.seconds)
-    early = [m for step, m in watch.memory if n / 8 < step <= n / 4]
-    late = [m for step, m in watch.memory if step > 3 * n / 4]
     first, last = statistics.median(watch.seconds[n // 8 : n // 4]), statistics.median(watch.seconds[-(n // 4) :])
-    memory = statistics.mean(late) / statistics.mean(early) - 1
+
+    def growth(column: int) -> dict[str, float] | None:
+        early = [look[column] for look in watch.memory if n / 8 < look[0] <= n / 4]
+        late = [look[column] for look in watch.memory if look[0] > 3 * n / 4]
+        if None in early + late:
+            return None
+        a, b = statistics.mean(early), statistics.mean(late)
+        return {"early": a, "late": b, "growth": b / a - 1}
+
     return {
         "steps": n,
-        "memory_bytes": {"early": statistics.mean(early), "late": statistics.mean(late), "growth": memory},
+        "resident_bytes": growth(1),
+        "bytes_in_use": growth(2),
         "seconds_per_step": {"early": first, "late": last, "growth": last / first - 1},
         # The second step may still compile what a donated state needs; from then on nothing may.
         "compiled": {
@@ -115,10 +145,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = soak(steps=args.steps, lm=args.lm, folder=Path(folder) / "run")
     write_json(args.out, found)
-    memory, seconds, compiled = found["memory_bytes"], found["seconds_per_step"], found["compiled"]
+    seconds, compiled = found["seconds_per_step"], found["compiled"]
+    memory = [
+        f"{title} {m['early'] / 2**20:.0f} -> {m['late'] / 2**20:.0f} MiB ({m['growth']:+.2%})"
+        for title, m in (("resident", found["resident_bytes"]), ("in use", found["bytes_in_use"]))
+        if m
+    ]
     print(
-        f"{found['steps']} steps: memory {memory['early'] / 2**20:.0f} -> {memory['late'] / 2**20:.0f} MiB "
-        f"({memory['growth']:+.2%}), step {seconds['early']:.3f} -> {seconds['late']:.3f} s "
+        f"{found['steps']} steps: {', '.join(memory)}, step {seconds['early']:.3f} -> {seconds['late']:.3f} s "
         f"({seconds['growth']:+.1%}), compiled after step 2: {compiled['later']}; {args.out}"
     )
 
