@@ -23,7 +23,7 @@ import workers  # noqa: E402
 
 from tracr_jax.errors import UserError  # noqa: E402
 
-SCRIPTS = ("step", "compile", "teacher", "evaluate", "startup", "scaling")
+SCRIPTS = ("step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots")
 
 
 def load(name):
@@ -174,6 +174,31 @@ def test_tables_are_those_of_the_measured_files():
     ):
         stands = marked.between(page.read_text(encoding="utf-8"), name)
         assert stands == made, f"{page}: run python experiments/benchmarks/table.py"
+
+
+def test_wall_clock_time_is_shared_by_what_runs():
+    hotspots = load("hotspots")
+    second = 10**9
+    events = [
+        (1 * second, 5 * second, "matrix products"),
+        (3 * second, 5 * second, "moving"),
+        (4 * second, 9 * second, "moving"),  # two at once are one kind
+    ]
+    shares = hotspots.wall_shares(events, start=0, end=10 * second)
+    assert shares["matrix products"] == pytest.approx(2 + 1)
+    assert shares["moving"] == pytest.approx(1 + 4)
+    assert shares["nothing"] == pytest.approx(1 + 1)
+    assert sum(shares.values()) == pytest.approx(10)
+
+
+def test_kinds_of_operations():
+    kind = load("hotspots").kind
+    block = "jit(train_step)/jvp(_Module)/while/body"
+    assert kind("ynn_fusion.3", f"{block}/c_fc/dot_general") == "matrix products"
+    assert kind("ynn_fusion.3", "") == "matrix products"
+    assert kind("fusion.1", f"{block}/jit(dynamic_index_in_dim)/dynamic_slice") == "moving"
+    assert kind("fusion.2", f"{block}/tanh") == "elementwise and sums"
+    assert kind("multiply_add_fusion.1", "jit(train_step)/add") == "update and gradient norm"
 
 
 def test_a_goal_without_its_file_is_not_run():
