@@ -284,6 +284,10 @@ def size_of_parameters(setup, params, **_):
     return {"size": float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(params))))}
 
 
+def not_scored(setup, **_):
+    """In place of the untouched model's answers."""
+
+
 def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_path):
     """Each makes half of the rows, the first alone writes, and its checkpoint is read by one device."""
     lm = write_random_gpt2(tmp_path / "lm", num_blocks=8, width=16, heads=2)
@@ -312,6 +316,7 @@ def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache_alone"))
         patch.setattr(run, "evaluate", size_of_parameters)
+        patch.setattr(run, "score_original", not_scored)
         alone = inject(DYCK, lm=lm.source, config=config, folder=tmp_path / "one", progress=False)
         outputs = [p.communicate(timeout=900) for p in processes]
         assert [p.returncode for p in processes] == [0, 0], outputs
