@@ -112,8 +112,7 @@ class Family:
             positions=packing.positions(),
             packing=packing,
         )
-        read = packing if logit_positions is None else packing.keep_of_first(logit_positions.shape[1])
-        first, second = map(LMOutput, read.split(out.logits), packing.split(out.hidden, axis=1))
+        first, second = map(LMOutput, out.logits, packing.split(out.hidden, axis=1))
         return first, second
 
     def _check_length(self, ids: Int[Array, "B S"]) -> None:

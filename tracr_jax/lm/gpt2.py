@@ -16,7 +16,6 @@ from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
 from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.family import Family, check_sizes
-from tracr_jax.lm.packing import take_positions
 from tracr_jax.types import LMOutput, Params
 
 
@@ -131,10 +130,11 @@ class _Module(nn.Module):
             edit=edit,
         )
         final = _layer_norm(c, self.dtype, "ln_f")(h)
-        read = final
+        first, *others = [final] if packing is None else packing.split(final)
         if logit_positions is not None:
-            read = take_positions(final, logit_positions, packing)
-        logits = jnp.einsum("bsd,vd->bsv", read, wte.embedding.astype(self.dtype))
+            first = jnp.take_along_axis(first, logit_positions[:, :, None], axis=1)
+        logits = [jnp.einsum("bsd,vd->bsv", x, wte.embedding.astype(self.dtype)) for x in (first, *others)]
+        logits = logits[0] if packing is None else logits  # of several groups, each has its own
         return LMOutput(logits, jnp.concatenate([inputs, final[None]])), cache
 
 

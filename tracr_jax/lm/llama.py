@@ -16,7 +16,6 @@ from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
 from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.family import Family, check_size, check_sizes
-from tracr_jax.lm.packing import take_positions
 from tracr_jax.types import LMOutput, Params
 
 
@@ -165,14 +164,15 @@ class _Module(nn.Module):
             edit=edit,
         )
         final = _rms_norm(c, self.dtype, "norm")(h)
-        read = final
+        first, *others = [final] if packing is None else packing.split(final)
         if logit_positions is not None:
-            read = take_positions(final, logit_positions, packing)
+            first = jnp.take_along_axis(first, logit_positions[:, :, None], axis=1)
         if c.tie_word_embeddings:
             head = embed.embedding
         else:
             head = self.param("lm_head", init, (c.vocab_size, c.hidden_size), jnp.float32)
-        logits = jnp.einsum("bsd,vd->bsv", read, head.astype(self.dtype))
+        logits = [jnp.einsum("bsd,vd->bsv", x, head.astype(self.dtype)) for x in (first, *others)]
+        logits = logits[0] if packing is None else logits  # of several groups, each has its own
         return LMOutput(logits, jnp.concatenate([inputs, final[None]])), cache
 
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from tracr_jax.intervene import ResidualEdit
 
@@ -55,17 +54,3 @@ class Packing(NamedTuple):
             return self.join([edit.fn(first), *others])
 
         return ResidualEdit(edit.block, fn, edit.before)
-
-    def keep_of_first(self, count: int) -> "Packing":
-        """The packing of `count` states of each sequence of the first group beside all of the others'."""
-        return Packing(((self.shapes[0][0], count), *self.shapes[1:]))
-
-
-def take_positions(
-    states: Float[Array, "B S d"], positions: Int[Array, "B K"], packing: Packing | None = None
-) -> Float[Array, "B K d"]:
-    """States at K positions of each sequence; of a packed pass those of the first group beside all others'."""
-    if packing is None:
-        return jnp.take_along_axis(states, positions[:, :, None], axis=1)
-    first, *others = packing.split(states)
-    return packing.keep_of_first(positions.shape[1]).join([take_positions(first, positions), *others])
