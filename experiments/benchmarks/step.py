@@ -129,7 +129,8 @@ def measure_step(options: Mapping[str, Any], *, torch: bool, product: int, repet
         losses = {name: w for name, w in workers.items() if name != "matrix product"}
         first = common.in_turn({name: w.go for name, w in losses.items()}, repetitions=0, warmup=2)
         differences = check_losses(first, tolerance=TOLERANCE[case.dtype]) if torch else None
-        timed = measure(workers, repetitions=repetitions, warmup=1)
+        # At B 2 it takes some steps until a process has its memory back.
+        timed = measure(workers, repetitions=repetitions, warmup=1, settle=3 if case.batch < 8 else 1)
     rate = (
         timed["matrix product"]["info"]["flops"] / common.summary(timed["matrix product"]["seconds"])["median_s"]
     )

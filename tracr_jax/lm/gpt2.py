@@ -133,8 +133,8 @@ class _Module(nn.Module):
         first, *others = [final] if packing is None else packing.split(final)
         if logit_positions is not None:
             first = jnp.take_along_axis(first, logit_positions[:, :, None], axis=1)
-        logits = [jnp.einsum("bsd,vd->bsv", x, wte.embedding.astype(self.dtype)) for x in (first, *others)]
-        logits = logits[0] if packing is None else logits  # of several groups, each has its own
+        each = [jnp.einsum("bsd,vd->bsv", x, wte.embedding.astype(self.dtype)) for x in (first, *others)]
+        logits: Any = each[0] if packing is None else each  # of several groups, each has its own
         return LMOutput(logits, jnp.concatenate([inputs, final[None]])), cache
 
 

@@ -171,8 +171,8 @@ class _Module(nn.Module):
             head = embed.embedding
         else:
             head = self.param("lm_head", init, (c.vocab_size, c.hidden_size), jnp.float32)
-        logits = [jnp.einsum("bsd,vd->bsv", x, head.astype(self.dtype)) for x in (first, *others)]
-        logits = logits[0] if packing is None else logits  # of several groups, each has its own
+        each = [jnp.einsum("bsd,vd->bsv", x, head.astype(self.dtype)) for x in (first, *others)]
+        logits: Any = each[0] if packing is None else each  # of several groups, each has its own
         return LMOutput(logits, jnp.concatenate([inputs, final[None]])), cache
 
 
