@@ -3,7 +3,8 @@
   python experiments/benchmarks/teacher.py
 
 Step, sparse forward and dense forward run in turn in one process per case. The sparse one must be the dense one in
-float64 before anything is timed. The dense form is tracr's own (`dense_residuals`), left out where it would not fit.
+float64 before anything is timed. The dense form is tracr's own (`dense_residuals`); it is left out where it would
+not fit.
 """
 
 import sys
