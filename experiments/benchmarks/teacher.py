@@ -60,13 +60,13 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]
         "dense_weights": sum(coo.shape[0] * coo.shape[1] for coo in teacher.weights.values()),
     }
     if info["dense_weights"] <= _DENSE_LIMIT:
-        weights, run = teacher.densify(), functools.partial(dense_residuals, num_heads=teacher.num_heads)
+        weights, run = teacher.densify(np.float64), functools.partial(dense_residuals, num_heads=teacher.num_heads)
         params, dense = jax.tree.map(lambda x: jax.numpy.asarray(x, "float32"), weights), jax.jit(run)
         # In float32 the dense form takes differences of large numbers (teacher/forward.py): only in float64 is it
         # what the sparse one must equal.
         ids = np.asarray(batch.teacher_ids)
         with jax.enable_x64(True):
-            exact = np.asarray(jax.jit(run)(jax.tree.map(lambda x: np.asarray(x, np.float64), weights), ids))
+            exact = np.asarray(jax.jit(run)(weights, ids))
         found = {"sparse": sparse(frozen.teacher, ids), "dense": dense(params, ids)}
         for name, states in found.items():
             info[f"{name}_error"] = float(np.max(np.abs(np.asarray(states, np.float64) - exact)))
