@@ -33,20 +33,24 @@ class ModelScores(NamedTuple):
 
 
 def score_model(
-    setup: Setup, params: Params, *, items: int | None = 300, progress: Progress = lambda _: None
+    setup: Setup, params: Params, samples: Mapping[str, Sequence[Item]], *, progress: Progress = lambda _: None
 ) -> ModelScores:
-    """Answers to the first `items` items of every reported set (None: all), and perplexity."""
+    """Answers to the items of named sets, and perplexity."""
     predict = make_predictor(setup)
     right = {}
-    for name, sample in reported_samples(setup.task, items).items():
+    for name, sample in samples.items():
         progress(f"{name}: {len(sample)} items")
         right[name] = predict(params, sample)
     return ModelScores(right, perplexity(setup.lm.model, params, setup.valid_text))
 
 
 def score_original(setup: Setup, *, items: int | None = 300, progress: Progress = lambda _: None) -> ModelScores:
-    """`score_model` of the untouched model."""
-    return score_model(setup, setup.lm.params, items=items, progress=lambda line: progress(f"before, {line}"))
+    """`score_model` of the untouched model, on the first `items` items of every reported set (None: all)."""
+    return score_model(setup, setup.lm.params, reported_samples(setup.task, items), progress=_before(progress))
+
+
+def _before(progress: Progress) -> Progress:
+    return lambda line: progress(f"before, {line}")
 
 
 def evaluate(
@@ -70,8 +74,8 @@ def evaluate(
       UserError: `items` is less than one.
     """
     samples, chosen = reported_samples(setup.task, items), setup.task.eval_sets()
-    original = original or score_original(setup, items=items, progress=progress)
-    injected = score_model(setup, params.lm, items=items, progress=progress)
+    original = original or score_model(setup, setup.lm.params, samples, progress=_before(progress))
+    injected = score_model(setup, params.lm, samples, progress=progress)
     progress("decoding variables")
     return {
         "items_per_set": items,

@@ -195,11 +195,11 @@ def make_loss_fn(
         # Without a word, rows cut from a spread batch would end up whole on every device.
         ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
         where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
+        read = {"edit": edit, "logit_positions": where}
         if config.retention_weight:
-            run = model.apply_beside  # the text in the same pass
-            out, text = run(params.lm, ids, batch.text_ids, edit=edit, logit_positions=where)
+            out, text = model.apply_beside(params.lm, ids, batch.text_ids, **read)
         else:
-            out, text = model.apply(params.lm, ids, edit=edit, logit_positions=where), None
+            out, text = model.apply(params.lm, ids, **read), None
         logits = _wide(out.logits)
         terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
@@ -241,8 +241,9 @@ def make_loss_fn(
 
         if text is not None:
             original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
-            kl = L.retention_kl(_wide(text.logits), _wide(original), reduction=config.retention_reduction)
-            terms["retention"] = kl
+            terms["retention"] = L.retention_kl(
+                _wide(text.logits), _wide(original), reduction=config.retention_reduction
+            )
             growth = config.retention_growth**progress
             total = total + config.retention_weight * growth * terms["retention"]
         terms["loss"] = total

@@ -121,10 +121,7 @@ def random_batch(case: Case, teacher: Teacher, *, seed: int = 0) -> Batch:
     ids = rng.integers(0, vocab, (case.batch, case.length), np.int32)
     mask = np.zeros(ids.shape, np.float32)
     mask[:, -1 - ANSWERS : -1] = 1
-    # The compiler's own BOS and padding stand nowhere else: what the program makes of them there is undefined, and
-    # a soft teacher multiplies the rounding of it.
-    inputs = [i for i in teacher.vocab.values() if i not in (teacher.bos_id, teacher.pad_id)]
-    body = rng.choice(np.array(inputs, np.int32), ids.shape)
+    body = rng.integers(0, len(teacher.vocab), ids.shape, np.int32)
     bos = np.full((case.batch, 1), teacher.bos_id, np.int32)
     text = rng.integers(0, vocab, (case.batch, case.text_length), np.int32)
     return Batch(ids, mask, np.concatenate([bos, body], axis=1), text)

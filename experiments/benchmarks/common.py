@@ -184,9 +184,9 @@ def finish(
     table = Table(title=title, title_justify="left")
     columns = list(dict.fromkeys(k for row in rows for k in row))
     for column in columns:
-        table.add_column(column, justify="right" if any(_number(r.get(column)) for r in rows) else "left")
+        table.add_column(column, justify="right" if any(is_number(r.get(column)) for r in rows) else "left")
     for row in rows:
-        table.add_row(*(_shown(row.get(column)) for column in columns))
+        table.add_row(*(shown(row.get(column)) for column in columns))
     Console().print(table)
     path = (
         args.out or (Path(tempfile.gettempdir()) / "tracr_jax_benchmarks" if args.small else HERE) / f"{name}.json"
@@ -199,11 +199,13 @@ def finish(
     print(f"written: {path}")
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a cell of a table is one."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A cell of a table, on the terminal and in Markdown."""
     if value is None:
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -4,7 +4,7 @@
 
 After some steps one is traced. At every moment the time goes, in equal parts, to the kinds of the operations that
 run then, on whatever thread; "nothing" is time in which none does. The floor is what the matrix products that the
-step cannot do without (case.py: step_flops) take at the rate of a large product measured in the same process.
+step cannot do without (case.py: step_flops) take at the rate of a large product (in another process, right after).
 """
 
 import sys
@@ -122,11 +122,13 @@ def main() -> None:
         product = {"size": 256 if args.small else 2048, "dtype": "float32"}
         with Worker("hotspots:hotspots_worker", options) as step, Worker("case:product_worker", product) as square:
             traces: list[Mapping[str, float]] = [step.go()[1] for _ in range(args.repetitions)]
-            seconds = sorted(square.go()[0] for _ in range(9))
+            product_s = common.summary([square.go()[0] for _ in range(9)])
         # The middle one of the traced steps, whole: its parts add up.
         trace = sorted(traces, key=lambda t: sum(t.values()))[len(traces) // 2]
-        floor = step.info["needed_flops"] / (square.info["flops"] / seconds[len(seconds) // 2])
-        results.append({"case": options, "traces": traces, "floor_s": floor, "product_s": seconds})
+        floor = step.info["needed_flops"] / (square.info["flops"] / product_s["median_s"])
+        results.append(
+            {"case": options, "traces": traces, "floor_s": floor, "product_s": sorted(product_s["all_s"])}
+        )
         step_s = sum(trace.values())
         rows.append({"shape": shape, "B": batch, "step, s": step_s, "needed products alone, s": floor}
                     | {f"{k}, %": 100 * v / step_s for k, v in trace.items()})  # fmt: skip

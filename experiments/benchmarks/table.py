@@ -5,18 +5,19 @@
 The README has one row per goal of the project, this folder's page every file's own table.
 """
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import common
 import marked
+from common import HERE, shown
 
-HERE = Path(__file__).resolve().parent
+from tracr_jax.files import read_json
+
 ROOT = HERE.parents[1]
 Files = Mapping[str, dict[str, Any]]
 SUMMARY, TABLES = "benchmarks", "benchmark tables"
@@ -25,7 +26,7 @@ _NOT_RUN = "not run"
 
 def read_files(folder: Path = HERE) -> Files:
     """Every measured file by name."""
-    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
+    return {p.stem: read_json(p) for p in sorted(folder.glob("*.json"))}
 
 
 def tables(files: Files) -> str:
@@ -37,7 +38,7 @@ def _file_table(content: dict[str, Any]) -> str:
     about = content["about"]
     versions = ", ".join(f"{name} {about['packages'][name]}" for name in _PACKAGES if about["packages"].get(name))
     columns = list(content["rows"][0])
-    numbers = [any(isinstance(r[c], int | float) for r in content["rows"]) for c in columns]
+    numbers = [any(common.is_number(r[c]) for r in content["rows"]) for c in columns]
     title, command = content["title"], " ".join(_command(about))
     return "\n".join(
         [
@@ -46,7 +47,7 @@ def _file_table(content: dict[str, Any]) -> str:
             "",
             f"| {' | '.join(columns)} |",
             "|" + "|".join("--:" if n else "---" for n in numbers) + "|",
-            *(f"| {' | '.join(_shown(row[c]) for c in columns)} |" for row in content["rows"]),
+            *(f"| {' | '.join(shown(row[c]) for c in columns)} |" for row in content["rows"]),
         ]
     )
 
@@ -65,12 +66,6 @@ def _command(about: dict[str, Any]) -> list[str]:
 
 def _machine(about: dict[str, Any]) -> str:
     return f"{about['processor']}, {about['cores']} cores"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def summary(files: Files) -> str:
@@ -177,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.main(main)

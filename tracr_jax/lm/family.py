@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import ResidualEdit
@@ -43,6 +43,24 @@ def check_size(name: str, value: Any, *, largest: int = _LARGEST) -> None:
     """One size of a model, see `check_sizes`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
         raise UserError(f"{name} must be a whole number from 1 to {largest}, got {value!r:.60}")
+
+
+def read_logits(
+    final: Float[Array, "B S d"],
+    head: Float[Array, "V d"],
+    *,
+    logit_positions: Int[Array, "B K"] | None,
+    packing: Packing | None,
+) -> Any:
+    """Logits of states after the final norm, at `logit_positions` or everywhere.
+
+    Of a packed pass a list, one for each group; the positions are the first group's.
+    """
+    first, *others = [final] if packing is None else packing.split(final)
+    if logit_positions is not None:
+        first = jnp.take_along_axis(first, logit_positions[:, :, None], axis=1)
+    each = [jnp.einsum("bsd,vd->bsv", x, head.astype(x.dtype)) for x in (first, *others)]
+    return each[0] if packing is None else each
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
 from tracr_jax.lm.blocks import run_blocks
-from tracr_jax.lm.family import Family, check_size, check_sizes
+from tracr_jax.lm.family import Family, check_size, check_sizes, read_logits
 from tracr_jax.types import LMOutput, Params
 
 
@@ -164,15 +164,11 @@ class _Module(nn.Module):
             edit=edit,
         )
         final = _rms_norm(c, self.dtype, "norm")(h)
-        first, *others = [final] if packing is None else packing.split(final)
-        if logit_positions is not None:
-            first = jnp.take_along_axis(first, logit_positions[:, :, None], axis=1)
         if c.tie_word_embeddings:
             head = embed.embedding
         else:
             head = self.param("lm_head", init, (c.vocab_size, c.hidden_size), jnp.float32)
-        each = [jnp.einsum("bsd,vd->bsv", x, head.astype(self.dtype)) for x in (first, *others)]
-        logits: Any = each[0] if packing is None else each  # of several groups, each has its own
+        logits = read_logits(final, head, logit_positions=logit_positions, packing=packing)
         return LMOutput(logits, jnp.concatenate([inputs, final[None]])), cache
 
 

@@ -17,7 +17,7 @@ from tracr_jax.intervene import ResidualEdit
 
 
 class Packing(NamedTuple):
-    """The groups of a pass, by their static shapes; one group is its own packing."""
+    """The groups of a pass, by their static shapes."""
 
     shapes: tuple[tuple[int, int], ...]  # (sequences, tokens) of each group
 
