@@ -58,9 +58,9 @@ def test_sides_take_turns_and_warm_up_apart():
 
 def test_a_side_settles_before_each_timed_repetition():
     values = iter(range(100))
-    timed = common.in_turn({"a": lambda: (0.0, next(values))}, repetitions=2, warmup=1, settle=2)
+    timed = common.in_turn({"a": lambda: (1.5, next(values))}, repetitions=2, warmup=1, settle_s=2)
     assert timed["a"]["warmup_values"] == [0]
-    assert timed["a"]["values"] == [3, 6]
+    assert timed["a"]["values"] == [3, 6]  # two of 1.5 s before each
 
 
 def test_exponents():

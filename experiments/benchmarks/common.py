@@ -48,19 +48,20 @@ def waiting(call: Callable[[], Any]) -> Callable[[], None]:
 
 
 def in_turn(
-    sides: Mapping[str, Callable[[], Sample]], *, repetitions: int, warmup: int = 1, settle: int = 0
+    sides: Mapping[str, Callable[[], Sample]], *, repetitions: int, warmup: int = 1, settle_s: float = 0
 ) -> dict[str, dict[str, list]]:
     """Every side once, then all again, …; name -> "seconds", "values", "warmup_seconds", "warmup_values".
 
-    settle: repetitions of a side right before each timed one, not timed. A virtual machine may take memory back
-    that was idle: after four seconds of waiting gpt2's step took 3.2 s here, the next one 1.6 s.
+    settle_s: a side runs at least so many seconds right before each timed repetition, not timed. A virtual machine
+    may take memory back that was idle: after four seconds of waiting gpt2's step took 3.2 s here, the next 1.6 s.
     """
     out = {name: {k: [] for k in ("warmup_seconds", "warmup_values", "seconds", "values")} for name in sides}
     for round_ in range(warmup + repetitions):
         prefix = "warmup_" if round_ < warmup else ""
         for name, side in sides.items():
-            for _ in range(settle if round_ >= warmup else 0):
-                side()
+            settled_s = settle_s if round_ < warmup else 0.0
+            while settled_s < settle_s:
+                settled_s += side()[0]
             seconds, value = side()
             out[name][f"{prefix}seconds"].append(seconds)
             out[name][f"{prefix}values"].append(value)
@@ -164,6 +165,11 @@ def parser(doc: str, *, repetitions: int = 5) -> argparse.ArgumentParser:
         "--out", type=Path, help="JSON file; default NAME.json here, with --small in the temporary folder"
     )
     return out
+
+
+def settle_s(args: argparse.Namespace) -> float:
+    """Seconds for `in_turn` between processes that wait for each other."""
+    return 0.0 if args.small else 4.0
 
 
 def _positive(text: str) -> int:

@@ -85,7 +85,7 @@ def main() -> None:
             "ours, batched": stack.enter_context(Worker("evaluate:ours", options)),
             "HF, one at a time": stack.enter_context(Worker("evaluate:one_at_a_time", options)),
         }
-        timed = measure(workers, repetitions=args.repetitions, warmup=1)
+        timed = measure(workers, repetitions=args.repetitions, warmup=1, settle_s=common.settle_s(args))
     a, b = (t.pop("warmup_values")[0] for t in timed.values())
     different = sum(x != y for x, y in zip(a, b, strict=True))
     # Rounding may turn a near tie; more than that is another computation.

@@ -52,13 +52,15 @@ def floor() -> float:
     return worker.peak_memory_gib
 
 
-def run_axis(base: dict, field: str, sizes: Sequence[int], *, repetitions: int, empty: float) -> dict[str, Any]:
+def run_axis(
+    base: dict, field: str, sizes: Sequence[int], *, repetitions: int, empty: float, settle_s: float
+) -> dict[str, Any]:
     """All sizes of one axis in turn, and the exponents of time and memory."""
     # Both streams grow along the sequence, in the paper's proportion.
     options = {n: base | {field: n} | ({"text_length": n * 30 // 42} if field == "length" else {}) for n in sizes}
     with ExitStack() as stack:
         workers = {str(n): stack.enter_context(Worker("case:step_worker", options[n])) for n in sizes}
-        timed = measure(workers, repetitions=repetitions, warmup=2)
+        timed = measure(workers, repetitions=repetitions, warmup=2, settle_s=settle_s)
     points = [
         {"size": n}
         | common.summary(timed[str(n)]["seconds"])
@@ -77,7 +79,7 @@ def run_axis(base: dict, field: str, sizes: Sequence[int], *, repetitions: int, 
     }
 
 
-def run_devices(base: dict, devices: Sequence[int], *, repetitions: int) -> list[dict[str, Any]]:
+def run_devices(base: dict, devices: Sequence[int], *, repetitions: int, settle_s: float) -> list[dict[str, Any]]:
     """The same step over some numbers of virtual CPU devices in turn; the losses must agree."""
     with ExitStack() as stack:
         workers = {}
@@ -85,7 +87,7 @@ def run_devices(base: dict, devices: Sequence[int], *, repetitions: int) -> list
             env = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
             options = base | {"mesh": f"data={n}"}
             workers[n] = stack.enter_context(Worker("case:step_worker", options, env=env))
-        timed = measure(workers, repetitions=repetitions, warmup=2)
+        timed = measure(workers, repetitions=repetitions, warmup=2, settle_s=settle_s)
     losses = [t["warmup_values"][0]["loss"] for t in timed.values()]
     if max(losses) - min(losses) > 1e-4 * abs(losses[0]):
         raise RuntimeError(
@@ -107,10 +109,11 @@ def main() -> None:
     axes, devices = (SMALL, (1, 2)) if args.small else (AXES, DEVICES)
     chosen = args.axes or [*axes, "devices"]
     about, rows = common.machine(), []
+    counts = {"repetitions": args.repetitions, "settle_s": common.settle_s(args)}
     empty = floor()
     results: dict[str, Any] = {"memory_before_anything_gib": empty, "axes": {}}
     for name in (a for a in axes if a in chosen):
-        found = results["axes"][name] = run_axis(*axes[name], repetitions=args.repetitions, empty=empty)
+        found = results["axes"][name] = run_axis(*axes[name], empty=empty, **counts)
         for point in found["points"]:
             rows.append({"axis": name, "size": point["size"], "step, s": point["median_s"],
                          "peak, GiB": point["peak_memory_gib"]})  # fmt: skip
@@ -123,7 +126,7 @@ def main() -> None:
             if args.small
             else {"shape": "gpt2", "width": 512, "batch": 16}
         )
-        results["devices"] = run_devices(base, devices, repetitions=args.repetitions)
+        results["devices"] = run_devices(base, devices, **counts)
         rows += [
             {"axis": "devices", "size": r["devices"], "step, s": r["median_s"], "peak, GiB": r["peak_memory_gib"]}
             for r in results["devices"]

@@ -112,7 +112,9 @@ def check_losses(sides: Mapping[str, Mapping[str, list]], *, tolerance: float) -
     return worst
 
 
-def measure_step(options: Mapping[str, Any], *, torch: bool, product: int, repetitions: int) -> dict[str, Any]:
+def measure_step(
+    options: Mapping[str, Any], *, torch: bool, product: int, repetitions: int, settle_s: float
+) -> dict[str, Any]:
     """One case: our step, the peer's and the matrix product in turn."""
     import case as C
 
@@ -129,8 +131,7 @@ def measure_step(options: Mapping[str, Any], *, torch: bool, product: int, repet
         losses = {name: w for name, w in workers.items() if name != "matrix product"}
         first = common.in_turn({name: w.go for name, w in losses.items()}, repetitions=0, warmup=2)
         differences = check_losses(first, tolerance=TOLERANCE[case.dtype]) if torch else None
-        # At B 2 it takes some steps until a process has its memory back.
-        timed = measure(workers, repetitions=repetitions, warmup=1, settle=3 if case.batch < 8 else 1)
+        timed = measure(workers, repetitions=repetitions, warmup=1, settle_s=settle_s)
     rate = (
         timed["matrix product"]["info"]["flops"] / common.summary(timed["matrix product"]["seconds"])["median_s"]
     )
@@ -206,7 +207,9 @@ def main() -> None:
             options |= {"length": 12, "text_length": 8} if args.small else {}
             torch = args.torch and not shape.startswith("smollm2")
             product = args.product or (256 if args.small else 2048)
-            result = measure_step(options, torch=torch, product=product, repetitions=args.repetitions)
+            result = measure_step(
+                options, torch=torch, product=product, repetitions=args.repetitions, settle_s=common.settle_s(args)
+            )
             with Worker("step:shares_worker", options | {"repetitions": args.repetitions}) as worker:
                 result["shares"] = worker.go()[1]
             results.append(result)

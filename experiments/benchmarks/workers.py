@@ -96,11 +96,11 @@ class Worker:
 
 
 def measure(
-    workers: Mapping[str, Worker], *, repetitions: int, warmup: int = 2, settle: int = 1
+    workers: Mapping[str, Worker], *, repetitions: int, warmup: int = 2, settle_s: float
 ) -> dict[str, dict[str, Any]]:
     """All workers in turn, then all closed; what `in_turn` returns and each one's "info" and "peak_memory_gib"."""
     out: dict[str, dict[str, Any]] = in_turn(
-        {name: w.go for name, w in workers.items()}, repetitions=repetitions, warmup=warmup, settle=settle
+        {name: w.go for name, w in workers.items()}, repetitions=repetitions, warmup=warmup, settle_s=settle_s
     )
     for name, worker in workers.items():
         worker.close()
