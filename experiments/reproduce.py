@@ -18,10 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
 
-from tracr_jax.allocator import keep_pages
+from tracr_jax.allocator import keep_pages, names_a_model
 
 if __name__ == "__main__":
-    keep_pages()  # before anything is imported: it starts the process again
+    # Before anything is imported: it starts the process again.
+    keep_pages(one_arena=names_a_model(sys.argv))
 
 import jax
 import marked

@@ -6,18 +6,30 @@ to the kernel, which zeroes them again at the next step. glibc reads its setting
 
 import os
 import sys
+from collections.abc import Sequence
 
 _SETTINGS = {"hugetlb": 1, "mmap_threshold": 2**33, "trim_threshold": 2**34, "top_pad": 2**28}
 _VARIABLE = "GLIBC_TUNABLES"
 
 
-def keep_pages() -> None:
+def keep_pages(*, one_arena: bool = False) -> None:
     """Start this process again with glibc told to keep its memory, in huge pages where the kernel allows.
 
     Does nothing outside Linux, where GLIBC_TUNABLES is already set (so never twice), or with another C library,
     which ignores the variable. Called by the command line before anything is imported.
+
+    Args:
+      one_arena: all threads share one heap. XLA's buffers are taken by threads of its own, whose heaps hold no
+        buffer above 64 MiB: larger ones (1 GiB a step for gpt2 at B 2) are mapped and given back each step whatever
+        the settings. That is worth it for a large model; small ones compile slower, as threads wait for the heap.
     """
     if sys.platform != "linux" or _VARIABLE in os.environ:
         return
-    os.environ[_VARIABLE] = ":".join(f"glibc.malloc.{name}={value}" for name, value in _SETTINGS.items())
+    settings = _SETTINGS | ({"arena_max": 1} if one_arena else {})
+    os.environ[_VARIABLE] = ":".join(f"glibc.malloc.{name}={value}" for name, value in settings.items())
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def names_a_model(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for another model than the bundled small one: a large one, for `keep_pages`."""
+    return any(word.split("=")[0] == "--lm" for word in argv)

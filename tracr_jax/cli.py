@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 from rich.console import Console
 
-from tracr_jax.allocator import keep_pages
+from tracr_jax.allocator import keep_pages, names_a_model
 from tracr_jax.config import RunConfig, read_config
 from tracr_jax.errors import UserError
 from tracr_jax.presets import METHODS, preset
@@ -146,7 +146,7 @@ class Export:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a UserError is one line on standard error and exit status 2."""
     if argv is None:
-        keep_pages()
+        keep_pages(one_arena=names_a_model(sys.argv))
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "inject": _inject,

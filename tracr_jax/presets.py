@@ -153,6 +153,6 @@ _SMALL_MODELS_FULL = {
         checkpoint_every=100,
         losses=dataclasses.replace(TINY["dyck"].losses, retention_weight=0.3),
         optim=OptimConfig(learning_rate=3e-4, adapter_learning_rate=3e-3, final_rate=0.02),
-        data=DataConfig(batch=4, free_items=4, free_supervised=4, text_batch=2, text_length=32),
+        data=DataConfig(batch=3, free_items=3, free_supervised=3, text_batch=2, text_length=32),
     )
 }

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tracr_jax.allocator import keep_pages
 
 if __name__ == "__main__":
-    keep_pages()  # before anything is imported: it starts the process again
+    keep_pages(one_arena=True)  # before anything is imported: it starts the process again
 
 import functools
 import tempfile
