@@ -20,8 +20,8 @@ def keep_pages(*, one_arena: bool = False) -> None:
 
     Args:
       one_arena: all threads share one heap. XLA's buffers are taken by threads of its own, whose heaps hold no
-        buffer above 64 MiB: larger ones (1 GiB a step for gpt2 at B 2) are mapped and given back each step whatever
-        the settings. That is worth it for a large model; small ones compile slower, as threads wait for the heap.
+        buffer above 64 MiB: larger ones (1 GiB a step for gpt2 at B 2) are mapped and given back every step,
+        whatever the settings. Worth it for a large model; small ones compile slower, as threads wait for the heap.
     """
     if sys.platform != "linux" or _VARIABLE in os.environ:
         return
