@@ -121,7 +121,9 @@ def random_batch(case: Case, teacher: Teacher, *, seed: int = 0) -> Batch:
     ids = rng.integers(0, vocab, (case.batch, case.length), np.int32)
     mask = np.zeros(ids.shape, np.float32)
     mask[:, -1 - ANSWERS : -1] = 1
-    body = rng.integers(0, len(teacher.vocab), ids.shape, np.int32)
+    # A second BOS among the tokens is no program input: counts come out between two values there.
+    words = np.setdiff1d(np.arange(len(teacher.vocab), dtype=np.int32), [teacher.bos_id])
+    body = rng.choice(words, ids.shape)
     bos = np.full((case.batch, 1), teacher.bos_id, np.int32)
     text = rng.integers(0, vocab, (case.batch, case.text_length), np.int32)
     return Batch(ids, mask, np.concatenate([bos, body], axis=1), text)
