@@ -181,11 +181,9 @@ def _positive(text: str) -> int:
 def finish(
     name: str, args: argparse.Namespace, about: dict[str, Any], results: Any, *, title: str, rows: Any
 ) -> None:
-    """Print the table (dicts of column -> value, one a row) and write the JSON file in one step."""
+    """Print the table (dicts of column -> value, one a row) and write the JSON file."""
     from rich.console import Console
     from rich.table import Table
-
-    from tracr_jax.files import write_json
 
     table = Table(title=title, title_justify="left")
     columns = list(dict.fromkeys(k for row in rows for k in row))
@@ -194,6 +192,16 @@ def finish(
     for row in rows:
         table.add_row(*(shown(row.get(column)) for column in columns))
     Console().print(table)
+    print(f"written: {write(name, args, about, results, title=title, rows=rows)}")
+
+
+def write(
+    name: str, args: argparse.Namespace, about: dict[str, Any], results: Any, *, title: str, rows: Any
+) -> Path:
+    """The JSON file alone, for a script that has more to measure; returns its path."""
+    from tracr_jax.files import write_json
+
+    columns = list(dict.fromkeys(k for row in rows for k in row))
     path = (
         args.out or (Path(tempfile.gettempdir()) / "tracr_jax_benchmarks" if args.small else HERE) / f"{name}.json"
     )
@@ -202,7 +210,7 @@ def finish(
     table_rows = [{c: row.get(c) for c in columns} for row in rows]
     content = {"benchmark": name, "options": options, "about": about, "title": title, "rows": table_rows}
     write_json(path, content | {"results": results})
-    print(f"written: {path}")
+    return path
 
 
 def is_number(value: Any) -> bool:

@@ -36,6 +36,7 @@ SMALL: dict[str, tuple[dict[str, Any], str, Sequence[int]]] = {
     "blocks": ({"shape": "small", "length": 12}, "blocks", (8, 12)),
 }
 DEVICES = (1, 2, 4, 8)
+TITLE = "growth of a step, medians"
 
 
 def idle_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
@@ -120,18 +121,19 @@ def main() -> None:
         rows.append({"axis": f"{name}: exponent", "size": None, "step, s": found["exponents"]["time"],
                      "peak, GiB": found["exponents"]["memory"]})  # fmt: skip
         print(f"{name}: time ∝ size^{found['exponents']['time']:.2f}", flush=True)
+        common.write("scaling", args, about, results, title=TITLE, rows=rows)
     if "devices" in chosen:
         base = (
             {"shape": "small", "length": 12, "batch": 8}
             if args.small
-            else {"shape": "gpt2", "width": 512, "batch": 16}
+            else {"shape": "tiny", "batch": 16}  # each device holds all weights: eight of gpt2's are too many
         )
         results["devices"] = run_devices(base, devices, **counts)
         rows += [
             {"axis": "devices", "size": r["devices"], "step, s": r["median_s"], "peak, GiB": r["peak_memory_gib"]}
             for r in results["devices"]
         ]
-    common.finish("scaling", args, about, results, title="growth of a step, medians", rows=rows)
+    common.finish("scaling", args, about, results, title=TITLE, rows=rows)
 
 
 if __name__ == "__main__":
