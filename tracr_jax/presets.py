@@ -144,8 +144,8 @@ _SMALL_MODELS = {
     ),
 }
 
-# Few rows, so that the sweep's 600 steps take some twenty minutes on two cores; the rest is what the bundled
-# model's search has shown: hook on the aligned state, free items, more weight on the answer and the result.
+# Few rows, for two cores; the rest is what the bundled model's search has shown: hook on the aligned state, free
+# items, more weight on the answer and the result.
 _SMALL_MODELS_FULL = {
     ("smollm2-135m-instruct", "dyck"): dataclasses.replace(
         _SMALL_MODELS["smollm2-135m-instruct"],
