@@ -38,6 +38,8 @@ def test_one_heap_where_a_model_is_named(restarted):
     assert allocator.names_a_model(["inject", "dyck", "--lm", "gpt2"])
     assert allocator.names_a_model(["--lm=gpt2"])
     assert not allocator.names_a_model(["inject", "dyck", "--lm-eval"])
+    assert not allocator.names_a_model(["inject", "dyck", "--lm", "tiny"])
+    assert not allocator.names_a_model(["--lm=tiny"])
 
 
 def test_what_the_user_has_set_stays(restarted, monkeypatch):

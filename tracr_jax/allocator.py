@@ -4,6 +4,7 @@ XLA takes its temporary buffers from malloc and gives them back after every step
 to the kernel, which zeroes them again at the next step. glibc reads its settings only when a process starts.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -32,4 +33,5 @@ def keep_pages(*, one_arena: bool = False) -> None:
 
 def names_a_model(argv: Sequence[str]) -> bool:
     """Whether a command line asks for another model than the bundled small one: a large one, for `keep_pages`."""
-    return any(word.split("=")[0] == "--lm" for word in argv)
+    words = [part for word in argv for part in word.split("=", 1)]
+    return any(option == "--lm" and value != "tiny" for option, value in itertools.pairwise(words))

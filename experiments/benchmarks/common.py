@@ -59,9 +59,9 @@ def in_turn(
     for round_ in range(warmup + repetitions):
         prefix = "warmup_" if round_ < warmup else ""
         for name, side in sides.items():
-            settled_s = settle_s if round_ < warmup else 0.0
-            while settled_s < settle_s:
-                settled_s += side()[0]
+            left_s = settle_s if round_ >= warmup else 0.0
+            while left_s > 0:
+                left_s -= side()[0]
             seconds, value = side()
             out[name][f"{prefix}seconds"].append(seconds)
             out[name][f"{prefix}values"].append(value)
@@ -186,7 +186,7 @@ def finish(
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    columns = list(dict.fromkeys(k for row in rows for k in row))
+    columns = _columns(rows)
     for column in columns:
         table.add_column(column, justify="right" if any(is_number(r.get(column)) for r in rows) else "left")
     for row in rows:
@@ -201,16 +201,20 @@ def write(
     """The JSON file alone, for a script that has more to measure; returns its path."""
     from tracr_jax.files import write_json
 
-    columns = list(dict.fromkeys(k for row in rows for k in row))
     path = (
         args.out or (Path(tempfile.gettempdir()) / "tracr_jax_benchmarks" if args.small else HERE) / f"{name}.json"
     )
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     about = about | {"command": [f"{name}.py", *sys.argv[1:]], "load_after": os.getloadavg()[0]}
-    table_rows = [{c: row.get(c) for c in columns} for row in rows]
+    table_rows = [{c: row.get(c) for c in _columns(rows)} for row in rows]
     content = {"benchmark": name, "options": options, "about": about, "title": title, "rows": table_rows}
     write_json(path, content | {"results": results})
     return path
+
+
+def _columns(rows: Any) -> list[str]:
+    """Names of all columns, in the order in which rows bring them."""
+    return list(dict.fromkeys(k for row in rows for k in row))
 
 
 def is_number(value: Any) -> bool:
