@@ -1,5 +1,8 @@
 """The command line's errors are one line with exit status 2; options reach the configuration."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tracr_jax import cli
@@ -62,6 +65,28 @@ def test_ctrl_c_advises_to_resume_only_what_can_be_resumed(capsys, monkeypatch, 
     assert said.startswith("interrupted")
     assert len(said.splitlines()) == 1
     assert ("--resume" in said) == (command == "inject")
+
+
+def test_dispatch_is_set_before_the_backend_starts():
+    """JAX says nothing where this setting comes too late; the number of devices, set with it, would."""
+    script = """
+import jax
+from tracr_jax import cli, run
+
+def update(name, value, real=jax.config.update):
+    if name == "jax_cpu_enable_async_dispatch":
+        real("jax_num_cpu_devices", 2)  # a RuntimeError once there is a backend
+    real(name, value)
+
+def inject(*_, **__):
+    print(len(jax.devices("cpu")), jax.config.read("jax_cpu_enable_async_dispatch"))
+    raise KeyboardInterrupt
+
+jax.config.update, run.inject = update, inject
+cli.main(["inject", "dyck"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("2 False\n", 130), done.stderr
 
 
 def test_help_lists_commands(capsys):
