@@ -23,7 +23,7 @@ import workers  # noqa: E402
 
 from tracr_jax.errors import UserError  # noqa: E402
 
-SCRIPTS = ("step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots")
+SCRIPTS = ("step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch")
 
 
 def load(name):

@@ -1,0 +1,90 @@
+"""The main job's step on a CPU: JAX's asynchronous dispatch, the default, against inline, the command line's.
+
+  python experiments/benchmarks/dispatch.py
+
+Two processes in turn, several steps of `tracr-jax inject dyck` a time; the numbers of a step are read after the
+next one is dispatched, as in `fit`. With asynchronous dispatch a thread of its own runs beside the pool that
+computes.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tracr_jax.allocator import keep_pages
+
+if __name__ == "__main__":
+    keep_pages()  # before anything is imported: it starts the process again
+
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import common
+from workers import Worker, measure
+
+_STEPS = 5  # in one repetition
+_SETTLE_S = 1.0  # the main job's pages are few
+
+
+def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
+    """A side for `workers.Worker`: `_STEPS` steps of the main job, dispatched as options["asynchronous"] says."""
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", options["asynchronous"])  # before the backend starts
+
+    from tracr_jax.lm.blocks import first_blocks
+    from tracr_jax.lm.load import load_lm
+    from tracr_jax.presets import preset
+    from tracr_jax.run import make_parts
+    from tracr_jax.setup import build
+
+    lm = load_lm("tiny")
+    if options["small"]:
+        model, params = first_blocks(lm.model, lm.params, 8)
+        lm = replace(lm, model=model, params=params)
+    setup = build(preset("variable", task="dyck"), task="dyck", lm=lm)
+    state, frozen, step = make_parts(setup)
+    done = 0
+
+    def run():
+        nonlocal state, done
+        before = None
+        for _ in range(_STEPS):
+            state, terms = step(state, frozen, setup.batches.batch_at(done))
+            done += 1
+            if before is not None:
+                jax.device_get(before)
+            before = terms
+        jax.block_until_ready((state, before))
+
+    return {"rows": setup.batches.batch_at(0).ids.shape[0]}, run
+
+
+def main() -> None:
+    args = common.parser(__doc__ or "", repetitions=24).parse_args()
+    about = common.machine()
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker("dispatch:worker", {"asynchronous": on, "small": args.small}))
+            for name, on in {"asynchronous": True, "inline": False}.items()
+        }
+        settle_s = 0.0 if args.small else _SETTLE_S
+        timed = measure(workers, repetitions=args.repetitions, settle_s=settle_s)
+    seconds = {name: [s / _STEPS for s in side["seconds"]] for name, side in timed.items()}
+    ratios = [a / b for a, b in zip(seconds["asynchronous"], seconds["inline"], strict=True)]
+    row: dict[str, Any] = {f"{name}, s per step": statistics.median(s) for name, s in seconds.items()}
+    row |= {
+        "asynchronous / inline": statistics.median(ratios),
+        "inline faster in": f"{sum(r > 1 for r in ratios)} of {len(ratios)}",
+    }
+    results = {name: common.summary(s) | {"info": timed[name]["info"]} for name, s in seconds.items()}
+    title = "the main job's step by dispatch, medians"
+    common.finish("dispatch", args, about, results, title=title, rows=[row])
+
+
+if __name__ == "__main__":
+    common.main(main)
