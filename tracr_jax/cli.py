@@ -193,8 +193,8 @@ def _inject(argv: list[str]) -> None:
         start_processes(args.cluster)  # before anything else asks JAX for its devices
     import jax
 
-    # On a CPU, a thread that waits for each step is one too many beside the pool that computes it: 7 % of the main
-    # job's step (experiments/benchmarks/README.md). Before the backend starts; JAX heeds it on one device only.
+    # On a CPU, a thread of its own for each step is one too many beside the pool that computes it: some 4 % of the
+    # main job's step (experiments/benchmarks/dispatch.py). Before the backend starts; on one device only.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
     from tracr_jax.run import inject
