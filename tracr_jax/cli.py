@@ -193,7 +193,7 @@ def _inject(argv: list[str]) -> None:
         start_processes(args.cluster)  # before anything else asks JAX for its devices
     import jax
 
-    # On a CPU, a thread of its own for each step is one too many beside the pool that computes it: some 4 % of the
+    # On a CPU, a thread of its own for each step is one too many beside the pool that computes it: some 6 % of the
     # main job's step (experiments/benchmarks/dispatch.py). Before the backend starts; on one device only.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 

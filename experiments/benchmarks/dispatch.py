@@ -2,9 +2,8 @@
 
   python experiments/benchmarks/dispatch.py
 
-Two processes in turn, several steps of `tracr-jax inject dyck` a time; the numbers of a step are read after the
-next one is dispatched, as in `fit`. With asynchronous dispatch a thread of its own runs beside the pool that
-computes.
+Two processes in turn, several steps of `tracr-jax inject dyck` a time, by its own loop (`tracr_jax/fit.py`). With
+asynchronous dispatch a thread of its own runs beside the pool that computes.
 """
 
 import sys
@@ -17,7 +16,6 @@ from tracr_jax.allocator import keep_pages
 if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
 
-import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,7 +25,6 @@ import common
 from workers import Worker, measure
 
 _STEPS = 5  # in one repetition
-_SETTLE_S = 1.0  # the main job's pages are few
 
 
 def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
@@ -36,8 +33,10 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
 
     jax.config.update("jax_cpu_enable_async_dispatch", options["asynchronous"])  # before the backend starts
 
+    from tracr_jax.fit import fit
     from tracr_jax.lm.blocks import first_blocks
     from tracr_jax.lm.load import load_lm
+    from tracr_jax.metrics import Several
     from tracr_jax.presets import preset
     from tracr_jax.run import make_parts
     from tracr_jax.setup import build
@@ -48,20 +47,15 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
         lm = replace(lm, model=model, params=params)
     setup = build(preset("variable", task="dyck"), task="dyck", lm=lm)
     state, frozen, step = make_parts(setup)
-    done = 0
+    batch_at = setup.batches.batch_at
 
     def run():
-        nonlocal state, done
-        before = None
-        for _ in range(_STEPS):
-            state, terms = step(state, frozen, setup.batches.batch_at(done))
-            done += 1
-            if before is not None:
-                jax.device_get(before)
-            before = terms
-        jax.block_until_ready((state, before))
+        nonlocal state
+        steps = int(state.step) + _STEPS
+        state = fit(step, state, frozen, batch_at, steps=steps, writer=Several([]), progress=False)
+        jax.block_until_ready(state)
 
-    return {"rows": setup.batches.batch_at(0).ids.shape[0]}, run
+    return {"rows": batch_at(0).ids.shape[0]}, run
 
 
 def main() -> None:
@@ -72,16 +66,13 @@ def main() -> None:
             name: stack.enter_context(Worker("dispatch:worker", {"asynchronous": on, "small": args.small}))
             for name, on in {"asynchronous": True, "inline": False}.items()
         }
-        settle_s = 0.0 if args.small else _SETTLE_S
-        timed = measure(workers, repetitions=args.repetitions, settle_s=settle_s)
+        timed = measure(workers, repetitions=args.repetitions, settle_s=common.settle_s(args))
     seconds = {name: [s / _STEPS for s in side["seconds"]] for name, side in timed.items()}
-    ratios = [a / b for a, b in zip(seconds["asynchronous"], seconds["inline"], strict=True)]
-    row: dict[str, Any] = {f"{name}, s per step": statistics.median(s) for name, s in seconds.items()}
-    row |= {
-        "asynchronous / inline": statistics.median(ratios),
-        "inline faster in": f"{sum(r > 1 for r in ratios)} of {len(ratios)}",
-    }
     results = {name: common.summary(s) | {"info": timed[name]["info"]} for name, s in seconds.items()}
+    pairs = seconds["asynchronous"], seconds["inline"]
+    row: dict[str, Any] = {f"{name}, s per step": side["median_s"] for name, side in results.items()}
+    row["asynchronous / inline"] = common.ratio(*pairs)["median"]
+    row["inline faster in"] = f"{sum(a > b for a, b in zip(*pairs, strict=True))} of {args.repetitions}"
     title = "the main job's step by dispatch, medians"
     common.finish("dispatch", args, about, results, title=title, rows=[row])
 
