@@ -27,8 +27,8 @@ from pretrain.recipe import Recipe, Stage, grow, grow_optimizer, mean_loss
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tracr_jax.allocator import keep_pages
 from tracr_jax.files import write_json
+from tracr_jax.host import keep_pages
 from tracr_jax.lm.load import load_lm
 
 DATA = Path(os.environ.get("TRACR_JAX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

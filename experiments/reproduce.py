@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
 
-from tracr_jax.allocator import keep_pages, names_a_model
+from tracr_jax.host import keep_pages, names_a_model
 
 if __name__ == "__main__":
     # Before anything is imported: it starts the process again.
@@ -33,10 +33,10 @@ from reproduce_table import block, markdown
 from tracr_jax.config import RunConfig, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.fit import TrainingDivergedError
+from tracr_jax.injection import check_folder, inject
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
-from tracr_jax.run import check_folder, inject
+from tracr_jax.train.loop import TrainingDivergedError
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("dyck", "int_sum", "count")

@@ -22,7 +22,7 @@ from typing import Any
 from tracr_jax.config import from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
-from tracr_jax.metrics import read_lines
+from tracr_jax.train.metrics import read_lines
 
 _ENVIRONMENT = ("tracr_jax", "python", "packages", "device", "machine")
 

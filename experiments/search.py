@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
 
-from tracr_jax.allocator import keep_pages
+from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
@@ -25,14 +25,14 @@ import numpy as np
 from reproduce_results import shown_command
 
 from tracr_jax.config import RunConfig, from_dict, to_dict
-from tracr_jax.evaluate import decode_samples, make_predictor
 from tracr_jax.files import read_json, write_json
-from tracr_jax.fit import fit
+from tracr_jax.injection import make_parts
+from tracr_jax.measure.answers import decode_samples, make_predictor
+from tracr_jax.measure.language import perplexity
 from tracr_jax.presets import preset
-from tracr_jax.retention import perplexity
-from tracr_jax.run import make_parts
-from tracr_jax.setup import build
+from tracr_jax.runs.build import build
 from tracr_jax.tasks.base import Item, Task
+from tracr_jax.train.loop import fit
 
 OUT = Path(__file__).resolve().parent / "search_tiny.json"
 _UNSEEN, _SEED, _ITEMS = 4 * 10**6, 99, 64  # far from any index a run reaches, with a seed of its own

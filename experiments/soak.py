@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
 
-from tracr_jax.allocator import keep_pages
+from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
@@ -32,8 +32,8 @@ if __name__ == "__main__":
 import jax
 
 from tracr_jax.files import write_json
+from tracr_jax.injection import about, inject
 from tracr_jax.presets import preset
-from tracr_jax.run import about, inject
 
 OUT = Path(__file__).resolve().parent / "soak.json"
 LOOK_EVERY = 10

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
     from tracr_jax.errors import UserError
     from tracr_jax.export import Exported, export_run, open_export
+    from tracr_jax.injection import Run, inject
     from tracr_jax.interpret.decode import Decoded, decode, hidden_states
     from tracr_jax.intervene import ResidualEdit
     from tracr_jax.lm.load import load_lm
-    from tracr_jax.opened import OpenedRun, open_run
     from tracr_jax.presets import preset
-    from tracr_jax.run import Run, inject
+    from tracr_jax.runs.model import OpenedRun, open_run
     from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
     from tracr_jax.tasks.strings import StringTask
     from tracr_jax.teacher import compile_program, make_forward
-    from tracr_jax.train import make_train_step
+    from tracr_jax.train.step import make_train_step
 
 _HOME = {
     "DataConfig": "config",
@@ -40,10 +40,10 @@ _HOME = {
     "Decoded": "interpret.decode",
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
-    "OpenedRun": "opened",
-    "Run": "run",
-    "inject": "run",
-    "open_run": "opened",
+    "OpenedRun": "runs.model",
+    "Run": "injection",
+    "inject": "injection",
+    "open_run": "runs.model",
     "ResidualEdit": "intervene",
     "load_lm": "lm.load",
     "preset": "presets",
@@ -54,7 +54,7 @@ _HOME = {
     "StringTask": "tasks.strings",
     "compile_program": "teacher",
     "make_forward": "teacher",
-    "make_train_step": "train",
+    "make_train_step": "train.step",
 }
 
 __all__ = [

@@ -12,9 +12,9 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 from rich.console import Console
 
-from tracr_jax.allocator import keep_pages, names_a_model
 from tracr_jax.config import RunConfig, read_config
 from tracr_jax.errors import UserError
+from tracr_jax.host import keep_pages, names_a_model
 from tracr_jax.presets import METHODS, preset
 
 _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrained language model
@@ -188,7 +188,7 @@ def _inject(argv: list[str]) -> None:
     start = preset(first["preset"] or "variable", task=first["task"] or "dyck", lm=lm)
     args = _parse(Inject, argv, default=Inject(start))
     if args.cluster:
-        from tracr_jax.mesh import start_processes
+        from tracr_jax.train.mesh import start_processes
 
         start_processes(args.cluster)  # before anything else asks JAX for its devices
     import jax
@@ -197,8 +197,8 @@ def _inject(argv: list[str]) -> None:
     # main job's step (experiments/benchmarks/dispatch.py). Before the backend starts; on one device only.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-    from tracr_jax.run import inject
-    from tracr_jax.table import print_evaluation
+    from tracr_jax.injection import inject
+    from tracr_jax.report.terminal.table import print_evaluation
 
     console = Console(highlight=False, quiet=jax.process_index() > 0)  # of several processes, the first speaks
     run = inject(
@@ -222,8 +222,8 @@ def _inject(argv: list[str]) -> None:
 
 def _writers(args: Inject):
     from tracr_jax.config import to_dict
-    from tracr_jax.metrics import MetricWriter, TensorBoard, WandbLike
-    from tracr_jax.run import default_folder
+    from tracr_jax.injection import default_folder
+    from tracr_jax.train.metrics import MetricWriter, TensorBoard, WandbLike
 
     writers: list[MetricWriter] = []
     if args.tensorboard:
@@ -236,10 +236,10 @@ def _writers(args: Inject):
 
 def _evaluate(argv: list[str]) -> None:
     args = _parse(Evaluate, argv)
+    from tracr_jax.data.samples import check_items
     from tracr_jax.files import write_json
-    from tracr_jax.opened import measure_again
-    from tracr_jax.samples import check_items
-    from tracr_jax.table import print_evaluation
+    from tracr_jax.report.terminal.table import print_evaluation
+    from tracr_jax.runs.model import measure_again
 
     console = Console(highlight=False)
     items = None if args.full else args.items
@@ -256,7 +256,7 @@ def _evaluate(argv: list[str]) -> None:
 def _decode(argv: list[str]) -> None:
     args = _parse(Decode, argv)
     from tracr_jax.interpret.decode import decode
-    from tracr_jax.opened import open_run
+    from tracr_jax.runs.model import open_run
 
     run = open_run(args.run, program=args.program)
     # Shells hand over a backslash and an n; the tasks' prompts end with a line of their own.
@@ -270,9 +270,9 @@ def _decode(argv: list[str]) -> None:
 
 def _interpret(argv: list[str]) -> None:
     args = _parse(Interpret, argv)
-    from tracr_jax.interpret.run import interpret
-    from tracr_jax.interpret.summary import print_interpretation, progress_bars
-    from tracr_jax.opened import open_run
+    from tracr_jax.interpret.study import interpret
+    from tracr_jax.report.terminal.summary import print_interpretation, progress_bars
+    from tracr_jax.runs.model import open_run
 
     console = Console(highlight=False)
     run = open_run(args.run)
@@ -293,10 +293,10 @@ def _interpret(argv: list[str]) -> None:
 def _retention(argv: list[str]) -> None:
     args = _parse(Retention, argv)
     from tracr_jax.files import write_json
-    from tracr_jax.opened import open_run
-    from tracr_jax.retention.suite import measure_retention, open_baseline
-    from tracr_jax.run import about
-    from tracr_jax.table import print_retention
+    from tracr_jax.injection import about
+    from tracr_jax.measure.language.suite import measure_retention, open_baseline
+    from tracr_jax.report.terminal.table import print_retention
+    from tracr_jax.runs.model import open_run
 
     console = Console(highlight=False)
     started = time.time()
@@ -331,7 +331,7 @@ def _export(argv: list[str]) -> None:
     args = _parse(Export, argv)
     from tracr_jax.export import export_run
     from tracr_jax.files import read_json, refuse_filled
-    from tracr_jax.opened import open_run
+    from tracr_jax.runs.model import open_run
 
     refuse_filled(args.folder)  # now, and not after the run was opened
     evaluated = args.run / "evaluation.json"

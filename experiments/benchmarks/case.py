@@ -16,17 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tracr_jax import mesh as M
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.gpt2 import GPT2, SIZES, GPT2Config
 from tracr_jax.lm.llama import Llama, LlamaConfig
-from tracr_jax.losses import variable_layout
 from tracr_jax.presets import PAPER_FIXED
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, compile_program, make_forward
-from tracr_jax.train import (
+from tracr_jax.train import mesh as M
+from tracr_jax.train.losses import variable_layout
+from tracr_jax.train.step import (
     Frozen,
     StepShape,
     TrainParams,

@@ -2,8 +2,8 @@
 
   python experiments/benchmarks/dispatch.py
 
-Two processes in turn, several steps of `tracr-jax inject dyck` a time, by its own loop (`tracr_jax/fit.py`). With
-asynchronous dispatch a thread of its own runs beside the pool that computes.
+Two processes in turn, several steps of `tracr-jax inject dyck` a time, by its own loop (`tracr_jax/train/loop.py`).
+With asynchronous dispatch a thread of its own runs beside the pool that computes.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tracr_jax.allocator import keep_pages
+from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
@@ -33,13 +33,13 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
 
     jax.config.update("jax_cpu_enable_async_dispatch", options["asynchronous"])  # before the backend starts
 
-    from tracr_jax.fit import fit
+    from tracr_jax.injection import make_parts
     from tracr_jax.lm.blocks import first_blocks
     from tracr_jax.lm.load import load_lm
-    from tracr_jax.metrics import Several
     from tracr_jax.presets import preset
-    from tracr_jax.run import make_parts
-    from tracr_jax.setup import build
+    from tracr_jax.runs.build import build
+    from tracr_jax.train.loop import fit
+    from tracr_jax.train.metrics import Several
 
     lm = load_lm("tiny")
     if options["small"]:

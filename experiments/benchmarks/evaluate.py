@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tracr_jax.allocator import keep_pages
+from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
@@ -27,9 +27,9 @@ from tracr_jax.errors import UserError
 
 
 def _setup(items: int) -> tuple[Any, list]:
+    from tracr_jax.data.samples import sample_of
     from tracr_jax.presets import preset
-    from tracr_jax.samples import sample_of
-    from tracr_jax.setup import build
+    from tracr_jax.runs.build import build
 
     setup = build(preset(task="dyck", lm="tiny"), task="dyck", lm="tiny")
     chosen = setup.task.eval_sets()["test"]
@@ -40,7 +40,7 @@ def _setup(items: int) -> tuple[Any, list]:
 
 def ours(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
     """A side for `workers.Worker`: all items in batches, with the cache, jitted."""
-    from tracr_jax.evaluate import greedy_answers
+    from tracr_jax.measure.answers import greedy_answers
 
     setup, items = _setup(options["items"])
     return {}, lambda: greedy_answers(setup, setup.lm.params, items)

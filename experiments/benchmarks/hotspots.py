@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tracr_jax.allocator import keep_pages
+from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
     keep_pages(one_arena=True)  # before anything is imported: it starts the process again

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tracr_jax.allocator import keep_pages
+from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
     keep_pages(one_arena=True)  # before anything is imported: it starts the process again
@@ -43,9 +43,9 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
     import jax
     import jax.numpy as jnp
 
-    from tracr_jax import losses as L
     from tracr_jax.intervene import detach_and_roll, subspace_basis
-    from tracr_jax.train import apply_gradients
+    from tracr_jax.train import losses as L
+    from tracr_jax.train.step import apply_gradients
 
     repetitions = options.pop("repetitions")
     case = C.Case(**options)

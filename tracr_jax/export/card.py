@@ -7,11 +7,11 @@ from typing import Any
 from tracr_jax import __version__
 from tracr_jax.export.program import example_items, is_hub_id
 from tracr_jax.lm.load import ALIASES, SMOLLM2
-from tracr_jax.setup import Setup
+from tracr_jax.runs.build import Setup
 
 _HUB = {**ALIASES, SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
-# Run by tests/export_test.py: the first block gives `hidden`, the second reads it.
+# Run by tests/export/folder_test.py: the first block gives `hidden`, the second reads it.
 _HIDDEN = """\
 import numpy as np, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer

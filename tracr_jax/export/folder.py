@@ -24,9 +24,9 @@ from tracr_jax.interpret.decode import Trained
 from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
-from tracr_jax.setup import Setup
+from tracr_jax.runs.build import Setup
 from tracr_jax.teacher import Variable
-from tracr_jax.train import TrainParams
+from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter
 
 

@@ -12,7 +12,7 @@ from tracr_jax import __version__
 from tracr_jax.config import RunConfig, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
-from tracr_jax.setup import Setup
+from tracr_jax.runs.build import Setup
 from tracr_jax.tasks.base import Item
 from tracr_jax.teacher import Variable
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.losses import answer_positions
+from tracr_jax.train.losses import answer_positions
 from tracr_jax.types import Params
 
 

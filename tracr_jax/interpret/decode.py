@@ -16,17 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from tracr_jax.data.samples import LONG, round_up
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.display import DecodedTable
-from tracr_jax.interpret.labelled import oracle_values
-from tracr_jax.interpret.reading import NOTHING, best_values, held_values, margins
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
-from tracr_jax.losses import VariableLayout, apply_adapter
-from tracr_jax.samples import LONG, round_up
-from tracr_jax.setup import Setup
+from tracr_jax.measure.variables.labelled import oracle_values
+from tracr_jax.measure.variables.reading import NOTHING, best_values, held_values, margins
+from tracr_jax.runs.build import Setup
 from tracr_jax.teacher.model import Variable
-from tracr_jax.train import TrainParams
+from tracr_jax.train.losses import VariableLayout, apply_adapter
+from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter, Params
 
 

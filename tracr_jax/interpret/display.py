@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from tracr_jax.interpret.reading import NOTHING
+from tracr_jax.measure.variables.reading import NOTHING
 
 if TYPE_CHECKING:
     from tracr_jax.interpret.decode import Decoded

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from tracr_jax.data.samples import sample_of
 from tracr_jax.errors import UserError
-from tracr_jax.evaluate import greedy_answers
 from tracr_jax.interpret.decode import decode_ids
-from tracr_jax.interpret.reading import NOTHING
-from tracr_jax.opened import OpenedRun
-from tracr_jax.samples import sample_of
-from tracr_jax.setup import Setup
+from tracr_jax.measure.answers import greedy_answers
+from tracr_jax.measure.variables.reading import NOTHING
+from tracr_jax.runs.build import Setup
+from tracr_jax.runs.model import OpenedRun
 from tracr_jax.tasks.base import Item
-from tracr_jax.train import TrainParams
+from tracr_jax.train.step import TrainParams
 
 _OTHER_SETS = 4  # beside "test"
 

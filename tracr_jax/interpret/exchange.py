@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tracr_jax.intervene import project
-from tracr_jax.losses import apply_adapter
+from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter
 
 Change = Literal["swap", "random", "complement", "other", "none"]

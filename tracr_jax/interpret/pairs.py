@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from tracr_jax.data.samples import ROWS
 from tracr_jax.interpret.pool import Pool, padded
-from tracr_jax.samples import ROWS
 from tracr_jax.teacher import Teacher
-from tracr_jax.teacher.evaluate import Oracle, Sees, reading_layers, reads_after
+from tracr_jax.teacher.oracle import Oracle, Sees, reading_layers, reads_after
 
 _TRIES = 6  # predictions made for each pair that is wanted
 _CANDIDATES = 20_000  # pairs of items looked at for a difference

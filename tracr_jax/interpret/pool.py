@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from tracr_jax.bridge import Bridge
-from tracr_jax.samples import ROWS, sample_of
+from tracr_jax.data.bridge import Bridge
+from tracr_jax.data.samples import ROWS, sample_of
 from tracr_jax.tasks.base import Item
-from tracr_jax.teacher.evaluate import Oracle, States, Values
+from tracr_jax.teacher.oracle import Oracle, States, Values
 from tracr_jax.types import Params
 
 

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from tracr_jax.interpret.counting import aligned_states
-from tracr_jax.interpret.labelled import Labeller
-from tracr_jax.interpret.reading import one_hot
-from tracr_jax.losses import VariableLayout
-from tracr_jax.setup import Setup
+from tracr_jax.measure.variables.counting import aligned_states
+from tracr_jax.measure.variables.labelled import Labeller
+from tracr_jax.measure.variables.reading import one_hot
+from tracr_jax.runs.build import Setup
 from tracr_jax.tasks.base import Item
+from tracr_jax.train.losses import VariableLayout
 from tracr_jax.types import Adapter
 
 _SHRINKAGE = 1e-3  # of the covariance, in units of each coordinate's variance within a value

@@ -14,14 +14,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tracr_jax.data.samples import sample_of
 from tracr_jax.errors import UserError
-from tracr_jax.interpret.counting import Counter, every_layer, total
-from tracr_jax.interpret.labelled import CLASSES, Labeller
 from tracr_jax.interpret.probe import fit_probe
-from tracr_jax.interpret.reading import DecodeCounts, scores
-from tracr_jax.samples import sample_of
-from tracr_jax.setup import Setup
-from tracr_jax.train import TrainParams
+from tracr_jax.measure.variables.counting import Counter, every_layer, total
+from tracr_jax.measure.variables.labelled import CLASSES, Labeller
+from tracr_jax.measure.variables.reading import DecodeCounts, scores
+from tracr_jax.runs.build import Setup
+from tracr_jax.train.step import TrainParams
 
 _DIGITS = 4  # of every share in the JSON: the intervals are wider
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from tracr_jax.data.samples import ROWS
 from tracr_jax.interpret.answers import would_answer
 from tracr_jax.interpret.exchange import CONTROLS, WEIGHTS, Change, exchange, random_directions, span_basis
 from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, Pairs, list_cells, pair_batches
@@ -24,12 +25,11 @@ from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, 
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
-from tracr_jax.losses import DEFINED
-from tracr_jax.samples import ROWS
-from tracr_jax.setup import Setup
-from tracr_jax.stats import share
+from tracr_jax.measure.stats import share
+from tracr_jax.runs.build import Setup
 from tracr_jax.teacher import Teacher
-from tracr_jax.train import TrainParams
+from tracr_jax.train.losses import DEFINED
+from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Params
 
 POOL = 400  # items from which pairs are made

@@ -11,7 +11,7 @@ from typing import Any
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
-from tracr_jax.metrics import read_lines
+from tracr_jax.train.metrics import read_lines
 
 # What a part must hold for its section to be drawn: a file of another version is refused by name, in one line.
 _KEYS = {

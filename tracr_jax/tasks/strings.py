@@ -16,7 +16,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.split import distinct_set, draw, split_of
 from tracr_jax.teacher.compile import default_exactness
-from tracr_jax.teacher.evaluate import Oracle
+from tracr_jax.teacher.oracle import Oracle
 
 ASK, OTHER = "?", "other"
 

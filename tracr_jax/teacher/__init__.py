@@ -1,8 +1,8 @@
 """The teacher: a RASP program compiled to a small transformer, its residual stream, and its oracle."""
 
 from tracr_jax.teacher.compile import Teacher, Variable, compile_program, default_exactness
-from tracr_jax.teacher.evaluate import evaluate_program
 from tracr_jax.teacher.forward import make_forward
+from tracr_jax.teacher.oracle import evaluate_program
 from tracr_jax.teacher.store import cached_compile, load_teacher, save_teacher
 from tracr_jax.teacher.verify import VerifyReport, verify
 

@@ -14,12 +14,12 @@ import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.losses import DEFINED
 from tracr_jax.teacher.compile import build_program
-from tracr_jax.teacher.evaluate import Oracle
 from tracr_jax.teacher.fallback import compile_with_tracr
 from tracr_jax.teacher.forward import make_forward
 from tracr_jax.teacher.model import Teacher
+from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.train.losses import DEFINED
 
 
 @dataclass(frozen=True)

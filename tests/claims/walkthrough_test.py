@@ -1,0 +1,71 @@
+"""Every block of experiments/own_program.md is run, in order, on a small random model and for two steps."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tracr_jax import cli
+from tracr_jax.lm.load import write_random_gpt2
+
+PAGE = Path(__file__).parents[2] / "experiments" / "own_program.md"
+SMALLER = {
+    "steps=150, eval_items=60": "steps=2, eval_items=4",
+    'lm="tiny"': 'lm="lm"',
+}
+
+
+def blocks():
+    """(language, file name or "", content) of every fenced block."""
+    found = re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    text = "".join(content for *_, content in found)
+    assert all(text.count(old) == 1 for old in SMALLER)
+    return found
+
+
+def test_the_walk_through(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+    write_random_gpt2("lm", num_blocks=8, width=32, heads=2)
+    names = {}
+    kinds = []
+    for language, file, content in blocks():
+        for old, new in SMALLER.items():
+            content = content.replace(old, new)
+        kinds.append("file" if file else language)
+        if file:
+            Path(file).write_text(content)
+        elif language == "python":
+            exec(compile(content, f"{PAGE.name}: {content[:40]!r}", "exec"), names)
+        else:
+            (line,) = content.strip().splitlines()
+            program, *argv = shlex.split(line)
+            assert (language, program) == ("bash", "tracr-jax")
+            cli.main(argv)
+    assert kinds == ["file", "python", "python", "python", "python", "bash", "bash", "python"]
+    out = capsys.readouterr().out
+    assert f"{names['teacher'].num_layers} layers" in out
+    assert "longer: " in out
+    assert f"the program: {[0] * 6 + [1] * 6}" in out
+    assert "⏎" in out  # the table in the terminal
+    assert "exported: exported" in out
+    # The command exports what the run holds.
+    assert (names["exported"].lm.params["wpe"]["embedding"] == names["run"].params.lm["wpe"]["embedding"]).all()
+    assert (names["exported"].adapter.weight == names["run"].params.adapter.weight).all()
+    card = Path("exported/README.md").read_text()
+    assert "| longer | 4 |" in card
+    assert str(tmp_path) not in card + Path("exported/program.json").read_text()
+
+    decoded = names["decoded"]
+    assert decoded.program("y_after_an_x") == [False] * 8 + [True] + [False] * 3
+    assert decoded.program("final_result")[-1] is True
+    cli.main(["decode", "runs/own", "--layer", "0", "--all"])
+    shown = capsys.readouterr().out
+    assert "variables at layer 0 of" in shown
+    assert "not defined here" in " ".join(shown.split())  # wherever the line breaks
+    with pytest.raises(SystemExit):
+        cli.main(["decode", "runs/own", "--layer", "77"])
+    assert "no layer 77" in capsys.readouterr().err

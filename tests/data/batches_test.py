@@ -1,0 +1,168 @@
+"""Items as ids, lengths and batches: masks, purity, free items, what is refused."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.data.bridge_test import bridge_of, teacher_of
+from tests.helpers.tasks_tokenizers import filtered
+from tracr_jax.data.batches import Batches
+from tracr_jax.data.bridge import make_bridge
+from tracr_jax.data.encode import encode_item, sequence_length
+from tracr_jax.data.text import TextIds
+from tracr_jax.errors import UserError
+from tracr_jax.tasks.count import Count
+from tracr_jax.tasks.dyck import Dyck
+from tracr_jax.tasks.int_sum import IntSum
+
+STORY = "Once upon a time there was a girl. She had a red ball and a small dog.\n<|endoftext|>\n" * 20
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    def make(task, **options):
+        tokenizer = filtered(task)
+        text = TextIds.build(STORY, tokenizer, cache=tmp_path_factory.mktemp("text"))
+        sizes = {"batch": 6, "text_batch": 3, "text_length": 16, "seed": 7}
+        return Batches(task, tokenizer, bridge_of(task, tokenizer), text, **{**sizes, **options})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("task", "length"),
+    # n + 12 tokens at n = 30; 8 + 3 at 449 + 449; 15 + 40 and two digits; each with one end-of-text.
+    [(Dyck(), 43), (IntSum(), 12), (Count(), 58)],
+    ids=["dyck", "int_sum", "count"],
+)
+def test_lengths_are_derived_and_sufficient(made, task, length):
+    tokenizer = filtered(task)
+    assert sequence_length(task, tokenizer) == length
+    assert sequence_length(task, tokenizer, answer_end=False) == length - 1
+    bridge = bridge_of(task, tokenizer)
+    sizes = [
+        sum(map(len, bridge.split(i)))
+        for make in (task.train_item, task.free_item)
+        for i in (make(k, seed=2) for k in range(300))
+    ]
+    assert max(sizes) == length - 1 or task.name == "count"  # the longest count texts are rare
+    assert max(sizes) < length
+    batches = made(task)
+    assert (length, length + 1, 16) == (batches.S, batches.T, batches.U)
+
+
+def test_mask_is_where_the_answer_is_emitted():
+    task = IntSum()
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    for answer_end in (True, False):
+        ids, mask = encode_item(task.item(12, 345), bridge, tokenizer, length=14, answer_end=answer_end)
+        emitted = [tokenizer.token_text(ids[s + 1]) for s in np.flatnonzero(mask)]
+        assert emitted == [" 3", "5", "7"] + ["<|endoftext|>"] * answer_end
+    assert ids[-1] == tokenizer.eos_id
+
+
+def test_as_coded_mask_counts_characters():
+    """findings.md B11: "yes" supervises two end-of-texts after the answer, "no" one."""
+    task = Dyck()
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    for text, coded in (("()", 3), ("((", 2)):
+        _, mask = encode_item(task.item(text), bridge, tokenizer, length=43, as_coded_mask=True)
+        assert mask.sum() == coded
+        assert encode_item(task.item(text), bridge, tokenizer, length=43)[1].sum() == 2
+
+
+def test_items_are_not_cut_unless_asked():
+    task = Dyck()
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    long = task.item("()" * 15)
+    with pytest.raises(UserError, match="takes 43 tokens, S is 37"):
+        encode_item(long, bridge, tokenizer, length=37)
+    ids, mask = encode_item(long, bridge, tokenizer, length=37, as_coded_length=True)
+    assert len(ids) == 37
+    assert mask.sum() == 0  # findings.md A1: the answer is lost
+
+
+@pytest.mark.parametrize("task", [Dyck(), IntSum(), Count()], ids=["dyck", "int_sum", "count"])
+def test_a_batch_is_its_items(made, task):
+    batches = made(task, free_items=4)
+    tokenizer = filtered(task)
+    bridge = bridge_of(task, tokenizer)
+    batch = batches.batch_at(5)
+    supervised, free = batches.items_at(5)
+    made_for_it = [task.train_item(30 + k, seed=7) for k in range(6)]
+    assert sorted(supervised, key=str) == sorted(made_for_it, key=str)
+    for row, item in enumerate(supervised + free):
+        ids, mask = encode_item(item, bridge, tokenizer, length=batches.S)
+        assert batch.ids[row].tolist() == ids.tolist()
+        assert batch.answer_mask[row].tolist() == mask.tolist()
+    assert (batch.teacher_ids == bridge.to_teacher(batch.ids)).all()
+    assert batch.ids.shape == (10, batches.S)
+    assert batch.teacher_ids.shape == (10, batches.T)
+    assert batch.text_ids.shape == (3, 16)
+    assert {a.dtype.name for a in batch} == {"int32", "float32"}
+
+
+def test_some_free_items_are_asked_among_the_others(made):
+    task = Dyck()
+    asked, aligned = made(task, free_items=5, free_supervised=3).items_at(2)
+    free = [task.free_item(10 + k, seed=7) for k in range(5)]
+    plain = [task.train_item(12 + k, seed=7) for k in range(6)]
+    assert aligned == free[3:]
+    assert sorted(asked, key=str) == sorted(plain + free[:3], key=str)
+    batches = made(task, free_items=5, free_supervised=3)
+    orders = {tuple(len(i.prompt) for i in batches.items_at(step)[0]) for step in range(20)}
+    assert len(orders) == 20
+    last = [batches.items_at(step)[0][-1] for step in range(20)]
+    drawn = [task.free_item(5 * step + k, seed=7) for step in range(20) for k in range(3)]
+    assert 2 < sum(i in drawn for i in last) < 18  # not always in the same rows
+
+
+def test_order_within_a_batch_does_not_tell_the_answer(made):
+    """The hook rolls by one row: neither a row's place nor its neighbour may say what its label is."""
+    batches = made(Dyck())
+    labels = np.array([[i.label == "yes" for i in batches.items_at(step)[0]] for step in range(400)])
+    assert abs(labels[:, ::2].mean() - labels[:, 1::2].mean()) < 0.08
+    same_as_neighbour = (labels == np.roll(labels, 1, axis=1)).mean()
+    assert abs(same_as_neighbour - 2 / 5) < 0.05  # three of each: a neighbour is one of the five others, two alike
+
+
+def test_steps_and_seeds_differ_and_repeat(made):
+    one, two = made(Dyck()), made(Dyck())
+    for a, b in zip(one.batch_at(3), two.batch_at(3), strict=True):
+        assert (a == b).all()
+    assert (one.batch_at(3).ids != one.batch_at(4).ids).any()
+    assert (one.batch_at(3).text_ids != one.batch_at(4).text_ids).any()
+    assert (one.batch_at(3).ids != made(Dyck(), seed=8).batch_at(3).ids).any()
+
+
+def test_another_process_makes_the_same_items():
+    code = (
+        "import json; from tracr_jax.tasks.registry import get_task\n"
+        "t = [get_task(n) for n in ('dyck', 'int_sum', 'count')]\n"
+        "print(json.dumps([[x.train_item(9, seed=1).prompt, x.eval_sets()['test'].item(3).prompt] for x in t]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    tasks = [Dyck(), IntSum(), Count()]
+    assert json.loads(out) == [
+        [t.train_item(9, seed=1).prompt, t.eval_sets()["test"].item(3).prompt] for t in tasks
+    ]
+
+
+def test_as_coded_length(made):
+    batches = made(Dyck(), as_coded_length=True, as_coded_mask=True)
+    assert (batches.S, batches.batch_at(0).ids.shape) == (37, (6, 37))
+
+
+def test_a_short_teacher_is_refused(tmp_path):
+    task = Dyck()
+    tokenizer = filtered(task)
+    text = TextIds.build(STORY, tokenizer, cache=tmp_path)
+    bridge = make_bridge(task, tokenizer, teacher_of(task, 40))
+    with pytest.raises(UserError, match="S = 43 positions, the teacher's table holds 40"):
+        Batches(task, tokenizer, bridge, text, batch=2, text_batch=2, text_length=8, seed=0)

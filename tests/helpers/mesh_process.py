@@ -1,0 +1,44 @@
+"""One process of several that run the main job together; mesh_test.py starts it: CLUSTER LM TEXT FOLDER."""
+
+import dataclasses
+import json
+import sys
+
+from tests.train.mesh_test import DYCK, SHARED_RUN, not_scored, size_of_parameters
+from tracr_jax.train.mesh import start_processes
+
+if __name__ == "__main__":
+    cluster, lm, text, folder = sys.argv[1:]
+    start_processes(cluster)
+
+    import jax
+
+    from tracr_jax import injection as run
+    from tracr_jax.data.batches import Batches
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+    made, whole_batch = set(), Batches.batch_at
+
+    def batch_at(self, step):
+        batch = whole_batch(self, step)
+        made.add((len(batch.ids), len(batch.text_ids)))
+        return batch
+
+    Batches.batch_at = batch_at
+    run.evaluate, run.score_original = size_of_parameters, not_scored
+    if jax.process_index() > 0:
+
+        def refuse(*_, **__):
+            raise AssertionError("only the first process may write")
+
+        run.write_json = run.save_teacher = run.JsonLines = refuse
+    done = run.inject(
+        DYCK,
+        lm=lm,
+        config=dataclasses.replace(
+            SHARED_RUN, mesh="data=4,fsdp=2", data=dataclasses.replace(SHARED_RUN.data, text=text)
+        ),
+        folder=folder,
+        progress=False,
+    )
+    print(json.dumps({"devices": jax.device_count(), "rows": sorted(made), "evaluation": done.evaluation}))

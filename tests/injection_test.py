@@ -1,0 +1,273 @@
+"""The main job on tiny random models: every task, the run folder, resuming, the user's own task, the errors."""
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import pytest
+
+import tracr_jax
+from tracr_jax import cli
+from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
+from tracr_jax.errors import UserError
+from tracr_jax.injection import default_folder, inject
+from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
+from tracr_jax.measure.answers import evaluate
+from tracr_jax.presets import preset
+from tracr_jax.runs.build import check_result_rank
+from tracr_jax.runs.model import open_run
+from tracr_jax.train.metrics import read_lines
+
+SMALL = RunConfig(
+    steps=4,
+    eval_items=4,
+    checkpoint_every=2,
+    data=DataConfig(batch=2, text_batch=1, text_length=8),
+    optim=OptimConfig(warmup_steps=0),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACR_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Random GPT-2 folders by number of blocks: dyck needs 8, count 14, int_sum 22."""
+    made = {}
+
+    def get(blocks):
+        if blocks not in made:
+            folder = tmp_path_factory.mktemp("lm") / str(blocks)
+            write_random_gpt2(folder, num_blocks=blocks, width=32, heads=2)
+            made[blocks] = str(folder)
+        return made[blocks]
+
+    return get
+
+
+@pytest.mark.parametrize(("task", "blocks"), [("dyck", 8), ("int_sum", 22), ("count", 14)])
+def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
+    folder = tmp_path / "run"
+    run = inject(task, lm=models(blocks), config=SMALL, folder=folder, progress=False)
+    there = {p.name for p in folder.iterdir()}
+    assert there == {
+        "config.json",
+        "run.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "teacher",
+        "evaluation.json",
+    }
+    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [0, 1, 2, 3]
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation == run.evaluation
+    sets = evaluation["sets"]
+    assert next(iter(sets)) == "test"
+    assert sets["test"]["overlap_with_training"] == 0.0
+    assert all(0 <= s["injected"]["low"] <= s["injected"]["high"] <= 1 for s in sets.values())
+    assert any(n.startswith("final_result") for n in evaluation["decode"]["test"]["all_positions"])
+    assert evaluation["retention"]["original"] > 1
+    about = json.loads((folder / "run.json").read_text())
+    assert list(about["times"]) == ["setup_s", "before_s", "training_s", "evaluation_s"]
+    assert min(about["times"].values()) > 0
+    # The untouched model was scored beforehand, beside the compiler; that is not another number.
+    assert evaluate(run.setup, run.params, items=4) == evaluation
+    # What is on disk is what was trained.
+    _, params = open_run(folder)
+    chex.assert_trees_all_equal(params, run.params)
+
+
+def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
+    common = ["inject", "dyck", "--lm", models(8), "--steps", "4", "--batch", "2", "--eval-items", "2"]
+    common += ["--text-batch", "1", "--text-length", "8", "--checkpoint-every", "2"]
+    cli.main([*common, "--folder", str(tmp_path / "straight")])
+    folder = shutil.copytree(tmp_path / "straight", tmp_path / "cut")
+    # As if killed during step 3: the newest checkpoint is gone, the metrics have more lines than it.
+    shutil.rmtree(folder / "checkpoints" / "4")
+    (folder / "evaluation.json").unlink()
+    cli.main([*common, "--folder", str(folder), "--resume"])
+    assert "resumed after 2 of 4 steps" in capsys.readouterr().out
+    a, b = (open_run(tmp_path / n)[1] for n in ("straight", "cut"))
+    chex.assert_trees_all_equal(a, b)
+    lines = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(tmp_path / n / "metrics.jsonl")]
+        for n in ("straight", "cut")
+    ]
+    assert lines[0] == lines[1]
+    evaluations = [(tmp_path / n / "evaluation.json").read_text() for n in ("straight", "cut")]
+    assert evaluations[0] == evaluations[1]
+
+
+def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
+    """As coded the model emits " 12" as one token where the program writes digits (findings.md B15)."""
+    words = (*TASK_WORDS, *(f" {n}" for n in range(10, 41)))
+    lm = write_random_gpt2(tmp_path / "lm", num_blocks=14, width=32, heads=2, words=words)
+    said = []
+    config = dataclasses.replace(preset("paper", task="count"), steps=1, eval_items=1)
+    inject("count", lm=lm, config=config, folder=tmp_path / "run", progress=False, say=said.append)
+    (line,) = (line for line in said if line.startswith("warning: bridge:"))
+    assert "first mismatch" in line
+    assert "the answer's token is" in line
+
+
+USER_TASK = '''
+"""Is the first letter the same as the last? A user's own program."""
+from dataclasses import dataclass
+from tracr.rasp import rasp
+from tracr_jax.tasks.base import EvalSet, Item, TokenMap
+from tracr_jax.tasks.split import draw, split_of
+
+
+@dataclass(frozen=True)
+class More:
+    """More x than y?"""
+
+    name = "more_x"
+    result = "final_result"
+    marker = "?"
+
+    def program(self, *, max_seq_len):
+        def count(token):
+            return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda k, q: k == token))
+
+        xs, ys = count("x").named("xs"), count("y").named("ys")
+        more = rasp.SequenceMap(lambda x, y: x > y, xs, ys).named("more")
+        return rasp.SequenceMap(lambda m, t: m if t == "?" else False, more, rasp.tokens).named("final_result")
+
+    def vocab(self):
+        return frozenset({"x", "y", "?", "other"})
+
+    def mlp_exactness(self, max_seq_len):
+        return 10_000.0
+
+    def token_map(self):
+        return TokenMap({"x": "x", "y": "y", ":": "?"}, fill="other")
+
+    def keep_merge(self, left, right):
+        return True
+
+    def item(self, words):
+        more = words.count("x") > words.count("y")
+        return Item("What is " + " ".join(words) + "\\nAnswer:", "yes" if more else "no")
+
+    def _make(self, r):
+        return self.item(["xy"[k] for k in r.integers(0, 2, int(r.integers(2, 9)))])
+
+    def train_item(self, index, *, seed):
+        return draw(self._make, seed, index, 1, accept=lambda i: split_of(i.prompt) == "train")
+
+    free_item = train_item
+
+    def in_training(self, prompt):
+        return split_of(prompt) == "train"
+
+    def eval_sets(self):
+        def held_out(i):
+            return draw(self._make, 9, i, 1, accept=lambda i: split_of(i.prompt) == "test")
+
+        return {"test": EvalSet("test", 50, held_out, "held out")}
+
+    def longest_items(self):
+        return (self.item(["x"] * 8), self.item(["y"] * 8))
+
+    def teacher_label(self, item):
+        return (item.label == "yes",)
+
+    def baselines(self):
+        return {"always_no": lambda prompt: "no"}
+
+
+TASK = More()
+BROKEN = object()
+'''
+
+
+def test_a_users_own_task_from_a_file_and_as_an_object(models, tmp_path):
+    file = tmp_path / "my_task.py"
+    file.write_text(USER_TASK)
+    folder = tmp_path / "by_file"
+    run = tracr_jax.inject(f"{file}:TASK", lm=models(8), config=SMALL, folder=folder, progress=False)
+    assert set(run.evaluation["sets"]) == {"test"}
+    assert open_run(folder)[0].task.name == "more_x"
+    other = tracr_jax.inject(run.setup.task, lm=run.setup.lm, config=SMALL, folder=tmp_path / "b", progress=False)
+    chex.assert_trees_all_equal(run.params, other.params)
+    with pytest.raises(UserError, match="lacks name, result, marker"):
+        tracr_jax.inject(f"{file}:BROKEN", lm=models(8), config=SMALL, folder=tmp_path / "c", progress=False)
+
+
+def refused(message, folder, *args, **kwargs):
+    with pytest.raises(UserError, match=message) as e:
+        inject(*args, folder=folder, progress=False, **kwargs)
+    assert "\n" not in str(e.value)
+    assert not folder.exists()
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_path):
+    folder = tmp_path / "run"
+    refused(r"8 blocks, too few for int_sum: .* 21 layers", folder, "int_sum", lm=models(8), config=SMALL)
+    refused("no such folder", folder, "dyck", lm="./nowhere", config=SMALL)
+    refused("neither one of dyck, int_sum, count", folder, "dick", lm=models(8), config=SMALL)
+    weights = dataclasses.replace(SMALL, losses=LossConfig(variable_weights=(("nothing", 2.0),)))
+    refused("no such variable", folder, "dyck", lm=models(8), config=weights)
+    missing = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, text="./none.txt"))
+    refused("no such file", folder, "dyck", lm=models(8), config=missing)
+    short = tmp_path / "short"
+    write_random_gpt2(short, num_blocks=8, width=32, heads=2, positions=40)
+    refused(
+        r"longest training item has \d+ tokens, the model 40 positions",
+        folder,
+        "dyck",
+        lm=str(short),
+        config=SMALL,
+    )
+
+
+def test_result_subspace_as_large_as_the_width_is_refused():
+    with pytest.raises(UserError, match="10 values and the model is 8 wide"):
+        check_result_rank(10, 8, name="small")
+    check_result_rank(2, 8, name="small")
+
+
+def test_folders_are_not_mixed(models, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        inject("dyck", lm=models(8), config=SMALL, folder=run, progress=False)
+    (run / "notes.txt").unlink()
+    with pytest.raises(UserError, match="nothing to resume"):
+        inject("dyck", lm=models(8), config=SMALL, folder=run, resume=True, progress=False)
+    saved = dataclasses.replace(SMALL, task="dyck", lm=models(8))
+    (run / "config.json").write_text(json.dumps(dataclasses.asdict(saved)))
+    with pytest.raises(UserError, match="already holds a run"):
+        inject("dyck", lm=models(8), config=SMALL, folder=run, progress=False)
+    with pytest.raises(UserError, match=r"other options \(steps 4 -> 5\)"):
+        inject(
+            "dyck",
+            lm=models(8),
+            config=dataclasses.replace(SMALL, steps=5),
+            folder=run,
+            resume=True,
+            progress=False,
+        )
+
+
+def test_default_folder_names_task_model_method_and_seed():
+    assert str(default_folder(preset("finetune", task="count"))) == "runs/count-tiny-finetune-seed0"
+    assert (
+        str(default_folder(preset("variable", task="a/b.py:TASK", lm="./x/Gpt"))) == "runs/task-gpt-variable-seed0"
+    )
+
+
+def test_public_names_resolve_and_stay_functions():
+    for name in tracr_jax.__all__:
+        assert getattr(tracr_jax, name) is getattr(tracr_jax, name)
+    assert callable(tracr_jax.inject)
+    assert sorted(tracr_jax._HOME) == sorted(tracr_jax.__all__)
+    with pytest.raises(AttributeError, match="no attribute"):
+        tracr_jax.nothing  # noqa: B018

@@ -1,0 +1,91 @@
+"""The numbers behind the figures, against hand-worked ones."""
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from tests.helpers.report_data import NAMES, make_run
+from tracr_jax.report import data as D
+from tracr_jax.report.load import load_runs
+
+
+def test_short_curves_are_kept_as_they_are():
+    metrics = [{"step": s, "loss": 2.0 - s / 10, "alignment_parts": [1.0]} for s in range(10)]
+    (curve,) = D.loss_curves(metrics)
+    assert curve["steps"] == list(range(1, 11))
+    assert curve["mean"] == curve["low"] == curve["high"] == [2.0 - s / 10 for s in range(10)]
+
+
+def test_long_curves_keep_their_extremes():
+    metrics = [{"step": s, "retention": 100.0 if s == 777 else float(s % 3)} for s in range(1000)]
+    (curve,) = D.loss_curves(metrics)
+    assert len(curve["mean"]) <= D.POINTS
+    assert curve["steps"][-1] == 1000
+    assert max(curve["high"]) == 100.0
+    assert max(curve["mean"]) < 100.0
+    at = curve["high"].index(100.0)
+    low, high = curve["steps"][at] - curve["each"], curve["steps"][at]
+    assert low <= 777 < high
+
+
+def test_a_step_without_a_number_is_left_out():
+    (curve,) = D.loss_curves([{"step": 0, "loss": None}, {"step": 1, "loss": 3.0}])
+    assert (curve["steps"], curve["mean"]) == ([2], [3.0])
+
+
+def test_lengths_are_pooled_and_lose_nothing():
+    rows = [{"length": n, "right": n % 5, "total": 4 + n % 3} for n in range(90, 10, -1)]
+    bins = D.lengths({"sets": {"test": {"by_length": rows}}})["test"]
+    assert 2 <= len(bins) <= D.BINS
+    assert sum(b["total"] for b in bins) == sum(r["total"] for r in rows)
+    assert sum(b["right"] for b in bins) == sum(r["right"] for r in rows)
+    assert (bins[0]["from"], bins[-1]["to"]) == (11, 90)
+    assert all(a["to"] < b["from"] for a, b in pairwise(bins))
+    assert all(b["low"] <= b["accuracy"] <= b["high"] for b in bins)
+
+
+def test_one_length_is_no_curve():
+    assert D.lengths({"sets": {"test": {"by_length": [{"length": 3, "right": 1, "total": 2}]}}}) == {}
+    assert D.lengths({"sets": {"test": {}}}) == {}
+    assert D.lengths(None) == {}
+
+
+def test_the_scorecard_is_taken_from_evaluation_where_there_is_no_other(tmp_path):
+    (full,) = load_runs([make_run(tmp_path / "a")])
+    (part,) = load_runs([make_run(tmp_path / "b", leave_out=("interpretation.json",))])
+    (none,) = load_runs([make_run(tmp_path / "c", baseline=True)])
+    a, b = D.scorecard_of(full), D.scorecard_of(part)
+    assert a["probed"]
+    assert not b["probed"]
+    written = {v["name"]: v["writer_layer"] for v in full.variables}
+    assert sorted(a["order"]) == sorted(n for n in NAMES if n != NAMES[-1])  # numerical: never decoded
+    assert [written[n] for n in a["order"]] == sorted(written[n] for n in a["order"])
+    assert set(b["order"]) == set(a["order"])
+    assert (a["layers"], b["layers"]) == (8, 8)
+    assert set(b["sets"]["test"]["classes"]) == {"all", "answer"}
+    # Fine-tuning trains no adapter, though evaluation.json has numbers of its random one.
+    assert none.evaluation["decode"]
+    assert D.scorecard_of(none) is None
+
+
+def test_the_result_is_found_by_name_or_is_the_last():
+    assert D.result_name(["tokens", "final_result_3", "x"]) == "final_result_3"
+    assert D.result_name(["tokens", "x"]) == "x"
+    assert D.result_name([]) is None
+
+
+@pytest.mark.parametrize("text", ["</script>", "<!--", "]]>", "&amp;", "\u2028\u2029", "\ud800", "\x00"])
+def test_embedded_json_can_end_no_element_and_comes_back(text):
+    inside = D.embed({text: [text]})
+    assert not set("<>&\u2028\u2029\x00") & set(inside)
+    assert inside.isascii()
+    assert json.loads(inside) == {text: [text]}
+
+
+def test_examples_are_dropped_from_whoever_has_most():
+    small, large = {"t": "x" * 10}, {"t": "x" * 1000}
+    runs = [{"examples": [small, small]}, {"examples": [large, large, large]}]
+    assert D.fit_examples(runs, room=2200) == 1
+    assert [len(r["examples"]) for r in runs] == [2, 2]
+    assert D.fit_examples(runs, room=0) == 4

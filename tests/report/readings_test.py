@@ -1,0 +1,275 @@
+"""The sentences and verdicts, on small hand-made files: each can be yes, partly and no."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.report_data import make_run
+from tracr_jax.measure.stats import share
+from tracr_jax.report import readings as R
+from tracr_jax.report import swaps as S
+from tracr_jax.report.load import RunFiles, load_runs
+from tracr_jax.report.words import counted, listed, number, percent
+
+RUN = RunFiles(
+    folder=Path("run"),
+    name="run",
+    config={"losses": {"alignment": "variable"}},
+    about={},
+    metrics=[],
+    evaluation=None,
+    retention=None,
+    interpretation=None,
+)
+
+
+def plain(text):
+    return text.replace("\u00a0", " ").replace("\u202f", " ")
+
+
+def with_sets(**right):
+    """Sets of 100 items, the given number right; always_no gets 50, counting 95."""
+    sets = {
+        name: {
+            "injected": share(n, 100),
+            "original": share(3, 100),
+            "baselines": {"always_no": 0.5, "counting": 0.95},
+            "sample": 100,
+        }
+        for name, n in right.items()
+    }
+    return dataclasses.replace(RUN, evaluation={"sets": sets})
+
+
+def test_nothing_measured_is_said_with_the_command():
+    answers = R.answers(RUN)
+    assert [a.verdict for a in answers] == [None] * 5
+    assert [a.text.split()[1][:-1] for a in answers] == [
+        "evaluate",
+        "evaluate",
+        "interpret",
+        "interpret",
+        "retention",
+    ]
+
+
+@pytest.mark.parametrize(("right", "verdict"), [(97, "yes"), (90, "yes"), (75, "partly"), (55, "no"), (0, "no")])
+def test_learned(right, verdict):
+    got, text = R.learned(with_sets(test=right))
+    assert got == verdict
+    assert plain(text).startswith(f"{right} % (")
+    assert plain(text).endswith("of 100 test items right; 3 % before. The best trivial rule, counting, gets 95 %.")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [(99, 98, "yes"), (99, 89, "partly"), (91, 92, "partly"), (60, 55, "partly"), (60, 30, "no"), (50, 50, "no")],
+)
+def test_follows_needs_more_than_any_rule_that_knows_nothing(a, b, verdict):
+    got, text = R.follows(with_sets(test=0, near_miss=a, longer=b))
+    assert got == verdict
+    lowest = "near miss" if a < b else "longer"
+    assert f"over 2 other sets, lowest {lowest if a != b else 'near miss'}: {min(a, b)} % (" in plain(text)
+
+
+def test_the_accuracy_sentence_names_where_a_rule_is_better():
+    run = with_sets(test=96, near_miss=40)
+    text = plain(R.accuracy_reading(run))
+    assert text.startswith("Test: 96 % (90–98) right, where the best trivial rule, counting, gets 95 %.")
+    assert text.endswith("Below the best trivial rule on 1 of 2 sets: near miss.")
+    # All right where the rule is all right too is not below it, whatever the interval's last digit.
+    run.evaluation["sets"] = {"test": run.sets["test"] | {"injected": share(100, 100), "baselines": {"a": 1.0}}}
+    assert "Below" not in R.accuracy_reading(run)
+
+
+def cell(accuracy, majority=0.5, probe=0.6):
+    return {"positions": 10, "majority": majority, "accuracy": [None, accuracy], "probe": [None, probe]}
+
+
+def with_scorecard(at_answer, **variables):
+    table = {name: cell(a) for name, a in variables.items()}
+    classes = {"all": table, "answer": {"final_result_1": cell(at_answer)}}
+    card = {"layers": 2, "sets": {"test": {"items": 5, "unlabelled_values": 0, "classes": classes}}}
+    names = [{"name": n, "writer_layer": 0} for n in variables]
+    return dataclasses.replace(RUN, interpretation={"variables": names, "scorecard": card})
+
+
+@pytest.mark.parametrize(
+    ("at_answer", "others", "verdict"),
+    [
+        (0.95, (0.9, 0.9, 0.9, 0.9), "yes"),
+        (0.95, (0.9, 0.9, 0.9, 0.55), "yes"),  # four of five
+        (0.95, (0.9, 0.9, 0.55, 0.55), "partly"),
+        (0.95, (0.6, 0.6, 0.6, 0.6), "partly"),  # the result alone; a probe's 60 % is not beaten by 60 %
+        (0.70, (0.9, 0.9, 0.9, 0.9), "partly"),
+        (0.70, (0.5, 0.5, 0.5, 0.5), "no"),
+    ],
+)
+def test_readable_counts_only_what_beats_majority_and_probe(at_answer, others, verdict):
+    run = with_scorecard(at_answer, a=others[0], b=others[1], c=others[2], d=others[3], final_result_1=0.9)
+    got, text = R.readable(run)
+    assert got == verdict
+    above = 1 + sum(o > 0.6 for o in others)
+    assert plain(text).startswith(
+        f"final_result_1 decodes at the answer in {100 * at_answer:.0f} % (majority 50 %,"
+    )
+    assert f"{above} of 5 variables beat the majority rate and a probe" in text
+
+
+def swap(match, control=0.4, unmoved=0.4):
+    m = {
+        "match": share(int(100 * match), 100),
+        "unmoved": share(int(100 * unmoved), 100),
+        "ceiling": share(100, 100),
+    }
+    controls = {"random": share(int(100 * control), 100), "complement": share(10, 100)}
+    return m | {"variable": "x", "layer": 1, "total": 100, "controls": controls, "flips": 60}
+
+
+@pytest.mark.parametrize(
+    ("matches", "verdict"), [((0.9,) * 4, "yes"), ((0.9, 0.9, 0.45, 0.45), "partly"), ((0.45,) * 4, "no")]
+)
+def test_used_needs_whole_intervals_above_every_control(matches, verdict):
+    swaps = {"pairs": 100, "cells": [swap(m) for m in matches], "left_out": []}
+    got, text = R.used(dataclasses.replace(RUN, interpretation={"variables": [], "swaps": swaps}))
+    assert got == verdict
+    assert text.endswith(f"{sum(m > 0.6 for m in matches)} of 4 cells beat every control.")
+
+
+def test_the_result_s_own_swap_is_told_first_and_counts_for_itself():
+    def told(match):
+        own = swap(match) | {"variable": "final_result_1", "layer": 7}
+        cells = [own | {"layer": 6, "match": share(0, 100)}, own, *(swap(0.45) for _ in range(8))]
+        variables = [{"name": n, "writer_layer": w} for n, w in (("final_result_1", 7), ("x", 1))]
+        found = {"swaps": {"cells": cells}, "variables": variables}
+        return R.used(dataclasses.replace(RUN, interpretation=found))
+
+    verdict, text = told(0.9)
+    assert verdict == "partly"
+    assert text.startswith("After a swap of the result itself, final_result_1 at layer 7, ")
+    assert "in 90 % of the pairs, the best control in 40 %. Of all variables: after a swap" in plain(text)
+    assert told(0.45)[0] == "no"
+
+
+def test_a_model_that_already_gives_the_answer_is_a_control_too():
+    assert S.beats_controls(swap(0.9))
+    assert not S.beats_controls(swap(0.9, unmoved=0.88))
+    assert not S.beats_controls(swap(0.9, control=0.88))
+    assert S.floor_of(swap(0.9, unmoved=0.7))["accuracy"] == 0.7
+
+
+def test_a_program_with_one_variable_has_no_other_one_as_a_control():
+    alone = swap(0.9)
+    alone["controls"]["other"] = None
+    assert S.beats_controls(alone)
+    assert S.floor_of(alone)["accuracy"] == 0.4
+    text = S.swaps_reading(dataclasses.replace(RUN, interpretation={"swaps": {"cells": [alone]}}))
+    assert text.endswith("1 of 1 cells beat every control.")
+
+
+def noisy(result, random):
+    kinds = {"result": result, "random": random, "complement": 0.7}
+    rows = {
+        k: [{"strength": 0, **share(95, 100)}, {"strength": 30, **share(int(100 * v), 100)}]
+        for k, v in kinds.items()
+    }
+    return {"variables": [], "noise": {"prompts": 100, "rank": 2, "kinds": rows}}
+
+
+def test_noise_alone_is_at_most_partly():
+    got, text = R.used(dataclasses.replace(RUN, interpretation=noisy(0.3, 0.9)))
+    assert got == "partly"
+    assert plain(text) == (
+        "Noise of strength 30 inside the result's 2 directions leaves 30 % of the answers right, in 2 random "
+        "directions 90 %, in everything but the result 70 %; without noise 95 %."
+    )
+    assert R.used(dataclasses.replace(RUN, interpretation=noisy(0.85, 0.9)))[0] == "no"
+
+
+def measure(original, injected, *, name="perplexity", **more):
+    values = {"original": original, "injected": injected}
+    return {"name": name, "unit": "perplexity per token", "higher_is_better": False, **values, **more}
+
+
+def accuracy(original, injected, **more):
+    return measure(original, injected, name="LAMBADA", **more) | {"unit": "share", "higher_is_better": True}
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "says"),
+    [
+        ([measure(30.0, 31.0)], "yes", "Perplexity: 31.0 against 30.0 before (3.3 % worse)."),
+        ([measure(30.0, 29.0)], "yes", "Perplexity: 29.0, no worse than 30.0 before."),
+        ([measure(30.0, 40.0)], "partly", "33 % worse"),
+        ([measure(30.0, 50.0)], "no", "67 % worse"),
+        ([accuracy(0.4, 0.1), measure(30.0, 30.0)], "no", "lost most is LAMBADA: 10 % against 40 % before"),
+        ([accuracy(0.4, 0.3), measure(30.0, 31.0)], "partly", "30 % against 40 % before (10 points worse)."),
+        ([accuracy(0.4, 0.385), measure(30.0, 30.0)], "yes", "(1.5 points worse)"),
+        # All of nearly nothing: not what the language lost.
+        ([accuracy(0.004, 0.0), measure(30.0, 40.0)], "partly", "lost most is perplexity: 40.0"),
+        ([accuracy(0.0, 0.0), measure(30.0, 29.0)], "yes", "None of 2 measures"),
+        ([measure(0.0, 0.3, name="KL"), measure(30.0, 30.0)], "yes", "no worse"),  # no share of nothing
+        ([measure(None, None, name="SST-2")], None, "tracr-jax retention"),
+    ],
+)
+def test_kept_is_judged_by_the_worst_measure(rows, verdict, says):
+    got, text = R.kept(dataclasses.replace(RUN, retention={"rows": rows}))
+    assert got == verdict
+    assert says in plain(text)
+
+
+def test_shares_whose_intervals_overlap_have_not_moved():
+    spans = {"original": [0.32, 0.48], "injected": [0.28, 0.42]}
+    row = accuracy(0.4, 0.35, intervals=spans)
+    assert R.kept(dataclasses.replace(RUN, retention={"rows": [row, measure(30.0, 29.0)]}))[0] == "yes"
+    apart = accuracy(0.4, 0.35, intervals={"original": [0.38, 0.42], "injected": [0.33, 0.37]})
+    assert R.kept(dataclasses.replace(RUN, retention={"rows": [apart]}))[0] == "partly"
+
+
+def test_evaluations_perplexity_stands_in_for_the_table():
+    run = dataclasses.replace(RUN, evaluation={"sets": {}, "retention": {"original": 20.0, "injected": 20.4}})
+    assert R.kept(run)[0] == "yes"
+
+
+def test_sentences_of_a_whole_run(tmp_path):
+    (run,) = load_runs([make_run(tmp_path / "run")])
+    examples = run.part("examples")
+    right = sum(e["answer"] == e["label"] for e in examples)
+    assert f"In these {len(examples)} examples" in R.explorer_reading(run)
+    assert plain(R.explorer_reading(run)).endswith(f"the model answers {right} of them right.")
+    assert plain(R.loss_reading(run)).startswith("In 400 steps the answer's loss fell from ")
+    assert "the language loss rose" in R.loss_reading(run)
+    assert "On length ood, " in R.length_reading(run)
+    last = {n: c["accuracy"][-1] for n, c in run.part("scorecard")["sets"]["test"]["classes"]["all"].items()}
+    worst = min(last, key=lambda n: last[n])
+    assert f"the hardest is {worst} with" in plain(R.scorecard_reading(run))
+
+
+def test_a_loss_that_is_nothing_but_rounding_is_zero():
+    metrics = [{"step": 0, "retention": -6e-8}, {"step": 1, "retention": 0.25}]
+    assert (
+        R.loss_reading(dataclasses.replace(RUN, metrics=metrics))
+        == "In 2 steps the language loss rose from 0 to 0.25."
+    )
+
+
+def test_numbers_in_words():
+    shares = [0, 0.0004, 0.004, 0.5, 0.986, 0.994, 0.9996, 1, None]
+    assert [plain(percent(x)) for x in shares] == [
+        "0 %",
+        "0 %",
+        "0.4 %",
+        "50 %",
+        "99 %",
+        "99.4 %",
+        "100 %",
+        "100 %",
+        "–",
+    ]
+    assert [number(x) for x in (0, 33.0, 0.0211, 1e-7, 12.345)] == ["0", "33", "0.0211", "1.00e-07", "12.3"]
+    assert number(33.0, zeros=True) == "33.0"
+    assert [plain(counted(n)) for n in (12, 1234, 1234567)] == ["12", "1 234", "1 234 567"]
+    assert listed(["a"]) == "a"
+    assert listed(list("abcd")) == "a, b, c and d"
+    assert listed(list("abcdef")) == "a, b, c and 3 more"

@@ -1,0 +1,262 @@
+"""Several programs in one model: what a run onto another trains, keeps, measures and refuses."""
+
+import dataclasses
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers.programs_parts import SMALL, TASKS
+from tracr_jax import cli
+from tracr_jax.config import LossConfig, RunConfig, read_config
+from tracr_jax.data.samples import reported_samples
+from tracr_jax.errors import UserError
+from tracr_jax.export.card import model_card
+from tracr_jax.export.program import describe_program
+from tracr_jax.files import read_json, write_json
+from tracr_jax.injection import Run, default_folder, inject, make_batch_at, make_parts
+from tracr_jax.lm.load import load_lm, write_random_gpt2
+from tracr_jax.measure.answers import make_predictor
+from tracr_jax.runs.build import build
+from tracr_jax.runs.model import open_run
+from tracr_jax.runs.programs import open_earlier, read_record
+from tracr_jax.train.checkpoint import Checkpoints
+from tracr_jax.train.metrics import read_lines
+from tracr_jax.train.step import Frozen, ProgramsParams, TrainParams, TrainState, make_loss_fn
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A folder with a small random model, the tasks' file, and three runs, each onto the one before."""
+    folder = tmp_path_factory.mktemp("programs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACR_JAX_CACHE", str(folder / "cache"))
+        write_random_gpt2(folder / "lm", num_blocks=6, width=32, heads=2)
+        (folder / "tasks.py").write_text(TASKS)
+        onto = None
+        for name in ("ODD", "MORE", "MANY"):
+            # The second program has other losses and another seed than the first: each keeps its own.
+            losses = LossConfig(alignment="cosine" if name == "MORE" else "variable")
+            config = dataclasses.replace(SMALL, losses=losses, seed=len(name), steps=40 if name == "ODD" else 30)
+            where = {"lm": str(folder / "lm")} if onto is None else {"onto": onto}
+            onto = folder / name.lower()
+            inject(f"{folder}/tasks.py:{name}", config=config, folder=onto, progress=False, **where)
+        yield folder
+
+
+def opened(room, name, onto):
+    """(setup of a further run, what it goes on from), with nothing trained yet."""
+    config = dataclasses.replace(SMALL, lm=str(room / "lm"), onto=str(room / onto))
+    setup = build(config, task=f"{room}/tasks.py:{name}", lm=config.lm)
+    return setup, open_earlier(setup)
+
+
+def test_it_starts_from_the_trained_weights_and_keeps_the_original_for_the_language(room):
+    setup, earlier = opened(room, "MANY", "more")
+    state, frozen, _ = make_parts(setup, earlier=earlier)
+    before = open_run(room / "more")
+    chex.assert_trees_all_equal(state.params.lm, before.params.lm)
+    chex.assert_trees_all_equal(frozen.lm, load_lm(str(room / "lm")).params)
+    assert len(state.params.adapters) == len(frozen.teacher) == 3
+    chex.assert_trees_all_equal(state.params.adapters[0], open_run(room / "more", program="odd").params.adapter)
+    chex.assert_trees_all_equal(state.params.adapters[1], before.params.adapter)
+    assert state.params.adapters[2].weight.shape == (setup.teacher.width, 32)
+
+
+def test_each_step_adds_alignment_and_answer_of_the_earlier_programs_as_their_own_runs_had_them(room):
+    setup, earlier = opened(room, "MANY", "more")
+    state, frozen, step = make_parts(setup, earlier=earlier)
+    batches = make_batch_at(setup, earlier=earlier)(1)
+    # odd was trained for 40 steps and then for 30 more, more for 30: their items go on from there.
+    for s, batch, at in zip((*earlier.setups, setup), batches, (1 + 70, 1 + 30, 1), strict=True):
+        chex.assert_trees_all_equal(batch, s.batches.batch_at(at))
+    assert [s.config.seed for s in earlier.setups] == [3, 4]
+
+    off = [dataclasses.replace(s.config.losses, retention_weight=0.0) for s in earlier.setups]
+    alone = []
+    for i, (s, config) in enumerate(zip((*earlier.setups, setup), (*off, setup.config.losses), strict=True)):
+        loss = make_loss_fn(s.lm.model, s.residuals, config=config, shape=s.shape, layout=s.layout)
+        own = TrainParams(state.params.lm, state.params.adapters[i])
+        alone.append(jax.jit(loss)(own, Frozen(frozen.lm, s.phi), batches[i])[1])
+    assert "retention" in alone[2]
+    expected = alone[2]["loss"]
+    for s, terms in zip(earlier.setups, alone, strict=False):
+        expected += terms["supervised"] + s.config.losses.alignment_weight * terms["alignment"]
+    _, terms = step(state, frozen, batches)
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+    for name, i in (("odd.", 0), ("more.", 1), ("", 2)):
+        np.testing.assert_allclose(terms[f"{name}alignment_parts"], alone[i]["alignment_parts"], rtol=1e-4)
+    assert "odd.retention" not in terms
+
+
+def test_the_folder_holds_every_program_and_is_read_as_a_run_of_the_newest(room):
+    names = {p.name for p in (room / "many").iterdir()}
+    assert names >= {"config.json", "programs.json", "checkpoints", "teacher", "evaluation.json"}
+    assert [p.task for p in read_record(room / "many").programs] == ["odd", "more", "many"]
+    assert read_record(room / "odd") is None
+    runs = [open_run(room / "many", program=n) for n in ("odd", "more", None)]
+    assert [r.setup.task.name for r in runs] == ["odd", "more", "many"]
+    for r in runs:
+        chex.assert_trees_all_equal(r.params.lm, runs[0].params.lm)
+        assert r.params.adapter.weight.shape == (r.setup.teacher.width, 32)
+    # The earlier adapters went on being trained.
+    assert not np.array_equal(runs[0].params.adapter.weight, open_run(room / "odd").params.adapter.weight)
+    with pytest.raises(UserError, match="no program 'dyck'; its programs: odd, more, many"):
+        open_run(room / "many", program="dyck")
+    with pytest.raises(UserError, match="no program 'more', only odd"):
+        open_run(room / "odd", program="more")
+
+
+def test_the_interference_matrix_is_what_each_model_answers(room):
+    table = read_json(room / "many" / "evaluation.json")["programs"]
+    assert table["tasks"] == ["odd", "more", "many"]
+    assert [(row["task"], row["steps"]) for row in table["after"]] == [("odd", 40), ("more", 30), ("many", 30)]
+    assert [list(row["sets"]) for row in table["after"]] == [["odd"], ["odd", "more"], ["odd", "more", "many"]]
+    for row, folder in zip(table["after"], ("odd", "more", "many"), strict=True):
+        assert row["run"] == str(room / folder)
+        for name, sets in row["sets"].items():
+            setup, params = open_run(room / folder, program=name)
+            predict = make_predictor(setup)
+            for set_name, items in reported_samples(setup.task, 6).items():
+                share = sets[set_name]
+                assert (share["right"], share["total"]) == (sum(predict(params.lm, items)), 6)
+                before = table["before"][name][set_name]
+                assert before["right"] == sum(predict(setup.lm.params, items))
+            assert 0 < row["variables"][name] < 1
+
+
+def test_the_card_of_an_export_names_the_other_programs(room):
+    setup = open_run(room / "more").setup
+    evaluation = read_json(room / "more" / "evaluation.json")
+    odd = evaluation["programs"]["after"][-1]["sets"]["odd"]["test"]["accuracy"]
+    program = describe_program(setup)
+    card = model_card(setup, evaluation, program=program)
+    assert f"injected before more: *odd* ({100 * odd:.1f} % of its test set)." in card
+    assert program["run"]["onto"] == "odd"  # no folder of the machine
+
+
+def metrics(folder):
+    """Every number of metrics.jsonl but the times."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(folder / "metrics.jsonl")]
+
+
+def resume(room, folder, *, onto):
+    """Go on with the run "many", which was copied to `folder`."""
+    config = read_config(room / "many")
+    return inject(config.task, config=config, onto=onto, folder=folder, resume=True, progress=False)
+
+
+def test_cut_and_resumed_is_bit_for_bit(room, tmp_path):
+    straight, folder = room / "many", tmp_path / "cut"
+    shutil.copytree(straight, folder)
+    # As if killed during the last step: its checkpoint is gone, the metrics have a line more than the one before.
+    shutil.rmtree(folder / "checkpoints" / "30")
+    (folder / "evaluation.json").unlink()
+    cut = resume(room, folder, onto=room / "more")
+    for program, run in zip(("odd", "more", "many"), (*cut.earlier, cut), strict=True):
+        chex.assert_trees_all_equal(run.params, open_run(straight, program=program).params)
+    assert metrics(folder) == metrics(straight)
+    assert {"odd.alignment", "more.supervised", "retention"} <= set(metrics(folder)[29])
+    texts = [(f / "evaluation.json").read_text().replace(str(f), "") for f in (folder, straight)]
+    assert texts[0] == texts[1]
+
+
+def test_a_changed_earlier_run_is_refused(room, tmp_path):
+    """Copies of "many" and of the run it went on from, which is then changed."""
+    base, folder = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(room / "more", base)
+    shutil.copytree(room / "many", folder)
+    shutil.rmtree(folder / "checkpoints" / "30")
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"onto": str(base)})
+    untouched = {f: (folder / f).read_bytes() for f in ("metrics.jsonl", "programs.json", "evaluation.json")}
+    # Other weights after as many steps, as another seed would leave them: one number of one adapter.
+    runs = [open_run(base, program=p) for p in ("odd", "more")]
+    first = runs[0].params.adapter
+    adapters = (first._replace(bias=first.bias.at[0].add(1e-3)), runs[1].params.adapter)
+    shutil.rmtree(base / "checkpoints")
+    checkpoints = Checkpoints(base / "checkpoints")
+    checkpoints.save(
+        TrainState(jnp.int32(30), ProgramsParams(runs[0].params.lm, adapters), {"unused": jnp.zeros(1)})
+    )
+    checkpoints.close()
+    with pytest.raises(
+        UserError, match=r"base has changed since .*run began: its weights were [0-9a-f]{12} after 30 "
+    ):
+        resume(room, folder, onto=base)
+    # The same weights, other options.
+    shutil.rmtree(base)
+    shutil.copytree(room / "more", base)
+    write_json(base / "config.json", read_json(base / "config.json") | {"seed": 5})
+    with pytest.raises(UserError, match="its programs or their options are others"):
+        resume(room, folder, onto=base)
+    assert {f: (folder / f).read_bytes() for f in untouched} == untouched
+    # What is done is read without the earlier run.
+    shutil.rmtree(base)
+    assert open_run(folder, program="odd").setup.task.name == "odd"
+
+
+def test_what_does_not_fit_is_one_line_and_writes_nothing(room, tmp_path):
+    base, folder = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(room / "odd", base)
+
+    def refused(message, task="MORE", onto=base, **options):
+        with pytest.raises(UserError, match=message) as e:
+            inject(f"{room}/tasks.py:{task}", config=SMALL, onto=onto, folder=folder, progress=False, **options)
+        assert "\n" not in str(e.value)
+        assert not folder.exists()
+
+    refused("nowhere: not a run folder", onto=tmp_path / "nowhere")
+    refused(r"already holds odd \(its programs: odd, more, many\)", task="ODD", onto=room / "many")
+    write_random_gpt2(tmp_path / "other", num_blocks=6, width=32, heads=2, seed=1)
+    refused(r"began with the model .*lm, this run with .*other", lm=str(tmp_path / "other"))
+    shutil.rmtree(base / "checkpoints" / "40")
+    refused("20 of 40 steps are done; finish that run with --resume")
+    (base / "evaluation.json").write_text("{}")
+    refused(r"evaluation.json: damaged \(KeyError: 'sets'\)")
+    (base / "evaluation.json").unlink()
+    refused("evaluation.json: no such file; finish that run")
+    broken = tmp_path / "broken"
+    shutil.copytree(room / "more", broken)
+    for text in ("{}", '{"programs": 3}', '{"programs": [{"config": {}}]}', "[]"):
+        (broken / "programs.json").write_text(text)
+        refused(r"programs.json: damaged \(", onto=broken)
+    (broken / "programs.json").unlink()
+    refused("programs.json: no such file", onto=broken)
+
+
+def test_by_command(room, tmp_path, capsys, monkeypatch):
+    """The command hands on the earlier run's model; `evaluate` keeps the matrix; `decode` finds a program."""
+    monkeypatch.chdir(tmp_path)
+    folder, given = tmp_path / "more", {}
+    shutil.copytree(room / "more", folder)
+
+    def stand_in(task, **options):
+        given.update(options, task=task, default=str(default_folder(options["config"])))
+        return Run(folder, *open_run(folder), read_json(folder / "evaluation.json"))
+
+    monkeypatch.setattr("tracr_jax.injection.inject", stand_in)
+    cli.main(["inject", f"{room}/tasks.py:MORE", "--onto", str(room / "odd")])
+    assert (given["lm"], given["config"].onto) == (str(room / "lm"), str(room / "odd"))
+    assert given["default"] == "runs/more-lm-variable-seed0-onto-odd"
+    shown = capsys.readouterr().out
+    assert "after each injection" in " ".join(shown.split())
+    assert 'class="plain programs"' in (folder / "report.html").read_text()
+
+    before = read_json(folder / "evaluation.json")
+    write_json(folder / "evaluation.json", {"sets": {}})
+    cli.main(["evaluate", str(folder), "--items", "6"])
+    again = read_json(folder / "evaluation.json")
+    again["programs"]["after"][1]["run"] = str(room / "more")
+    assert again == before
+    capsys.readouterr()
+    for options, shown in ((["--program", "odd"], "xs"), ([], "ys")):
+        cli.main(["decode", str(folder), *options])
+        assert shown in capsys.readouterr().out
+
+
+def test_folders_are_named_after_both_runs():
+    config = RunConfig(task="count", onto="runs/dyck-tiny-variable-seed0")
+    assert str(default_folder(config)) == "runs/count-tiny-variable-seed0-onto-dyck-tiny-variable-seed0"

@@ -1,0 +1,91 @@
+"""`verify` passes sharp teachers and finds a blurred one, a corrupted weight, a teacher of another program."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tracr.compiler import lib
+from tracr.rasp import rasp
+
+from tests.helpers.teacher_programs import of_task
+from tracr_jax.errors import UserError
+from tracr_jax.tasks.dyck import Dyck
+from tracr_jax.teacher import compile_program, verify
+
+
+@pytest.mark.parametrize("name", ["dyck_20", "int_sum_3", "count_16"])
+def test_the_three_programs(name):
+    program, vocab, length = of_task(name)
+    teacher = compile_program(program, vocab=vocab, max_seq_len=length)
+    report = verify(teacher, program, num=16)
+    assert report.ok, str(report)
+    assert report.compared > 1000
+    assert report.largest_deviation < 0.02
+    assert "values compared" in str(report)
+
+
+def test_answers_on_real_items():
+    program, vocab, length = of_task("int_sum_3")
+    teacher = compile_program(program, vocab=vocab, max_seq_len=length)
+    items = ["357+86=443", "9+9=18", "0+0=0", "449+449=898", "400+50=450"]
+    report = verify(teacher, program, inputs=[list(i) for i in items])
+    assert report.ok, str(report)
+    assert report.inputs == 5
+
+
+def test_tracrs_default_exactness_is_wrong_beyond_six():
+    """teacher.md 3a: 100 blurs counts from 7 on, and 10⁴ does not."""
+    task = Dyck()
+    program = lambda: task.program(max_seq_len=20)  # noqa: E731
+    many = [["("] * 20]
+    sharp = compile_program(program, vocab=task.vocab(), max_seq_len=20)
+    assert verify(sharp, program, inputs=many).ok
+    blurred = compile_program(program, vocab=task.vocab(), max_seq_len=20, mlp_exactness=100)
+    report = verify(blurred, program, inputs=many)
+    assert not report.ok
+    assert report.first_wrong.variable.startswith("(_start_counts")
+    assert report.first_wrong.position == 6  # the seventh bracket
+    assert report.first_wrong.expected == 7
+    assert "first wrong: (_start_counts" in str(report)
+
+
+@pytest.mark.parametrize("part", ["linear_1", "linear_2", "query", "key", "value", "linear"])
+def test_a_corrupted_weight_is_found(part):
+    def program():
+        counted = lib.make_count(rasp.tokens, "a")
+        return rasp.Aggregate(rasp.Select(rasp.indices, counted, rasp.Comparison.EQ), rasp.tokens).named(
+            "final_result"
+        )
+
+    teacher = compile_program(program, vocab="abc", max_seq_len=6)
+    assert verify(teacher, program, tracr=True).ok
+    name = next(n for n in teacher.weights if n.endswith(f"/{part}"))
+    coo = teacher.weights[name]
+    found = 0
+    for i in range(len(coo.value)):
+        value = coo.value.copy()
+        value[i] = -value[i]
+        broken = dataclasses.replace(teacher, weights={**teacher.weights, name: coo._replace(value=value)})
+        if i == 0:
+            report = verify(broken, program, num=4, tracr=True)
+            assert not report.ok
+            assert report.tracr_weight_deviation == 2 * abs(coo.value[0])
+        if i >= 6:
+            break
+        found += verify(broken, program, num=64).first_wrong is not None
+    assert found
+
+
+def test_nan_is_wrong():
+    teacher = compile_program(lib.make_hist, vocab="ab", max_seq_len=4)
+    coo = teacher.weights["token_embed"]
+    broken = dataclasses.replace(
+        teacher, weights={**teacher.weights, "token_embed": coo._replace(value=np.full_like(coo.value, np.nan))}
+    )
+    assert not verify(broken, lib.make_hist).ok
+
+
+def test_a_teacher_of_another_program_is_refused():
+    teacher = compile_program(lib.make_hist, vocab="ab", max_seq_len=4)
+    with pytest.raises(UserError, match="not of this program"):
+        verify(teacher, lambda: lib.make_count(rasp.tokens, "a"))

@@ -1,0 +1,1 @@
+"""Items and text become arrays: the bridge, batches, retention text."""

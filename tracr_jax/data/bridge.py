@@ -1,0 +1,198 @@
+"""Where the language model and the teacher meet: LM token ids become teacher token ids, one by one.
+
+Source: method.md 3. Position s of the LM is the teacher's s + 1, which has a BOS in front (findings.md 20).
+Tokenizers differ: GPT-2 has " 7" as one token, SmolLM2 makes a space and a digit of it, which would move every
+digit of an answer one position away from where the teacher writes it. So the text between prompt and answer is
+chosen by evidence, and before a run every item is proved: at each position that must emit an answer token, the
+program's own evaluator gives the value of that token.
+Differs from the original: it checks nothing (findings.md A3, B15); under an as-coded switch the proof only counts.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from tracr_jax.errors import UserError
+from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.tasks.base import Item, Task
+from tracr_jax.teacher import Teacher
+from tracr_jax.teacher.oracle import Oracle
+
+_SEPARATORS = (" ", "")  # the original's first
+_EVIDENCE = 16  # training items that decide the separator, beside the longest
+
+
+@dataclass(frozen=True)
+class BridgeReport:
+    """What the bridge covers."""
+
+    mapped_tokens: int
+    """LM tokens that have a teacher token of their own."""
+    items: int
+    """Items checked."""
+    positions: int
+    """Token positions of these items."""
+    fill_share: float
+    """Share of these positions that the teacher reads as the fill token."""
+    answer_positions: int
+    """Positions that must emit an answer token."""
+    matched: int
+    """Of these, the positions where the program's answer is that token."""
+    first_mismatch: str = ""
+    """The first item, position, expected and found value that differ; empty if none."""
+
+    def __str__(self) -> str:
+        """One line."""
+        line = (
+            f"bridge: {self.mapped_tokens} LM tokens mapped, {self.fill_share:.0%} of {self.positions} positions "
+            f"are fill; answers matched {self.matched} of {self.answer_positions} on {self.items} items"
+        )
+        return f"{line}; first mismatch: {self.first_mismatch}" if self.first_mismatch else line
+
+
+@dataclass(frozen=True, eq=False)
+class Bridge:
+    """The lookup from LM tokens to teacher tokens, and the form of a prompt with its answer."""
+
+    task: Task
+    tokenizer: Tokenizer
+    teacher: Teacher
+    lookup: Int[np.ndarray, " V"]
+    separator: str
+    mapped: Int[np.ndarray, " M"]  # LM token ids with a teacher token of their own
+
+    def to_teacher(self, ids: Int[np.ndarray, "B S"]) -> Int[np.ndarray, "B T"]:
+        """Teacher token ids of LM token ids, BOS in front: T = S + 1."""
+        body = self.lookup[ids]
+        bos = np.full((*body.shape[:-1], 1), self.teacher.bos_id, np.int32)
+        return np.concatenate([bos, body], axis=-1)
+
+    def teacher_values(self, ids: Sequence[int]) -> list[Any]:
+        """Teacher tokens of LM token ids as vocabulary values, without BOS."""
+        value_of = {i: v for v, i in self.teacher.vocab.items()}
+        return [value_of[int(t)] for t in self.lookup[np.asarray(ids, np.int64)]]
+
+    def split(self, item: Item) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt and of the answer that follows it, see `split_item`."""
+        return split_item(item, self.tokenizer, separator=self.separator)
+
+    def check(self, items: Iterable[Item], *, strict: bool = True) -> BridgeReport:
+        """Prove on every item that the program answers with the answer's tokens, position by position.
+
+        Args:
+          items: items whose answers the program can express.
+          strict: raise at the first mismatch; False (as-coded switches) only counts.
+
+        Raises:
+          UserError: a mismatch: the item, the position, the expected and the found value.
+        """
+        answer = self._answers()
+        token_value: dict[int, Any] = {}
+        count = positions = filled = wanted = matched = 0
+        mapped = set(self.mapped.tolist())
+        first = ""
+        for item in items:
+            prompt, label = self.split(item)
+            ids = prompt + label
+            expected = self.task.teacher_label(item)
+            found = answer(self.teacher_values(ids))[len(prompt) - 1 : len(ids) - 1]
+            count, positions, wanted = count + 1, positions + len(ids), wanted + len(label)
+            filled += sum(i not in mapped for i in ids)
+            problem = ""
+            for j, token in enumerate(label):
+                value = expected[j] if j < len(expected) else None
+                # One token must always stand for one value: then the value determines the token.
+                same = value is not None and token_value.setdefault(token, value) == value
+                if same and len(label) == len(expected) and found[j] == value:
+                    matched += 1
+                elif not problem:
+                    shown = self.tokenizer.token_text(token)
+                    problem = (
+                        f"item {item.prompt!r} -> {item.label!r}, position {len(prompt) - 1 + j}: the answer's "
+                        f"token is {shown!r} (value {value!r} of {expected}), the program writes {found[j]!r}"
+                    )
+            if problem and strict:
+                raise UserError(f"bridge: {problem}; check the task's token_map, keep_merge and label")
+            first = first or problem
+        return BridgeReport(len(mapped), count, positions, filled / max(positions, 1), wanted, matched, first)
+
+    def _answers(self) -> Callable[[list[Any]], list[Any]]:
+        oracle = Oracle(self.task.program(max_seq_len=self.teacher.max_seq_len))
+        return lambda tokens: oracle(tokens).values[oracle.result]
+
+
+def make_bridge(
+    task: Task, tokenizer: Tokenizer, teacher: Teacher, *, strict: bool = True, separator: str | None = None
+) -> Bridge:
+    """The bridge of a task for a tokenizer (already filtered) and a compiled teacher.
+
+    Args:
+      task: its token_map says what is mapped.
+      tokenizer: the LM's.
+      teacher: gives the ids of the teacher's tokens.
+      strict: False (as-coded switches) keeps the original's form, prompt + " " + label, whatever it aligns.
+      separator: that of `find_separator`, where the caller already has it.
+
+    Raises:
+      UserError: a value is not in the teacher's vocabulary, a piece has no single token, two pieces share one, or
+        no form of the prompt gives as many answer tokens as the teacher writes values.
+    """
+    mapping = task.token_map()
+    unknown = [v for v in (*mapping.pieces.values(), mapping.fill) if v not in teacher.vocab]
+    if unknown:
+        raise UserError(f"bridge: {task.name} maps to {unknown[0]!r}; the teacher knows {list(teacher.vocab)}")
+    lookup = np.full(tokenizer.vocab_size, teacher.vocab[mapping.fill], np.int32)
+    origin: dict[int, str] = {}
+    for piece, value in mapping.pieces.items():
+        ids = [tokenizer.single_id(form) for form in (piece, f" {piece}", f"{piece} ")]
+        forms = {i for i in ids if i is not None}
+        if not forms:
+            raise UserError(f"bridge: {piece!r} is not one token of this tokenizer, in none of its forms")
+        for token in forms:
+            other = origin.setdefault(token, piece)
+            if other != piece:
+                raise UserError(f"bridge: {piece!r} and {other!r} are the same LM token {token}")
+            lookup[token] = teacher.vocab[value]
+    if separator is None:
+        separator = find_separator(task, tokenizer) if strict else _SEPARATORS[0]
+    return Bridge(task, tokenizer, teacher, lookup, separator, np.array(sorted(origin), np.int64))
+
+
+def split_item(item: Item, tokenizer: Tokenizer, *, separator: str) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and of the answer that follows it (separator included).
+
+    Raises:
+      UserError: prompt and answer are not whole tokens when written together.
+    """
+    prompt = tokenizer.encode(item.prompt)
+    whole = tokenizer.encode(item.prompt + separator + item.label)
+    if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+        raise UserError(
+            f"bridge: the tokenizer merges the end of the prompt {item.prompt!r} with the answer {item.label!r}"
+        )
+    return prompt, whole[len(prompt) :]
+
+
+def find_separator(task: Task, tokenizer: Tokenizer) -> str:
+    """The text between prompt and answer with which every answer has as many tokens as the teacher writes values.
+
+    Raises:
+      UserError: none does.
+    """
+    items = [*task.longest_items(), *(task.train_item(i, seed=0) for i in range(_EVIDENCE))]
+    found = []
+    for separator in _SEPARATORS:
+        wrong = ""
+        for item in items:
+            label = split_item(item, tokenizer, separator=separator)[1]
+            values = task.teacher_label(item)
+            if len(label) != len(values):
+                wrong = f"{separator + item.label!r} is {len(label)} tokens, the teacher writes {len(values)}"
+                break
+        if not wrong:
+            return separator
+        found.append(wrong)
+    raise UserError(f"bridge: {task.name}: {'; '.join(found)}; split the answer's tokens with keep_merge")

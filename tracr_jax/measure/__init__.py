@@ -1,0 +1,1 @@
+"""Scores of a trained model: its answers, its variables, its language."""

@@ -1,0 +1,206 @@
+"""How well a run answers and how well its variables decode; writes evaluation.json. Source: method.md 9, 11.
+
+Exact match: greedy generation of as many tokens as the label has, without the hook, batched and jitted. Every
+number stands beside its 95 % interval, the untouched model's, and predictors that know nothing of the program.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from tracr_jax.data.samples import ROWS, reported_samples, round_up
+from tracr_jax.lm.generate import greedy
+from tracr_jax.measure.language import perplexity
+from tracr_jax.measure.stats import share
+from tracr_jax.measure.variables.counting import Counter, every_layer, total
+from tracr_jax.measure.variables.labelled import CLASSES, Labeller
+from tracr_jax.measure.variables.reading import DecodeCounts, scores
+from tracr_jax.runs.build import Setup
+from tracr_jax.tasks.base import EvalSet, Item
+from tracr_jax.train.step import TrainParams
+from tracr_jax.types import Params
+
+Progress = Callable[[str], None]
+
+
+class ModelScores(NamedTuple):
+    """What a language model does by itself, without adapter and hook."""
+
+    right: dict[str, list[bool]]  # by set: whether each answer of its sample is right, token for token
+    perplexity: float  # on held-out windows of the retention text, per token
+
+
+def score_model(
+    setup: Setup, params: Params, samples: Mapping[str, Sequence[Item]], *, progress: Progress = lambda _: None
+) -> ModelScores:
+    """Answers to the items of named sets, and perplexity."""
+    predict = make_predictor(setup)
+    right = {}
+    for name, sample in samples.items():
+        progress(f"{name}: {len(sample)} items")
+        right[name] = predict(params, sample)
+    return ModelScores(right, perplexity(setup.lm.model, params, setup.valid_text))
+
+
+def score_original(setup: Setup, *, items: int | None = 300, progress: Progress = lambda _: None) -> ModelScores:
+    """`score_model` of the untouched model, on the first `items` items of every reported set (None: all)."""
+    return score_model(setup, setup.lm.params, reported_samples(setup.task, items), progress=_before(progress))
+
+
+def _before(progress: Progress) -> Progress:
+    return lambda line: progress(f"before, {line}")
+
+
+def evaluate(
+    setup: Setup,
+    params: TrainParams,
+    *,
+    items: int | None = 300,
+    original: ModelScores | None = None,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """Accuracy on every set, decode accuracy per variable, retention: the content of evaluation.json.
+
+    Args:
+      setup: the run's parts.
+      params: trained model and adapter.
+      items: at most this many items of each set (its first ones: a fixed sample); None for all.
+      original: `score_original` of as many items, where that is known already.
+      progress: called with one line before each piece of work.
+
+    Raises:
+      UserError: `items` is less than one.
+    """
+    samples, chosen = reported_samples(setup.task, items), setup.task.eval_sets()
+    original = original or score_model(setup, setup.lm.params, samples, progress=_before(progress))
+    injected = score_model(setup, params.lm, samples, progress=progress)
+    progress("decoding variables")
+    return {
+        "items_per_set": items,
+        "sets": {
+            name: _of_set(
+                setup, chosen[name], sample, original=original.right[name], injected=injected.right[name]
+            )
+            for name, sample in samples.items()
+        },
+        "decode": decode_samples(setup, params, samples),
+        "retention": {
+            "text": "held-out windows of the retention corpus, perplexity per token",
+            "original": original.perplexity,
+            "injected": injected.perplexity,
+        },
+    }
+
+
+def _of_set(
+    setup: Setup, chosen: EvalSet, sample: Sequence[Item], *, original: list[bool], injected: list[bool]
+) -> dict[str, Any]:
+    return {
+        "note": chosen.note,
+        "size": chosen.size,
+        "sample": len(sample),
+        "overlap_with_training": _overlap(setup, sample),
+        "injected": share(sum(injected), len(injected)),
+        "original": share(sum(original), len(original)),
+        "baselines": {
+            k: float(np.mean([f(i.prompt) == i.label for i in sample])) for k, f in setup.task.baselines().items()
+        },
+        "by_length": by_length(injected, [len(setup.bridge.split(i)[0]) for i in sample]),
+    }
+
+
+def by_length(right: Sequence[bool], lengths: list[int]) -> list[dict[str, int]]:
+    """How many answers are right at each length of the prompt (in tokens), shortest first."""
+    return [
+        {
+            "length": n,
+            "right": sum(r for r, m in zip(right, lengths, strict=True) if m == n),
+            "total": lengths.count(n),
+        }
+        for n in sorted(set(lengths))
+    ]
+
+
+def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool]]:
+    """A function (model parameters, items) -> whether each answer is right, token for token."""
+
+    def predict(params: Params, items: Sequence[Item]) -> list[bool]:
+        answers = greedy_answers(setup, params, items)
+        return [a == list(setup.bridge.split(i)[1]) for a, i in zip(answers, items, strict=True)]
+
+    return predict
+
+
+def greedy_answers(setup: Setup, params: Params, items: Sequence[Item]) -> list[list[int]]:
+    """The model's own answer to each item, of as many tokens as the label has."""
+    out: list[list[int]] = [[] for _ in items]
+    encoded = [setup.bridge.split(i) for i in items]
+    # Longest first: neighbours share a padded shape.
+    order = sorted(range(len(items)), key=lambda k: -len(encoded[k][0]))
+    batch = min(ROWS, len(items))
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        length = round_up(max(len(encoded[k][0]) for k in chosen))
+        count = max(len(encoded[k][1]) for k in chosen)
+        ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
+        lengths = np.ones(batch, np.int32)
+        for row, k in enumerate(chosen):
+            ids[row, : len(encoded[k][0])] = encoded[k][0]
+            lengths[row] = len(encoded[k][0])
+        tokens = np.asarray(
+            greedy(setup.lm.model, params, jnp.asarray(ids), jnp.asarray(lengths), num_tokens=count)
+        )
+        for row, k in enumerate(chosen):
+            out[k] = tokens[row, : len(encoded[k][1])].tolist()
+    return out
+
+
+def _overlap(setup: Setup, items: Sequence[Item]) -> float:
+    return float(np.mean([setup.task.in_training(i.prompt) for i in items]))
+
+
+def decode_sets(setup: Setup, params: TrainParams, *, items: int | None = 300) -> dict[str, Any]:
+    """`decode_samples` of the first `items` items of every set that is reported."""
+    return decode_samples(setup, params, reported_samples(setup.task, items))
+
+
+def decode_samples(setup: Setup, params: TrainParams, samples: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+    """Decode accuracy of every categorical variable on items of named sets, against the program's own values.
+
+    Items that fit the teacher's table are compared with the teacher's states; longer ones with the oracle's
+    values, and values for which the teacher has no direction are counted apart ("unlabelled").
+    """
+    labeller, counter = Labeller(setup), Counter(setup)
+    readers = every_layer(params.adapter, layers=setup.shape.depth + 1)
+    out = {}
+    for name, sample in samples.items():
+        parts, unlabelled = [], 0
+        for rows in labeller.rows(sample):
+            parts.append(counter(params.lm, readers, rows))
+            unlabelled += rows.unlabelled
+        counts = total(parts)
+        out[name] = {
+            "unlabelled_values": unlabelled,
+            "all_positions": _table(setup, counts, "all"),
+            "answer_positions": _table(setup, counts, "answer"),
+        }
+    return out
+
+
+def _table(setup: Setup, counts: DecodeCounts, position_class: str) -> dict[str, Any]:
+    at = CLASSES.index(position_class)
+    layers = [
+        scores(counts, layout=setup.layout, position_class=at, layer=layer)
+        for layer in range(setup.shape.depth + 1)
+    ]
+    return {
+        last.name: {
+            "accuracy": last.accuracy,
+            "majority": last.majority,
+            "positions": last.positions,
+            "by_layer": [layer[i].accuracy for layer in layers],
+        }
+        for i, last in enumerate(layers[-1])
+    }

@@ -1,0 +1,120 @@
+"""Items as rows of tokens with the program's own value of every variable at every position and layer.
+
+Items that fit the teacher's table take the values from the compiled teacher's states, longer ones from the oracle
+(tracr_jax.teacher.evaluate): a layer holds a variable from its writer on. What the program does not define is
+NOTHING there; so is, for longer items, a value for which the teacher has no direction, which is counted apart.
+
+Classes of positions, which may overlap:
+
+| class | positions |
+|---|---|
+| all | every token of prompt and answer |
+| prompt | tokens of the prompt that the teacher sees as its fill token: the words around the input |
+| program | tokens of the prompt that have a teacher token of their own, but for the marker |
+| marker | tokens of the prompt that are the teacher's marker, where the answer begins |
+| answer | positions that emit a token of the answer: the last one of the prompt, and the answer's but the last |
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from tracr_jax.data.samples import LONG, ROWS, padded_rows, round_up
+from tracr_jax.measure.variables.reading import NOTHING, held_values
+from tracr_jax.runs.build import Setup
+from tracr_jax.tasks.base import Item
+
+CLASSES = ("all", "prompt", "program", "marker", "answer")
+
+
+class LabelledRows(NamedTuple):
+    """Some items as padded rows; rows beyond the items have empty masks."""
+
+    ids: Int[Any, "B S"]
+    masks: Float[Any, "C B S"]  # one for each of CLASSES
+    truth: Int[Any, "L1 B S n"]  # value of each categorical variable in layout order, or NOTHING
+    unlabelled: int  # values without a direction in the teacher
+
+
+class Labeller:
+    """Makes labelled rows for a run; holds the compiled teacher, so make one and keep it."""
+
+    def __init__(self, setup: Setup):
+        """For `setup.task`, with the tokens of `setup.tokenizer`."""
+        self._setup = setup
+        layout, residuals = setup.layout, setup.residuals
+        self._held = jax.jit(
+            lambda phi, ids: held_values(residuals(phi, ids)[:, :, 1:][..., layout.order], layout=layout)
+        )
+
+    def rows(self, items: Sequence[Item], *, batch: int = ROWS) -> Iterator[LabelledRows]:
+        """All items, `batch` at a time (or as many as there are); those that fit the teacher's table first."""
+        lengths = [self._setup.token_count(i) for i in items]
+        limit = self._setup.sequence_length
+        batch = min(batch, len(items))
+        fits = [i for i, n in zip(items, lengths, strict=True) if n <= limit]
+        longer = [i for i, n in zip(items, lengths, strict=True) if n > limit]
+        for start in range(0, len(fits), batch):
+            yield self._fitting(fits[start : start + batch], batch)
+        # One width for most sets: a program is compiled for each.
+        width = round_up(max(lengths, default=0), to=LONG)
+        width = max(min(width, self._setup.lm.model.max_positions), *lengths) if longer else 0
+        for start in range(0, len(longer), batch):
+            yield self._longer(longer[start : start + batch], batch, width)
+
+    def _fitting(self, items: Sequence[Item], batch: int) -> LabelledRows:
+        ids, masks = padded_rows(self._setup, items, batch=batch, length=self._setup.sequence_length)
+        truth = self._held(self._setup.phi, self._setup.bridge.to_teacher(ids))
+        return LabelledRows(ids, position_classes(self._setup, ids, masks), truth, 0)
+
+    def _longer(self, items: Sequence[Item], batch: int, width: int) -> LabelledRows:
+        ids, masks = padded_rows(self._setup, items, batch=batch, length=width)
+        truth, missing = oracle_values(self._setup, ids, masks[0].sum(axis=1).astype(int))
+        return LabelledRows(ids, position_classes(self._setup, ids, masks), truth, missing)
+
+
+def position_classes(
+    setup: Setup, ids: Int[np.ndarray, "B S"], masks: Float[np.ndarray, "2 B S"]
+) -> Float[np.ndarray, "C B S"]:
+    """The masks of CLASSES from `samples.padded_rows`: own positions and those that emit the answer."""
+    own, answer = masks
+    # The prompt ends where the answer's first token is emitted.
+    prompt = own * (np.cumsum(answer, axis=1) - answer == 0)
+    teacher_ids = setup.bridge.to_teacher(ids)[:, 1:]
+    vocab, task = setup.teacher.vocab, setup.task
+    fill = teacher_ids == vocab[task.token_map().fill]
+    marker = teacher_ids == vocab.get(task.marker, -1)
+    return np.stack([own, prompt * fill, prompt * ~(fill | marker), prompt * marker, answer])
+
+
+def oracle_values(
+    setup: Setup, ids: Int[np.ndarray, "B S"], lengths: Sequence[int] | Int[np.ndarray, " B"]
+) -> tuple[Int[np.ndarray, "L1 B S n"], int]:
+    """The oracle's values of every categorical variable for rows of any length, and how many have no direction.
+
+    Args:
+      setup: the run.
+      ids: LM tokens.
+      lengths: how many of each row are its own; the program is causal, the rest is left out.
+    """
+    by_name = {v.name: v for v in setup.teacher.variables if v.kind == "categorical"}
+    variables = [by_name[n] for n in setup.layout.names if n in by_name]
+    index = [{value: k for k, value in enumerate(v.values)} for v in variables]
+    truth = np.full((*ids.shape, len(variables)), NOTHING, np.int32)
+    missing = 0
+    for row, length in enumerate(lengths):
+        values = setup.oracle(setup.bridge.teacher_values(ids[row, :length].tolist())).values if length else {}
+        # Every compiled teacher holds them, even where the program never reads them.
+        values = {"indices": list(range(length))} | values
+        for k, variable in enumerate(variables):
+            for s, value in enumerate(values.get(variable.name, ())):
+                if value is None:
+                    continue
+                truth[row, s, k] = index[k].get(value, NOTHING)
+                missing += value not in index[k]
+    writer = np.array([v.writer_layer for v in variables])
+    held = np.arange(setup.shape.depth + 1)[:, None] >= writer[None]
+    return np.where(held[:, None, None], truth[None], NOTHING), missing

@@ -1,0 +1,1 @@
+"""Training: losses, the pure step, the loop, checkpoints, metrics, the device mesh."""

@@ -1,0 +1,171 @@
+"""The loop around the step: dispatch, log one step behind, checkpoint, stop where a number is not finite.
+
+The host prepares the next batch and writes the previous step's numbers while the device computes, so the
+device never waits for them.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tracr_jax.errors import UserError
+from tracr_jax.train.checkpoint import Checkpoints
+from tracr_jax.train.metrics import MetricWriter
+from tracr_jax.train.step import Frozen, TrainState
+from tracr_jax.types import Batch
+
+_SHOWN = {"loss": "loss", "alignment": "align", "supervised": "answer", "retention": "retain"}
+
+
+class TrainingDivergedError(UserError):
+    """A loss or a gradient is not finite; the message names the last good checkpoint."""
+
+
+def fit(
+    step_fn: Callable[[TrainState, Frozen, Batch], tuple[TrainState, dict[str, jax.Array]]],
+    state: TrainState,
+    frozen: Frozen,
+    batch_at: Callable[[int], Batch],
+    *,
+    steps: int,
+    writer: MetricWriter,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_every: int = 100,
+    log_every: int = 1,
+    progress: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> TrainState:
+    """Run the jitted `step_fn` until `steps` steps are done, starting from state.step.
+
+    Args:
+      step_fn: jitted (state, frozen, batch) -> (state, terms); may donate its state.
+      state: where to start; its `step` counts finished steps.
+      frozen: θ₀ and φ.
+      batch_at: the batch of a step, a pure function of its index, so that a resumed run sees the same batches.
+      steps: total number of steps.
+      writer: receives the terms of every `log_every`-th step, and "seconds" per step.
+      checkpoints: where to save; None saves nothing.
+      checkpoint_every: steps between checkpoints; the last step is always saved.
+      log_every: steps between written lines; every step is checked for finiteness.
+      progress: draw a progress bar.
+      say: without a bar, receives a line about every ten seconds.
+
+    Returns:
+      The final state, everything saved.
+
+    Raises:
+      TrainingDivergedError: a loss or gradient norm is not finite. Nothing of that step is saved.
+    """
+    first = int(state.step)
+    clock = _Clock()
+    with _bar(progress) as bar, ThreadPoolExecutor(1) as host:
+        task = bar.add_task("training", total=steps, completed=first, terms="compiling")
+
+        def settle(number: int, terms: dict[str, Any]) -> None:
+            """Wait for a step that was dispatched earlier; check, write and show its numbers."""
+            values = {k: np.asarray(v) for k, v in jax.device_get(terms).items()}
+            _check_finite(values, number, checkpoints)
+            values["seconds"] = np.asarray(clock.lap())
+            if number % log_every == 0 or number == steps - 1:
+                writer.write(number, values)
+                writer.flush()
+            shown = "  ".join(f"{short} {values[k]:.3g}" for k, short in _SHOWN.items() if k in values)
+            terms_line = f"{shown}  {clock.rate}"
+            bar.update(task, completed=number + 1, terms=terms_line)
+            if not progress and (clock.due() or number + 1 == steps):
+                say(f"step {number + 1}/{steps}  {terms_line}")
+
+        pending = None
+        upcoming = host.submit(batch_at, first) if first < steps else None
+        for number in range(first, steps):
+            assert upcoming is not None
+            batch = upcoming.result()
+            if number + 1 < steps:
+                upcoming = host.submit(batch_at, number + 1)
+            state, terms = step_fn(state, frozen, batch)
+            if checkpoints and number == first:
+                _all_finite(state)  # compiled here: once the run is under way, nothing is
+            if pending:
+                settle(*pending)
+            pending = (number, terms)
+            if checkpoints and ((number + 1) % checkpoint_every == 0 or number + 1 == steps):
+                settle(*pending)  # a checkpoint is only written of a step whose numbers are finite
+                pending = None
+                if not _all_finite(state):
+                    _stop("parameters", number, checkpoints)
+                checkpoints.save(state)
+        if pending:
+            settle(*pending)
+    if checkpoints:
+        checkpoints.wait()
+    return state
+
+
+def _check_finite(values, number, checkpoints):
+    bad = [k for k, v in values.items() if not np.all(np.isfinite(v))]
+    if bad:
+        _stop(", ".join(bad), number, checkpoints)
+
+
+@jax.jit
+def _all_finite(state: TrainState) -> jax.Array:
+    """A finite loss may still have led to parameters that are not."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state)]))
+
+
+def _stop(what: str, number: int, checkpoints: Checkpoints | None) -> NoReturn:
+    kept = None
+    if checkpoints:
+        checkpoints.wait()
+        kept = checkpoints.latest()
+    where = (
+        f"the checkpoint after {kept} steps is kept in {checkpoints.folder}"
+        if kept and checkpoints
+        else ("there is no earlier checkpoint")
+    )
+    raise TrainingDivergedError(f"step {number}: {what} not finite; stopped, {where}; try a smaller learning rate")
+
+
+class _Clock:
+    """Seconds between settled steps; the first includes compilation and is left out of the median."""
+
+    def __init__(self):
+        self._last, self._laps = time.perf_counter(), []
+        self._told = self._last
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        self._laps.append(now - self._last)
+        self._last = now
+        return self._laps[-1]
+
+    def due(self) -> bool:
+        """Whether ten seconds have passed since this last was true."""
+        if self._last - self._told < 10.0:
+            return False
+        self._told = self._last
+        return True
+
+    @property
+    def rate(self) -> str:
+        """Median seconds per step of the last twenty."""
+        recent = self._laps[1:][-20:]
+        return f"{np.median(recent):.2f} s/step" if recent else "(first step, with compilation)"
+
+
+def _bar(enabled):
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[terms]}"),
+        disable=not enabled,
+        refresh_per_second=4,
+    )

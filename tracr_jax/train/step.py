@@ -1,0 +1,296 @@
+"""The jitted training step and the loop around it. Source: method.md 4 and 5.
+
+One step takes (state, frozen, batch): `state` is what is trained, `frozen` the original model θ₀ and the
+teacher φ, both arguments of the compiled program and not constants in it. `make_train_step` returns a pure
+function; compile it with `jax.jit(step, donate_argnums=0)`, or compose it with anything else.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from optax import contrib
+
+from tracr_jax.config import LossConfig, OptimConfig
+from tracr_jax.intervene import detach_and_roll, subspace_basis
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.blocks import first_blocks
+from tracr_jax.train import losses as L
+from tracr_jax.types import Adapter, Batch, Params, Residuals
+
+Metrics = dict[str, jax.Array]
+RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`
+LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batch, progress) -> (loss, terms)
+ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
+
+
+class TrainParams(NamedTuple):
+    """What is trained: the language model θ and the adapter A."""
+
+    lm: Params
+    adapter: Adapter
+
+
+class ProgramsParams(NamedTuple):
+    """What is trained where a model holds several programs: θ and an adapter for each; see `tracr_jax.runs.programs`."""
+
+    lm: Params
+    adapters: tuple[Adapter, ...]  # in the order of injection, the newest last
+
+
+class TrainState(NamedTuple):
+    """Everything that changes from step to step, and all that a checkpoint holds."""
+
+    step: Int[Array, ""]
+    params: TrainParams | ProgramsParams
+    opt_state: optax.OptState
+
+
+class Frozen(NamedTuple):
+    """What is never trained and never saved: the original model θ₀ and the teacher φ (of several, a tuple)."""
+
+    lm: Params
+    teacher: Any
+
+
+class StepShape(NamedTuple):
+    """The static facts of a run that the step needs."""
+
+    depth: int  # L, layers of the teacher
+    result_rows: tuple[int, ...]  # teacher directions of the result variable
+    pad_id: int
+    max_answers: int  # K, the largest number of answer tokens in an item
+    free_rows: int = 0  # the last rows of a batch: aligned, never asked
+
+
+def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
+    """Uniform in ±1/√d for weight and bias, as the original initialises it (method.md 5)."""
+    bound = width**-0.5
+    w, b = jax.random.split(key)
+    return Adapter(
+        jax.random.uniform(w, (directions, width), minval=-bound, maxval=bound),
+        jax.random.uniform(b, (directions,), minval=-bound, maxval=bound),
+    )
+
+
+def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
+    """One schedule for the model and one for the adapter, behind a common norm limit; see `OptimConfig.kind`."""
+
+    def adamw(peak):
+        return optax.adamw(
+            _schedule(config, peak, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
+        )
+
+    def muon(peak):
+        return contrib.muon(
+            _schedule(config, peak, steps),
+            ns_steps=config.muon_iterations,
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_block_matrices,
+            consistent_rms=0.2,  # updates as large as Adam's, so that one rate serves both
+        )
+
+    groups = optax.partition(
+        {
+            "lm": {"adamw": adamw, "muon": muon}[config.kind](config.learning_rate),
+            "adapter": adamw(config.adapter_learning_rate),
+        },
+        lambda params: type(params)("lm", "adapter"),  # of several programs, all adapters
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
+
+
+def _block_matrices(params: Params) -> Any:
+    """Which axes are in and out of each matrix of a block, stacked over blocks or not; None for other tensors."""
+
+    def axes(path, x):
+        inside = any(getattr(k, "key", "").startswith("block") for k in path)
+        matrix = inside and path[-1].key == "kernel"
+        return contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1) if matrix else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def _schedule(config, peak, steps):
+    warm = config.warmup_steps
+    # Step 0 already moves: the warm-up starts at peak / (warm + 1), not at 0.
+    if config.schedule == "constant":
+        return optax.linear_schedule(peak / (warm + 1), peak, warm) if warm else peak
+    end = max(steps, warm + 1)
+    return optax.warmup_cosine_decay_schedule(
+        peak / (warm + 1), peak, warm, end, end_value=peak * config.final_rate
+    )
+
+
+def init_state(params: TrainParams | ProgramsParams, optimizer: optax.GradientTransformation) -> TrainState:
+    """Step 0. Copies the parameters, so that donating the state leaves the caller's arrays (θ₀) alive."""
+    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def apply_gradients(
+    state: TrainState, grads: TrainParams | ProgramsParams, *, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Float[Array, ""]]:
+    """(the next state, the global norm of the gradients before any clipping)."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
+
+
+def _anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
+    """Rows on one device, or wherever the compiler puts them."""
+    return x
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """Losses are computed in float32 at least, whatever the model computes in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def make_loss_fn(
+    model: LanguageModel,
+    residuals: ResidualsFn,
+    *,
+    config: LossConfig,
+    shape: StepShape,
+    layout: L.VariableLayout | None = None,
+    keep_rows: RowsFn = _anywhere,
+) -> LossFn:
+    """The total loss of method.md 4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss, terms).
+
+    progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
+
+    terms: "alignment" (cosine: sum over layers; variable: weighted mean over variables, nats), "supervised"
+    (nats per answer token), "retention" (nats; see LossConfig.retention_reduction), "answer_accuracy" (share of
+    answer tokens whose argmax is right in the hooked pass), "alignment_parts" ([L+1] or one per variable).
+    """
+    if config.alignment == "variable" and layout is None:
+        raise ValueError("variable alignment needs a VariableLayout")
+    rows = np.array(shape.result_rows)
+
+    def loss_fn(params: TrainParams, frozen: Frozen, batch: Batch, progress: jax.typing.ArrayLike = 0.0):
+        chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
+        chex.assert_equal_shape([batch.ids, batch.answer_mask])
+        terms: Metrics = {}
+        edit = None
+        if config.hook:
+            # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
+            basis = subspace_basis(jax.lax.stop_gradient(params.adapter.weight[rows]))
+            edit = detach_and_roll(
+                basis,
+                block=shape.depth,
+                before=config.hook_offset < 0,  # block L reads another state; h_L is aligned as it was
+                share=config.roll_share,
+                gradient=config.answer_gradient,
+            )
+        asked = len(batch.ids) - shape.free_rows
+        # Without a word, rows cut from a spread batch would end up whole on every device.
+        ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
+        where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
+        read = {"edit": edit, "logit_positions": where}
+        if config.retention_weight:
+            out, text = model.apply_beside(params.lm, ids, batch.text_ids, **read)
+        else:
+            out, text = model.apply(params.lm, ids, **read), None
+        logits = _wide(out.logits)
+        terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
+        right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+        terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
+        total = terms["supervised"]
+
+        if config.alignment != "none":
+            target = jax.lax.stop_gradient(residuals(frozen.teacher, batch.teacher_ids))
+            target = _wide(target[:, :, 1:])  # BOS has no position in the language model
+            hidden = out.hidden[: shape.depth + 1]
+            if shape.free_rows:
+                # Nothing above h_L is asked of these rows: the blocks after it need not run.
+                lower, lm = first_blocks(model, params.lm, shape.depth + 1)
+                free = lower.apply(lm, keep_rows(batch.ids[asked:])).hidden[: shape.depth + 1]
+                pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
+                hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
+            hidden = _wide(hidden)
+            chex.assert_equal_shape_prefix([hidden, target], 3)
+            here = None
+            if not config.align_padding:
+                here = L.item_positions(batch.ids, pad_id=shape.pad_id).astype(hidden.dtype)
+            if config.answer_alignment != 1:
+                answers = 1 + (config.answer_alignment - 1) * batch.answer_mask.astype(hidden.dtype)
+                here = answers if here is None else here * answers
+            if config.alignment == "cosine":
+                parts = L.cosine_alignment(params.adapter, hidden, target, weights=here)
+                terms["alignment"] = jnp.sum(parts)
+            else:
+                assert layout is not None
+                parts = L.variable_alignment(params.adapter, hidden, target, layout=layout, weights=here)
+                terms["alignment"] = jnp.mean(parts * jnp.asarray(layout.weights, parts.dtype))
+            terms["alignment_parts"] = parts
+            total = total + config.alignment_weight * terms["alignment"]
+
+        if config.clean_weight:
+            clean = model.apply(params.lm, ids, logit_positions=where).logits
+            terms["supervised_clean"] = L.weighted_cross_entropy(_wide(clean), targets, weights)
+            total = total + config.clean_weight * terms["supervised_clean"]
+
+        if text is not None:
+            original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
+            terms["retention"] = L.retention_kl(
+                _wide(text.logits), _wide(original), reduction=config.retention_reduction
+            )
+            growth = config.retention_growth**progress
+            total = total + config.retention_weight * growth * terms["retention"]
+        terms["loss"] = total
+        return total, terms
+
+    return loss_fn
+
+
+def make_train_step(
+    model: LanguageModel,
+    residuals: ResidualsFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    config: LossConfig,
+    shape: StepShape,
+    layout: L.VariableLayout | None = None,
+    keep_rows: RowsFn = _anywhere,
+    steps: int = 1,
+) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
+    """A pure training step (state, frozen, batch) -> (state, terms), to be jitted by the caller.
+
+    Args:
+      model: the language model, for θ and for θ₀.
+      residuals: (φ, teacher_ids [B, T]) -> r_0..r_L [L+1, B, T, D], e.g. `tracr_jax.teacher.residuals`.
+      optimizer: see `make_optimizer`.
+      config: which losses, and their weights.
+      shape: static facts of the run.
+      layout: variables of the teacher, for variable alignment.
+      keep_rows: over several devices, `tracr_jax.train.mesh.keep_rows`.
+      steps: of the whole run, for LossConfig.retention_growth.
+
+    Returns:
+      The step. Its terms are those of `make_loss_fn` and "grad_norm" (before any clipping).
+    """
+    loss_fn = make_loss_fn(model, residuals, config=config, shape=shape, layout=layout, keep_rows=keep_rows)
+    return make_step(loss_fn, optimizer, steps=steps)
+
+
+def make_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, steps: int = 1
+) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
+    """`make_train_step` from its loss: one gradient, one update."""
+
+    def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+        progress = jnp.minimum(state.step / steps, 1.0)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch, progress)
+        state, terms["grad_norm"] = apply_gradients(state, grads, optimizer=optimizer)
+        return state, terms
+
+    return train_step
