@@ -24,8 +24,8 @@ from tracr_jax.lm.llama import Llama, LlamaConfig
 from tracr_jax.presets import PAPER_FIXED
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, compile_program, make_forward
+from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train import mesh as M
-from tracr_jax.train.losses import variable_layout
 from tracr_jax.train.step import (
     Frozen,
     StepShape,

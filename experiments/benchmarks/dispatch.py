@@ -2,7 +2,7 @@
 
   python experiments/benchmarks/dispatch.py
 
-Two processes in turn, several steps of `tracr-jax inject dyck` a time, by its own loop (`tracr_jax/train/loop.py`).
+Two processes in turn, several steps of `tracr-jax inject dyck` a time, by its loop (`tracr_jax/train/loop.py`).
 With asynchronous dispatch a thread of its own runs beside the pool that computes.
 """
 

@@ -24,6 +24,7 @@ from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 from tracr_jax.lm.llama import Llama, LlamaConfig
 from tracr_jax.measure.variables.reading import best_values, held_values, margins, one_hot
 from tracr_jax.teacher import compile_program, make_forward
+from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train import losses as L
 from tracr_jax.train.step import (
     Frozen,
@@ -36,7 +37,7 @@ from tracr_jax.train.step import (
 )
 from tracr_jax.types import Adapter
 
-LAYOUT = L.variable_layout(F.VARIABLES)
+LAYOUT = variable_layout(F.VARIABLES)
 LAYERS, B, S, D, WIDTH = 3, 2, 4, 6, 5
 
 SMALL = {
@@ -206,7 +207,7 @@ def test_two_seeds_train_at_once():
         config=LossConfig(retention_weight=0.0),
         shape=StepShape(F.DEPTH, (3, 4), pad_id=0, max_answers=1),
         # Not LAYOUT: JAX keeps what it made of NumPy constants while float64 was on.
-        layout=L.variable_layout(F.VARIABLES),
+        layout=variable_layout(F.VARIABLES),
     )
     keys = [jax.random.key(s) for s in (0, 1)]
     states = [

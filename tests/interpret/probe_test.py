@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.helpers.interpret_parts import known_run
 from tracr_jax.interpret.probe import discriminant, training_items
-from tracr_jax.train.losses import variable_layout
+from tracr_jax.teacher.variables import variable_layout
 
 RNG = np.random.default_rng(0)
 COUNTS, FLAGS, COINS, D, N = 7, 2, 2, 12, 4000

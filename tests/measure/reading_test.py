@@ -15,7 +15,7 @@ from tracr_jax.measure.variables.reading import (
     one_hot,
     scores,
 )
-from tracr_jax.train.losses import variable_layout
+from tracr_jax.teacher.variables import variable_layout
 
 # Teacher order: three values, a number, two values, one value. Grouped: c (1), b (2), a (3), then x.
 VARIABLES = [

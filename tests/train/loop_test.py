@@ -15,9 +15,9 @@ from tests.train.losses_test import Var
 from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.errors import UserError
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
+from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.loop import TrainingDivergedError, fit
-from tracr_jax.train.losses import variable_layout
 from tracr_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from tracr_jax.train.step import (
     Frozen,

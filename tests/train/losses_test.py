@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tracr_jax.errors import UserError
+from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.losses import (
     answer_positions,
     item_positions,

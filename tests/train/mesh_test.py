@@ -27,8 +27,8 @@ from tracr_jax.injection import check_folder, inject
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.model import open_run
+from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
-from tracr_jax.train.losses import variable_layout
 from tracr_jax.train.mesh import (
     check_rows,
     gather,

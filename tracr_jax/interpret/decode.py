@@ -25,7 +25,8 @@ from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING, best_values, held_values, margins
 from tracr_jax.runs.build import Setup
 from tracr_jax.teacher.model import Variable
-from tracr_jax.train.losses import VariableLayout, apply_adapter
+from tracr_jax.teacher.variables import VariableLayout
+from tracr_jax.train.losses import apply_adapter
 from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter, Params
 

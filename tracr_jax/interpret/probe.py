@@ -20,7 +20,7 @@ from tracr_jax.measure.variables.labelled import Labeller
 from tracr_jax.measure.variables.reading import one_hot
 from tracr_jax.runs.build import Setup
 from tracr_jax.tasks.base import Item
-from tracr_jax.train.losses import VariableLayout
+from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.types import Adapter
 
 _SHRINKAGE = 1e-3  # of the covariance, in units of each coordinate's variance within a value

@@ -28,7 +28,7 @@ from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.measure.stats import share
 from tracr_jax.runs.build import Setup
 from tracr_jax.teacher import Teacher
-from tracr_jax.train.losses import DEFINED
+from tracr_jax.teacher.variables import DEFINED
 from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Params
 

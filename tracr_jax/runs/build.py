@@ -28,7 +28,7 @@ from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.teacher import Teacher, cached_compile, make_forward
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.train.losses import VariableLayout, variable_layout
+from tracr_jax.teacher.variables import VariableLayout, variable_layout
 from tracr_jax.train.step import ResidualsFn, StepShape
 
 _PROVED_ITEMS = 300  # training items on which the bridge is proved, beside the longest

@@ -235,7 +235,7 @@ def make_programs_loss_fn(losses: Sequence[LossFn], *, names: Sequence[str]) -> 
     """The sum of several programs' losses on one model: (params, frozen, batches, progress) -> (loss, terms).
 
     Args:
-      losses: of `tracr_jax.train.step.make_loss_fn`, in the order of injection; retention is off in the earlier ones.
+      losses: of `tracr_jax.train.step.make_loss_fn`, in the order of injection; the earlier have no retention.
       names: of the programs.
 
     Returns:

@@ -19,7 +19,7 @@ from tracr_jax.teacher.fallback import compile_with_tracr
 from tracr_jax.teacher.forward import make_forward
 from tracr_jax.teacher.model import Teacher
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.train.losses import DEFINED
+from tracr_jax.teacher.variables import DEFINED
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.intervene import detach_and_roll, subspace_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
+from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
 from tracr_jax.types import Adapter, Batch, Params, Residuals
 
@@ -37,7 +38,7 @@ class TrainParams(NamedTuple):
 
 
 class ProgramsParams(NamedTuple):
-    """What is trained where a model holds several programs: θ and an adapter for each; see `tracr_jax.runs.programs`."""
+    """What is trained where a model holds several programs: θ, their adapters; see `tracr_jax.runs.programs`."""
 
     lm: Params
     adapters: tuple[Adapter, ...]  # in the order of injection, the newest last
@@ -161,7 +162,7 @@ def make_loss_fn(
     *,
     config: LossConfig,
     shape: StepShape,
-    layout: L.VariableLayout | None = None,
+    layout: VariableLayout | None = None,
     keep_rows: RowsFn = _anywhere,
 ) -> LossFn:
     """The total loss of method.md 4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss, terms).
@@ -259,7 +260,7 @@ def make_train_step(
     *,
     config: LossConfig,
     shape: StepShape,
-    layout: L.VariableLayout | None = None,
+    layout: VariableLayout | None = None,
     keep_rows: RowsFn = _anywhere,
     steps: int = 1,
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:

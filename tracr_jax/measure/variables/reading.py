@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tracr_jax.train.losses import DEFINED, VariableLayout
+from tracr_jax.teacher.variables import DEFINED, VariableLayout
 
 NOTHING = -1  # in place of a value where the program holds none
 
