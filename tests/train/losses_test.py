@@ -14,7 +14,6 @@ from tracr_jax.train.losses import (
     item_positions,
     supervised_loss,
     variable_alignment,
-    variable_layout,
     weighted_cross_entropy,
 )
 from tracr_jax.types import Adapter
