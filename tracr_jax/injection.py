@@ -32,7 +32,7 @@ from tracr_jax.measure.interference import extend_history
 from tracr_jax.presets import preset
 from tracr_jax.runs.build import Setup, build
 from tracr_jax.runs.model import OpenedRun
-from tracr_jax.runs.programs import Earlier, keep_record, make_programs_loss_fn, open_earlier
+from tracr_jax.runs.record import Earlier, keep_record, make_programs_loss_fn, open_earlier
 from tracr_jax.tasks.base import Task
 from tracr_jax.teacher import save_teacher
 from tracr_jax.train.checkpoint import Checkpoints
@@ -108,7 +108,7 @@ def inject(
       lm: a loaded model, or a name for `load_lm`; default "tiny", or the model that the run of `onto` began with.
       config: everything else; its `task` and `lm` are replaced by the arguments above.
       onto: a finished run (its folder, or what this function returned), whose model gets this program too while
-        the losses of those it holds stay on, see `tracr_jax.runs.programs`; default `config.onto`.
+        the losses of those it holds stay on, see `tracr_jax.runs.record`; default `config.onto`.
       folder: the run folder; default runs/TASK-LM-METHOD-seedN, with onto runs/…-onto-RUN.
       resume: continue from the newest checkpoint of the folder, bit for bit.
       writers: further places for metrics, beside metrics.jsonl.

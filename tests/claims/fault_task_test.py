@@ -9,9 +9,9 @@ from tests.helpers.export_parts import EVALUATION
 from tests.injection_test import USER_TASK
 from tracr_jax.errors import UserError
 from tracr_jax.export.folder import card
-from tracr_jax.export.program import describe_program
 from tracr_jax.files import read_json
 from tracr_jax.interpret.decode import decode
+from tracr_jax.runs.program import describe_program
 from tracr_jax.tasks.registry import _REQUIRED, get_task
 
 FIELDS = ("name", "result", "marker")

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tracr_jax import __version__
-from tracr_jax.export.program import example_items, is_hub_id
 from tracr_jax.lm.load import ALIASES, SMOLLM2
 from tracr_jax.runs.build import Setup
+from tracr_jax.runs.program import example_items, is_hub_id
 
 _HUB = {**ALIASES, SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from tracr_jax.errors import UserError
 from tracr_jax.export.card import model_card
-from tracr_jax.export.program import FILE, describe_program, read_program
 from tracr_jax.export.tokenizer import as_trained, write_tokenizer
 from tracr_jax.files import new_folder, reading, write_json, write_text
 from tracr_jax.interpret.decode import Trained
@@ -25,6 +24,7 @@ from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
 from tracr_jax.runs.build import Setup
+from tracr_jax.runs.program import FILE, describe_program, read_program
 from tracr_jax.teacher import Variable
 from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter

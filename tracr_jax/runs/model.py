@@ -10,7 +10,7 @@ from tracr_jax.lm.load import LoadedLM
 from tracr_jax.measure.answers import evaluate
 from tracr_jax.measure.interference import extend_history
 from tracr_jax.runs.build import Setup, build
-from tracr_jax.runs.programs import read_record, restore
+from tracr_jax.runs.record import read_record, restore
 from tracr_jax.tasks.base import Task
 from tracr_jax.train.step import TrainParams
 

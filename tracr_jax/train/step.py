@@ -38,7 +38,7 @@ class TrainParams(NamedTuple):
 
 
 class ProgramsParams(NamedTuple):
-    """What is trained where a model holds several programs: θ, their adapters; see `tracr_jax.runs.programs`."""
+    """What is trained where a model holds several programs: θ, their adapters; see `tracr_jax.runs.record`."""
 
     lm: Params
     adapters: tuple[Adapter, ...]  # in the order of injection, the newest last

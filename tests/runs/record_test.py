@@ -15,14 +15,14 @@ from tracr_jax.config import LossConfig, RunConfig, read_config
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.export.card import model_card
-from tracr_jax.export.program import describe_program
 from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import Run, default_folder, inject, make_batch_at, make_parts
 from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.measure.answers import make_predictor
 from tracr_jax.runs.build import build
 from tracr_jax.runs.model import open_run
-from tracr_jax.runs.programs import open_earlier, read_record
+from tracr_jax.runs.program import describe_program
+from tracr_jax.runs.record import open_earlier, read_record
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.metrics import read_lines
 from tracr_jax.train.step import Frozen, ProgramsParams, TrainParams, TrainState, make_loss_fn
