@@ -1,7 +1,7 @@
 """Every number a run can be given, as frozen dataclasses. Source: method.md 5, findings.md.
 
-`validate()` runs at construction: a configuration that exists is one that makes sense by itself. What depends on
-the model or the teacher (depth, width, positions) is checked in `setup.py`, before anything is written.
+A configuration that exists is one that makes sense by itself. What depends on the model or the teacher (depth,
+width, positions) is checked in `tracr_jax.runs.build`, before anything is written.
 """
 
 import dataclasses
@@ -11,6 +11,8 @@ from typing import Any, Literal, get_type_hints
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
+
+RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
 
 
 def _require(condition: bool, message: str) -> None:
@@ -187,11 +189,31 @@ def read_config(folder: str | Path) -> RunConfig:
     Raises:
       UserError: there is none, or it is damaged.
     """
+    return _read_run(folder)[0]
+
+
+def read_format(folder: str | Path) -> int:
+    """The format of a run folder: `RUN_FORMAT`, or 0 of the version before, which held no programs.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    return _read_run(folder)[1]
+
+
+def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
+    if (Path(folder) / "program.json").exists():
+        raise UserError(f"{folder}: an export, which training cannot go on from; name the run that it was made of")
     with reading(path):
-        return from_dict(read_json(path))
+        values = read_json(path)
+        _require(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
+        found = values.pop("format", 0)
+        known = type(found) is int and 0 <= found <= RUN_FORMAT
+        _require(known, f"format {found!r}, this version reads 0 to {RUN_FORMAT}")
+        return from_dict(values), found
 
 
 def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:

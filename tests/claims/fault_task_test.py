@@ -99,12 +99,12 @@ def test_texts_to_decode():
 
 def test_evaluation_json_in_an_export(tmp_path):
     path = tmp_path / "evaluation.json"
-    setup = P.small_setup()
-    program = describe_program(setup)
+    run = P.small_run()
+    program = describe_program(run.program, width=run.model.width)
 
     def read(content):
         path.write_bytes(content)
-        card(setup, read_json(path), program=program)
+        card(run, read_json(path), content=program)
 
     cases = [(str(i), F.odd_texts(EVALUATION, i)) for i in range(F.CASES)]
     F.survives("evaluation.json in an export", read, cases, says="evaluation.json")
