@@ -7,7 +7,7 @@ rates, "finetune" the baseline without alignment and without the hook. The bundl
 
 import dataclasses
 
-from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
+from tracr_jax.config import DataConfig, Fidelity, LossConfig, OptimConfig, RunConfig
 
 METHODS = ("variable", "cosine", "finetune", "paper", "paper-fixed")
 
@@ -27,8 +27,7 @@ PAPER_FIXED = RunConfig(
 
 PAPER = dataclasses.replace(
     PAPER_FIXED,
-    as_coded=True,
-    data=dataclasses.replace(PAPER_FIXED.data, as_coded_mask=True, as_coded_length=True),
+    fidelity=Fidelity(as_coded=True, as_coded_mask=True, as_coded_length=True),
 )
 
 
@@ -63,7 +62,7 @@ def baseline(config: RunConfig) -> RunConfig:
     Where the run has free items, the baseline gets all of them with the program's answers as labels, so that it
     never sees less than the injected model.
     """
-    losses = dataclasses.replace(config.losses, alignment="none", hook=False, clean_weight=0.0)
+    losses = dataclasses.replace(config.losses, alignment="none", hook=False)
     data = dataclasses.replace(config.data, free_supervised=config.data.free_items)
     return dataclasses.replace(config, losses=losses, data=data)
 

@@ -134,8 +134,6 @@ def make_loss_fn(
                 basis,
                 block=shape.depth,
                 before=config.hook_offset < 0,  # block L reads another state; h_L is aligned as it was
-                share=config.roll_share,
-                gradient=config.answer_gradient,
             )
         asked = len(batch.ids) - shape.free_rows
         # Without a word, rows cut from a spread batch would end up whole on every device.
@@ -179,11 +177,6 @@ def make_loss_fn(
                 terms["alignment"] = jnp.mean(parts * jnp.asarray(layout.weights, parts.dtype))
             terms["alignment_parts"] = parts
             total = total + config.alignment_weight * terms["alignment"]
-
-        if config.clean_weight:
-            clean = model.apply(params.lm, ids, logit_positions=where).logits
-            terms["supervised_clean"] = L.weighted_cross_entropy(_wide(clean), targets, weights)
-            total = total + config.clean_weight * terms["supervised_clean"]
 
         if text is not None:
             original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
