@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
+from tracr_jax.lm.base import LanguageModel, read_logits
 from tracr_jax.lm.blocks import run_blocks
-from tracr_jax.lm.family import Family, check_size, check_sizes, read_logits
+from tracr_jax.lm.config_json import check_size, check_sizes
 from tracr_jax.types import LMOutput, Params
 
 
@@ -173,8 +174,8 @@ class _Module(nn.Module):
 
 
 @dataclass(frozen=True)
-class Llama(Family):
-    """A Llama without its parameters; see `tracr_jax.lm.base.LanguageModel` for the methods."""
+class Llama(LanguageModel):
+    """A Llama without its parameters; see `LanguageModel` for the methods."""
 
     config: LlamaConfig
 
