@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from tracr_jax.errors import UserError
@@ -26,7 +28,7 @@ from tracr_jax.types import LMOutput, Params
 class LanguageModel(abc.ABC):
     """A causal language model with access to its residual stream; it holds no parameters.
 
-    A family adds the three class variables, its sizes, `unembed` and `init_cache`.
+    A family adds `title`, `positions_field` and `module`, its sizes, `unembed` and `init_cache`.
     """
 
     config: Any
@@ -36,9 +38,17 @@ class LanguageModel(abc.ABC):
     remat: bool = False
     dtype: str = "float32"
 
-    title: ClassVar[str]  # for error messages
-    positions_field: ClassVar[str]  # the configuration's name of the longest sequence
     module: ClassVar[Callable[..., nn.Module]]  # (config, scan_layers, remat, dtype) -> module
+
+    @property
+    @abc.abstractmethod
+    def title(self) -> str:
+        """The family's name, for error messages."""
+
+    @property
+    @abc.abstractmethod
+    def positions_field(self) -> str:
+        """The configuration's name of the longest sequence."""
 
     @property
     @abc.abstractmethod
@@ -85,9 +95,9 @@ class LanguageModel(abc.ABC):
         """Logits and hidden[0..N]; logits at every position, or only at `logit_positions` [B, K] -> [B, K, V].
 
         Raises:
-          UserError: there are more than `max_positions` tokens.
+          UserError: there are more than `max_positions` tokens, or (outside jit) an id is beyond the vocabulary.
         """
-        self._check_length(ids)
+        self._check(ids)
         return self.linen.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
 
     def apply_beside(
@@ -100,8 +110,8 @@ class LanguageModel(abc.ABC):
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> tuple[LMOutput, LMOutput]:
         """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
-        self._check_length(ids)
-        self._check_length(others)
+        self._check(ids)
+        self._check(others)
         (rows, length), (more, other_length) = ids.shape, others.shape
         packing = Packing(((rows, length), (more, other_length)))
         out, _ = self.linen.apply(  # pyright: ignore
@@ -115,7 +125,8 @@ class LanguageModel(abc.ABC):
         first, second = map(LMOutput, out.logits, packing.split(out.hidden, axis=1))
         return first, second
 
-    def _check_length(self, ids: Int[Array, "B S"]) -> None:
+    def _check(self, ids: Int[Array, "B S"]) -> None:
+        check_ids(ids, self.vocab_size)
         if ids.shape[1] > self.max_positions:
             limit = f"{self.positions_field} is {self.max_positions}"
             raise UserError(f"{self.title}: {ids.shape[1]} tokens, but {limit}; shorten the text")
@@ -143,7 +154,22 @@ class LanguageModel(abc.ABC):
         position p sees the keys at positions <= p of its row. A prompt padded on the right is therefore
         prefilled as it is: the pads' keys lie at later positions and are overwritten as decoding goes on.
         """
+        check_ids(ids, self.vocab_size)
         return self.linen.apply({"params": params}, ids, edit=edit, cache=cache, positions=positions)  # pyright: ignore
+
+
+def check_ids(ids: Any, vocab_size: int) -> None:
+    """Refuse ids for which there is no embedding: JAX would answer with NaN.
+
+    ids: of any shape; those of a traced function, or on other hosts, cannot be seen and pass.
+    Raises: UserError.
+    """
+    if isinstance(ids, Tracer) or not getattr(ids, "is_fully_addressable", True):
+        return
+    seen = np.asarray(ids)
+    bad = seen[(seen < 0) | (seen >= vocab_size)]
+    if bad.size:
+        raise UserError(f"token id {bad[0]}, but the model has embeddings for 0 to {vocab_size - 1} only")
 
 
 def read_logits(
