@@ -164,10 +164,9 @@ def test_a_changed_key_gives_their_logits_or_a_refusal(family, tmp_path):
         if not off < 2e-5:
             wrong.append(f"{change}: logits differ by {off:.3g}")
     assert not wrong, "\n".join(wrong)
-    assert len(equal) > 40
-    assert len(refused) > 5
-    unchanged = {k: v for k, v in FAMILIES[family].items()}
-    (tmp_path / "config.json").write_text(json.dumps(unchanged | {"surprise": 1}))
+    assert len(equal) > 40, refused
+    assert len(refused) > 5, equal
+    (tmp_path / "config.json").write_text(json.dumps(FAMILIES[family] | {"surprise": 1}))
     with pytest.raises(UserError, match="surprise = 1 is not read"):
         read_model(tmp_path)
 

@@ -58,7 +58,6 @@ def write_torch(folder, fields):
     import transformers
 
     torch.manual_seed(0)
-    fields = {"model_type": "llama"} | SIZES | fields
     (folder / "config.json").write_text(json.dumps(fields))
     config = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -75,7 +74,7 @@ def write_torch(folder, fields):
 def test_every_hidden_state_and_the_way_back(case, tmp_path):
     import transformers
 
-    reference = write_torch(tmp_path, CASES[case])
+    reference = write_torch(tmp_path, {"model_type": "llama"} | SIZES | CASES[case])
     logits, hidden = torch_forward(reference)
     model = read_model(tmp_path, scan_layers=case != "qwen3")
     params = from_tensors(model, open_safetensors(tmp_path))
