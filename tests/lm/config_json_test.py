@@ -165,6 +165,7 @@ def test_windows():
         window | {"max_window_layers": 3},
         window | {"layer_types": ["full_attention"] * 3 + ["sliding_attention"]},
         {"layer_types": ["sliding_attention"] * 4},
+        window | {"sliding_window": 24, "max_window_layers": 0, "rope_scaling": {"type": "linear", "factor": 2.0}},
     ):
         with pytest.raises(UserError, match=r"a sliding window of .* in some blocks is not supported"):
             read("qwen2", change)

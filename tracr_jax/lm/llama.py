@@ -107,17 +107,21 @@ class LlamaConfig:
         return self.model_type == "qwen3"
 
     @classmethod
+    def _own_fields(cls, kind: str) -> list[str]:
+        """The fields that a member of the family has."""
+        return [k for k in cls.__dataclass_fields__ if k not in _SWITCHES or k in MEMBERS[kind].switches]
+
+    @classmethod
     def from_hf(cls, config: dict[str, Any]) -> "LlamaConfig":
         """From config.json; an architecture detail that this module does not have is a UserError."""
         kind = config.get("model_type", "llama")
-        member = MEMBERS[kind]
-        own = [k for k in cls.__dataclass_fields__ if k not in _SWITCHES or k in member.switches]
+        member, own = MEMBERS[kind], cls._own_fields(kind)
         rotary = ("rope_parameters", "partial_rotary_factor", "original_max_position_embeddings")
         windows = () if kind == "mistral" else ("use_sliding_window", "sliding_window", "max_window_layers")
-        fixed = {"hidden_act": ("silu", "swish")} | {k: (False, None) for k in ("mlp_bias",) if k not in own}
         # Qwen2's biases and Mistral's lack of them are fixed; transformers does not read the key.
         read = (*own, *rotary, *windows, "layer_types", "attention_bias")
-        check_keys(config, read=read, fixed=fixed)
+        no_mlp_bias = {} if "mlp_bias" in own else {"mlp_bias": (False, None)}
+        check_keys(config, read=read, fixed={"hidden_act": ("silu", "swish")} | no_mlp_bias)
         need = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         missing = [k for k in need if config.get(k) is None]
         if missing:
@@ -142,20 +146,18 @@ class LlamaConfig:
         check_size("max_position_embeddings", given["max_position_embeddings"])
         base, scaling = read_rotary(config, max_positions=given["max_position_embeddings"])
         if kind != "mistral":
-            _refuse_windows(config, longest=given["max_position_embeddings"])
+            longest = given["max_position_embeddings"] * (1.0 if scaling is None else scaling.limit_factor)
+            _refuse_windows(config, longest=int(longest))
         return cls(**given | {"rope_theta": base, "rope_scaling": scaling})
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json that Hugging Face reads."""
-        member = MEMBERS[self.model_type]
-        own = [k for k in self.__dataclass_fields__ if k not in _SWITCHES or k in member.switches]
-        fields = {k: getattr(self, k) for k in own}
-        del fields["rope_scaling"]
+        fields = {k: getattr(self, k) for k in self._own_fields(self.model_type) if k != "rope_scaling"}
         scaling = {} if self.rope_scaling is None else self.rope_scaling.to_hf()
         if scaling:  # for transformers 4, which does not read rope_parameters
             fields["rope_scaling"] = scaling
         return {
-            "architectures": [f"{member.title}ForCausalLM"],
+            "architectures": [f"{MEMBERS[self.model_type].title}ForCausalLM"],
             "hidden_act": "silu",
             **fields,
             "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"} | scaling,
@@ -185,7 +187,7 @@ def _refuse_windows(config: Mapping[str, Any], *, longest: int) -> None:
 
 
 def _rotate(x: Float[Array, "B S heads head_dim"], angles: Float[Array, "b S half"], scale: float = 1.0):
-    """Turn the pairs (x[i], x[i + head_dim/2]) by their angle: Hugging Face's rotate-half order."""
+    """Turn the pairs (x[i], x[i + head_dim/2]) by their angle, rotate-half order, and stretch them by `scale`."""
     cos, sin = ((f(angles)[:, :, None] * scale).astype(x.dtype) for f in (jnp.cos, jnp.sin))
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
