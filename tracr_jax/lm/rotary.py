@@ -148,14 +148,15 @@ def frequencies(
       base: rope_theta.
       head_dim: twice the number of pairs.
       scaling: None for plain rotary positions.
-      length: tokens of the text, [*b], which only dynamic scaling looks at; see `needs_length`.
+      length: tokens of the text, [*b], which only dynamic scaling looks at.
       max_positions: `max_position_embeddings`.
     """
     pairs = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
     if scaling is not None and scaling.rope_type == "dynamic":
-        longer = jnp.maximum(jnp.asarray(length, jnp.float32), max_positions) / max_positions
-        growth = scaling.factor * longer - (scaling.factor - 1)
-        return 1.0 / (base * growth ** (head_dim / (head_dim - 2)))[..., None] ** pairs
+        times = jnp.maximum(jnp.asarray(length, jnp.float32), max_positions) / max_positions
+        growth = scaling.factor * times - (scaling.factor - 1)
+        longer_base = (base * growth ** (head_dim / (head_dim - 2)))[..., None]
+        return 1.0 / longer_base ** jnp.expand_dims(pairs, range(growth.ndim))
     plain = 1.0 / base**pairs
     if scaling is None:
         return plain
