@@ -101,8 +101,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return self._inner.get_vocab_size(with_added_tokens=True)
+        """Ids are below this number, added tokens included; there may be gaps between them."""
+        return 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; a special token written out becomes its id.
