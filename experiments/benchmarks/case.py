@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import common  # first: it finds the checkout
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import common
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import save_hf_folder

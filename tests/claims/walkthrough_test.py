@@ -1,4 +1,4 @@
-"""Every block of experiments/own_program.md is run, in order, on a small random model and for two steps."""
+"""Every block of experiments/tutorial.md is run, in order, on a small random model and for two steps."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import pytest
 from tracr_jax import cli
 from tracr_jax.lm.load import write_random_gpt2
 
-PAGE = Path(__file__).parents[2] / "experiments" / "own_program.md"
+PAGE = Path(__file__).parents[2] / "experiments" / "tutorial.md"
 SMALLER = {
     "steps=150, eval_items=60": "steps=2, eval_items=4",
     'lm="tiny"': 'lm="lm"',
