@@ -5,7 +5,7 @@
 
 The step is `inject`'s own, with few rows, so that the loop around it (batches, metrics, checkpoints) is as large a
 share of the time as it gets. The host's memory is looked at after every tenth step, in two ways: what the process
-has ("resident"; an allocator that keeps its pages, tracr_jax/allocator.py, makes that a high water mark) and what
+has ("resident"; an allocator that keeps its pages, tracr_jax/host.py, makes that a high water mark) and what
 malloc has given out ("in use", with glibc). The first half of the first quarter is warm-up (allocator, orbax's
 first checkpoints) and is reported, but not compared. Source: issue 7.
 """
