@@ -1,4 +1,4 @@
-"""Every number a run can be given, as frozen dataclasses. Source: method.md 5, findings.md.
+"""Every number a run can be given, as frozen dataclasses. Source: docs/method.md §5, docs/differences.md.
 
 `validate()` runs at construction: a configuration that exists is one that makes sense by itself. What depends on
 the model or the teacher (depth, width, positions) is checked in `setup.py`, before anything is written.
@@ -31,7 +31,7 @@ class LossConfig:
     answer_alignment: float = 1.0
     """Weight in the alignment loss of positions that emit an answer, beside 1 for the others (the paper: 1)."""
     align_padding: bool = False
-    """Align at the padding on the right too, as the original does (findings.md B9)."""
+    """Align at the padding on the right too, as the original does (docs/differences.md B9)."""
     hook: bool = True
     """Detach-and-roll: the answer may only flow through the result subspace."""
     hook_offset: int = 0
@@ -39,12 +39,13 @@ class LossConfig:
     the aligned h_L, so that no block lies between what is aligned and what is answered from."""
     roll_share: float = 1.0
     """Share of the rows whose complement is exchanged (the paper: 1). The others answer in the pass that
-    evaluation uses, but a model may then learn two ways to answer, one per kind of row (findings.md B12)."""
+    evaluation uses, but a model may then learn two ways to answer, one per kind of row
+    (docs/differences.md B12)."""
     answer_gradient: float = 1.0
     """Factor of the answer's gradient into the result subspace (the paper: 1). A small model finds an answer that
     fits the training set sooner than the program, and writes it there; with 0 it cannot."""
     clean_weight: float = 0.0
-    """Factor of an additional supervised loss without the hook (findings.md B12; the paper: 0)."""
+    """Factor of an additional supervised loss without the hook (docs/differences.md B12; the paper: 0)."""
     retention_weight: float = 1.0
     """Factor of the KL to the original model on ordinary text, at the first step."""
     retention_growth: float = 1.0
@@ -124,9 +125,9 @@ class DataConfig:
     answer_end: bool = True
     """Supervise one end-of-text token after the answer."""
     as_coded_mask: bool = False
-    """Mask as many positions as the label has characters, as the original does (findings.md B11)."""
+    """Mask as many positions as the label has characters, as the original does (docs/differences.md B11)."""
     as_coded_length: bool = False
-    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; findings.md A1)."""
+    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; docs/differences.md A1)."""
 
     def __post_init__(self):
         for name in ("batch", "text_batch", "text_length", "text_megabytes"):
@@ -155,7 +156,7 @@ class RunConfig:
     seed: int = 0
     """Seed of batches and of the adapter's initial values."""
     as_coded: bool = False
-    """Tasks, tokenizer and teacher exactly as the original codes them (findings.md), faults included."""
+    """Tasks, tokenizer and teacher exactly as the original codes them (docs/differences.md), faults included."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the language model; weights, losses and optimiser stay float32."""
     eval_items: int = 300

@@ -1,4 +1,4 @@
-"""Edits of the residual stream: the training hook of method.md 4.3, the noise of 11, the swaps.
+"""Edits of the residual stream: the training hook of docs/method.md §4.3, the noise of §11, the swaps.
 
 An edit names a block and a function of that block's output. Block b's output is hidden[b + 1], so an edit at
 block b leaves hidden[0..b] unchanged. An edit `before` a block changes what the block reads and no hidden state up
@@ -40,7 +40,7 @@ def edited(
 
 
 def subspace_basis(rows: Float[Array, "R d"]) -> Float[Array, "d R"]:
-    """Orthonormal basis Q of the span of R linearly independent rows, so that P = Q Qᵀ (method.md 4.1).
+    """Orthonormal basis Q of the span of R linearly independent rows, so that P = Q Qᵀ (docs/method.md §4.1).
 
     Equal to the pseudo-inverse form Rᵀ(Rᵀ)⁺ for independent rows, which a trained adapter's result rows are.
     """
@@ -55,7 +55,7 @@ def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array,
 def detach_and_roll(
     basis: Float[Array, "d R"], *, block: int, before: bool = False, share: float = 1.0, gradient: float = 1.0
 ) -> ResidualEdit:
-    """The training hook of method.md 4.3: the answer may only flow through the subspace of `basis`.
+    """The training hook of docs/method.md §4.3: the answer may only flow through the subspace of `basis`.
 
     The component inside the subspace stays and carries the gradient. Its complement is cut from the gradient
     and exchanged for that of the previous example of the batch (cyclic). With B = 1 only the cut remains.
@@ -66,7 +66,8 @@ def detach_and_roll(
       before: see `ResidualEdit`.
       share: of the rows that receive another's complement, evenly spread over the batch; 1 in the paper. The
         others keep their own (still cut from the gradient): for them the forward pass is that of evaluation, so
-        the later blocks also learn to answer there, which the paper leaves to the KL term (findings.md B12).
+        the later blocks also learn to answer there, which the paper leaves to the KL term
+        (docs/differences.md B12).
       gradient: factor of the gradient through the subspace; 1 in the paper. With 0 the answer's loss trains the
         later blocks only, and what the subspace holds is the alignment's word alone.
     """

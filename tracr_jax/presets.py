@@ -1,4 +1,4 @@
-"""Ready-made configurations: by method, task and language model. Source: method.md 5, findings.md.
+"""Ready-made configurations: by method, task and language model. Source: docs/method.md §5, docs/differences.md.
 
 "paper" is the original as coded, "paper-fixed" the same with its faults mended. The others are ours, at the
 sizes of small models: "variable" is the default method, "cosine" the paper's alignment at the same sizes and
@@ -12,7 +12,7 @@ from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
 METHODS = ("variable", "cosine", "finetune", "paper", "paper-fixed")
 
 # Lengths that hold the longest item, a mask of label tokens, a teacher sharp enough for its counts, `=` mapped.
-# gpt2-large hosts all three teachers (findings.md A2).
+# gpt2-large hosts all three teachers (docs/differences.md A2).
 PAPER_FIXED = RunConfig(
     lm="openai-community/gpt2-large",
     steps=20_000,
@@ -58,7 +58,7 @@ def preset(
 
 
 def baseline(config: RunConfig) -> RunConfig:
-    """The fine-tuning baseline of method.md 4.5: the same run without alignment and without the hook.
+    """The fine-tuning baseline of docs/method.md §4.5: the same run without alignment and without the hook.
 
     Where the run has free items, the baseline gets all of them with the program's answers as labels, so that it
     never sees less than the injected model.

@@ -41,7 +41,9 @@ def ours(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
 
 
 def one_at_a_time(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
-    """A side for `workers.Worker`: HF's generate, prompt by prompt, as the original evaluates (method.md 9)."""
+    """A side for `workers.Worker`: HF's generate, prompt by prompt, as the original evaluates
+    (docs/method.md §9).
+    """
     import torch
     from transformers import GPT2LMHeadModel
 

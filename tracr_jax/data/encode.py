@@ -1,4 +1,5 @@
-"""One item as token ids with the positions that must emit its answer. Source: method.md 6, findings.md A1, B11.
+"""One item as token ids with the positions that must emit its answer. Source: docs/method.md §6,
+docs/differences.md A1, B11.
 
 Differs from the original: the mask covers the answer's tokens and, by default, one end-of-text after it (the model
 learns to stop); an item is never cut. `as_coded_mask` and `as_coded_length` restore a mask of as many positions as
@@ -46,7 +47,7 @@ def encode_item(
       tokenizer: gives the padding.
       length: S.
       answer_end: one end-of-text after the answer is supervised too.
-      as_coded_mask: as many positions as the label has characters (method.md 6).
+      as_coded_mask: as many positions as the label has characters (docs/method.md §6).
       as_coded_length: cut what is longer.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The jitted training step and the loop around it. Source: method.md 4 and 5.
+"""The jitted training step and the loop around it. Source: docs/method.md §4 and §5.
 
 One step takes (state, frozen, batch): `state` is what is trained, `frozen` the original model θ₀ and the
 teacher φ, both arguments of the compiled program and not constants in it. `make_train_step` returns a pure
@@ -70,7 +70,7 @@ class StepShape(NamedTuple):
 
 
 def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
-    """Uniform in ±1/√d for weight and bias, as the original initialises it (method.md 5)."""
+    """Uniform in ±1/√d for weight and bias, as the original initialises it (docs/method.md §5)."""
     bound = width**-0.5
     w, b = jax.random.split(key)
     return Adapter(
@@ -165,7 +165,8 @@ def make_loss_fn(
     layout: VariableLayout | None = None,
     keep_rows: RowsFn = _anywhere,
 ) -> LossFn:
-    """The total loss of method.md 4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss, terms).
+    """The total loss of docs/method.md §4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss,
+    terms).
 
     progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
 
