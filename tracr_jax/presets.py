@@ -37,7 +37,7 @@ def preset(
 ) -> RunConfig:
     """The starting point of a run; `lm` None takes the preset's own model.
 
-    full: as experiments/reproduce.py runs it, where that is longer than the main job's five minutes.
+    full: as experiments/reproduce runs it, where that is longer than the main job's five minutes.
     """
     if method in ("paper", "paper-fixed"):
         config = PAPER if method == "paper" else PAPER_FIXED
@@ -68,7 +68,7 @@ def baseline(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, losses=losses, data=data)
 
 
-# Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/README.md.
+# Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/diary.md.
 _TINY_OPTIM = OptimConfig(kind="muon", learning_rate=6e-3, adapter_learning_rate=2e-2, final_rate=0.02)
 # The hook stands on the aligned state: with one block between, that block writes the answer from the complement.
 _TINY_LOSSES = LossConfig(hook_offset=-1, alignment_weight=10.0, answer_alignment=5.0, retention_weight=0.3)
@@ -84,7 +84,7 @@ TINY = {
             retention_growth=8.0,
             variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0)),
         ),
-        # Few rows and many steps: five minutes are then used best (experiments/README.md). With few rows Muon's
+        # Few rows and many steps: five minutes are then used best (experiments/diary.md). With few rows Muon's
         # iterations are a quarter of the step, and three do as well as five. All rows are asked: rows only
         # aligned are a pass of their own, which here costs as much as asking them and compiles six seconds longer.
         optim=dataclasses.replace(_TINY_OPTIM, muon_iterations=3, learning_rate=8e-3),
