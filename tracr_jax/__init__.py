@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tracr_jax.export import Exported, export_run, open_export
     from tracr_jax.injection import Run, inject
     from tracr_jax.interpret.decode import Decoded, decode, hidden_states
-    from tracr_jax.intervene import ResidualEdit
+    from tracr_jax.intervene import LayerEdit, ResidualEdit
     from tracr_jax.lm.load import load_lm
     from tracr_jax.presets import preset
     from tracr_jax.runs.model import OpenedRun, open_run
@@ -44,6 +44,7 @@ _HOME = {
     "Run": "injection",
     "inject": "injection",
     "open_run": "runs.model",
+    "LayerEdit": "intervene",
     "ResidualEdit": "intervene",
     "load_lm": "lm.load",
     "preset": "presets",
@@ -63,6 +64,7 @@ __all__ = [
     "EvalSet",
     "Exported",
     "Item",
+    "LayerEdit",
     "LossConfig",
     "OpenedRun",
     "OptimConfig",

@@ -8,7 +8,7 @@ no cache, no step by step. An edit acts on each position once, as it does while 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import Edit
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.train.losses import answer_positions
 from tracr_jax.types import Params
@@ -21,7 +21,7 @@ def would_answer(
     answer_mask: Float[Array, "B S"],
     *,
     count: int,
-    edit: ResidualEdit | None = None,
+    edit: Edit | None = None,
 ) -> Bool[Array, " B"]:
     """Whether greedy decoding from each prompt gives the answer that stands behind it in `ids`.
 

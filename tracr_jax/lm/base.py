@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import Array, Float, Int
 
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import Edit
 from tracr_jax.types import LMOutput, Params
 
 
@@ -59,7 +59,7 @@ class LanguageModel(Protocol):
         params: Params,
         ids: Int[Array, "B S"],
         *,
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> LMOutput:
         """Run the model; logits at every position, or only at `logit_positions` [B, K] -> [B, K, V]."""
@@ -71,7 +71,7 @@ class LanguageModel(Protocol):
         ids: Int[Array, "B S"],
         others: Int[Array, "C U"],
         *,
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> tuple[LMOutput, LMOutput]:
         """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
@@ -92,7 +92,7 @@ class LanguageModel(Protocol):
         cache: Any,
         *,
         positions: Int[Array, "B S"],
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
     ) -> tuple[LMOutput, Any]:
         """Process `ids` standing at `positions`, attending to the cache and to themselves.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import Edit
 from tracr_jax.lm.attention import KVCache
 from tracr_jax.lm.packing import Packing
 from tracr_jax.types import LMOutput, Params
@@ -101,7 +101,7 @@ class Family:
         params: Params,
         ids: Int[Array, "B S"],
         *,
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> LMOutput:
         """Logits and hidden[0..N]; a static length over `max_positions` is a UserError."""
@@ -114,7 +114,7 @@ class Family:
         ids: Int[Array, "B S"],
         others: Int[Array, "C U"],
         *,
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> tuple[LMOutput, LMOutput]:
         """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
@@ -145,7 +145,7 @@ class Family:
         cache: KVCache,
         *,
         positions: Int[Array, "B S"],
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
     ) -> tuple[LMOutput, KVCache]:
         """Process `ids` at `positions` on top of the cache."""
         return self.linen.apply({"params": params}, ids, edit=edit, cache=cache, positions=positions)  # pyright: ignore
