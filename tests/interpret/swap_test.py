@@ -11,7 +11,7 @@ from tests.helpers.interpret_perfect import perfect, with_random_adapter
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.data.encode import sequence_length
 from tracr_jax.interpret.exchange import exchange, move_to_value, random_directions, span_basis
-from tracr_jax.interpret.pairs import Cell, PairFinder, Pairs, last_read, list_cells, predict
+from tracr_jax.interpret.pairs import Cell, PairFinder, Pairs, list_cells, predict
 from tracr_jax.interpret.pool import make_pool, sample_pool
 from tracr_jax.interpret.swap import make_teacher_swap, other_variable, swaps
 from tracr_jax.lm.load import TASK_WORDS
@@ -22,6 +22,7 @@ from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
 from tracr_jax.teacher import compile_program, make_forward
 from tracr_jax.teacher.oracle import reads_after
+from tracr_jax.teacher.readers import last_read
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter
 
