@@ -67,6 +67,50 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class ExchangeConfig:
+    """Reserved directions, and the exchange of variables between the rows of a batch at every layer."""
+
+    directions: int = 8
+    """Directions reserved for a variable with many values; one of m values has at most m - 1."""
+    sigma: float = 1.0
+    """Size of the coordinates, in units of the residual stream."""
+    merge_values: bool = False
+    """Values that no later operation tells apart share a centroid."""
+    hand_on: bool = False
+    """A variable keeps its directions until its last reader only, and another one has them after it."""
+    quiet: bool = False
+    """Draw the directions among those in which the untouched model varies least on text, not among all."""
+    noise: float = 0.12
+    """Noise on the coordinates that are written, in units of sigma."""
+    free_share: float = 0.5
+    """Share of the exchanged rows that are exchanged at one layer only and run by themselves from there on."""
+    sparsest: float = 1.3
+    """In those rows a variable is exchanged with probability 10^-u, u uniform between 0 and this."""
+    read_weight: float = 5.0
+    """Factor of the cross-entropy of what is read."""
+    distance_weight: float = 10.0
+    """Factor of the squared distance to the centroid, in units of sigma."""
+    changed_weight: float = 3.0
+    """Weight of a variable where its target differs from the row's own value, beside 1 elsewhere."""
+    marker_weight: float = 10.0
+    """Weight of the positions at which an answer begins, beside 1 for the others."""
+    rare_power: float = 0.4
+    """Values weigh by their frequency in the batch to the power of minus this."""
+    size_weight: float = 0.6
+    """Factor of the penalty on states larger than sigma, which keeps the coordinates visible beside them. For
+    models without a size to keep: 0 where retention holds a trained model's."""
+
+    def __post_init__(self):
+        for name in ("noise", "sparsest", "read_weight", "distance_weight", "rare_power", "size_weight"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("changed_weight", "marker_weight"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(1 <= self.directions <= 8, f"directions must be between 1 and 8, got {self.directions}")
+        _require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
+        _require(0 <= self.free_share <= 1, f"free_share must be between 0 and 1, got {self.free_share}")
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """The optimiser of the model and of the adapter."""
 

@@ -52,3 +52,11 @@ class Adapter(NamedTuple):
 
     weight: Float[Array, "D d"]
     bias: Float[Array, " D"]
+
+
+class Codes(NamedTuple):
+    """A reserved adapter among the trained parameters; `train.reserved.Reserved` says what stands where."""
+
+    basis: Float[Array, "d K"]  # orthonormal directions of the residual stream; never trained
+    centroids: tuple[Float[Array, "n m k"], ...]  # for each group of n variables: a point per class of values
+    sharpness: Float[Array, " V"]  # logarithm, one for each of the V variables

@@ -232,7 +232,7 @@ def check_unchanged(folder: Path, saved: Record, now: Record) -> None:
 
 
 def make_programs_loss_fn(losses: Sequence[LossFn], *, names: Sequence[str]) -> LossFn:
-    """The sum of several programs' losses on one model: (params, frozen, batches, progress) -> (loss, terms).
+    """The sum of several programs' losses on one model, (params, frozen, batches, …) as for one of them.
 
     Args:
       losses: of `tracr_jax.train.step.make_loss_fn`, in the order of injection; the earlier have no retention.
@@ -244,12 +244,16 @@ def make_programs_loss_fn(losses: Sequence[LossFn], *, names: Sequence[str]) -> 
     """
 
     def loss_fn(
-        params: ProgramsParams, frozen: Frozen, batches: Sequence[Batch], progress: jax.typing.ArrayLike = 0.0
+        params: ProgramsParams,
+        frozen: Frozen,
+        batches: Sequence[Batch],
+        progress: jax.typing.ArrayLike = 0.0,
+        step: jax.typing.ArrayLike = 0,
     ) -> tuple[jax.Array, Metrics]:
         parts, all_terms = [], {}
         for i, (loss, name) in enumerate(zip(losses, names, strict=True)):
             own = TrainParams(params.lm, params.adapters[i])
-            part, terms = loss(own, Frozen(frozen.lm, frozen.teacher[i]), batches[i], progress)
+            part, terms = loss(own, Frozen(frozen.lm, frozen.teacher[i]), batches[i], progress, step)
             parts.append(part)
             newest = i == len(losses) - 1
             all_terms |= terms if newest else {f"{name}.{key}": value for key, value in terms.items()}

@@ -22,19 +22,19 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
-from tracr_jax.types import Adapter, Batch, Params, Residuals
+from tracr_jax.types import Adapter, Batch, Codes, Params, Residuals
 
 Metrics = dict[str, jax.Array]
 RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`
-LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batch, progress) -> (loss, terms)
+LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batch, progress, step) -> (loss, terms)
 ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
 
 
 class TrainParams(NamedTuple):
-    """What is trained: the language model θ and the adapter A."""
+    """What is trained: the language model θ and the adapter A, affine or reserved."""
 
     lm: Params
-    adapter: Adapter
+    adapter: Any  # an `Adapter`, or the `Codes` of a reserved one
 
 
 class ProgramsParams(NamedTuple):
@@ -103,10 +103,18 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
         {
             "lm": {"adamw": adamw, "muon": muon}[config.kind](config.learning_rate),
             "adapter": adamw(config.adapter_learning_rate),
+            "fixed": optax.set_to_zero(),
         },
-        lambda params: type(params)("lm", "adapter"),  # of several programs, all adapters
+        lambda params: type(params)("lm", _adapter_groups(params[1])),
     )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
+
+
+def _adapter_groups(adapter: Any) -> Any:
+    """The optimiser's group of each array of an adapter, or of several programs' adapters."""
+    if isinstance(adapter, Codes):
+        return Codes("fixed", "adapter", "adapter")  # pyright: ignore[reportArgumentType]
+    return "adapter" if isinstance(adapter, Adapter) else tuple(map(_adapter_groups, adapter))
 
 
 def _block_matrices(params: Params) -> Any:
@@ -146,14 +154,28 @@ def apply_gradients(
     return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
 
 
-def _anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
+def anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
     """Rows on one device, or wherever the compiler puts them."""
     return x
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def wide(x: jax.Array) -> jax.Array:
     """Losses are computed in float32 at least, whatever the model computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def retention(
+    model: LanguageModel,
+    original: Params,
+    text_ids: Int[Array, "B2 U"],
+    logits: Float[Array, "B2 U V"],
+    config: LossConfig,
+    progress: jax.typing.ArrayLike,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(the KL to the original model on text, the same times its weight at this point of the run)."""
+    before = jax.lax.stop_gradient(model.apply(original, text_ids).logits)
+    kl = L.retention_kl(wide(logits), wide(before), reduction=config.retention_reduction)
+    return kl, kl * (config.retention_weight * config.retention_growth**progress)
 
 
 def make_loss_fn(
@@ -163,11 +185,12 @@ def make_loss_fn(
     config: LossConfig,
     shape: StepShape,
     layout: VariableLayout | None = None,
-    keep_rows: RowsFn = _anywhere,
+    keep_rows: RowsFn = anywhere,
 ) -> LossFn:
-    """The total loss of method.md 4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss, terms).
+    """The total loss of method.md 4.5, a function of (params, frozen, batch, progress=0, step=0) -> (loss, terms).
 
     progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
+    step: for losses that draw something; this one draws nothing.
 
     terms: "alignment" (cosine: sum over layers; variable: weighted mean over variables, nats), "supervised"
     (nats per answer token), "retention" (nats; see LossConfig.retention_reduction), "answer_accuracy" (share of
@@ -177,7 +200,13 @@ def make_loss_fn(
         raise ValueError("variable alignment needs a VariableLayout")
     rows = np.array(shape.result_rows)
 
-    def loss_fn(params: TrainParams, frozen: Frozen, batch: Batch, progress: jax.typing.ArrayLike = 0.0):
+    def loss_fn(
+        params: TrainParams,
+        frozen: Frozen,
+        batch: Batch,
+        progress: jax.typing.ArrayLike = 0.0,
+        step: jax.typing.ArrayLike = 0,
+    ):
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         terms: Metrics = {}
@@ -201,7 +230,7 @@ def make_loss_fn(
             out, text = model.apply_beside(params.lm, ids, batch.text_ids, **read)
         else:
             out, text = model.apply(params.lm, ids, **read), None
-        logits = _wide(out.logits)
+        logits = wide(out.logits)
         terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
@@ -209,7 +238,7 @@ def make_loss_fn(
 
         if config.alignment != "none":
             target = jax.lax.stop_gradient(residuals(frozen.teacher, batch.teacher_ids))
-            target = _wide(target[:, :, 1:])  # BOS has no position in the language model
+            target = wide(target[:, :, 1:])  # BOS has no position in the language model
             hidden = out.hidden[: shape.depth + 1]
             if shape.free_rows:
                 # Nothing above h_L is asked of these rows: the blocks after it need not run.
@@ -217,7 +246,7 @@ def make_loss_fn(
                 free = lower.apply(lm, keep_rows(batch.ids[asked:])).hidden[: shape.depth + 1]
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
-            hidden = _wide(hidden)
+            hidden = wide(hidden)
             chex.assert_equal_shape_prefix([hidden, target], 3)
             here = None
             if not config.align_padding:
@@ -237,16 +266,12 @@ def make_loss_fn(
 
         if config.clean_weight:
             clean = model.apply(params.lm, ids, logit_positions=where).logits
-            terms["supervised_clean"] = L.weighted_cross_entropy(_wide(clean), targets, weights)
+            terms["supervised_clean"] = L.weighted_cross_entropy(wide(clean), targets, weights)
             total = total + config.clean_weight * terms["supervised_clean"]
 
         if text is not None:
-            original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
-            terms["retention"] = L.retention_kl(
-                _wide(text.logits), _wide(original), reduction=config.retention_reduction
-            )
-            growth = config.retention_growth**progress
-            total = total + config.retention_weight * growth * terms["retention"]
+            terms["retention"], priced = retention(model, frozen.lm, batch.text_ids, text.logits, config, progress)
+            total = total + priced
         terms["loss"] = total
         return total, terms
 
@@ -261,7 +286,7 @@ def make_train_step(
     config: LossConfig,
     shape: StepShape,
     layout: VariableLayout | None = None,
-    keep_rows: RowsFn = _anywhere,
+    keep_rows: RowsFn = anywhere,
     steps: int = 1,
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
     """A pure training step (state, frozen, batch) -> (state, terms), to be jitted by the caller.
@@ -290,7 +315,7 @@ def make_step(
 
     def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         progress = jnp.minimum(state.step / steps, 1.0)
-        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch, progress)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch, progress, state.step)
         state, terms["grad_norm"] = apply_gradients(state, grads, optimizer=optimizer)
         return state, terms
 
