@@ -45,8 +45,8 @@ def value_classes(teacher: Teacher, oracle: Oracle) -> dict[str, tuple[int, ...]
         special = (teacher.bos, teacher.pad)  # tracr adds these two; they stand at no position of an item
         signature = _signatures(oracle, name, readers, variables, classes)
         for value in values:
-            key = None if name == "tokens" and value in special else signature(value)
-            classes.setdefault(name, {})[value] = found.setdefault(key, len(found))
+            unused = name == "tokens" and value in special
+            classes.setdefault(name, {})[value] = 0 if unused else found.setdefault(signature(value), len(found))
     return {
         name: tuple(classes[name][value] for value in v.values) for name, v in variables.items() if name in classes
     }

@@ -163,20 +163,21 @@ class Reserved:
 
     def read(self, codes: Codes, states: Float[Array, "*B d"]) -> Reading:
         """The nearest centroid of every variable, and how near it is."""
-        x = states @ self.basis(codes)
+        x = states.reshape(-1, states.shape[-1]) @ self.basis(codes)  # [N, X]
         found = []
         for g, c in zip(self.groups, self.centroids(codes), strict=True):
-            own = x[..., g.coordinate : g.coordinate + g.n * g.k].reshape(*x.shape[:-1], g.n, 1, g.k)
-            square = jnp.sum((own - c.reshape((1,) * (x.ndim - 1) + c.shape)) ** 2, axis=-1)  # [*B, n, m]
+            own = x[:, g.coordinate : g.coordinate + g.n * g.k].reshape(-1, g.n, 1, g.k)
+            square = jnp.sum((own - c[None]) ** 2, axis=-1)  # [N, n, m]
             apart = jnp.sum((c[:, :, None] - c[:, None]) ** 2, axis=-1)  # [n, m, m]
             best = jnp.argmin(square, axis=-1)
             here = jnp.take_along_axis(square, best[..., None], axis=-1)
-            between = apart[jnp.arange(g.n), best]  # [*B, n, m]
-            other = best[..., None] != jnp.arange(g.m)
+            between = apart[jnp.arange(g.n)[None], best]  # [N, n, m]
+            other = best[..., None] != jnp.arange(g.m)[None, None]
             margin = jnp.where(other, (square - here) / jnp.where(other, between, 1.0), jnp.inf)
             nearest = jnp.sqrt(jnp.min(jnp.where(other, between, jnp.inf), axis=-1))
             found.append((best, jnp.min(margin, axis=-1), jnp.sqrt(here[..., 0]) / nearest))
-        return Reading(*(jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)))
+        joined = (jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+        return Reading(*(y.reshape(*states.shape[:-1], -1) for y in joined))
 
     def write(
         self, codes: Codes, state: Float[Array, "*B d"], name: str, value: int | Int[Array, "*B"]
