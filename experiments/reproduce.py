@@ -33,9 +33,10 @@ from reproduce_table import block, markdown
 from tracr_jax.config import RunConfig, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.injection import check_folder, inject
+from tracr_jax.injection import inject
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
+from tracr_jax.runs.folder import check_folder
 from tracr_jax.train.loop import TrainingDivergedError
 
 HERE = Path(__file__).resolve().parent

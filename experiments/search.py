@@ -26,11 +26,11 @@ from reproduce_results import shown_command
 
 from tracr_jax.config import RunConfig, from_dict, to_dict
 from tracr_jax.files import read_json, write_json
-from tracr_jax.injection import make_parts
 from tracr_jax.measure.answers import decode_samples, make_predictor
 from tracr_jax.measure.language import perplexity
 from tracr_jax.presets import preset
-from tracr_jax.runs.build import build
+from tracr_jax.runs.build import build, make_batch_at, make_parts
+from tracr_jax.runs.model import untouched
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.train.loop import fit
 
@@ -80,22 +80,25 @@ class _Means:
 def trial(config: RunConfig, *, every: int) -> dict[str, Any]:
     """Train, and look every so many steps."""
     setup = build(config, task=config.task, lm=config.lm)
-    items, predict, means = probes(setup.task), make_predictor(setup), _Means()
-    before = perplexity(setup.lm.model, setup.lm.params, setup.valid_text)
-    state, frozen, step = make_parts(setup)
+    run = untouched(setup)
+    items, predict, means = probes(run.program.task), make_predictor(run), _Means()
+    before = perplexity(run.model, run.params, run.valid_text)
+    (state, frozen, step), batch_at = make_parts([setup]), make_batch_at([setup])
     seen = []
     for stop in range(every, config.steps + 1, every):
-        state = fit(step, state, frozen, setup.batches.batch_at, steps=stop, writer=means)
+        state = fit(step, state, frozen, batch_at, steps=stop, writer=means)
         answers = {k: round(float(np.mean(predict(state.params.lm, v))), 3) for k, v in items.items()}
-        ratio = perplexity(setup.lm.model, state.params.lm, setup.valid_text) / before
+        ratio = perplexity(run.model, state.params.lm, run.valid_text) / before
         seen.append({"step": stop, "answers": answers, "perplexity_ratio": round(ratio, 3)} | means.last())
         print(json.dumps(seen[-1]), flush=True)
+    program = run.program.trained(state.params.adapters[0])
+    trained = dataclasses.replace(run, params=state.params.lm, programs=(program,))
     decoded = {
         name: {
             where: {v: round(x["accuracy"], 3) for v, x in tables[where].items() if x["accuracy"] is not None}
             for where in ("all_positions", "answer_positions")
         }
-        for name, tables in decode_samples(setup, state.params, items).items()
+        for name, tables in decode_samples(trained, items).items()
     }
     return {"seen": seen, "decoded": decoded}
 

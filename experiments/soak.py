@@ -32,8 +32,9 @@ if __name__ == "__main__":
 import jax
 
 from tracr_jax.files import write_json
-from tracr_jax.injection import about, inject
+from tracr_jax.injection import inject
 from tracr_jax.presets import preset
+from tracr_jax.runs.folder import about
 
 OUT = Path(__file__).resolve().parent / "soak.json"
 LOOK_EVERY = 10

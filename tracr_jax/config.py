@@ -1,7 +1,7 @@
 """Every number a run can be given, as frozen dataclasses. Source: method.md 5, findings.md.
 
-`validate()` runs at construction: a configuration that exists is one that makes sense by itself. What depends on
-the model or the teacher (depth, width, positions) is checked in `setup.py`, before anything is written.
+A configuration that exists is one that makes sense by itself. What depends on the model or the teacher (depth,
+width, positions) is checked in `tracr_jax.runs.build`, before anything is written.
 """
 
 import dataclasses
@@ -11,6 +11,9 @@ from typing import Any, Literal, get_type_hints
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
+from tracr_jax.types import LayerMap
+
+RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
 
 
 def _require(condition: bool, message: str) -> None:
@@ -22,8 +25,9 @@ def _require(condition: bool, message: str) -> None:
 class LossConfig:
     """Weights and forms of the losses."""
 
-    alignment: Literal["variable", "cosine", "none"] = "variable"
-    """"cosine" is the paper's; "variable" a cross-entropy per program variable; "none" the baseline's."""
+    alignment: Literal["exchange", "variable", "cosine", "none"] = "variable"
+    """"cosine" is the paper's; "variable" a cross-entropy per program variable; "none" the baseline's; "exchange"
+    trains reserved directions on states that mix the variables of several rows, see `ExchangeConfig`."""
     alignment_weight: float = 8.0
     """Factor of the alignment loss (the paper: 1, with cosine)."""
     variable_weights: tuple[tuple[str, float], ...] = ()
@@ -61,9 +65,9 @@ class LossConfig:
             _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
-    def hook_block(self, depth: int) -> int:
-        """The block whose output the answer is read from, for a teacher of `depth` layers (h_1 is block 0's)."""
-        return depth + self.hook_offset
+    def hook_block(self, top: int) -> int:
+        """The block whose output the answer is read from, where h_top is the last aligned state (h_1: block 0)."""
+        return top + self.hook_offset
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,6 @@ class ExchangeConfig:
     """Values that no later operation tells apart share a centroid."""
     hand_on: bool = False
     """A variable keeps its directions until its last reader only, and another one has them after it."""
-    quiet: bool = False
-    """Draw the directions among those in which the untouched model varies least on text, not among all."""
     noise: float = 0.12
     """Noise on the coordinates that are written, in units of sigma."""
     free_share: float = 0.5
@@ -211,13 +213,40 @@ class RunConfig:
     mesh: str = ""
     """Several devices: "data=4,fsdp=2" spreads each batch over 4 x 2 of them and cuts weights and optimiser over 2
     (experiments/scaling.md). Empty: one device."""
+    layer_offset: int = 0
+    """Teacher layer l is read from the model's state layer_offset + layer_stride · l (the paper: 0 + 1 · l)."""
+    layer_stride: int = 1
+    """See layer_offset: how many blocks the model has for one layer of the program."""
     losses: LossConfig = field(default_factory=LossConfig)
+    exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self):
-        for name in ("steps", "eval_items", "checkpoint_every", "log_every"):
+        for name in ("steps", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")
+        if self.losses.alignment == "exchange":
+            _check_exchange(self)
+
+    @property
+    def layers(self) -> LayerMap:
+        """Where the teacher's layers are read from."""
+        return LayerMap(self.layer_offset, self.layer_stride)
+
+
+def _check_exchange(config: RunConfig) -> None:
+    data = config.data
+    _require(
+        not data.answer_end,
+        "exchange: give --no-data.answer-end; in exchanged rows no block can know whether the answer is over",
+    )
+    _require(
+        data.free_supervised == data.free_items,
+        f"exchange: all rows are asked; free_supervised must be free_items = {data.free_items}, got "
+        f"{data.free_supervised}",
+    )
+    _require(data.batch + data.free_items > 1, "exchange: one row has none to be mixed with; give a larger batch")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -231,11 +260,31 @@ def read_config(folder: str | Path) -> RunConfig:
     Raises:
       UserError: there is none, or it is damaged.
     """
+    return _read_run(folder)[0]
+
+
+def read_format(folder: str | Path) -> int:
+    """The format of a run folder: `RUN_FORMAT`, or 0 of the version before, which held no programs.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    return _read_run(folder)[1]
+
+
+def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
+    if (Path(folder) / "program.json").exists():
+        raise UserError(f"{folder}: an export, which training cannot go on from; name the run that it was made of")
     with reading(path):
-        return from_dict(read_json(path))
+        values = read_json(path)
+        _require(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
+        found = values.pop("format", 0)
+        known = type(found) is int and 0 <= found <= RUN_FORMAT
+        _require(known, f"format {found!r}, this version reads 0 to {RUN_FORMAT}")
+        return from_dict(values), found
 
 
 def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:

@@ -26,6 +26,7 @@ from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, compile_program, make_forward
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train import mesh as M
+from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
     StepShape,
@@ -34,7 +35,6 @@ from tracr_jax.train.step import (
     init_adapter,
     init_state,
     make_loss_fn,
-    make_optimizer,
     make_train_step,
 )
 from tracr_jax.types import Batch, Params
@@ -134,7 +134,7 @@ class Parts(NamedTuple):
 
     state: TrainState
     frozen: Frozen
-    batch: Batch
+    batch: tuple[Batch, ...]
     step: Callable  # jitted, donates its state
     loss_fn: Callable
     residuals: Callable
@@ -165,14 +165,14 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
         "config": losses, "shape": shape, "layout": variable_layout(teacher.variables)
     }  # fmt: skip
     theta, original = params or (random_params(model, seed=0), random_params(model, seed=1))
-    trained, frozen = TrainParams(theta, adapter), Frozen(original, phi)
-    batch = jax.tree.map(jnp.asarray, random_batch(case, teacher))
+    trained, frozen = TrainParams(theta, (adapter,)), Frozen(original, (phi,))
+    batch = (jax.tree.map(jnp.asarray, random_batch(case, teacher)),)
     where: dict[str, Any] = {}
     if mesh:
         grid = M.make_mesh(mesh)
         options["keep_rows"] = M.keep_rows(grid)
         trained = M.put(trained, M.param_shardings(grid, trained))
-        frozen = Frozen(M.put(frozen.lm, M.param_shardings(grid, frozen.lm)), M.put(phi, M.whole(grid)))
+        frozen = Frozen(M.put(frozen.lm, M.param_shardings(grid, frozen.lm)), M.put((phi,), M.whole(grid)))
         batch = M.put(batch, M.rows(grid))
         state, places = M.spread_state(grid, trained, optimizer)
         where = {"out_shardings": (places, M.whole(grid))}

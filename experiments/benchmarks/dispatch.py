@@ -33,11 +33,10 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
 
     jax.config.update("jax_cpu_enable_async_dispatch", options["asynchronous"])  # before the backend starts
 
-    from tracr_jax.injection import make_parts
     from tracr_jax.lm.blocks import first_blocks
     from tracr_jax.lm.load import load_lm
     from tracr_jax.presets import preset
-    from tracr_jax.runs.build import build
+    from tracr_jax.runs.build import build, make_batch_at, make_parts
     from tracr_jax.train.loop import fit
     from tracr_jax.train.metrics import Several
 
@@ -46,8 +45,8 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
         model, params = first_blocks(lm.model, lm.params, 8)
         lm = replace(lm, model=model, params=params)
     setup = build(preset("variable", task="dyck"), task="dyck", lm=lm)
-    state, frozen, step = make_parts(setup)
-    batch_at = setup.batches.batch_at
+    state, frozen, step = make_parts([setup])
+    batch_at = make_batch_at([setup])
 
     def run():
         nonlocal state
@@ -55,7 +54,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
         state = fit(step, state, frozen, batch_at, steps=steps, writer=Several([]), progress=False)
         jax.block_until_ready(state)
 
-    return {"rows": batch_at(0).ids.shape[0]}, run
+    return {"rows": batch_at(0)[0].ids.shape[0]}, run
 
 
 def main() -> None:

@@ -26,24 +26,25 @@ from workers import Worker, measure
 from tracr_jax.errors import UserError
 
 
-def _setup(items: int) -> tuple[Any, list]:
+def _untouched(items: int) -> tuple[Any, list]:
     from tracr_jax.data.samples import sample_of
     from tracr_jax.presets import preset
     from tracr_jax.runs.build import build
+    from tracr_jax.runs.model import untouched
 
-    setup = build(preset(task="dyck", lm="tiny"), task="dyck", lm="tiny")
-    chosen = setup.task.eval_sets()["test"]
+    run = untouched(build(preset(task="dyck", lm="tiny"), task="dyck", lm="tiny"))
+    chosen = run.program.task.eval_sets()["test"]
     if chosen.size < items:
         raise UserError(f"evaluate: the test set has {chosen.size} items, {items} were asked for")
-    return setup, sample_of(chosen, items)
+    return run, sample_of(chosen, items)
 
 
 def ours(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
     """A side for `workers.Worker`: all items in batches, with the cache, jitted."""
     from tracr_jax.measure.answers import greedy_answers
 
-    setup, items = _setup(options["items"])
-    return {}, lambda: greedy_answers(setup, setup.lm.params, items)
+    run, items = _untouched(options["items"])
+    return {}, lambda: greedy_answers(run, run.params, items)
 
 
 def one_at_a_time(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
@@ -51,22 +52,23 @@ def one_at_a_time(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
     import torch
     from transformers import GPT2LMHeadModel
 
-    setup, items = _setup(options["items"])
-    model = GPT2LMHeadModel.from_pretrained(setup.lm.source, dtype=torch.float32).eval()
+    untrained, items = _untouched(options["items"])
+    program = untrained.program
+    model = GPT2LMHeadModel.from_pretrained(untrained.original.source, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None  # neither side stops early
 
     @torch.no_grad()
     def run():
         out = []
         for item in items:
-            prompt, label = setup.bridge.split(item)
+            prompt, label = program.bridge.split(item)
             ids = torch.tensor([prompt])
             new = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=len(label),
                 do_sample=False,
-                pad_token_id=setup.tokenizer.eos_id,
+                pad_token_id=program.tokenizer.eos_id,
             )
             out.append(new[0, len(prompt) :].tolist())
         return out

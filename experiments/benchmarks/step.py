@@ -50,12 +50,13 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
     repetitions = options.pop("repetitions")
     case = C.Case(**options)
     parts, model = C.make_parts(case), case.model
-    state, frozen, batch, shape = parts.state, parts.frozen, parts.batch, parts.shape
+    state, frozen, batches, shape = parts.state, parts.frozen, parts.batch, parts.shape
+    (batch,) = batches
     parts = parts._replace(state=None)  # pyright: ignore[reportArgumentType]
 
     @jax.jit
     def supervised(params, batch):
-        rows = params.adapter.weight[jnp.array(shape.result_rows)]
+        rows = params.adapters[0].weight[jnp.array(shape.result_rows)]
         where, _, _ = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
         edit = detach_and_roll(subspace_basis(rows), block=shape.depth)
         out = model.apply(params.lm, batch.ids, edit=edit, logit_positions=where)
@@ -63,15 +64,15 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
 
     text = jax.jit(lambda lm, ids: model.apply(lm, ids).logits)
     teacher = jax.jit(parts.residuals)
-    loss = jax.jit(lambda params, frozen, batch: parts.loss_fn(params, frozen, batch)[0])
+    loss = jax.jit(lambda params, frozen, batches: parts.loss_fn(params, frozen, batches)[0])
 
     update = jax.jit(functools.partial(apply_gradients, optimizer=parts.optimizer), donate_argnums=0)
     # Any numbers serve as gradients; θ₀ is there already.
-    grads = state.params._replace(lm=frozen.lm, adapter=jax.tree.map(jnp.copy, state.params.adapter))
+    grads = state.params._replace(lm=frozen.lm, adapters=jax.tree.map(jnp.copy, state.params.adapters))
 
     def run_step():
         nonlocal state
-        state, terms = parts.step(state, frozen, batch)
+        state, terms = parts.step(state, frozen, batches)
         jax.block_until_ready((state, terms))
 
     def run_update():
@@ -84,8 +85,8 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
         "forward, items with the hook": common.waiting(lambda: supervised(state.params, batch)),
         "forward, text": common.waiting(lambda: text(state.params.lm, batch.text_ids)),
         "forward, text, original": common.waiting(lambda: text(frozen.lm, batch.text_ids)),
-        "forward, teacher": common.waiting(lambda: teacher(frozen.teacher, batch.teacher_ids)),
-        "all forwards and losses": common.waiting(lambda: loss(state.params, frozen, batch)),
+        "forward, teacher": common.waiting(lambda: teacher(frozen.teachers[0], batch.teacher_ids)),
+        "all forwards and losses": common.waiting(lambda: loss(state.params, frozen, batches)),
         "update and gradient norm": run_update,
     }
 

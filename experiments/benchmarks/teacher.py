@@ -39,24 +39,25 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]
 
     repetitions = options.pop("repetitions")
     parts = C.make_parts(C.Case(**options))
-    state, frozen, batch, step = parts[:4]
+    state, frozen, batches, step = parts[:4]
+    (phi,), (batch,) = frozen.teachers, batches
     sparse = jax.jit(parts.residuals)
     teacher = parts.teacher
     del parts
 
     def run_step():
         nonlocal state
-        state, terms = jax.block_until_ready(step(state, frozen, batch))
+        state, terms = jax.block_until_ready(step(state, frozen, batches))
         assert np.isfinite(terms["loss"])
 
     sides = {
         "step": run_step,
-        "sparse": common.waiting(lambda: sparse(frozen.teacher, batch.teacher_ids)),
+        "sparse": common.waiting(lambda: sparse(phi, batch.teacher_ids)),
     }
     info = {
         "layers": teacher.num_layers,
         "directions": teacher.width,
-        "sparse_weights": sum(x.size for x in jax.tree.leaves(frozen.teacher)),
+        "sparse_weights": sum(x.size for x in jax.tree.leaves(phi)),
         "dense_weights": sum(coo.shape[0] * coo.shape[1] for coo in teacher.weights.values()),
     }
     if info["dense_weights"] <= _DENSE_LIMIT:
@@ -67,7 +68,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]
         ids = np.asarray(batch.teacher_ids)
         with jax.enable_x64(True):
             exact = np.asarray(jax.jit(run)(weights, ids))
-        found = {"sparse": sparse(frozen.teacher, ids), "dense": dense(params, ids)}
+        found = {"sparse": sparse(phi, ids), "dense": dense(params, ids)}
         for name, states in found.items():
             info[f"{name}_error"] = float(np.max(np.abs(np.asarray(states, np.float64) - exact)))
         if not info["sparse_error"] <= 1e-4:

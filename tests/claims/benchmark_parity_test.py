@@ -60,7 +60,7 @@ def test_losses_and_gradients(peer):
     for name, value in ours.items():
         scale = float(np.abs(theirs[name]).max())
         np.testing.assert_allclose(value, theirs[name], atol=1e-3 * scale, err_msg=name)
-    for ours_, theirs_ in zip(grads.adapter, (module.adapter.weight, module.adapter.bias), strict=True):
+    for ours_, theirs_ in zip(grads.adapters[0], (module.adapter.weight, module.adapter.bias), strict=True):
         want = theirs_.grad.numpy()
         np.testing.assert_allclose(ours_, want, atol=1e-3 * float(np.abs(want).max()))
     module.zero_grad()

@@ -38,7 +38,7 @@ def pool_of(task, items, *, extra=()):
         mlp_exactness=task.mlp_exactness(length),
     )
     bridge = make_bridge(task, tokenizer, teacher)
-    return make_pool(bridge, [*sample_pool(bridge, items=items)[0], *extra])
+    return make_pool(task, bridge, [*sample_pool(task, bridge, items=items)[0], *extra])
 
 
 def kind(name):
@@ -128,7 +128,7 @@ def test_a_prediction_by_hand():
     """The source's count of opening brackets makes the base balanced or not; nothing else of it plays a part."""
     pool = pool_of(Dyck(), 160)
     texts = ["(()", "())", "[[]", "()[]"]  # the last one shows the token of a "yes"
-    pool = make_pool(pool.bridge, [Dyck().item(t) for t in texts])
+    pool = make_pool(pool.task, pool.bridge, [Dyck().item(t) for t in texts])
     opened = next(n for n in pool.oracle.names if n.startswith("(_start"))
     closed = next(n for n in pool.oracle.names if n.startswith(")_end"))
     sees = reads_after(pool.bridge.teacher, 1)
@@ -152,7 +152,7 @@ def test_a_generated_answer_is_predicted_token_by_token():
     """An exchanged carry changes the second digit, which is written after the first has been fed back."""
     pool = pool_of(IntSum(), 160)
     items = [IntSum().item(128, 244), IntSum().item(121, 244)]
-    pool = make_pool(pool.bridge, [*items, *(IntSum().item(k, 100 + 10 * k) for k in range(10))])
+    pool = make_pool(pool.task, pool.bridge, [*items, *(IntSum().item(k, 100 + 10 * k) for k in range(10))])
     carry = next(v for v in pool.bridge.teacher.variables if v.name.startswith("carry_1"))
     pair = predict(pool, carry.name, 0, 1, sees=reads_after(pool.bridge.teacher, carry.writer_layer))
     assert pool.items[0].result == (3, 7, 2)
@@ -193,14 +193,14 @@ def test_a_variable_that_matters_only_between_lengths_is_swapped_between_them():
 
 def test_an_answer_that_no_item_of_the_sample_begins_with():
     pool = pool_of(COUNT, 160)
-    few = make_pool(pool.bridge, [COUNT.item(["x"] * n + ["y"]) for n in (3, 11, 12)])
+    few = make_pool(pool.task, pool.bridge, [COUNT.item(["x"] * n + ["y"]) for n in (3, 11, 12)])
     assert few.bridge.tokenizer.decode([few.tokens[0, 0]]).strip() == "0"
 
 
 def test_an_item_that_the_program_does_not_answer_is_no_material():
     pool = pool_of(Dyck(), 160)
     right, wrong = Dyck().item("()[]"), Item(Dyck().item("()[]").prompt, "no")
-    assert len(make_pool(pool.bridge, [right, wrong]).items) == 1
+    assert len(make_pool(pool.task, pool.bridge, [right, wrong]).items) == 1
 
 
 # ---- in language models
@@ -211,17 +211,19 @@ def cells_of(result):
 
 
 def test_in_a_model_that_follows_the_program_every_swap_matches():
-    setup, params = perfect()
-    result = swaps(setup, params, pairs=24, pool_items=120)
+    run = perfect()
+    result = swaps(run, pairs=24, pool_items=120)
     cells = cells_of(result)
-    assert len(cells) == len(list_cells(setup.teacher, make_pool(setup.bridge, []).oracle)[0])
+    assert len(cells) == len(
+        list_cells(run.program.teacher, make_pool(run.program.task, run.program.bridge, []).oracle)[0]
+    )
     for c in result["cells"]:
         assert c["match"]["accuracy"] == 1, c
         assert c["ceiling"]["accuracy"] == 1, c
         assert c["total"] == c["match"]["total"] == 24
         # The untouched model answers as the program: a prediction that is not a flip is its own answer.
         assert c["unmoved"]["right"] == 24 - c["flips"], c
-    depth = setup.teacher.num_layers
+    depth = run.program.teacher.num_layers
     last = cells["final_result", depth]
     assert last["flips"] == 24
     # Everything but the result is exchanged: the answer stays.
@@ -237,8 +239,8 @@ def test_in_a_model_that_follows_the_program_every_swap_matches():
 
 def test_with_an_untrained_adapter_swaps_match_no_more_often_than_their_controls():
     """The measure can fail: the same model, read by an adapter that knows nothing of it."""
-    setup, params = perfect()
-    result = swaps(setup, with_random_adapter(params), pairs=24, pool_items=120)
+    run = perfect()
+    result = swaps(run, with_random_adapter(run), pairs=24, pool_items=120)
     flips = [c for c in result["cells"] if c["flips"]]
     right = sum(c["match"]["right"] for c in flips)
     controls = {k: sum(c["controls"][k]["right"] for c in flips) for k in ("random", "other")}

@@ -27,7 +27,7 @@ def rows_of_text(count, *, length=None, seed=0):
     s, rng = E.setup(), np.random.default_rng(seed)
     length = length or s.teacher.max_seq_len
     brackets = rng.choice(list("()[]"), size=(count, length - 2)).tolist()
-    texts = [[*row, s.task.marker, " "] for row in brackets]
+    texts = [[*row, s.program.task.marker, " "] for row in brackets]
     return texts, np.array([s.teacher.encode(t) for t in texts], np.int32)
 
 
@@ -48,9 +48,9 @@ def mix_of(seed, *, rows, free):
 @jax.jit
 def _passes(phi, ids, mix):
     s = E.setup()
-    own = s.residuals(phi, ids)
+    own = s.program.residuals(phi, ids)
     mixed = mixed_states(own, mix, variable_of(s.teacher))
-    return own, mixed, mixed_targets(s.residuals, phi, ids, mixed, mix)
+    return own, mixed, mixed_targets(s.program.residuals, phi, ids, mixed, mix)
 
 
 @functools.cache
@@ -59,7 +59,7 @@ def teacher_passes(seed, free):
     s = E.setup()
     texts, ids = rows_of_text(8, seed=seed)
     mix = mix_of(seed, rows=8, free=free)
-    own, mixed, want = _passes(s.phi, jnp.asarray(ids), mix)
+    own, mixed, want = _passes(s.program.phi, jnp.asarray(ids), mix)
     return texts, mix, *(np.asarray(x)[:, :, 1:] for x in (own, mixed, want))
 
 
@@ -125,21 +125,21 @@ def parts(form=(("hand_on", True), ("merge_values", True))):
     s, r = E.setup(), E.reserved(**dict(form))
     tokens = s.teacher.variable("tokens")
     static = {
-        "reserved": r, "states": E.STATES, "marker": tokens.indices[tokens.values.index(s.task.marker)],
+        "reserved": r, "marker": tokens.indices[tokens.values.index(s.program.task.marker)],
         "losses": LOSSES, "config": ExchangeConfig(directions=3), "shape": s.shape,
     }  # fmt: skip
     return s, r, static
 
 
 def batch_of(s, count=8, seed=0):
-    items = [s.task.free_item(i, seed=seed) for i in range(count)]
-    prompts = [s.bridge.split(i) for i in items]
-    ids = np.full((count, s.sequence_length), s.tokenizer.eos_id, np.int32)
+    items = [s.program.task.free_item(i, seed=seed) for i in range(count)]
+    prompts = [s.program.bridge.split(i) for i in items]
+    ids = np.full((count, s.program.length), s.program.tokenizer.eos_id, np.int32)
     mask = np.zeros(ids.shape, np.float32)
     for row, (prompt, answer) in enumerate(prompts):
         ids[row, : len(prompt) + len(answer)] = [*prompt, *answer]
         mask[row, len(prompt) - 1] = 1
-    return Batch(ids, mask, s.bridge.to_teacher(ids), ids[:2])
+    return Batch(ids, mask, s.program.bridge.to_teacher(ids), ids[:2])
 
 
 def test_with_nothing_mixed_it_is_plain_alignment(monkeypatch):
@@ -152,16 +152,16 @@ def test_with_nothing_mixed_it_is_plain_alignment(monkeypatch):
         jnp.full(rows_, LAYERS + 1),
     )
     monkeypatch.setattr(exchange, "draw_mix", lambda *a, **k: never)
-    loss_fn = make_exchange_loss_fn(s.lm.model, s.residuals, s.teacher, **static)
+    loss_fn = make_exchange_loss_fn(s.model, s.program.residuals, s.teacher, **static)
     codes = E.trained(r)
-    params = TrainParams(s.lm.params, codes)
-    terms = jax.jit(lambda p: loss_fn(p, Frozen(s.lm.params, s.phi), batch)[1])(params)
-    hidden = jax.jit(s.lm.model.apply)(s.lm.params, batch.ids).hidden[np.array(E.STATES)]
-    truth = np.asarray(r.classes(jax.jit(s.residuals)(s.phi, batch.teacher_ids)[:, :, 1:]))
+    params = TrainParams(s.params, (codes,))
+    terms = jax.jit(lambda p: loss_fn(p, Frozen(s.params, (s.program.phi,)), (batch,))[1])(params)
+    hidden = jax.jit(s.model.apply)(s.params, batch.ids).hidden[np.array(E.STATES)]
+    truth = np.asarray(r.classes(jax.jit(s.program.residuals)(s.program.phi, batch.teacher_ids)[:, :, 1:]))
     item = np.asarray(L.item_positions(jnp.asarray(batch.ids), pad_id=s.shape.pad_id))
     # The definition, one variable and layer at a time.
     logits = np.asarray(jax.jit(L.apply_adapter)(r.readout(codes), hidden), np.float64)
-    asks = np.asarray(batch.teacher_ids)[:, 1:] == s.teacher.vocab[s.task.marker]
+    asks = np.asarray(batch.teacher_ids)[:, 1:] == s.teacher.vocab[s.program.task.marker]
     weight = 0.3 * np.where(asks, 10.0, 1.0)  # every layer lies below an exchange that never comes
     found = []
     for g in r.groups:
@@ -188,14 +188,14 @@ def gradients():
     s, r, _ = parts()
     batch, layer = batch_of(s), 3
     mix = mix_of(0, rows=8, free=0.0)
-    classes = r.classes(_passes(s.phi, jnp.asarray(batch.teacher_ids), mix)[1][:, :, 1:])
+    classes = r.classes(_passes(s.program.phi, jnp.asarray(batch.teacher_ids), mix)[1][:, :, 1:])
     alive = jnp.asarray(r.by_coordinate(r.alive), jnp.float32)[:, None, None]
 
     def read(params, result):
-        places, held = r.encode(params.adapter, classes)
+        places, held = r.encode(params.adapters[0], classes)
         edit = make_edit(
             r,
-            params.adapter,
+            params.adapters[0],
             Written(places, held * alive),
             mix,
             states=E.STATES,
@@ -203,19 +203,19 @@ def gradients():
             keep_rows=lambda x: x,
         )
         both = interleave(jnp.asarray(batch.ids), jnp.asarray(batch.ids))
-        hidden = s.lm.model.apply(params.lm, both, edit=edit).hidden
+        hidden = s.model.apply(params.lm, both, edit=edit).hidden
         return jnp.sum(jnp.sin(apart(hidden, axis=1)[1][E.STATES[layer] + 1])), hidden
 
     result = next(v.name for v in s.teacher.variables if v.indices[0] == s.shape.result_rows[0])
     grads, hidden = jax.jit(jax.grad(lambda p: read(p, result), has_aux=True))(
-        TrainParams(s.lm.params, E.trained(r))
+        TrainParams(s.params, (E.trained(r),))
     )
     return grads, hidden, E.STATES[layer], batch
 
 
 def test_the_gradient_of_what_is_written_reaches_the_centroids_and_nothing_else():
     grads, _, block, _ = gradients()
-    codes = grads.adapter
+    codes = grads.adapters[0]
     assert max(float(jnp.abs(c).max()) for c in codes.centroids) > 1e-4
     assert not np.any(codes.basis)
     assert not np.any(codes.sharpness)
@@ -231,7 +231,7 @@ def test_the_gradient_of_what_is_written_reaches_the_centroids_and_nothing_else(
 def test_clean_rows_of_the_pass_are_the_plain_pass_up_to_the_hook():
     s = E.setup()
     _, hidden, _, batch = gradients()
-    plain = jax.jit(s.lm.model.apply)(s.lm.params, batch.ids).hidden
+    plain = jax.jit(s.model.apply)(s.params, batch.ids).hidden
     top = E.STATES[-1]
     np.testing.assert_allclose(apart(hidden, axis=1)[0][: top + 1], plain[: top + 1], atol=1e-4)
     assert np.abs(apart(hidden, axis=1)[0][top + 1] - plain[top + 1]).max() > 1e-2
@@ -241,14 +241,14 @@ def test_clean_rows_of_the_pass_are_the_plain_pass_up_to_the_hook():
 def test_rows_spread_over_devices_give_the_same_loss():
     s, r, static = parts()
     batch = batch_of(s)
-    params = TrainParams(s.lm.params, E.trained(r))
-    frozen = Frozen(s.lm.params, s.phi)
+    params = TrainParams(s.params, (E.trained(r),))
+    frozen = Frozen(s.params, (s.program.phi,))
     mesh = make_mesh("data=8")
     there = Batch(*(jax.device_put(x, rows(mesh)) for x in batch[:3]), batch.text_ids)
     found = []
     for given, options in ((batch, {}), (there, {"keep_rows": keep_rows(mesh)})):
-        loss_fn = make_exchange_loss_fn(s.lm.model, s.residuals, s.teacher, **static, **options)
-        run = jax.jit(lambda p, b, step, loss_fn=loss_fn: loss_fn(p, frozen, b, 0.0, step)[1])
+        loss_fn = make_exchange_loss_fn(s.model, s.program.residuals, s.teacher, **static, **options)
+        run = jax.jit(lambda p, b, step, loss_fn=loss_fn: loss_fn(p, frozen, (b,), 0.0, step)[1])
         found += [run(params, given, 3), run(params, given, 4)]
     for one, other in (found[0::2], found[1::2]):
         assert set(one) == set(other)

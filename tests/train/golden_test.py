@@ -13,13 +13,13 @@ from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis
 from tracr_jax.lm.gpt2 import GPT2
 from tracr_jax.train.losses import apply_adapter, cosine_alignment, retention_kl, supervised_loss
+from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
     StepShape,
     TrainParams,
     init_state,
     make_loss_fn,
-    make_optimizer,
     make_train_step,
 )
 
@@ -38,8 +38,8 @@ def precision(request):
 
 def parts(precision):
     model = GPT2(G.lm_config(), dtype=precision)
-    params = TrainParams(G.lm_params("lm", dtype=precision), G.adapter(dtype=precision))
-    frozen = Frozen(G.lm_params("lm_original", dtype=precision), G.teacher_weights(dtype=precision))
+    params = TrainParams(G.lm_params("lm", dtype=precision), (G.adapter(dtype=precision),))
+    frozen = Frozen(G.lm_params("lm_original", dtype=precision), (G.teacher_weights(dtype=precision),))
     return model, params, frozen, G.batch(dtype=precision)
 
 
@@ -50,7 +50,7 @@ def paper_loss(model, config=PAPER):
 def test_losses_are_the_originals(precision):
     model, params, frozen, batch = parts(precision)
     want = G.NUMBERS[precision]
-    loss, terms = jax.jit(paper_loss(model))(params, frozen, batch)
+    loss, terms = jax.jit(paper_loss(model))(params, frozen, (batch,))
     rtol = SCALAR[precision]
     np.testing.assert_allclose(terms["retention"], want["kl_loss"], rtol=rtol)
     np.testing.assert_allclose(terms["supervised"], want["supervised_loss"], rtol=rtol)
@@ -80,7 +80,7 @@ def test_gradient_norms_of_every_loss(precision):
     names = {"retention": "kl", "supervised": "supervised", "alignment": "algorithm", "loss": "total"}
 
     def losses(p):
-        terms = loss_fn(p, frozen, batch)[1]
+        terms = loss_fn(p, frozen, (batch,))[1]
         return jnp.stack([terms[term] for term in names])
 
     # One forward pass and one compilation serve all four.
@@ -94,12 +94,12 @@ def test_gradient_norms_of_every_loss(precision):
 def golden_tree(prefix, dtype):
     tensors = {k.removeprefix(prefix): G.ARRAYS[k] for k in G.ARRAYS if k.startswith(prefix)}
     weight, bias = tensors.pop("adapter.weight"), tensors.pop("adapter.bias")
-    return TrainParams(G.from_hf_names(tensors, dtype=dtype), type(G.adapter(dtype=dtype))(weight, bias))
+    return TrainParams(G.from_hf_names(tensors, dtype=dtype), (type(G.adapter(dtype=dtype))(weight, bias),))
 
 
 def test_every_gradient():
     model, params, frozen, batch = parts("float32")
-    grads = jax.jit(jax.grad(paper_loss(model), has_aux=True))(params, frozen, batch)[0]
+    grads = jax.jit(jax.grad(paper_loss(model), has_aux=True))(params, frozen, (batch,))[0]
     want = golden_tree("grad/", "float32")
 
     def close(path, got, want):
@@ -120,7 +120,7 @@ def test_parameters_after_one_step():
     model, params, frozen, batch = parts("float32")
     opt = optimizer(1e-6, 1e-4)
     step = make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE)
-    state, _ = jax.jit(step)(init_state(params, opt), frozen, batch)
+    state, _ = jax.jit(step)(init_state(params, opt), frozen, (batch,))
     want, grads = golden_tree("after1/", "float32"), golden_tree("grad/", "float32")
 
     def close(path, got, want, before, grad, lr):
@@ -129,7 +129,7 @@ def test_parameters_after_one_step():
         moved, expected = (np.asarray(got) - before)[certain], (want - before)[certain]
         np.testing.assert_allclose(moved, expected, atol=lr * 0.02 + 3e-7, err_msg=jax.tree_util.keystr(path))
 
-    for field, lr in (("lm", 1e-6), ("adapter", 1e-4)):
+    for field, lr in (("lm", 1e-6), ("adapters", 1e-4)):
         trees = (getattr(t, field) for t in (state.params, want, params, grads))
         jax.tree_util.tree_map_with_path(lambda *x, lr=lr: close(*x, lr), *trees)
 
@@ -147,7 +147,7 @@ def test_trajectories(precision, name, lr, adapter_lr):
     step = jax.jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))
     state = init_state(params, opt)
     for want in G.NUMBERS[name][precision]:
-        state, terms = step(state, frozen, batch)
+        state, terms = step(state, frozen, (batch,))
         got = [terms[k] for k in ("loss", "retention", "supervised", "alignment")]
         rtol = SCALAR[precision]
         np.testing.assert_allclose(got, want, rtol=rtol)
@@ -155,7 +155,7 @@ def test_trajectories(precision, name, lr, adapter_lr):
 
 def test_logits_hidden_states_and_the_hook():
     model, params, frozen, batch = parts("float32")
-    basis = subspace_basis(params.adapter.weight[np.array(ROWS)])
+    basis = subspace_basis(params.adapters[0].weight[np.array(ROWS)])
     hooked = model.apply(params.lm, batch.ids, edit=detach_and_roll(basis, block=G.DEPTH))
     np.testing.assert_allclose(hooked.hidden, G.ARRAYS["sup_hidden_states"], atol=2e-5)
     np.testing.assert_allclose(hooked.logits, G.ARRAYS["sup_logits_hooked"], atol=2e-5)
@@ -182,7 +182,7 @@ def test_projector_is_the_pseudo_inverse_form():
 
 def test_noise_inside_the_result_subspace():
     model, params, _, batch = parts("float32")
-    basis = subspace_basis(params.adapter.weight[np.array(ROWS)])
+    basis = subspace_basis(params.adapters[0].weight[np.array(ROWS)])
 
     def noise(h):
         q = project(jnp.asarray(G.ARRAYS["causality_noise"]), basis)
@@ -196,7 +196,7 @@ def test_adapter_reading_of_an_example():
     model, params, _, batch = parts("float32")
     hidden = model.apply(params.lm, batch.ids[:1]).hidden[G.DEPTH]
     np.testing.assert_allclose(
-        apply_adapter(params.adapter, hidden)[0], G.ARRAYS["decode_lm_ex0_mapped"], atol=2e-5
+        apply_adapter(params.adapters[0], hidden)[0], G.ARRAYS["decode_lm_ex0_mapped"], atol=2e-5
     )
 
 
@@ -221,7 +221,7 @@ def test_empty_answer_mask_gives_a_finite_step():
     opt = optimizer(1e-6, 1e-4)
     step = jax.jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))
     state, terms = step(
-        init_state(params, opt), frozen, batch._replace(answer_mask=np.zeros_like(batch.answer_mask))
+        init_state(params, opt), frozen, (batch._replace(answer_mask=np.zeros_like(batch.answer_mask)),)
     )
     assert float(terms["supervised"]) == 0.0
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((state.params, terms)))
@@ -230,7 +230,7 @@ def test_empty_answer_mask_gives_a_finite_step():
 def test_no_gradient_reaches_the_teacher():
     model, params, frozen, batch = parts("float32")
     loss_fn = paper_loss(model)
-    grads = jax.jit(jax.grad(lambda f: loss_fn(params, f, batch)[0]))(frozen)
+    grads = jax.jit(jax.grad(lambda f: loss_fn(params, f, (batch,))[0]))(frozen)
     assert all(not np.any(x) for x in jax.tree.leaves(grads))
 
 

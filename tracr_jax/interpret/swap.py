@@ -23,13 +23,12 @@ from tracr_jax.interpret.exchange import CONTROLS, WEIGHTS, Change, exchange, ra
 from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, Pairs, list_cells, pair_batches
 from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
 from tracr_jax.intervene import ResidualEdit
-from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.measure.stats import share
-from tracr_jax.runs.build import Setup
+from tracr_jax.runs.model import Injected
+from tracr_jax.runs.program import Program
 from tracr_jax.teacher import Teacher
 from tracr_jax.teacher.variables import DEFINED
-from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Params
 
 POOL = 400  # items from which pairs are made
@@ -37,16 +36,14 @@ POOL = 400  # items from which pairs are made
 Progress = Callable[[int, int], None]  # (done, of)
 
 
-def make_lm_swap(
-    model: LanguageModel, params: TrainParams, teacher: Teacher, pool: Pool
-) -> Callable[..., list[bool]]:
+def make_lm_swap(run: Injected, pool: Pool) -> Callable[..., list[bool]]:
     """A function (cell, pairs, change, other=None, seed=0) -> for each pair whether the LM answers as predicted.
 
     One compiled program serves all cells and changes: layer, basis, mask and weights are its arguments.
     """
-    depth = teacher.num_layers
-    short, cut = first_blocks(model, params.lm, depth + 1)
-    hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[: depth + 1]), cut, padded_items(pool))
+    model, teacher, states = run.model, run.program.teacher, np.array(run.program.states)
+    short, cut = first_blocks(model, run.params, run.program.top + 1)
+    hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[states]), cut, padded_items(pool))
     variables = {v.name: v for v in teacher.variables}
     bases = {}
     for name in pool.oracle.names:
@@ -55,18 +52,18 @@ def make_lm_swap(
             held = pool.held[name]
             rows = [i for i, value in zip(v.indices, v.values, strict=True) if value in held]
             if rows:
-                bases[name] = span_basis(np.asarray(params.adapter.weight, np.float32)[rows])
+                bases[name] = span_basis(np.asarray(run.adapter.weight, np.float32)[rows])
     widest = max((b.shape[1] for b in bases.values()), default=1)
     count = max((len(k.answer) for k in pool.items), default=1)
 
     @jax.jit
-    def run(
+    def answers(
         params: Params,
         source: Float[Array, "B S d"],
         ids: Int[Array, "B S"],
         mask: Float[Array, "B S"],
         where: Float[Array, "B S"],
-        layer: Int[Array, ""],
+        block: Int[Array, ""],
         basis: Float[Array, "d R"],
         weights: Float[Array, " 3"],
         key: Array,
@@ -76,7 +73,7 @@ def make_lm_swap(
         def fn(h):
             return exchange(h, source, basis, where, weights=weights, direction=direction)
 
-        return would_answer(model, params, ids, mask, count=count, edit=ResidualEdit(layer - 1, fn))
+        return would_answer(model, params, ids, mask, count=count, edit=ResidualEdit(block, fn))
 
     def swap(
         cell: Cell, pairs: Sequence[Pair], change: Change, *, other: str | None = None, seed: int = 0
@@ -86,22 +83,21 @@ def make_lm_swap(
         weights, key = np.asarray(WEIGHTS[change], np.float32), jax.random.key(seed)
         out: list[bool] = []
         for i, (ids, mask, sources, where, held) in enumerate(pair_batches(pool, pairs)):
-            layer, k = np.int32(cell.layer), jax.random.fold_in(key, i)
+            block, k = np.int32(states[cell.layer] - 1), jax.random.fold_in(key, i)
             source = hidden[cell.layer, sources]
-            hits = run(params.lm, source, ids, mask, where, layer, basis, weights, k)
+            hits = answers(run.params, source, ids, mask, where, block, basis, weights, k)
             out += np.asarray(hits)[:held].tolist()
         return out
 
     return swap
 
 
-def make_teacher_swap(
-    teacher: Teacher, phi: Any, residuals: Callable, pool: Pool
-) -> Callable[[Cell, Sequence[Pair]], list[bool]]:
+def make_teacher_swap(program: Program, pool: Pool) -> Callable[[Cell, Sequence[Pair]], list[bool]]:
     """The ceiling: (cell, pairs) -> whether the compiled teacher answers as predicted after the same exchange.
 
     In its residual stream r_l the variable's own directions are exchanged; the layers from l on read them.
     """
+    teacher, phi, residuals = program.teacher, program.phi, program.residuals
     result = np.asarray(teacher.result_indices(pool.oracle.result))
     variables = {v.name: v for v in teacher.variables}
     values = {v: i for i, v in enumerate(variables[pool.oracle.result].values)}
@@ -144,8 +140,7 @@ def make_teacher_swap(
 
 
 def swaps(
-    setup: Setup,
-    params: TrainParams,
+    run: Injected,
     *,
     pairs: int = 100,
     pool_items: int = POOL,
@@ -155,32 +150,31 @@ def swaps(
     """Swap every variable at every layer where it can be, with controls and ceiling: "swaps" of the JSON.
 
     Args:
-      setup: the run's parts.
-      params: trained model and adapter.
+      run: the model with the program.
       pairs: pairs for each cell, at least half of them flips where so many are found.
       pool_items: items from which the pairs are made, see `sample_pool`.
       seed: of the pairs and of the random control.
       progress: called after every cell.
     """
-    teacher = setup.teacher
-    items, sets = sample_pool(setup.bridge, items=pool_items)
-    pool = make_pool(setup.bridge, items)
+    teacher = run.program.teacher
+    items, sets = sample_pool(run.program.task, run.program.bridge, items=pool_items)
+    pool = make_pool(run.program.task, run.program.bridge, items)
     cells, omitted = list_cells(teacher, pool.oracle)
     if not pool.items:
         reason = "no set has an item whose answer the program gives token for token"
         omitted += [Omission(name, None, reason) for name in dict.fromkeys(c.variable for c in cells)]
         cells = []
     else:
-        in_lm = make_lm_swap(setup.lm.model, params, teacher, pool)
-        in_teacher = make_teacher_swap(teacher, setup.phi, setup.residuals, pool)
+        in_lm = make_lm_swap(run, pool)
+        in_teacher = make_teacher_swap(run.program, pool)
     find = PairFinder(pool, count=pairs, seed=seed)
     out = []
     unmoved: dict[int, dict[str, Any]] = {}
     reasons = {}
     for done, cell in enumerate(cells):
         found = find(cell)
-        if isinstance(found, Pairs) and len(pool.held[cell.variable]) >= setup.lm.model.width:
-            found = f"has as many values as the model is wide ({setup.lm.model.width}): its span is everything"
+        if isinstance(found, Pairs) and len(pool.held[cell.variable]) >= run.model.width:
+            found = f"has as many values as the model is wide ({run.model.width}): its span is everything"
         if isinstance(found, str):
             reasons.setdefault((cell.variable, found), []).append(cell.layer)
             progress(done + 1, len(cells))

@@ -19,7 +19,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.teacher import fallback as plain_tracr
 from tracr_jax.teacher.blocks import CLEAN_BOS, ONE, Head, Units, build
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths, describe, half_layers, trace
-from tracr_jax.teacher.model import Coo, Direction, Grid, Teacher, Variable
+from tracr_jax.teacher.model import Coo, Direction, Grid, Teacher, Variable, list_variables
 
 __all__ = ["Teacher", "Variable", "build_program", "compile_program", "default_exactness"]
 
@@ -198,20 +198,6 @@ def _assemble(traced: Trace, *, vocab, max_seq_len: int, bos, pad, exactness: fl
         pairs=pairs,
         grids=grids,
     )
-
-
-def list_variables(directions: Collection[Direction], writers: dict[str, int]) -> tuple[Variable, ...]:
-    """Group sorted directions by name; variables that no layer writes come from the embedding."""
-    groups: dict[str, list[tuple[int, Any]]] = defaultdict(list)
-    for i, (name, value) in enumerate(directions):
-        groups[name].append((i, value))
-    out = []
-    for name, members in groups.items():
-        numerical = members[0][1] is None
-        values = () if numerical else tuple(v for _, v in members)
-        kind = "numerical" if numerical else "categorical"
-        out.append(Variable(name, kind, tuple(i for i, _ in members), values, writers.get(name, 0)))
-    return tuple(out)
 
 
 def _layer_numbers(halves: list[int]) -> dict[int, int]:

@@ -26,6 +26,7 @@ from tracr_jax.train import losses as L
 from tracr_jax.train.mixing import Mix, draw_mix, mixed_states, mixed_targets, variable_of
 from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import (
+    Batches,
     Frozen,
     LossFn,
     Metrics,
@@ -194,7 +195,6 @@ def make_exchange_loss_fn(
     teacher: Teacher,
     *,
     reserved: Reserved,
-    states: Sequence[int],
     marker: int,
     losses: LossConfig,
     config: ExchangeConfig,
@@ -202,7 +202,7 @@ def make_exchange_loss_fn(
     seed: int = 0,
     keep_rows: RowsFn = anywhere,
 ) -> LossFn:
-    """The loss of exchange training, (params, frozen, batch, progress=0, step=0) -> (loss, terms).
+    """The loss of exchange training of one program, a function of the same arguments as `make_loss_fn`'s.
 
     Every row of the batch runs twice in one pass: as it is and exchanged. Clean rows are aligned at layer 0 only,
     and asked; exchanged rows are aligned at all layers above, and asked where they are mixed at every layer.
@@ -212,7 +212,6 @@ def make_exchange_loss_fn(
       residuals: (φ, teacher ids, edit=None) -> r_0..r_L.
       teacher: the compiled program.
       reserved: which variables stand where.
-      states: the LM state of each teacher layer: L + 1 ascending indices of hidden states, each read by a block.
       marker: the teacher direction of the token at which the answer begins.
       losses: weights of retention and of the answer's positions.
       config: see `ExchangeConfig`.
@@ -228,6 +227,7 @@ def make_exchange_loss_fn(
     names = [v.name for v in teacher.variables]
     owner = variable_of(teacher)
     result = names[owner[shape.result_rows[0]]]
+    states = shape.layers.states(shape.depth)
     alive = reserved.by_coordinate(reserved.alive)[:, None, None].astype(np.float32)
 
     def teach(phi: Any, batch: Batch, key: Array) -> tuple[Mix, tuple[jax.Array, ...], jax.Array]:
@@ -259,15 +259,16 @@ def make_exchange_loss_fn(
     def loss_fn(
         params: TrainParams,
         frozen: Frozen,
-        batch: Batch,
+        batches: Batches,
         progress: jax.typing.ArrayLike = 0.0,
         step: jax.typing.ArrayLike = 0,
     ) -> tuple[jax.Array, Metrics]:
-        codes: Codes = params.adapter
+        (codes,), (phi,), (batch,) = params.adapters, frozen.teachers, batches
+        assert isinstance(codes, Codes)
         key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
         ids, mask = keep_rows(batch.ids), keep_rows(batch.answer_mask)
         where, answers, weights = L.answer_positions(ids, mask, count=shape.max_answers)
-        mix, (own, mixed, target), begins = teach(frozen.teacher, batch, key)
+        mix, (own, mixed, target), begins = teach(phi, batch, key)
         places, held = reserved.encode(codes, mixed)
         places += config.noise * reserved.sigma * jax.random.normal(noise_key, places.shape)
         written = Written(places, held * jnp.asarray(alive))
@@ -287,7 +288,7 @@ def make_exchange_loss_fn(
         terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
         weights_x = weights[asked] * ~mix.free[:, None]
         terms["supervised_exchanged"] = L.weighted_cross_entropy(logits_x, answers[asked], weights_x)
-        hidden = out.hidden[np.asarray(states)]
+        hidden = shape.aligned(out.hidden)
         item = L.item_positions(ids, pad_id=shape.pad_id).astype(jnp.float32)
         reading, reading_x, far = align(codes, hidden, own, target, item, mask, begins, mix)
         terms["alignment"], terms["distance"] = jnp.mean(reading + reading_x), jnp.mean(far)

@@ -11,6 +11,7 @@ all variables with one full affine map.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,14 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from tracr_jax.config import ExchangeConfig
 from tracr_jax.errors import UserError
+from tracr_jax.files import reading, replacing
 from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
 from tracr_jax.types import Adapter, Codes
 
-MOST_DIRECTIONS = 8  # of one variable: as many columns as `number_code` has
 _NUMBERS = 8  # whole numbers of more values than this are coded as places on a curve
+_NEVER = -1e4  # logit of a value for which the first of its class stands
 _MASS = 0.01  # a teacher's one-hot that sums to 1 up to this is one value, and no mixture of several
 
 
@@ -135,10 +138,17 @@ class Reserved:
     def adapter(self, codes: Codes) -> Adapter:
         """The affine map onto all D teacher directions; 0 where no variable is reserved.
 
-        Values of one class are read alike: the first of them stands for all.
+        Of the values of one class the first stands for all: the others are never the largest.
         """
-        read = self.readout(codes)
-        return Adapter(jnp.asarray(self.select) @ read.weight, jnp.asarray(self.select) @ read.bias)
+        read, select = self.readout(codes), jnp.asarray(self.select)
+        first = np.arange(len(select)) == self.select.argmax(axis=0)[self.select.argmax(axis=1)]
+        later = jnp.asarray(np.where(first | ~self.select.any(axis=1), 0.0, _NEVER), jnp.float32)
+        return Adapter(select @ read.weight, select @ read.bias + later)
+
+    def first_of_class(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
+        """For each value of a variable the place of the first value of its class."""
+        own = self.select[list(teacher.variable(name).indices)]
+        return own.argmax(axis=0)[own.argmax(axis=1)]
 
     def classes(self, residuals: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
         """Teacher states as one-hots of value classes, in grouped order."""
@@ -201,31 +211,19 @@ class Reserved:
         return state + ((new - state @ q) @ q.T).astype(state.dtype)
 
 
-def reserve(
-    teacher: Teacher,
-    oracle: Oracle,
-    *,
-    directions: int = MOST_DIRECTIONS,
-    sigma: float = 1.0,
-    merge_values: bool = False,
-    hand_on: bool = False,
-    seed: int = 0,
-) -> Reserved:
+def reserve(teacher: Teacher, oracle: Oracle, config: ExchangeConfig, *, seed: int = 0) -> Reserved:
     """Decide which variables of a program have directions, and where the centroids of their values begin.
 
     Args:
       teacher: the compiled program.
       oracle: its evaluator, which knows who reads what.
-      directions: K of a variable with many values; one of m values has at most m - 1.
-      sigma: size of the coordinates, in units of the residual stream.
-      merge_values: values that no reader tells apart are one class and share a centroid.
-      hand_on: a variable is aligned and written only until its last reader, and its directions then serve another.
+      config: how many directions, of which size, and what is shared; see `ExchangeConfig`.
       seed: of the codes that are drawn at random.
 
     Raises:
       UserError: no variable is left.
     """
-    merged = value_classes(teacher, oracle) if merge_values else {}
+    merged = value_classes(teacher, oracle) if config.merge_values else {}
     found, left_out = [], []
     for v in teacher.variables:
         why = _left_out(teacher, oracle, v)
@@ -245,15 +243,15 @@ def reserve(
     column = coordinate = variable = 0
     for m in sorted({f[0] for f in found}):
         members = [(v, classes) for count, v, classes in found if count == m]
-        k = min(m - 1, directions)
+        k = min(m - 1, config.directions)
         groups.append(Group(len(members), m, k, variable, column, coordinate))
         codes, weights = zip(*(_code(v, classes, k, rng) for v, classes in members), strict=True)
-        start.append((sigma * np.stack(codes)).astype(np.float32))
+        start.append((config.sigma * np.stack(codes)).astype(np.float32))
         usual.append(np.stack(weights).astype(np.float32))
         for v, classes in members:
             rows += v.indices
             columns += [column + c for c in classes]
-            last = last_read(teacher, oracle, v.name) if hand_on else None
+            last = last_read(teacher, oracle, v.name) if config.hand_on else None
             spans.append((v.writer_layer, teacher.num_layers if last is None else last, k))
             column += m
         coordinate, variable = coordinate + len(members) * k, variable + len(members)
@@ -270,7 +268,7 @@ def reserve(
         select=select,
         start=tuple(start),
         usual=tuple(usual),
-        sigma=sigma,
+        sigma=config.sigma,
     )
 
 
@@ -339,7 +337,6 @@ def directions(
     width: int,
     count: int,
     beside: Float[np.ndarray, "d J"] | None = None,
-    among: Float[np.ndarray, "d M"] | None = None,
 ) -> Float[np.ndarray, "d K"]:
     """Orthonormal directions, drawn at random.
 
@@ -348,26 +345,64 @@ def directions(
       width: d.
       count: K.
       beside: orthonormal directions that are taken, by the programs that a model already holds.
-      among: orthonormal directions to draw within, such as `quiet_directions`; all of them by default.
 
     Raises:
       UserError: the model is too narrow.
     """
     taken = np.zeros((width, 0)) if beside is None else np.asarray(beside, np.float64)
-    free = (width if among is None else among.shape[1]) - taken.shape[1]
+    free = width - taken.shape[1]
     if count >= free:
         raise UserError(
             f"reserved directions: the program's variables need {count}, the model has {free} that are free and "
             "must keep one for itself; give fewer directions per variable, or choose a wider --lm"
         )
-    drawn = np.random.default_rng(seed).normal(size=(width if among is None else among.shape[1], count))
-    drawn = drawn if among is None else np.asarray(among, np.float64) @ drawn
+    drawn = np.random.default_rng(seed).normal(size=(width, count))
     drawn -= taken @ (taken.T @ drawn)
     return np.linalg.qr(drawn)[0]
 
 
-def quiet_directions(states: Float[np.ndarray, "l n d"], *, count: int) -> Float[np.ndarray, "d M"]:
-    """The directions in which states on ordinary text vary least, each layer's states scaled to the same size."""
-    x = states / np.sqrt(np.mean(np.square(states), axis=(1, 2), keepdims=True))
-    _, vectors = np.linalg.eigh(np.einsum("lnd,lne->de", x, x))
-    return vectors[:, :count]
+def save_reserved(reserved: Reserved, path: Path) -> None:
+    """Write `reserved.npz`, in one step."""
+    arrays = {f"{kind}_{i}": x for kind in ("start", "usual") for i, x in enumerate(getattr(reserved, kind))}
+    row, column = np.nonzero(reserved.select)
+    with replacing(path) as file:
+        np.savez_compressed(
+            file,
+            names=np.array(reserved.names),
+            left_out=np.array(reserved.left_out).reshape(-1, 2),
+            groups=np.array(reserved.groups),
+            alive=reserved.alive,
+            place=reserved.place,
+            row=row,
+            column=column,
+            sigma=np.float64(reserved.sigma),
+            **arrays,
+        )
+
+
+def load_reserved(path: Path, teacher: Teacher) -> Reserved:
+    """Read `save_reserved`'s file.
+
+    Raises:
+      UserError: it is damaged, or belongs to another program.
+    """
+    with reading(path), np.load(path, allow_pickle=False) as file:
+        groups = tuple(Group(*map(int, g)) for g in file["groups"])
+        select = np.zeros((teacher.width, sum(g.n * g.m for g in groups)), np.float32)
+        select[file["row"], file["column"]] = 1
+        names = tuple(map(str, file["names"]))
+        known = {v.name for v in teacher.variables}
+        alive = file["alive"]
+        if not known.issuperset(names) or alive.shape != (teacher.num_layers + 1, len(names)):
+            raise UserError(f"{path}: does not belong to the program beside it; begin the run again")
+        return Reserved(
+            names=names,
+            left_out=tuple((str(name), str(why)) for name, why in file["left_out"]),
+            groups=groups,
+            alive=alive,
+            place=file["place"],
+            select=select,
+            start=tuple(file[f"start_{i}"] for i in range(len(groups))),
+            usual=tuple(file[f"usual_{i}"] for i in range(len(groups))),
+            sigma=float(file["sigma"]),
+        )

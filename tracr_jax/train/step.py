@@ -1,11 +1,13 @@
-"""The jitted training step and the loop around it. Source: method.md 4 and 5.
+"""The training step, a pure function. Source: method.md 4 and 5.
 
-One step takes (state, frozen, batch): `state` is what is trained, `frozen` the original model θ₀ and the
-teacher φ, both arguments of the compiled program and not constants in it. `make_train_step` returns a pure
-function; compile it with `jax.jit(step, donate_argnums=0)`, or compose it with anything else.
+One step takes (state, frozen, batches): `state` is what is trained, `frozen` the original model θ₀ and the
+teachers φ, both arguments of the compiled program and not constants in it. A model holds n programs, usually one:
+adapters, teachers and batches are tuples with one entry for each, and the loss is the sum of the programs' losses.
+`make_train_step` returns a pure function; compile it with `jax.jit(step, donate_argnums=0)`, or compose it with
+anything else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -14,49 +16,42 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from optax import contrib
 
-from tracr_jax.config import LossConfig, OptimConfig
+from tracr_jax.config import LossConfig
 from tracr_jax.intervene import detach_and_roll, subspace_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
-from tracr_jax.types import Adapter, Batch, Codes, Params, Residuals
+from tracr_jax.types import PAPER_LAYERS, Adapter, Batch, Codes, Hidden, LayerMap, Params, Residuals
 
 Metrics = dict[str, jax.Array]
 RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`
-LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batch, progress, step) -> (loss, terms)
+Batches = Sequence[Batch]  # of one step, one for each program
+LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batches, progress, step) -> (loss, terms)
 ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
 
 
 class TrainParams(NamedTuple):
-    """What is trained: the language model θ and the adapter A, affine or reserved."""
+    """What is trained: the language model θ, and the adapter of each program, the newest last."""
 
     lm: Params
-    adapter: Any  # an `Adapter`, or the `Codes` of a reserved one
-
-
-class ProgramsParams(NamedTuple):
-    """What is trained where a model holds several programs: θ, their adapters; see `tracr_jax.runs.programs`."""
-
-    lm: Params
-    adapters: tuple[Adapter, ...]  # in the order of injection, the newest last
+    adapters: tuple[Adapter | Codes, ...]
 
 
 class TrainState(NamedTuple):
     """Everything that changes from step to step, and all that a checkpoint holds."""
 
     step: Int[Array, ""]
-    params: TrainParams | ProgramsParams
+    params: TrainParams
     opt_state: optax.OptState
 
 
 class Frozen(NamedTuple):
-    """What is never trained and never saved: the original model θ₀ and the teacher φ (of several, a tuple)."""
+    """What is never trained and never saved: the original model θ₀, and the teacher φ of each program."""
 
     lm: Params
-    teacher: Any
+    teachers: tuple[Any, ...]
 
 
 class StepShape(NamedTuple):
@@ -67,6 +62,16 @@ class StepShape(NamedTuple):
     pad_id: int
     max_answers: int  # K, the largest number of answer tokens in an item
     free_rows: int = 0  # the last rows of a batch: aligned, never asked
+    layers: LayerMap = PAPER_LAYERS
+
+    @property
+    def top(self) -> int:
+        """The last aligned hidden state."""
+        return self.layers.top(self.depth)
+
+    def aligned(self, hidden: Hidden) -> Hidden:
+        """The hidden states that r_0..r_L are read from."""
+        return hidden[self.layers.offset : self.top + 1 : self.layers.stride]
 
 
 def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
@@ -79,74 +84,14 @@ def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
     )
 
 
-def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """One schedule for the model and one for the adapter, behind a common norm limit; see `OptimConfig.kind`."""
-
-    def adamw(peak):
-        return optax.adamw(
-            _schedule(config, peak, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
-        )
-
-    def muon(peak):
-        return contrib.muon(
-            _schedule(config, peak, steps),
-            ns_steps=config.muon_iterations,
-            weight_decay=config.weight_decay,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            adam_weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=_block_matrices,
-            consistent_rms=0.2,  # updates as large as Adam's, so that one rate serves both
-        )
-
-    groups = optax.partition(
-        {
-            "lm": {"adamw": adamw, "muon": muon}[config.kind](config.learning_rate),
-            "adapter": adamw(config.adapter_learning_rate),
-            "fixed": optax.set_to_zero(),
-        },
-        lambda params: type(params)("lm", _adapter_groups(params[1])),
-    )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
-
-
-def _adapter_groups(adapter: Any) -> Any:
-    """The optimiser's group of each array of an adapter, or of several programs' adapters."""
-    if isinstance(adapter, Codes):
-        return Codes("fixed", "adapter", "adapter")  # pyright: ignore[reportArgumentType]
-    return "adapter" if isinstance(adapter, Adapter) else tuple(map(_adapter_groups, adapter))
-
-
-def _block_matrices(params: Params) -> Any:
-    """Which axes are in and out of each matrix of a block, stacked over blocks or not; None for other tensors."""
-
-    def axes(path, x):
-        inside = any(getattr(k, "key", "").startswith("block") for k in path)
-        matrix = inside and path[-1].key == "kernel"
-        return contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1) if matrix else None
-
-    return jax.tree_util.tree_map_with_path(axes, params)
-
-
-def _schedule(config, peak, steps):
-    warm = config.warmup_steps
-    # Step 0 already moves: the warm-up starts at peak / (warm + 1), not at 0.
-    if config.schedule == "constant":
-        return optax.linear_schedule(peak / (warm + 1), peak, warm) if warm else peak
-    end = max(steps, warm + 1)
-    return optax.warmup_cosine_decay_schedule(
-        peak / (warm + 1), peak, warm, end, end_value=peak * config.final_rate
-    )
-
-
-def init_state(params: TrainParams | ProgramsParams, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: TrainParams, optimizer: optax.GradientTransformation) -> TrainState:
     """Step 0. Copies the parameters, so that donating the state leaves the caller's arrays (θ₀) alive."""
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def apply_gradients(
-    state: TrainState, grads: TrainParams | ProgramsParams, *, optimizer: optax.GradientTransformation
+    state: TrainState, grads: TrainParams, *, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Float[Array, ""]]:
     """(the next state, the global norm of the gradients before any clipping)."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -187,8 +132,9 @@ def make_loss_fn(
     layout: VariableLayout | None = None,
     keep_rows: RowsFn = anywhere,
 ) -> LossFn:
-    """The total loss of method.md 4.5, a function of (params, frozen, batch, progress=0, step=0) -> (loss, terms).
+    """The total loss of one program, method.md 4.5: (params, frozen, batches, progress, step) -> (loss, terms).
 
+    The function takes parameters, teachers and batches of one program, tuples of length one; see `sum_losses`.
     progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
     step: for losses that draw something; this one draws nothing.
 
@@ -203,20 +149,22 @@ def make_loss_fn(
     def loss_fn(
         params: TrainParams,
         frozen: Frozen,
-        batch: Batch,
+        batches: Batches,
         progress: jax.typing.ArrayLike = 0.0,
         step: jax.typing.ArrayLike = 0,
     ):
+        (adapter,), (phi,), (batch,) = params.adapters, frozen.teachers, batches
+        assert isinstance(adapter, Adapter)
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         terms: Metrics = {}
         edit = None
         if config.hook:
             # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
-            basis = subspace_basis(jax.lax.stop_gradient(params.adapter.weight[rows]))
+            basis = subspace_basis(jax.lax.stop_gradient(adapter.weight[rows]))
             edit = detach_and_roll(
                 basis,
-                block=shape.depth,
+                block=shape.top,
                 before=config.hook_offset < 0,  # block L reads another state; h_L is aligned as it was
                 share=config.roll_share,
                 gradient=config.answer_gradient,
@@ -237,13 +185,13 @@ def make_loss_fn(
         total = terms["supervised"]
 
         if config.alignment != "none":
-            target = jax.lax.stop_gradient(residuals(frozen.teacher, batch.teacher_ids))
+            target = jax.lax.stop_gradient(residuals(phi, batch.teacher_ids))
             target = wide(target[:, :, 1:])  # BOS has no position in the language model
-            hidden = out.hidden[: shape.depth + 1]
+            hidden = shape.aligned(out.hidden)
             if shape.free_rows:
                 # Nothing above h_L is asked of these rows: the blocks after it need not run.
-                lower, lm = first_blocks(model, params.lm, shape.depth + 1)
-                free = lower.apply(lm, keep_rows(batch.ids[asked:])).hidden[: shape.depth + 1]
+                lower, lm = first_blocks(model, params.lm, shape.top + 1)
+                free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:])).hidden)
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
             hidden = wide(hidden)
@@ -255,11 +203,11 @@ def make_loss_fn(
                 answers = 1 + (config.answer_alignment - 1) * batch.answer_mask.astype(hidden.dtype)
                 here = answers if here is None else here * answers
             if config.alignment == "cosine":
-                parts = L.cosine_alignment(params.adapter, hidden, target, weights=here)
+                parts = L.cosine_alignment(adapter, hidden, target, weights=here)
                 terms["alignment"] = jnp.sum(parts)
             else:
                 assert layout is not None
-                parts = L.variable_alignment(params.adapter, hidden, target, layout=layout, weights=here)
+                parts = L.variable_alignment(adapter, hidden, target, layout=layout, weights=here)
                 terms["alignment"] = jnp.mean(parts * jnp.asarray(layout.weights, parts.dtype))
             terms["alignment_parts"] = parts
             total = total + config.alignment_weight * terms["alignment"]
@@ -278,6 +226,38 @@ def make_loss_fn(
     return loss_fn
 
 
+def sum_losses(losses: Sequence[LossFn], *, names: Sequence[str]) -> LossFn:
+    """The sum of the losses of n programs on one model, a function of the same arguments as each of them.
+
+    Args:
+      losses: of `make_loss_fn`, in the order of injection; only the newest should hold the retention.
+      names: of the programs.
+
+    Returns:
+      A function of n adapters, n teachers and n batches. Its terms are those of the newest program; the others'
+      have "NAME." in front; "loss" is the sum.
+    """
+
+    def loss_fn(
+        params: TrainParams,
+        frozen: Frozen,
+        batches: Batches,
+        progress: jax.typing.ArrayLike = 0.0,
+        step: jax.typing.ArrayLike = 0,
+    ):
+        parts, all_terms = [], {}
+        for i, (loss, name) in enumerate(zip(losses, names, strict=True)):
+            own = TrainParams(params.lm, (params.adapters[i],))
+            part, terms = loss(own, Frozen(frozen.lm, (frozen.teachers[i],)), (batches[i],), progress, step)
+            parts.append(part)
+            newest = i == len(losses) - 1
+            all_terms |= terms if newest else {f"{name}.{key}": value for key, value in terms.items()}
+        total = sum(parts[1:], start=parts[0])
+        return total, all_terms | {"loss": total}
+
+    return loss_fn
+
+
 def make_train_step(
     model: LanguageModel,
     residuals: ResidualsFn,
@@ -288,12 +268,12 @@ def make_train_step(
     layout: VariableLayout | None = None,
     keep_rows: RowsFn = anywhere,
     steps: int = 1,
-) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
-    """A pure training step (state, frozen, batch) -> (state, terms), to be jitted by the caller.
+) -> Callable[[TrainState, Frozen, Batches], tuple[TrainState, Metrics]]:
+    """A pure training step of one program, (state, frozen, batches) -> (state, terms), to be jitted by the caller.
 
     Args:
       model: the language model, for θ and for θ₀.
-      residuals: (φ, teacher_ids [B, T]) -> r_0..r_L [L+1, B, T, D], e.g. `tracr_jax.teacher.residuals`.
+      residuals: (φ, teacher_ids [B, T]) -> r_0..r_L [L+1, B, T, D], from `tracr_jax.teacher.make_forward`.
       optimizer: see `make_optimizer`.
       config: which losses, and their weights.
       shape: static facts of the run.
@@ -310,12 +290,12 @@ def make_train_step(
 
 def make_step(
     loss_fn: LossFn, optimizer: optax.GradientTransformation, *, steps: int = 1
-) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Frozen, Batches], tuple[TrainState, Metrics]]:
     """`make_train_step` from its loss: one gradient, one update."""
 
-    def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, frozen: Frozen, batches: Batches) -> tuple[TrainState, Metrics]:
         progress = jnp.minimum(state.step / steps, 1.0)
-        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch, progress, state.step)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batches, progress, state.step)
         state, terms["grad_norm"] = apply_gradients(state, grads, optimizer=optimizer)
         return state, terms
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tracr_jax.interpret.scorecard import scorecard_table
+from tracr_jax.report.terminal.scorecard import scorecard_table
 
 
 @contextmanager
