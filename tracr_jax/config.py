@@ -13,6 +13,10 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
 from tracr_jax.types import LayerMap
 
+# What a file without the option was written with.
+_BEFORE = {"result_span": "rows"}
+# Options of the version before, with the only value that a file may still give them.
+_DROPPED = {"roll_share": 1.0, "answer_gradient": 1.0, "clean_weight": 0.0}
 RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
 
 
@@ -41,14 +45,10 @@ class LossConfig:
     hook_offset: int = 0
     """Where the hook stands: 0 behind block L (L: layers of the teacher), as in the paper; -1 before it, right on
     the aligned h_L, so that no block lies between what is aligned and what is answered from."""
-    roll_share: float = 1.0
-    """Share of the rows whose complement is exchanged (the paper: 1). The others answer in the pass that
-    evaluation uses, but a model may then learn two ways to answer, one per kind of row (findings.md B12)."""
-    answer_gradient: float = 1.0
-    """Factor of the answer's gradient into the result subspace (the paper: 1). A small model finds an answer that
-    fits the training set sooner than the program, and writes it there; with 0 it cannot."""
-    clean_weight: float = 0.0
-    """Factor of an additional supervised loss without the hook (findings.md B12; the paper: 0)."""
+    result_span: Literal["contrasts", "rows"] = "contrasts"
+    """What of the result the hook leaves: the differences between its rows of the adapter, or, as in the paper,
+    all that the rows span. Their mean is in the span, and no softmax over the values sees it: with "rows" the
+    answer may come from something other than what is decoded."""
     retention_weight: float = 1.0
     """Factor of the KL to the original model on ordinary text, at the first step."""
     retention_growth: float = 1.0
@@ -58,11 +58,11 @@ class LossConfig:
     """"text": sum over a text's positions (the paper); "token": mean over them."""
 
     def __post_init__(self):
-        for name in ("alignment_weight", "answer_alignment", "clean_weight", "retention_weight"):
+        for name in ("alignment_weight", "answer_alignment", "retention_weight"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(self.retention_growth > 0, f"retention_growth must be positive, got {self.retention_growth}")
-        for name in ("roll_share", "answer_gradient"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.alignment == "exchange":
+            _require(self.hook and self.hook_offset == -1, "exchange: needs the hook, with hook_offset -1")
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
     def hook_block(self, top: int) -> int:
@@ -169,10 +169,6 @@ class DataConfig:
     """How much of a hub dataset is streamed, once, over all processes."""
     answer_end: bool = True
     """Supervise one end-of-text token after the answer."""
-    as_coded_mask: bool = False
-    """Mask as many positions as the label has characters, as the original does (findings.md B11)."""
-    as_coded_length: bool = False
-    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; findings.md A1)."""
 
     def __post_init__(self):
         for name in ("batch", "text_batch", "text_length", "text_megabytes"):
@@ -183,6 +179,22 @@ class DataConfig:
             f"free_supervised must be between 0 and free_items = {self.free_items}, got {self.free_supervised}",
         )
         _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Where a run does what the original's code does, faults included; all on in the preset "paper"."""
+
+    as_coded: bool = False
+    """Tasks, order of merges, teacher and order of retention texts exactly as the original codes them."""
+    as_coded_mask: bool = False
+    """Mask as many positions as the label has characters (findings.md B11)."""
+    as_coded_length: bool = False
+    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; findings.md A1)."""
+
+
+OURS = Fidelity()
+"""No switch is on."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +212,6 @@ class RunConfig:
     """Training steps."""
     seed: int = 0
     """Seed of batches and of the adapter's initial values."""
-    as_coded: bool = False
-    """Tasks, tokenizer and teacher exactly as the original codes them (findings.md), faults included."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the language model; weights, losses and optimiser stay float32."""
     eval_items: int = 300
@@ -221,6 +231,7 @@ class RunConfig:
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    fidelity: Fidelity = field(default_factory=Fidelity)
 
     def __post_init__(self):
         for name in ("steps", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
@@ -290,6 +301,7 @@ def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
 def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
     """Read a configuration back; an unknown or ill-typed field is a UserError that names it."""
     _require(isinstance(values, dict), f"{kind.__name__} must be an object, got {type(values).__name__}")
+    values = (_BEFORE if kind is LossConfig else {}) | _upgraded(values)
     hints, out = get_type_hints(kind), {}
     for name, value in values.items():
         _require(name in hints, f"{kind.__name__} has no field {name!r}")
@@ -304,3 +316,17 @@ def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
             _require(ok, f"{kind.__name__}.{name}: expected {type(default).__name__}, got {value!r}")
             out[name] = value
     return kind(**out)
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as the version before wrote it: its switches go to `Fidelity`, dropped options out."""
+    values = dict(values)
+    for name, default in _DROPPED.items():
+        found = values.pop(name, default)
+        _require(found == default, f"{name} {found!r}: this version no longer has that option")
+    data = values.get("data")
+    if "as_coded" in values and "steps" in values and isinstance(data, dict):
+        switches = ("as_coded_mask", "as_coded_length")
+        values["fidelity"] = {"as_coded": values.pop("as_coded")} | {k: data[k] for k in switches if k in data}
+        values["data"] = {k: v for k, v in data.items() if k not in switches}
+    return values

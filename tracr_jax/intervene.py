@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -70,14 +69,22 @@ def subspace_basis(rows: Float[Array, "R d"]) -> Float[Array, "d R"]:
     return jnp.linalg.qr(rows.T, mode="reduced")[0]
 
 
+def result_basis(rows: Float[Array, "R d"], *, span: str) -> Float[Array, "d R"]:
+    """Orthonormal basis of what the hook leaves of the result, see `LossConfig.result_span`.
+
+    Args:
+      rows: the adapter's rows of the result's R values, linearly independent.
+      span: "rows", all that they span, as in the paper, or "contrasts", their differences: one direction less.
+    """
+    return subspace_basis(rows if span == "rows" else rows[1:] - rows[:1])
+
+
 def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array, "*B d"]:
     """Component of h in the subspace: h Q Qᵀ."""
     return (h @ basis) @ basis.T
 
 
-def detach_and_roll(
-    basis: Float[Array, "d R"], *, block: int, before: bool = False, share: float = 1.0, gradient: float = 1.0
-) -> ResidualEdit:
+def detach_and_roll(basis: Float[Array, "d R"], *, block: int, before: bool = False) -> ResidualEdit:
     """The training hook of method.md 4.3: the answer may only flow through the subspace of `basis`.
 
     The component inside the subspace stays and carries the gradient. Its complement is cut from the gradient
@@ -87,24 +94,12 @@ def detach_and_roll(
       basis: orthonormal basis of the subspace; no gradient flows into it.
       block: whose output is edited, or, with `before`, whose input.
       before: see `ResidualEdit`.
-      share: of the rows that receive another's complement, evenly spread over the batch; 1 in the paper. The
-        others keep their own (still cut from the gradient): for them the forward pass is that of evaluation, so
-        the later blocks also learn to answer there, which the paper leaves to the KL term (findings.md B12).
-      gradient: factor of the gradient through the subspace; 1 in the paper. With 0 the answer's loss trains the
-        later blocks only, and what the subspace holds is the alignment's word alone.
     """
     basis = jax.lax.stop_gradient(basis)
 
     def fn(h):
         inside = project(h, basis.astype(h.dtype))
         outside = jax.lax.stop_gradient(h - inside)
-        rolled = jnp.roll(outside, 1, axis=0)
-        if share < 1.0:
-            rows = np.arange(h.shape[0] + 1)
-            chosen = np.diff(np.floor(rows * share)) > 0
-            rolled = jnp.where(chosen[:, None, None], rolled, outside)
-        if gradient != 1.0:
-            inside = gradient * inside + (1.0 - gradient) * jax.lax.stop_gradient(inside)
-        return inside + rolled
+        return inside + jnp.roll(outside, 1, axis=0)
 
     return ResidualEdit(block, fn, before)

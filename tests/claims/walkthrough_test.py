@@ -53,8 +53,8 @@ def test_the_walk_through(tmp_path, monkeypatch, capsys):
     assert "⏎" in out  # the table in the terminal
     assert "exported: exported" in out
     # The command exports what the run holds.
-    assert (names["exported"].lm.params["wpe"]["embedding"] == names["run"].params.lm["wpe"]["embedding"]).all()
-    assert (names["exported"].adapter.weight == names["run"].params.adapter.weight).all()
+    assert (names["exported"].params["wpe"]["embedding"] == names["run"].params["wpe"]["embedding"]).all()
+    assert (names["exported"].adapter.weight == names["run"].adapter.weight).all()
     card = Path("exported/README.md").read_text()
     assert "| longer | 4 |" in card
     assert str(tmp_path) not in card + Path("exported/program.json").read_text()

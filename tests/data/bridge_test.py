@@ -13,6 +13,7 @@ from tracr_jax.data.bridge import find_separator, make_bridge
 from tracr_jax.data.encode import encode_item, sequence_length
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import word_tokenizer
+from tracr_jax.presets import preset
 from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
@@ -63,7 +64,7 @@ def test_the_network_itself_writes_the_answers(task):
     phi, residuals = make_forward(bridge.teacher)
     length = sequence_length(task, tokenizer)
     items = [*task.longest_items(), *(task.train_item(i, seed=11) for i in range(24))]
-    rows = [encode_item(i, bridge, tokenizer, length=length, answer_end=False) for i in items]
+    rows = [encode_item(i, bridge, length=length, answer_end=False) for i in items]
     ids = bridge.to_teacher(np.stack([r[0] for r in rows]))
     result = bridge.teacher.variable(task.result)
     last = np.asarray(jax.jit(residuals)(phi, ids))[-1][:, 1:, list(result.indices)]
@@ -84,7 +85,7 @@ def test_originals_items_come_out_as_coded(name):
     for example in EXAMPLES[name]["examples"]:
         item = Item(example["prompt"], str(example["label"]))
         assert bridge.split(item) == (example["prompt_ids"], example["target_ids"])
-        ids, mask = encode_item(item, bridge, tokenizer, length=length, as_coded_mask=True, as_coded_length=True)
+        ids, mask = encode_item(item, bridge, length=length, fidelity=preset("paper").fidelity)
         assert ids.tolist() == example["input_ids"]
         assert mask.tolist() == example["loss_mask"]
         assert ["bos", *bridge.teacher_values(ids)] == example["teacher_tokens"]

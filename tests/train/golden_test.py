@@ -25,7 +25,7 @@ from tracr_jax.train.step import (
 
 PRECISIONS = ["float32", "float64"]
 SCALAR = {"float32": 5e-6, "float64": 1e-9}
-PAPER = LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True, roll_share=1.0)
+PAPER = LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True)
 ROWS = tuple(G.TEACHER["final_result_dims"])
 SHAPE = StepShape(depth=G.DEPTH, result_rows=ROWS, pad_id=G.PAD, max_answers=3)
 

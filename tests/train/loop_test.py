@@ -158,7 +158,7 @@ def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
         loss = make_loss_fn(
             MODEL,
             teacher,
-            config=LossConfig(alignment=alignment, roll_share=0.0),
+            config=LossConfig(alignment=alignment, hook=False),
             shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=free),
             layout=variable_layout(VARIABLES),
         )

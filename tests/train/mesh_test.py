@@ -82,7 +82,7 @@ def make_step(optimizer, **options):
         MODEL,
         teacher,
         optimizer,
-        config=LossConfig(roll_share=0.5),
+        config=LossConfig(),
         shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=FREE),
         layout=variable_layout(VARIABLES),
         **options,
@@ -113,7 +113,7 @@ def spread(mesh, state, frozen):
 
 
 def test_eight_devices_compute_what_one_does():
-    """Losses, gradients and updated weights, with half of the rows rolled: the roll crosses devices.
+    """Losses, gradients and updated weights, and the roll crosses devices.
 
     The work is shared, not repeated: a device has about an eighth of the floating-point operations.
     """

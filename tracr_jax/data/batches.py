@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tracr_jax.config import DataConfig
+from tracr_jax.config import OURS, DataConfig, Fidelity
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.data.encode import place, sequence_length
 from tracr_jax.data.text import Mode, TextIds
@@ -32,13 +32,13 @@ def items_at(task: Task, data: DataConfig, *, seed: int, step: int) -> tuple[lis
     return [supervised[k] for k in order], free[data.free_supervised :]
 
 
-def batch_length(task: Task, bridge: Bridge, data: DataConfig) -> int:
+def batch_length(task: Task, bridge: Bridge, data: DataConfig, *, fidelity: Fidelity = OURS) -> int:
     """S: tokens of the longest training item, answer included; or the original's length under its switch.
 
     Raises:
       UserError: the switch is on, and the task is none of the original's.
     """
-    if not data.as_coded_length:
+    if not fidelity.as_coded_length:
         tokenizer, separator = bridge.tokenizer, bridge.separator
         return sequence_length(task, tokenizer, answer_end=data.answer_end, separator=separator)
     if not hasattr(task, "as_coded_length"):
@@ -56,7 +56,8 @@ class Batches:
       data: sizes, and what is supervised. The supervised free items stand among the others; those that are only
         aligned come last, and the step computes no answer of them (`StepShape.free_rows`).
       seed: with the step, decides everything.
-      as_coded_text: the first U tokens of each document in order, instead of windows anywhere.
+      fidelity: with `as_coded`, a text is the first U tokens of a document, the documents in order; for its other
+        switches see `encode_item`.
 
     Raises:
       UserError: S exceeds the teacher's position table.
@@ -70,9 +71,9 @@ class Batches:
         data: DataConfig,
         *,
         seed: int,
-        as_coded_text: bool = False,
+        fidelity: Fidelity = OURS,
     ):
-        self.S: int = batch_length(task, bridge, data)
+        self.S: int = batch_length(task, bridge, data, fidelity=fidelity)
         table = bridge.teacher.max_seq_len
         if table < self.S:
             raise UserError(
@@ -80,8 +81,9 @@ class Batches:
                 f"max_seq_len >= {self.S}"
             )
         self._task, self._bridge, self._text, self._data, self._seed = task, bridge, text, data, seed
+        self._fidelity = fidelity
         self._only: tuple[int, ...] | None = None
-        self._text_mode: Mode = "documents" if as_coded_text else "windows"
+        self._text_mode: Mode = "documents" if fidelity.as_coded else "windows"
         self._labels: dict[str, list[int]] = {}
 
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
@@ -96,13 +98,8 @@ class Batches:
             items = [items[r] for r in self._only]
         tokenizer, d = self._bridge.tokenizer, self._data
         prompts = tokenizer.encode_batch([i.prompt for i in items])
-        form = {
-            "answer_end": d.answer_end, "as_coded_mask": d.as_coded_mask, "as_coded_length": d.as_coded_length,
-        }  # fmt: skip
-        rows = [
-            place(i, p, self._label(i.label), length=self.S, eos=tokenizer.eos_id, **form)
-            for i, p in zip(items, prompts, strict=True)
-        ]
+        form = {"length": self.S, "eos": tokenizer.eos_id, "answer_end": d.answer_end, "fidelity": self._fidelity}
+        rows = [place(i, p, self._label(i.label), **form) for i, p in zip(items, prompts, strict=True)]
         ids = np.stack([r[0] for r in rows])
         mask = np.stack([r[1] for r in rows])
         text = self._text.rows(self._seed, step, count=d.text_batch, length=d.text_length, mode=self._text_mode)

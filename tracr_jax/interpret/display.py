@@ -112,7 +112,7 @@ class Decoded:
 
     def show(
         self, *, layer: int = -1, names: Sequence[str] | None = None, everything: bool = False
-    ) -> DecodedTable:
+    ) -> "DecodedTable":
         """The table of one layer, for a terminal or a notebook.
 
         Args:
@@ -137,7 +137,7 @@ class Decoded:
 
         return sorted(chosen, key=rank)
 
-    def __rich__(self) -> DecodedTable:
+    def __rich__(self) -> "DecodedTable":
         """The last aligned layer, with as many variables as fit."""
         return self.show()
 
@@ -149,7 +149,7 @@ class Decoded:
 class DecodedTable:
     """One layer of a decoded text; prints itself with rich, and as HTML in a notebook."""
 
-    decoded: "Decoded"
+    decoded: Decoded
     layer: int
     order: tuple[int, ...]
     """Variables, by their place in `decoded.variables`."""

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from tracr_jax.config import DataConfig, LossConfig, RunConfig
+from tracr_jax.config import LossConfig, RunConfig
 from tracr_jax.data.batches import Batches, batch_length
 from tracr_jax.data.bridge import BridgeReport, find_separator, make_bridge
 from tracr_jax.data.encode import sequence_length
@@ -80,7 +80,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
       UserError: the first thing that does not fit, with its numbers.
     """
     if isinstance(task, str):
-        task = get_task(task, as_coded=config.as_coded)
+        task = get_task(task, as_coded=config.fidelity.as_coded)
     else:
         task = check_task(task, type(task).__name__)
     if isinstance(lm, str):
@@ -89,7 +89,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     program = build_program(config, task=task, lm=lm, say=say)
     # Items that are proved against the program's own evaluator before they train anything.
     proved = [*task.longest_items(), *(task.train_item(i, seed=config.seed) for i in range(_PROVED_ITEMS))]
-    report = program.bridge.check(task, proved, strict=not config.as_coded)
+    report = program.bridge.check(task, proved, strict=not config.fidelity.as_coded)
     say(f"{'warning: ' if report.first_mismatch else ''}{report}")
     shape = _shape(program, lm, proved)
     text, held_out = retention_text(config.data, program.tokenizer, say=say)
@@ -98,7 +98,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         lm=lm,
         program=program,
         bridge_report=report,
-        batches=Batches(task, program.bridge, text, config.data, seed=config.seed, as_coded_text=config.as_coded),
+        batches=Batches(task, program.bridge, text, config.data, seed=config.seed, fidelity=config.fidelity),
         shape=shape,
         valid_text=held_out_windows(held_out),
     )
@@ -110,10 +110,10 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
     Raises:
       UserError: the first thing that does not fit, with its numbers.
     """
-    tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.as_coded)
-    strict = not config.as_coded
+    tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.fidelity.as_coded)
+    strict = not config.fidelity.as_coded
     separator = find_separator(task, tokenizer) if strict else None
-    length = _table_length(task, tokenizer, config.data, separator=separator)
+    length = _table_length(task, tokenizer, config, separator=separator)
     _check_positions(lm, length)
     say(f"compiling {task.name} for {length} positions")
     teacher = cached_compile(
@@ -133,7 +133,7 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
         config,
         name=task.name,
         result=task.result,
-        length=batch_length(task, bridge, config.data),
+        length=batch_length(task, bridge, config.data, fidelity=config.fidelity),
         examples=tuple(test.item(i) for i in range(min(EXAMPLES, test.size))),
         adapter=init_adapter(jax.random.key(config.seed), width=width, directions=teacher.width),
         reserved=reserved,
@@ -237,7 +237,7 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     top, hook = program.top, config.losses.hook_block(program.top)
     check_depth(lm.model, name=lm.name, task=program.name, depth=depth, top=top, hook_block=hook)
     check_result_rank(len(rows), lm.model.width, name=lm.name)
-    if config.data.as_coded_mask:
+    if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)
     else:
         answers = max(len(program.bridge.split(i)[1]) for i in items) + int(config.data.answer_end)
@@ -251,8 +251,8 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     )
 
 
-def _table_length(task: Task, tokenizer: Tokenizer, data: DataConfig, *, separator: str | None) -> int:
+def _table_length(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separator: str | None) -> int:
     """Positions of the teacher's table: the longest item, or the original's tables under its switch."""
-    if data.as_coded_length and hasattr(task, "as_coded_table"):
+    if config.fidelity.as_coded_length and hasattr(task, "as_coded_table"):
         return task.as_coded_table  # pyright: ignore[reportAttributeAccessIssue]
-    return sequence_length(task, tokenizer, answer_end=data.answer_end, separator=separator)
+    return sequence_length(task, tokenizer, answer_end=config.data.answer_end, separator=separator)

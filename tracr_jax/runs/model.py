@@ -146,7 +146,7 @@ def open(
     folder = Path(path)
     found = _open_export(folder, lm) if (folder / FILE).exists() else _open_run(folder, task, lm)
     if isinstance(task, str):
-        task = get_task(task, as_coded=found.program.config.as_coded)
+        task = get_task(task, as_coded=found.program.config.fidelity.as_coded)
     for one in () if task is None else task if isinstance(task, Sequence) else (task,):
         programs = tuple(dataclasses.replace(p, given=one) if p.name == one.name else p for p in found.programs)
         found = dataclasses.replace(found, programs=programs)
@@ -172,9 +172,9 @@ def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: Loaded
 
 def _task_of(config: RunConfig, task: Task | str | Sequence[Task] | None) -> Task:
     if task is None or isinstance(task, str):
-        return get_task(task or config.task, as_coded=config.as_coded)
+        return get_task(task or config.task, as_coded=config.fidelity.as_coded)
     found = next((t for t in task if t.name == config.task), None) if isinstance(task, Sequence) else task
-    return found or get_task(config.task, as_coded=config.as_coded)
+    return found or get_task(config.task, as_coded=config.fidelity.as_coded)
 
 
 def _open_export(folder: Path, lm: LoadedLM | None) -> Injected:

@@ -119,11 +119,9 @@ class Program:
         if self.given is not None:
             return self.given
         try:
-            task = get_task(self.config.task, as_coded=self.config.as_coded)
+            task = get_task(self.config.task, as_coded=self.config.fidelity.as_coded)
         except UserError as e:
-            raise UserError(
-                f"{self.name}: its task's own code is needed here and not at hand ({e}); give task="
-            ) from e
+            raise UserError(f"the task's own code is needed and not at hand ({e}); give it with task=") from e
         if task.name != self.name:
             raise UserError(f"{self.name}: {self.config.task} is now the task {task.name}; give task=")
         return task

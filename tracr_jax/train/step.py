@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from tracr_jax.config import LossConfig
-from tracr_jax.intervene import detach_and_roll, subspace_basis
+from tracr_jax.intervene import detach_and_roll, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
@@ -161,13 +161,11 @@ def make_loss_fn(
         edit = None
         if config.hook:
             # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
-            basis = subspace_basis(jax.lax.stop_gradient(adapter.weight[rows]))
+            basis = result_basis(jax.lax.stop_gradient(adapter.weight[rows]), span=config.result_span)
             edit = detach_and_roll(
                 basis,
                 block=shape.top,
                 before=config.hook_offset < 0,  # block L reads another state; h_L is aligned as it was
-                share=config.roll_share,
-                gradient=config.answer_gradient,
             )
         asked = len(batch.ids) - shape.free_rows
         # Without a word, rows cut from a spread batch would end up whole on every device.
@@ -211,11 +209,6 @@ def make_loss_fn(
                 terms["alignment"] = jnp.mean(parts * jnp.asarray(layout.weights, parts.dtype))
             terms["alignment_parts"] = parts
             total = total + config.alignment_weight * terms["alignment"]
-
-        if config.clean_weight:
-            clean = model.apply(params.lm, ids, logit_positions=where).logits
-            terms["supervised_clean"] = L.weighted_cross_entropy(wide(clean), targets, weights)
-            total = total + config.clean_weight * terms["supervised_clean"]
 
         if text is not None:
             terms["retention"], priced = retention(model, frozen.lm, batch.text_ids, text.logits, config, progress)

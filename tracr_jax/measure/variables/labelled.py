@@ -1,7 +1,7 @@
 """Items as rows of tokens with the program's own value of every variable at every position and layer.
 
 Items that fit the teacher's table take the values from the compiled teacher's states, longer ones from the oracle
-(tracr_jax.teacher.evaluate): a layer holds a variable from its writer on. What the program does not define is
+(tracr_jax.teacher.oracle): a layer holds a variable from its writer on. What the program does not define is
 NOTHING there; so is, for longer items, a value for which the teacher has no direction, which is counted apart.
 
 Classes of positions, which may overlap:
