@@ -1,9 +1,9 @@
 """Ready-made configurations: by method, task and language model. Source: method.md 5, findings.md.
 
 "paper" is the original as coded, "paper-fixed" the same with its faults mended. The others are ours, at the
-sizes of small models: "variable" is the default method, "exchange" trains the program on exchanged variables of
-reserved directions (slower, and the variables are then used: experiments/diary.md), "cosine" the paper's alignment at the same sizes and
-rates, "finetune" the baseline without alignment and without the hook. The bundled model's differ by task.
+sizes of small models: "variable" is the default method, "exchange" trains reserved directions on states that mix
+the variables of several rows, "cosine" is the paper's alignment at the same sizes and rates, "finetune" the
+baseline without alignment and without the hook. The bundled model's differ by task.
 """
 
 import dataclasses
