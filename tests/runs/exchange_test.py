@@ -12,6 +12,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.export import export_run
 from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
+from tracr_jax.interpret.swap import swaps
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.model import open as open_run
@@ -88,6 +89,17 @@ def test_an_export_reads_the_same(run, tmp_path):
     np.testing.assert_array_equal(there.adapter.weight, run.adapter.weight)
     text = run.program.examples[0].prompt
     np.testing.assert_array_equal(decode(there, text).values, decode(run, text).values)
+
+
+def test_swaps_count_where_the_base_is_right_and_exchange_what_no_variable_holds(run):
+    found = swaps(run, pairs=6, pool_items=24)
+    assert found["cells"]
+    for cell in found["cells"]:
+        for place in ("answer", "decoded"):
+            changes = cell["followed"][place]
+            assert set(changes) >= {"swap", "random", "complement", "outside"}
+            assert len({s["total"] for s in changes.values()}) == 1
+            assert changes["swap"]["total"] <= cell["flips"]
 
 
 def test_configurations_that_cannot_be_are_refused():

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tracr_jax.intervene import Edit
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.train.losses import answer_positions
-from tracr_jax.types import Params
+from tracr_jax.types import LMOutput, Params
 
 
 def would_answer(
@@ -33,6 +33,19 @@ def would_answer(
       count: the largest number of answer tokens in a row, static.
       edit: applied at every position.
     """
+    return answered(model, params, ids, answer_mask, count=count, edit=edit)[0]
+
+
+def answered(
+    model: LanguageModel,
+    params: Params,
+    ids: Int[Array, "B S"],
+    answer_mask: Float[Array, "B S"],
+    *,
+    count: int,
+    edit: Edit | None = None,
+) -> tuple[Bool[Array, " B"], LMOutput]:
+    """(what `would_answer` says, the pass that says it)."""
     positions, targets, weights = answer_positions(ids, answer_mask, count=count)
-    logits = model.apply(params, ids, edit=edit, logit_positions=positions).logits
-    return jnp.all((jnp.argmax(logits, axis=-1) == targets) | (weights == 0), axis=1)
+    out = model.apply(params, ids, edit=edit, logit_positions=positions)
+    return jnp.all((jnp.argmax(out.logits, axis=-1) == targets) | (weights == 0), axis=1), out
