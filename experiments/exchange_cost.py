@@ -2,7 +2,7 @@
 
     python experiments/exchange_cost.py [--lm random:256x14] [--steps 5]
 
-An exchange step of n rows runs 2n: each as it is and exchanged. It is compared with a step of variable alignment on
+An exchange step of n rows runs 2n: each as it is and exchanged. Compared with a step of variable alignment on
 2n rows. Writes experiments/exchange/cost.json: floating-point operations as XLA counts them in the compiled steps,
 which do not depend on what else the machine does, and the median processor times of alternating steps.
 """

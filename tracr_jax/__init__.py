@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tracr_jax.injection import inject
     from tracr_jax.interpret.decode import decode, hidden_states
     from tracr_jax.interpret.display import Decoded
+    from tracr_jax.interpret.exchange import write
     from tracr_jax.intervene import LayerEdit, ResidualEdit
     from tracr_jax.lm.load import load_lm
     from tracr_jax.presets import preset
@@ -49,6 +50,7 @@ _HOME = {
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
     "inject": "injection",
+    "write": "interpret.exchange",
     "LayerEdit": "intervene",
     "ResidualEdit": "intervene",
     "load_lm": "lm.load",
@@ -103,6 +105,7 @@ __all__ = [
     "open_export",
     "open_run",
     "preset",
+    "write",
 ]
 
 

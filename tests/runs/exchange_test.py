@@ -12,10 +12,12 @@ from tracr_jax.errors import UserError
 from tracr_jax.export import export_run
 from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
+from tracr_jax.interpret.exchange import write
 from tracr_jax.interpret.swap import swaps
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.model import open as open_run
+from tracr_jax.train.losses import apply_adapter
 
 CONFIG = RunConfig(
     steps=2,
@@ -81,6 +83,28 @@ def test_decode_shows_what_the_directions_can_hold(run):
         first = set(r.first_of_class(program.teacher, v.name).tolist())
         assert set(truth.ravel().tolist()) <= first | {-1}
         assert set(found.values[alive, found.index(v.name)].ravel().tolist()) <= first
+        assert np.all(found.away[:, found.index(v.name)] > 0)
+        assert np.all(found.margins[:, found.index(v.name)] >= 0)
+    assert "no centroid is near" in found.show().legend
+
+
+def test_a_value_is_written_and_decoded_again(run):
+    program = run.program
+    r, teacher = program.reserved, program.teacher
+    states = np.random.default_rng(0).normal(size=(5, run.model.width)).astype(np.float32)
+    for name in r.names:
+        v = teacher.variable(name)
+        for place in {0, len(v.values) - 1}:
+            new = write(run, states, name, v.values[place])
+            read = np.asarray(apply_adapter(run.adapter, new))[:, list(v.indices)]
+            assert np.all(read.argmax(axis=1) == r.first_of_class(teacher, name)[place]), name
+    np.testing.assert_allclose(
+        write(run, states, "final_result", True), write(run, states, "final_result_1", True)
+    )
+    with pytest.raises(UserError, match="final_result_1 has no value 'yes'; its values: False, True"):
+        write(run, states, "final_result", "yes")
+    with pytest.raises(UserError, match="no directions are reserved for 'indices'"):
+        write(run, states, "indices", 0)
 
 
 def test_an_export_reads_the_same(run, tmp_path):

@@ -6,6 +6,7 @@ beside it, from the compiled teacher, or from the oracle where the text is longe
 "not defined here" where the program holds nothing, where the original reads noise (findings.md 36).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING, best_values, held_values, margins
 from tracr_jax.runs.model import Injected
+from tracr_jax.runs.program import Program
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter, Params
@@ -49,7 +51,8 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
     count = len(ids)
     # Cut to the text on the host only: on the device each length would be compiled anew.
     found = _reading(run.model, run.params, run.adapter, row, layout=layout, states=program.states)
-    reading, read, margin = (np.asarray(x)[:, :count] for x in found)
+    hidden, *found = (np.asarray(x)[:, :count] for x in found)
+    reading, read, margin = found
     numbers, unknown = np.full(reading.shape, np.nan), ""
     if row.shape[1] <= program.length:
         states = _program(program.residuals, program.phi, program.bridge.to_teacher(row), layout=layout)
@@ -82,7 +85,19 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
         else:
             out.numbers[:, i] = reading[..., v.indices[0]]
             out.true_numbers[v.writer_layer :, i] = numbers[v.writer_layer :, :, v.indices[0]]
-    return out
+    return out if program.codes is None else _between(out, program, hidden)
+
+
+def _between(out: Decoded, program: Program, hidden: Float[np.ndarray, "L1 S d"]) -> Decoded:
+    """The same with distances to the centroids: margins in their units, and how far away the nearest one is."""
+    reserved = program.reserved
+    assert reserved is not None
+    found = jax.jit(reserved.read)(program.codes, hidden)
+    margins, away = np.zeros_like(out.margins), np.zeros_like(out.margins)
+    for k, name in enumerate(reserved.names):
+        i = next(i for i, v in enumerate(out.variables) if v.name == name)
+        margins[:, i], away[:, i] = found.margin[..., k], found.away[..., k]
+    return dataclasses.replace(out, margins=margins, away=away)
 
 
 def hidden_states(run: Injected, text: str) -> dict[str, Float[np.ndarray, "S d"]]:
@@ -121,12 +136,12 @@ def _reading(
     layout: VariableLayout,
     states: tuple[int, ...],
 ):
-    """What the adapter reads of one row [L1, S, D]; of each categorical variable value and margin [L1, S, n]."""
+    """States [L1, S, d] of one row, what is read there [L1, S, D]; each variable's value and margin [L1, S, n]."""
     model, lm_params = first_blocks(model, lm_params, states[-1] + 1)
     hidden = model.apply(lm_params, ids).hidden[np.array(states), 0]
     reading = apply_adapter(adapter, hidden.astype(jnp.float32))
     grouped = reading[..., layout.order]
-    return reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)
+    return hidden, reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)
 
 
 @functools.partial(jax.jit, static_argnames=("residuals", "layout"))

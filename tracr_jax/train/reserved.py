@@ -145,6 +145,11 @@ class Reserved:
         later = jnp.asarray(np.where(first | ~self.select.any(axis=1), 0.0, _NEVER), jnp.float32)
         return Adapter(select @ read.weight, select @ read.bias + later)
 
+    def class_of(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
+        """For each value of a variable the number of its class, as `write` takes it."""
+        own = self.select[list(teacher.variable(name).indices)]
+        return own.argmax(axis=1) - own.any(axis=0).argmax()
+
     def first_of_class(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
         """For each value of a variable the place of the first value of its class."""
         own = self.select[list(teacher.variable(name).indices)]
