@@ -1,6 +1,6 @@
 """What exchange costs: arithmetic and time of its step against variable alignment's on as many rows.
 
-    python experiments/exchange_cost.py [--lm random:256x14] [--steps 5]
+    python -m experiments.exchange_cost [--lm random:256x14] [--steps 5]
 
 An exchange step of n rows runs 2n: each as it is and exchanged. Compared with a step of variable alignment on
 2n rows. Writes experiments/exchange/cost.json: floating-point operations as XLA counts them in the compiled steps,

@@ -1,6 +1,6 @@
 """One run of exchange training and what it shows: answers, the chain of variables by layer, and swaps.
 
-    python experiments/exchange_training.py NAME [--lm random:256x14] [--steps 1300] [any option of ExchangeConfig]
+    python -m experiments.exchange_training NAME [--lm random:256x14] [--steps 1300] [any option of ExchangeConfig]
 
 Writes experiments/exchange/NAME.json. The run lies below --runs: started again, it goes on where it stopped, and a
 finished one is measured again. random:256x14 is an untrained GPT-2 of 14 blocks x 256, without retention.

@@ -104,7 +104,7 @@ def hidden_states(run: Injected, text: str) -> dict[str, Float[np.ndarray, "S d"
     """The trained model's states of a text by name, for other tools: "hidden_0".."hidden_N" and "logits" [S, V].
 
     hidden_i is the input of block i, hidden_N is taken after the final norm, as in Hugging Face's models. The
-    adapter reads hidden_0..hidden_L.
+    adapter reads those of `Program.states`.
     """
     ids = run.program.tokenizer.encode(text)
     out = _forward(run.model, run.params, _padded(run, ids))

@@ -55,7 +55,10 @@ def reading_loss(
     own: Float[Array, "l B S C"] | None = None,
     changed_weight: float = 1.0,
 ) -> Float[Array, " V"]:
-    """Cross-entropy (nats) of every variable: weighted mean over rows and positions, mean over the layers.
+    """Cross-entropy (nats) of every variable: weighted mean over rows and positions, then over its layers.
+
+    Of all these l layers, those before the variable is written count as 0, as the recipe was measured; one that is
+    aligned until its last reader only weighs as much as if it were aligned to the end.
 
     Args:
       reserved: the variables.
@@ -68,13 +71,13 @@ def reading_loss(
       changed_weight: see `own`.
     """
     out = []
-    for g, alive in _groups(reserved, layers):
+    for g, alive, factor in _groups(reserved, layers):
         z, r, o = (reserved.group(x, g) for x in (read, target, target if own is None else own))
         held = alive * weights[..., None] * (jnp.max(r, axis=-1) > 0.5)
         hot = (r > 0.5) * held[..., None]
         count = jnp.maximum(jnp.sum(hot, axis=(1, 2), keepdims=True), 1.0)
         w = jnp.sum(hot * count**-rare_power, axis=-1) * _changed(r, o, changed_weight)
-        out.append(_mean(-jnp.sum(r * jax.nn.log_softmax(z), axis=-1), w))
+        out.append(factor * _mean(-jnp.sum(r * jax.nn.log_softmax(z), axis=-1), w))
     return jnp.concatenate(out)
 
 
@@ -96,18 +99,21 @@ def distance_loss(
     places, held = reserved.encode(jax.lax.stop_gradient(codes), target)
     error = jnp.square((hidden @ reserved.basis(codes) - places) / reserved.sigma)
     out = []
-    for g, alive in _groups(reserved, layers):
+    for g, alive, factor in _groups(reserved, layers):
         r, o = (reserved.group(x, g) for x in (target, target if own is None else own))
         part = slice(g.coordinate, g.coordinate + g.n * g.k)
         each = error[..., part].reshape(*error.shape[:-1], g.n, g.k)
         w = alive * weights[..., None] * held[..., part][..., :: g.k]
-        out.append(_mean(jnp.mean(each, axis=-1), w * _changed(r, o, changed_weight)))
+        out.append(factor * _mean(jnp.mean(each, axis=-1), w * _changed(r, o, changed_weight)))
     return jnp.concatenate(out)
 
 
 def _groups(reserved: Reserved, layers: slice):
     for g in reserved.groups:
-        yield g, jnp.asarray(reserved.alive[layers, g.variable : g.variable + g.n], jnp.float32)[:, None, None]
+        alive = reserved.alive[layers, g.variable : g.variable + g.n]
+        from_first = np.maximum.accumulate(alive, axis=0).sum(axis=0)
+        factor = from_first / np.maximum(alive.sum(axis=0), 1)
+        yield g, jnp.asarray(alive, jnp.float32)[:, None, None], jnp.asarray(factor, jnp.float32)
 
 
 def _changed(target, own, weight):
