@@ -16,6 +16,7 @@ from tracr_jax.interpret.pool import make_pool, sample_pool
 from tracr_jax.interpret.swap import make_teacher_swap, other_variable, swaps, used_variables
 from tracr_jax.lm.load import TASK_WORDS
 from tracr_jax.lm.tokenizer import word_tokenizer
+from tracr_jax.report.terminal.summary import used_line
 from tracr_jax.tasks.base import Item
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
@@ -240,6 +241,8 @@ def test_in_a_model_that_follows_the_program_every_swap_matches():
     used, swapped = used_variables(result["cells"])
     assert next(n for n in used if kind(n) == "final_result")
     assert set(used) <= set(swapped)
+    assert (result["used"], result["swapped"]) == (used, swapped)
+    assert used_line(result).startswith(f"{len(used)} of {len(swapped)} variables are used at all their layers")
 
 
 def test_with_an_untrained_adapter_swaps_match_no_more_often_than_their_controls():

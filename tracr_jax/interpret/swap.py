@@ -248,7 +248,10 @@ def swaps(
     for (variable, reason), at in reasons.items():
         whole = at == layers[variable]
         omitted += [Omission(variable, None if whole else layer, reason) for layer in (at[:1] if whole else at)]
+    used, swapped = used_variables(out)
     return {
+        "used": used,
+        "swapped": swapped,
         "set": ", ".join(sets),
         "pool": len(pool.items),
         "pairs": pairs,
