@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis
+from tests.helpers import lm_models as M
+from tracr_jax.intervene import LayerEdit, ResidualEdit, detach_and_roll, project, subspace_basis
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 
 CONFIG = GPT2Config(vocab_size=40, n_positions=16, n_embd=24, n_layer=5, n_head=3)
@@ -69,3 +70,29 @@ def test_roll_exchanges_complements_and_is_the_identity_for_one_example(model):
     out = model.apply(params, ids, edit=detach_and_roll(q, block=2)).hidden[3]
     np.testing.assert_allclose(project(out, q), project(h, q), atol=1e-5)
     np.testing.assert_allclose(out - project(out, q), (h - project(h, q))[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [True, False], ids=["scan", "loop"])
+@pytest.mark.parametrize("family", M.MODELS)
+def test_layer_edit_changes_what_every_block_reads(family, scan):
+    """Each block by itself: its output is what it gives when the edited state alone is put before it."""
+    model, params = M.make(family, scan_layers=scan)
+    ids, others = M.ids(), M.ids(2, 6, seed=3)
+    added = jnp.asarray(np.random.default_rng(2).normal(size=(4, 1, 1, 32)), jnp.float32)
+    added = added.at[1].set(0)  # one block reads its state as it is
+    edit = LayerEdit(lambda h, i: h + added[i])
+    out, beside = jax.jit(lambda p: model.apply_beside(p, ids, others, edit=edit))(params)
+
+    @jax.jit
+    def alone(params, state, i):
+        return model.apply(params, ids, edit=ResidualEdit(i, lambda _: state, before=True))
+
+    plain = alone(params, out.hidden[0], 0)  # the embedding put before block 0: no edit at all
+    np.testing.assert_array_equal(out.hidden[0], plain.hidden[0])
+    for i in range(4):
+        single = alone(params, out.hidden[i] + added[i], i)
+        np.testing.assert_allclose(out.hidden[i + 1], single.hidden[i + 1], atol=1e-4)
+    np.testing.assert_allclose(out.logits, single.logits, atol=1e-4)
+    assert np.abs(out.logits - plain.logits).max() > 1e-2
+    again = jax.jit(model.apply)(params, others)
+    np.testing.assert_allclose(beside.logits, again.logits, atol=1e-4)  # the text beside it is not edited

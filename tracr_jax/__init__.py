@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tracr_jax.injection import inject
     from tracr_jax.interpret.decode import decode, hidden_states
     from tracr_jax.interpret.display import Decoded
-    from tracr_jax.intervene import ResidualEdit
+    from tracr_jax.interpret.exchange import write
+    from tracr_jax.intervene import LayerEdit, ResidualEdit
     from tracr_jax.lm.load import load_lm
     from tracr_jax.presets import preset
     from tracr_jax.runs.model import Injected, open
@@ -49,6 +50,8 @@ _HOME = {
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
     "inject": "injection",
+    "write": "interpret.exchange",
+    "LayerEdit": "intervene",
     "ResidualEdit": "intervene",
     "load_lm": "lm.load",
     "preset": "presets",
@@ -78,6 +81,7 @@ __all__ = [
     "Exported",
     "Injected",
     "Item",
+    "LayerEdit",
     "LossConfig",
     "OpenedRun",
     "OptimConfig",
@@ -101,6 +105,7 @@ __all__ = [
     "open_export",
     "open_run",
     "preset",
+    "write",
 ]
 
 

@@ -37,9 +37,9 @@ class Inject:
     """Inject a program into a language model; every option of the run is below."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    preset: Literal["variable", "cosine", "finetune", "paper", "paper-fixed"] = "variable"
-    """Where the defaults below come from: our method, the paper's loss at our sizes, the fine-tuning baseline, the
-    original as coded, or the original with its faults mended."""
+    preset: Literal["exchange", "variable", "cosine", "finetune", "paper", "paper-fixed"] = "variable"
+    """Where the defaults below come from: exchange training, variable alignment, the paper's loss at our sizes,
+    the fine-tuning baseline, the original as coded, or the original with its faults mended."""
     folder: Path | None = None
     """Run folder; default runs/TASK-LM-METHOD-seedN."""
     resume: bool = False

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tracr_jax.config import DataConfig, RunConfig
+from tracr_jax.config import DataConfig, LossConfig, RunConfig
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import build
@@ -18,7 +18,8 @@ from tracr_jax.runs.program import Program
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.types import Adapter, LMOutput
 
-CONFIG = RunConfig(data=DataConfig(batch=2, text_batch=1, text_length=8))
+# Its head reads both directions of the result.
+CONFIG = RunConfig(losses=LossConfig(result_span="rows"), data=DataConfig(batch=2, text_batch=1, text_length=8))
 DYCK = Dyck(pairs=("()", "[]"), min_length=4, max_length=10)
 
 

@@ -119,7 +119,7 @@ def test_with_an_untrained_adapter_the_result_subspace_is_a_random_one():
     At larger lengths one random plane differs visibly from another, see `per_seed`.
     """
     run = perfect()
-    curves = noise_curves(run, with_random_adapter(run), prompts=100, seeds=(0, 1), strengths=(3,))
+    curves = noise_curves(with_random_adapter(run), prompts=100, seeds=(0, 1), strengths=(3,))
     (result,), (random,) = accuracy(curves, "result"), accuracy(curves, "random")
     assert result > 0.9
     assert abs(result - random) < 0.05

@@ -11,17 +11,19 @@ from tests.helpers.interpret_perfect import perfect, with_random_adapter
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.data.encode import sequence_length
 from tracr_jax.interpret.exchange import exchange, move_to_value, random_directions, span_basis
-from tracr_jax.interpret.pairs import Cell, PairFinder, Pairs, last_read, list_cells, predict
+from tracr_jax.interpret.pairs import Cell, PairFinder, Pairs, list_cells, predict
 from tracr_jax.interpret.pool import make_pool, sample_pool
-from tracr_jax.interpret.swap import make_teacher_swap, other_variable, swaps
+from tracr_jax.interpret.swap import make_teacher_swap, other_variable, swaps, used_variables
 from tracr_jax.lm.load import TASK_WORDS
 from tracr_jax.lm.tokenizer import word_tokenizer
+from tracr_jax.report.terminal.summary import used_line
 from tracr_jax.tasks.base import Item
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
 from tracr_jax.teacher import compile_program, make_forward
 from tracr_jax.teacher.oracle import reads_after
+from tracr_jax.teacher.readers import last_read
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter
 
@@ -222,6 +224,8 @@ def test_in_a_model_that_follows_the_program_every_swap_matches():
         assert c["total"] == c["match"]["total"] == 24
         # The untouched model answers as the program: a prediction that is not a flip is its own answer.
         assert c["unmoved"]["right"] == 24 - c["flips"], c
+        for found in c["followed"].values():  # at the answer, and where the result is decoded
+            assert found["swap"]["right"] == found["swap"]["total"] == c["flips"], c
     depth = run.program.teacher.num_layers
     last = cells["final_result", depth]
     assert last["flips"] == 24
@@ -234,12 +238,17 @@ def test_in_a_model_that_follows_the_program_every_swap_matches():
         c = next(c for (n, _), c in cells.items() if n == name)
         assert all(c["controls"][k]["high"] < 1 for k in ("random", "complement")), name
     assert {o["variable"] for o in result["left_out"]} >= {"one", "indices"}
+    used, swapped = used_variables(result["cells"])
+    assert next(n for n in used if kind(n) == "final_result")
+    assert set(used) <= set(swapped)
+    assert (result["used"], result["swapped"]) == (used, swapped)
+    assert used_line(result).startswith(f"{len(used)} of {len(swapped)} variables are used at all their layers")
 
 
 def test_with_an_untrained_adapter_swaps_match_no_more_often_than_their_controls():
     """The measure can fail: the same model, read by an adapter that knows nothing of it."""
     run = perfect()
-    result = swaps(run, with_random_adapter(run), pairs=24, pool_items=120)
+    result = swaps(with_random_adapter(run), pairs=24, pool_items=120)
     flips = [c for c in result["cells"] if c["flips"]]
     right = sum(c["match"]["right"] for c in flips)
     controls = {k: sum(c["controls"][k]["right"] for c in flips) for k in ("random", "other")}
@@ -249,6 +258,7 @@ def test_with_an_untrained_adapter_swaps_match_no_more_often_than_their_controls
     assert all(right < n + 0.1 * total for n in controls.values())
     for c in flips:
         assert c["match"]["low"] <= c["controls"]["random"]["high"], c
+    assert used_variables(result["cells"])[0] == []
 
 
 # ---- the arithmetic

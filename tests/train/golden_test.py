@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tests.helpers import golden_data as G
-from tracr_jax.config import LossConfig, OptimConfig
+from tracr_jax.config import OptimConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis
 from tracr_jax.lm.gpt2 import GPT2
+from tracr_jax.presets import PAPER_FIXED
 from tracr_jax.train.losses import apply_adapter, cosine_alignment, retention_kl, supervised_loss
 from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
@@ -25,7 +26,7 @@ from tracr_jax.train.step import (
 
 PRECISIONS = ["float32", "float64"]
 SCALAR = {"float32": 5e-6, "float64": 1e-9}
-PAPER = LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True)
+PAPER = PAPER_FIXED.losses
 ROWS = tuple(G.TEACHER["final_result_dims"])
 SHAPE = StepShape(depth=G.DEPTH, result_rows=ROWS, pad_id=G.PAD, max_answers=3)
 

@@ -28,7 +28,8 @@ from safetensors.numpy import load_file
 adapter = load_file("adapter.safetensors")
 program = json.loads(pathlib.Path("program.json").read_text(encoding="utf-8"))
 layer = program["layers"]  # 0..L; a variable is there from its "writer_layer" on
-reading = hidden[layer] @ adapter["weight"].T + adapter["bias"]  # [S, D]
+offset, stride = program["layer_map"]
+reading = hidden[offset + stride * layer] @ adapter["weight"].T + adapter["bias"]  # [S, D]
 decoded = {{}}
 for v in program["variables"]:
     coordinates = reading[:, v["directions"]]

@@ -6,6 +6,7 @@ value beside it, from the compiled teacher, or from the oracle where the text is
 and "not defined here" where the program holds nothing, where the original reads noise (docs/differences.md D36).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING, best_values, held_values, margins
 from tracr_jax.runs.model import Injected
+from tracr_jax.runs.program import Program
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter, Params
@@ -48,8 +50,9 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
     row = _padded(run, ids)
     count = len(ids)
     # Cut to the text on the host only: on the device each length would be compiled anew.
-    found = _reading(run.model, run.params, run.adapter, row, layout=layout, depth=depth)
-    reading, read, margin = (np.asarray(x)[:, :count] for x in found)
+    found = _reading(run.model, run.params, run.adapter, row, layout=layout, states=program.states)
+    hidden, *found = (np.asarray(x)[:, :count] for x in found)
+    reading, read, margin = found
     numbers, unknown = np.full(reading.shape, np.nan), ""
     if row.shape[1] <= program.length:
         states = _program(program.residuals, program.phi, program.bridge.to_teacher(row), layout=layout)
@@ -60,6 +63,7 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
         except UserError as e:
             held = np.full(read.shape, NOTHING)
             unknown = f"{count} tokens are more than the {program.length} of the compiled program; {e}"
+    held = program.readable(held)
     place = {name: k for k, name in enumerate(layout.names)}
     shape = (depth + 1, len(teacher.variables), count)
     out = Decoded(
@@ -81,14 +85,26 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
         else:
             out.numbers[:, i] = reading[..., v.indices[0]]
             out.true_numbers[v.writer_layer :, i] = numbers[v.writer_layer :, :, v.indices[0]]
-    return out
+    return out if program.codes is None else _between(out, program, hidden)
+
+
+def _between(out: Decoded, program: Program, hidden: Float[np.ndarray, "L1 S d"]) -> Decoded:
+    """The same with distances to the centroids: margins in their units, and how far away the nearest one is."""
+    reserved = program.reserved
+    assert reserved is not None
+    found = jax.jit(reserved.read)(program.codes, hidden)
+    margins, away = np.zeros_like(out.margins), np.zeros_like(out.margins)
+    for k, name in enumerate(reserved.names):
+        i = next(i for i, v in enumerate(out.variables) if v.name == name)
+        margins[:, i], away[:, i] = found.margin[..., k], found.away[..., k]
+    return dataclasses.replace(out, margins=margins, away=away)
 
 
 def hidden_states(run: Injected, text: str) -> dict[str, Float[np.ndarray, "S d"]]:
     """The trained model's states of a text by name, for other tools: "hidden_0".."hidden_N" and "logits" [S, V].
 
     hidden_i is the input of block i, hidden_N is taken after the final norm, as in Hugging Face's models. The
-    adapter reads hidden_0..hidden_L.
+    adapter reads those of `Program.states`.
     """
     ids = run.program.tokenizer.encode(text)
     out = _forward(run.model, run.params, _padded(run, ids))
@@ -110,15 +126,22 @@ def _padded(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
     return row
 
 
-@functools.partial(jax.jit, static_argnames=("model", "layout", "depth"))
+@functools.partial(jax.jit, static_argnames=("model", "layout", "states"))
 def _reading(
-    model: LanguageModel, lm_params: Params, adapter: Adapter, ids, *, layout: VariableLayout, depth: int
+    model: LanguageModel,
+    lm_params: Params,
+    adapter: Adapter,
+    ids,
+    *,
+    layout: VariableLayout,
+    states: tuple[int, ...],
 ):
-    """What the adapter reads of one row [L1, S, D]; of each categorical variable value and margin [L1, S, n]."""
-    model, lm_params = first_blocks(model, lm_params, depth + 1)
-    reading = apply_adapter(adapter, model.apply(lm_params, ids).hidden[: depth + 1, 0].astype(jnp.float32))
+    """States [L1, S, d] of one row, what is read there [L1, S, D]; each variable's value and margin [L1, S, n]."""
+    model, lm_params = first_blocks(model, lm_params, states[-1] + 1)
+    hidden = model.apply(lm_params, ids).hidden[np.array(states), 0]
+    reading = apply_adapter(adapter, hidden.astype(jnp.float32))
     grouped = reading[..., layout.order]
-    return reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)
+    return hidden, reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)
 
 
 @functools.partial(jax.jit, static_argnames=("residuals", "layout"))

@@ -57,7 +57,8 @@ class Decoded:
     values: Int[np.ndarray, "L1 n S"]
     """Read from the model."""
     margins: Float[np.ndarray, "L1 n S"]
-    """Best minus runner-up (logits); 0 for a numerical variable."""
+    """Best minus runner-up in logits; with reserved directions the place between the nearest centroid (1) and the
+    border with the next (0). 0 for a numerical variable."""
     truth: Int[np.ndarray, "L1 n S"]
     """What the program holds."""
     numbers: Float[np.ndarray, "L1 n S"]
@@ -66,11 +67,20 @@ class Decoded:
     """Numerical variables as the program holds them; NaN elsewhere and where the oracle does not know them."""
     unknown: str = ""
     """Why it is not known what the program holds; then `truth` is -1 everywhere. Empty: it is known."""
+    away: Float[np.ndarray, "L1 n S"] | None = None
+    """With reserved directions: the distance to the nearest centroid, in units of that centroid's distance to its
+    nearest neighbour. Above 1/2 the state is in between: no centroid is near."""
 
     @property
     def layers(self) -> int:
         """L + 1."""
         return len(self.values)
+
+    def uncertain(self, at: tuple[int, int, int]) -> bool:
+        """Whether what is read at (layer, variable, position) is close to another value, or between values."""
+        if len(self.variables[at[1]].values) < 2:
+            return False
+        return bool(self.margins[at] < WEAK if self.away is None else self.away[at] > 0.5)
 
     def index(self, name: str) -> int:
         """Place of a variable, by its full name or without the counter ("final_result").
@@ -172,7 +182,7 @@ class DecodedTable:
             return "–", "nothing"
         if value != truth:
             return f"{_shown(v.values[value])}≠{_shown(v.values[truth])}", "wrong"
-        weak = len(v.values) > 1 and d.margins[at] < WEAK
+        weak = d.uncertain(at)
         return _shown(v.values[value]) + ("?" if weak else ""), "weak" if weak else "right"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -214,7 +224,9 @@ class DecodedTable:
     @property
     def legend(self) -> str:
         """How to read a cell."""
-        return _UNKNOWN + self.decoded.unknown if self.decoded.unknown else _LEGEND
+        if self.decoded.unknown:
+            return _UNKNOWN + self.decoded.unknown
+        return _LEGEND if self.decoded.away is None else _LEGEND.replace("margin below 1", "no centroid is near")
 
     @property
     def title(self) -> str:

@@ -18,11 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tracr_jax.data.samples import ROWS, padded_rows, round_up, sample_of
 from tracr_jax.interpret.answers import would_answer
-from tracr_jax.intervene import ResidualEdit, project, subspace_basis
+from tracr_jax.intervene import ResidualEdit, project, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks, last_blocks
 from tracr_jax.measure.stats import share
 from tracr_jax.runs.model import Injected
+from tracr_jax.runs.program import Program
 from tracr_jax.types import Params
 
 Kind = Literal["result", "complement", "random"]
@@ -82,8 +83,7 @@ def noise_curves(
       progress: called after every batch.
     """
     model, config = run.model, run.program.config.losses
-    rows = list(run.program.result_rows)
-    block = config.hook_block(run.program.depth)
+    block = config.hook_block(run.program.top)
     items = sample_of(run.program.task.eval_sets()[set_name], prompts)
     # Longest first: neighbours share a padded shape.
     items = sorted(items, key=run.program.token_count, reverse=True)
@@ -97,7 +97,7 @@ def noise_curves(
         length = min(round_up(longest), max(longest, run.program.length))
         ids, masks = padded_rows(run.program.bridge, chosen, batch=size, length=length)
         batches.append((shared(ids), ids, masks[1], len(chosen)))
-    result = subspace_basis(run.adapter.weight[np.array(rows)].astype(jnp.float32))
+    result = _result_basis(run.program)
     settings: list[tuple[Kind, float, int]] = [(k, e, s) for k in KINDS for e in strengths if e for s in seeds]
     steps, done = len(batches) * (len(settings) + (0 in strengths)), 0
 
@@ -105,7 +105,7 @@ def noise_curves(
         nonlocal done
         basis = result
         if kind == "random":
-            basis = random_basis(seed, rank=len(rows), width=model.width, as_coded=as_coded)
+            basis = random_basis(seed, rank=result.shape[1], width=model.width, as_coded=as_coded)
         # The same draws for every kind and strength: what differs is only where they are put.
         key, right = jax.random.key(seed), 0
         for i, (state, ids, mask, held) in enumerate(batches):
@@ -131,13 +131,22 @@ def noise_curves(
     return {
         "set": set_name,
         "prompts": len(items),
-        "rank": len(rows),
+        "rank": result.shape[1],
         "block": block,
         "seeds": list(seeds),
         "strengths": list(strengths),
         "as_coded": as_coded,
         "kinds": {kind: [point(kind, e) for e in strengths] for kind in KINDS},
     }
+
+
+def _result_basis(program: Program) -> Float[Array, "d R"]:
+    """The subspace that the answer was trained to come from."""
+    if program.reserved is not None and program.codes is not None:
+        return program.reserved.basis(program.codes)[:, program.reserved.coordinates(program.result)]
+    assert program.adapter is not None
+    rows = program.adapter.weight[np.array(program.result_rows)].astype(jnp.float32)
+    return result_basis(rows, span=program.config.losses.result_span)
 
 
 def _make_run(model: LanguageModel, params: Params, *, block: int, count: int):

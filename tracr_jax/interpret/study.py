@@ -13,11 +13,11 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.interpret.examples import examples
 from tracr_jax.interpret.noise import SEEDS, noise_curves
-from tracr_jax.interpret.pairs import last_read
 from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.interpret.swap import swaps
 from tracr_jax.runs.folder import about
 from tracr_jax.runs.model import Injected, open
+from tracr_jax.teacher.readers import last_read
 
 Progress = Callable[[str, int, int], None]  # (what is done, steps done, of; of 0 where they are not counted)
 

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import Edit
 from tracr_jax.lm.attention import KVCache
 from tracr_jax.lm.packing import Packing
 from tracr_jax.types import LMOutput, Params
@@ -89,7 +89,7 @@ class LanguageModel(abc.ABC):
         params: Params,
         ids: Int[Array, "B S"],
         *,
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> LMOutput:
         """Logits and hidden[0..N]; logits at every position, or only at `logit_positions` [B, K] -> [B, K, V].
@@ -106,7 +106,7 @@ class LanguageModel(abc.ABC):
         ids: Int[Array, "B S"],
         others: Int[Array, "C U"],
         *,
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> tuple[LMOutput, LMOutput]:
         """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
@@ -146,7 +146,7 @@ class LanguageModel(abc.ABC):
         cache: KVCache,
         *,
         positions: Int[Array, "B S"],
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
     ) -> tuple[LMOutput, KVCache]:
         """Process `ids` standing at `positions`, attending to the cache and to themselves.
 

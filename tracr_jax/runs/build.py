@@ -26,8 +26,11 @@ from tracr_jax.runs.program import EXAMPLES, Program, make_program
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.teacher import cached_compile
+from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.mesh import Placement
 from tracr_jax.train.optimizer import make_optimizer
+from tracr_jax.train.reserved import directions, reserve
 from tracr_jax.train.step import (
     Frozen,
     LossFn,
@@ -121,16 +124,24 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
     )
     bridge = make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
     test = task.eval_sets()["test"]
-    return make_program(
+    width, reserved = lm.model.width, None
+    if config.losses.alignment == "exchange":
+        oracle = Oracle(task.program(max_seq_len=length))
+        reserved = reserve(teacher, oracle, config.exchange, seed=config.seed)
+    program = make_program(
         bridge,
         config,
         name=task.name,
         result=task.result,
         length=batch_length(task, bridge, config.data, fidelity=config.fidelity),
         examples=tuple(test.item(i) for i in range(min(EXAMPLES, test.size))),
-        adapter=init_adapter(jax.random.key(config.seed), width=lm.model.width, directions=teacher.width),
+        adapter=init_adapter(jax.random.key(config.seed), width=width, directions=teacher.width),
+        reserved=reserved,
         task=task,
     )
+    if reserved is None:
+        return program
+    return program.trained(reserved.init(directions(config.seed, width=width, count=reserved.total)))
 
 
 def make_parts(
@@ -147,7 +158,7 @@ def make_parts(
     config = newest.config
     optimizer = make_optimizer(config.optim, steps=config.steps)
     original = placement.params(newest.lm.params)
-    adapters = tuple(a for s in setups if (a := s.program.adapter) is not None)  # all have one
+    adapters = tuple(a for s in setups if (a := s.program.trainable) is not None)  # all have one
     params = TrainParams(
         original if lm_params is None else placement.params(lm_params), placement.params(adapters)
     )
@@ -162,6 +173,21 @@ def make_parts(
 
 def _loss_fn(setup: Setup, losses: LossConfig, placement: Placement) -> LossFn:
     program, model = setup.program, setup.lm.model
+    if losses.alignment == "exchange":
+        assert program.reserved is not None
+        tokens = program.teacher.variable("tokens")
+        return make_exchange_loss_fn(
+            model,
+            program.residuals,
+            program.teacher,
+            reserved=program.reserved,
+            marker=tokens.indices[tokens.values.index(program.task.marker)],
+            losses=losses,
+            config=setup.config.exchange,
+            shape=setup.shape,
+            seed=setup.config.seed,
+            **placement.step_options,
+        )
     return make_loss_fn(
         model, program.residuals, config=losses, shape=setup.shape, layout=program.layout, **placement.step_options
     )
@@ -184,14 +210,16 @@ def _check_positions(lm: LoadedLM, length: int) -> None:
         )
 
 
-def check_depth(model: LanguageModel, *, name: str, task: str, depth: int, hook_block: int) -> None:
-    """The teacher's L layers and the hook must lie inside the model: L <= N - 1 and the hook's block < N."""
+def check_depth(model: LanguageModel, *, name: str, task: str, depth: int, top: int, hook_block: int) -> None:
+    """The last aligned state h_top and the hook must lie inside the model: top and the hook's block below N."""
     blocks = model.num_blocks
-    needed = max(depth, hook_block) + 1
+    needed = max(top, hook_block) + 1
     if blocks < needed:
+        where = "" if top == depth else f", the last of which is read from the output of block {top - 1}"
+        advice = "" if top == depth else ", or a smaller --layer-offset or --layer-stride"
         raise UserError(
-            f"{name} has {blocks} blocks, too few for {task}: its teacher has {depth} layers and the hook sits on "
-            f"block {hook_block}, so at least {needed} blocks are needed; choose a deeper --lm"
+            f"{name} has {blocks} blocks, too few for {task}: its teacher has {depth} layers{where} and the hook "
+            f"sits on block {hook_block}, so at least {needed} blocks are needed; choose a deeper --lm{advice}"
         )
 
 
@@ -206,7 +234,8 @@ def check_result_rank(rank: int, width: int, *, name: str) -> None:
 
 def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     rows, depth, config = program.result_rows, program.depth, program.config
-    check_depth(lm.model, name=lm.name, task=program.name, depth=depth, hook_block=config.losses.hook_block(depth))
+    top, hook = program.top, config.losses.hook_block(program.top)
+    check_depth(lm.model, name=lm.name, task=program.name, depth=depth, top=top, hook_block=hook)
     check_result_rank(len(rows), lm.model.width, name=lm.name)
     if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)
@@ -218,6 +247,7 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
         pad_id=program.tokenizer.eos_id,
         max_answers=answers,
         free_rows=config.data.free_items - config.data.free_supervised,
+        layers=program.layers,
     )
 
 

@@ -32,7 +32,7 @@ from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainParams
-from tracr_jax.types import Adapter, Params
+from tracr_jax.types import Adapter, Codes, Params
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: Loaded
     else:
         model = read_model(folder / MODEL, dtype=config.dtype)
         programs = [load_program(folder / PROGRAMS / str(i)) for i in range(len(configs))]
-    params = restore(folder, model, directions=[p.teacher.width for p in programs], old=old)
+    params = restore(folder, model, programs=programs, old=old)
     trained = [p.trained(a) for p, a in zip(programs, params.adapters, strict=True)]
     return Injected(model, params.lm, tuple(trained), folder, base=lm)
 
@@ -197,7 +197,7 @@ def restore(
     folder: Path,
     model: LanguageModel,
     *,
-    directions: Sequence[int],
+    programs: Sequence[Program],
     finished: int | None = None,
     old: bool = False,
 ) -> TrainParams:
@@ -206,7 +206,7 @@ def restore(
     Args:
       folder: the run folder.
       model: for the shapes of its parameters.
-      directions: D of each program, in the order of injection.
+      programs: in the order of injection, for the shapes of their adapters.
       finished: refuse a checkpoint after another number of steps.
       old: of a version before, which held the adapter of a single program by itself.
 
@@ -220,7 +220,15 @@ def restore(
 
     theta = jax.eval_shape(model.init, jax.random.key(0))
     theta = jax.tree.map(lambda x: shape(*x.shape), theta)
-    adapters = tuple(Adapter(shape(d, model.width), shape(d)) for d in directions)
+
+    def adapter(program: Program) -> Adapter | Codes:
+        if program.reserved is None:
+            d = program.teacher.width
+            return Adapter(shape(d, model.width), shape(d))
+        codes = jax.eval_shape(program.reserved.init, np.zeros((model.width, program.reserved.total)))
+        return jax.tree.map(lambda x: shape(*x.shape), codes)
+
+    adapters = tuple(map(adapter, programs))
     checkpoints = Checkpoints(Path(folder) / "checkpoints", read_only=True)
     try:
         latest = checkpoints.latest()

@@ -16,8 +16,9 @@ from tracr_jax.runs.build import Setup, build
 from tracr_jax.runs.model import restore
 from tracr_jax.runs.record import Entry, Record, first_history, read_record
 from tracr_jax.tasks.base import Task
+from tracr_jax.train.reserved import directions
 from tracr_jax.train.step import TrainParams
-from tracr_jax.types import Params
+from tracr_jax.types import Adapter, Codes, Params
 
 Say = Callable[[str], None]
 
@@ -66,9 +67,9 @@ def open_earlier(
         history = evaluation.get("programs") or first_history(
             evaluation, task=names[0], config=known[0][0], run=str(folder)
         )
-    directions = [s.program.teacher.width for s in held]
     old = read_format(folder) == 0
-    params = restore(folder, setup.lm.model, directions=directions, finished=own.steps, old=old)
+    programs = [s.program for s in held]
+    params = restore(folder, setup.lm.model, programs=programs, finished=own.steps, old=old)
     entries = [Entry(s.program.name, s.config, s.program.teacher.width, s.done) for s in (*held, setup)]
     record = Record(
         run=str(folder), steps=own.steps, weights=_digest(params), programs=tuple(entries), history=history
@@ -76,7 +77,17 @@ def open_earlier(
     trained = (
         dataclasses.replace(s, program=s.program.trained(a)) for s, a in zip(held, params.adapters, strict=True)
     )
-    return (*trained, setup), params.lm, record
+    return (*trained, _beside(setup, params.adapters)), params.lm, record
+
+
+def _beside(setup: Setup, adapters: Sequence[Adapter | Codes]) -> Setup:
+    """The new program on directions that none of the model's programs has reserved."""
+    reserved, taken = setup.program.reserved, [np.asarray(a.basis) for a in adapters if isinstance(a, Codes)]
+    if reserved is None or not taken:
+        return setup
+    beside, width = np.concatenate(taken, axis=1), setup.lm.model.width
+    basis = directions(setup.config.seed, width=width, count=reserved.total, beside=beside)
+    return dataclasses.replace(setup, program=setup.program.trained(reserved.init(basis)))
 
 
 def _check_model(own: RunConfig, lm: LoadedLM, folder: Path) -> None:

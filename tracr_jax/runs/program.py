@@ -3,6 +3,7 @@
     program.json                             what the adapter's rows mean, and how text becomes the program's input
     teacher.npz                              the compiled program
     tokenizer.json  tokenizer_config.json    the tokenizer, without the merges that the task refuses
+    reserved.npz                             in a run folder with a reserved adapter: which variables stand where
 
 JSON keeps True, 1, 1.0 and "1" apart, and a list stands for a tuple (RASP's values are hashable, so none is a
 list): what is read back is what the compiler wrote.
@@ -13,10 +14,11 @@ import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from tracr_jax import __version__
 from tracr_jax.config import RunConfig, from_dict, to_dict
@@ -28,23 +30,14 @@ from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, load_teacher, make_forward, save_teacher
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.teacher.variables import VariableLayout, variable_layout
+from tracr_jax.teacher.variables import NOTHING, VariableLayout, variable_layout
+from tracr_jax.train.reserved import Reserved, load_reserved, save_reserved
 from tracr_jax.train.step import ResidualsFn
-from tracr_jax.types import Adapter
+from tracr_jax.types import PAPER_LAYERS, Adapter, Codes, LayerMap
 
-FILE, TEACHER = "program.json", "teacher.npz"
+FILE, TEACHER, RESERVED = "program.json", "teacher.npz", "reserved.npz"
 FORMAT = 2  # raise when the meaning of the files changes
 EXAMPLES = 3  # of the test set, kept with the program
-
-
-class LayerMap(NamedTuple):
-    """Teacher layer l is read from hidden state `offset + stride * l`; (0, 1) is the paper's."""
-
-    offset: int = 0
-    stride: int = 1
-
-
-PAPER_LAYERS = LayerMap()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +64,9 @@ class Program:
     adapter: Adapter | None = None
     """None in the export of a run without alignment, which never trained it."""
     layers: LayerMap = PAPER_LAYERS
+    reserved: Reserved | None = None
+    """Which variables have directions of their own, and `codes`, what stands there; None for an affine adapter."""
+    codes: Codes | None = None
     given: Task | None = None
     """The task's own code, where it was given; see `task`."""
 
@@ -83,6 +79,21 @@ class Program:
     def depth(self) -> int:
         """L, the layers of the teacher."""
         return self.teacher.num_layers
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """The hidden states of the model that the teacher's layers 0..L are read from."""
+        return self.layers.states(self.depth)
+
+    @property
+    def top(self) -> int:
+        """The last of `states`: the block that reads it is the first that may answer."""
+        return self.layers.top(self.depth)
+
+    @property
+    def trainable(self) -> Adapter | Codes | None:
+        """The adapter as it is trained."""
+        return self.adapter if self.codes is None else self.codes
 
     @property
     def result_rows(self) -> tuple[int, ...]:
@@ -120,9 +131,27 @@ class Program:
         """The program's own evaluator, for texts of any length; needs `task`."""
         return Oracle(self.task.program(max_seq_len=self.teacher.max_seq_len))
 
-    def trained(self, adapter: Adapter | None) -> "Program":
-        """The same program with another adapter."""
-        return dataclasses.replace(self, adapter=adapter)
+    def trained(self, adapter: Adapter | Codes | None) -> "Program":
+        """The same program with another adapter; of a reserved one the affine map follows from its codes."""
+        if not isinstance(adapter, Codes):
+            return dataclasses.replace(self, adapter=adapter)
+        assert self.reserved is not None
+        return dataclasses.replace(self, adapter=self.reserved.adapter(adapter), codes=adapter)
+
+    def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
+        """The program's values (in layout order) as the adapter can show them.
+
+        With a reserved adapter nothing is there to be read of a variable without directions, or after its last
+        reader where the directions are handed on; and of values that share a centroid the first stands for all.
+        """
+        if self.reserved is None:
+            return truth
+        shown = np.full_like(truth, NOTHING)
+        for i, name in enumerate(self.reserved.names):
+            n, first = self.layout.names.index(name), self.reserved.first_of_class(self.teacher, name)
+            here = self.reserved.alive[:, i].reshape(-1, *[1] * (truth.ndim - 2)) & (truth[..., n] != NOTHING)
+            shown[..., n] = np.where(here, first[truth[..., n]], NOTHING)
+        return shown
 
 
 def make_program(
@@ -134,7 +163,7 @@ def make_program(
     length: int,
     examples: tuple[Item, ...],
     adapter: Adapter | None = None,
-    layers: LayerMap = PAPER_LAYERS,
+    reserved: Reserved | None = None,
     task: Task | None = None,
 ) -> Program:
     """A program from its parts, with what follows from them.
@@ -156,7 +185,8 @@ def make_program(
         phi=phi,
         residuals=residuals,
         adapter=adapter,
-        layers=layers,
+        layers=config.layers,
+        reserved=reserved,
         given=task,
     )
 
@@ -189,7 +219,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
         "directions": teacher.width,
         "width": width,
         "aligned": program.aligned,
-        "hook_block": losses.hook_block(teacher.num_layers) if losses.hook else None,
+        "hook_block": losses.hook_block(program.top) if losses.hook else None,
         "variables": [
             {
                 "name": v.name,
@@ -223,6 +253,8 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
 def save_program(folder: Path, program: Program, *, width: int, shareable: bool = False) -> None:
     """Write a program's files, each in one step, program.json last; the adapter is where its weights are."""
     save_teacher(program.teacher, folder / TEACHER)
+    if program.reserved is not None and not shareable:
+        save_reserved(program.reserved, folder / RESERVED)
     program.tokenizer.save(folder)
     write_json(folder / FILE, describe_program(program, width=width, shareable=shareable))
 
@@ -247,11 +279,14 @@ def load_program(folder: str | Path) -> Program:
         mapped = [int(t["id"]) for t in form["tokens"]]
         lookup[mapped] = [teacher.vocab[_hashable(t["value"])] for t in form["tokens"]]
         separator, length = str(form["separator"]), int(form["longest_item"])
-        layers = LayerMap(*map(int, content["layer_map"]))
         examples = tuple(Item(str(e["prompt"]), str(e["answer"])) for e in form["examples"])
         if not 0 < length <= teacher.max_seq_len or not examples or min(mapped, default=0) < 0:
             raise ValueError(f"longest_item {length}, {len(examples)} examples, a token {min(mapped, default=0)}")
         config = from_dict(content["run"])
+        if list(config.layers) != content["layer_map"]:
+            raise ValueError(f"layer_map {content['layer_map']}, of its run {list(config.layers)}")
+        at = Path(folder) / RESERVED
+        reserved = load_reserved(at, teacher) if at.exists() else None
         bridge = Bridge(tokenizer, teacher, lookup, separator, np.array(sorted(mapped), np.int64), fill)
         return make_program(
             bridge,
@@ -260,7 +295,7 @@ def load_program(folder: str | Path) -> Program:
             result=str(content["result"]),
             length=length,
             examples=examples,
-            layers=layers,
+            reserved=reserved,
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, UserError) as e:
         raise UserError(f"{path}: damaged ({type(e).__name__}: {e}); export the run again") from e

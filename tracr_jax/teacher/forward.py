@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit, edited
+from tracr_jax.intervene import Edit, edited
 from tracr_jax.teacher.model import Coo, Grid, Teacher
 from tracr_jax.types import Residuals
 
@@ -46,7 +46,7 @@ def make_forward(teacher: Teacher, *, dtype: Any = jnp.float32) -> tuple[Phi, Ca
     runs = [run for _, run in parts]
     limit = teacher.max_seq_len + 1
 
-    def residuals(phi: Phi, ids: Int[Array, "B T"], *, edit: ResidualEdit | None = None) -> Residuals:
+    def residuals(phi: Phi, ids: Int[Array, "B T"], *, edit: Edit | None = None) -> Residuals:
         chex.assert_rank(ids, 2)
         chex.assert_type(ids, int)
         if ids.shape[1] > limit:

@@ -7,7 +7,7 @@ import optax
 from optax import contrib
 
 from tracr_jax.config import OptimConfig
-from tracr_jax.types import Params
+from tracr_jax.types import Adapter, Codes, Params
 
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
@@ -34,10 +34,17 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
         {
             "lm": {"adamw": adamw, "muon": muon}[config.kind](config.learning_rate),
             "adapter": adamw(config.adapter_learning_rate),
+            "fixed": optax.set_to_zero(),
         },
-        lambda params: type(params)("lm", "adapter"),  # all adapters
+        lambda params: type(params)("lm", tuple(map(_adapter_groups, params.adapters))),
     )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
+
+
+def _adapter_groups(adapter: Adapter | Codes) -> Any:
+    """The optimiser's group of each array of an adapter: reserved directions are never trained."""
+    groups: Any = ("fixed", "adapter", "adapter")
+    return Codes(*groups) if isinstance(adapter, Codes) else "adapter"
 
 
 def _block_matrices(params: Params) -> Any:

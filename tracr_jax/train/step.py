@@ -18,17 +18,17 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from tracr_jax.config import LossConfig
-from tracr_jax.intervene import detach_and_roll, subspace_basis
+from tracr_jax.intervene import detach_and_roll, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
-from tracr_jax.types import Adapter, Batch, Params, Residuals
+from tracr_jax.types import PAPER_LAYERS, Adapter, Batch, Codes, Hidden, LayerMap, Params, Residuals
 
 Metrics = dict[str, jax.Array]
 RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`
 Batches = Sequence[Batch]  # of one step, one for each program
-LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batches, progress) -> (loss, terms)
+LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batches, progress, step) -> (loss, terms)
 ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
 
 
@@ -36,7 +36,7 @@ class TrainParams(NamedTuple):
     """What is trained: the language model θ, and the adapter of each program, the newest last."""
 
     lm: Params
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[Adapter | Codes, ...]
 
 
 class TrainState(NamedTuple):
@@ -62,6 +62,16 @@ class StepShape(NamedTuple):
     pad_id: int
     max_answers: int  # K, the largest number of answer tokens in an item
     free_rows: int = 0  # the last rows of a batch: aligned, never asked
+    layers: LayerMap = PAPER_LAYERS
+
+    @property
+    def top(self) -> int:
+        """The last aligned hidden state."""
+        return self.layers.top(self.depth)
+
+    def aligned(self, hidden: Hidden) -> Hidden:
+        """The hidden states that r_0..r_L are read from."""
+        return hidden[self.layers.offset : self.top + 1 : self.layers.stride]
 
 
 def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
@@ -89,14 +99,28 @@ def apply_gradients(
     return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
 
 
-def _anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
+def anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
     """Rows on one device, or wherever the compiler puts them."""
     return x
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def wide(x: jax.Array) -> jax.Array:
     """Losses are computed in float32 at least, whatever the model computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def retention(
+    model: LanguageModel,
+    original: Params,
+    text_ids: Int[Array, "B2 U"],
+    logits: Float[Array, "B2 U V"],
+    config: LossConfig,
+    progress: jax.typing.ArrayLike,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(the KL to the original model on text, the same times its weight at this point of the run)."""
+    before = jax.lax.stop_gradient(model.apply(original, text_ids).logits)
+    kl = L.retention_kl(wide(logits), wide(before), reduction=config.retention_reduction)
+    return kl, kl * (config.retention_weight * config.retention_growth**progress)
 
 
 def make_loss_fn(
@@ -106,12 +130,13 @@ def make_loss_fn(
     config: LossConfig,
     shape: StepShape,
     layout: VariableLayout | None = None,
-    keep_rows: RowsFn = _anywhere,
+    keep_rows: RowsFn = anywhere,
 ) -> LossFn:
-    """The total loss of one program, method.md 4.5: (params, frozen, batches, progress=0.0) -> (loss, terms).
+    """The total loss of one program, method.md 4.5: (params, frozen, batches, progress, step) -> (loss, terms).
 
     The function takes parameters, teachers and batches of one program, tuples of length one; see `sum_losses`.
     progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
+    step: for losses that draw something; this one draws nothing.
 
     terms: "alignment" (cosine: sum over layers; variable: weighted mean over variables, nats), "supervised"
     (nats per answer token), "retention" (nats; see LossConfig.retention_reduction), "answer_accuracy" (share of
@@ -121,18 +146,25 @@ def make_loss_fn(
         raise ValueError("variable alignment needs a VariableLayout")
     rows = np.array(shape.result_rows)
 
-    def loss_fn(params: TrainParams, frozen: Frozen, batches: Batches, progress: jax.typing.ArrayLike = 0.0):
+    def loss_fn(
+        params: TrainParams,
+        frozen: Frozen,
+        batches: Batches,
+        progress: jax.typing.ArrayLike = 0.0,
+        step: jax.typing.ArrayLike = 0,
+    ):
         (adapter,), (phi,), (batch,) = params.adapters, frozen.teachers, batches
+        assert isinstance(adapter, Adapter)
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         terms: Metrics = {}
         edit = None
         if config.hook:
             # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
-            basis = subspace_basis(jax.lax.stop_gradient(adapter.weight[rows]))
+            basis = result_basis(jax.lax.stop_gradient(adapter.weight[rows]), span=config.result_span)
             edit = detach_and_roll(
                 basis,
-                block=shape.depth,
+                block=shape.top,
                 before=config.hook_offset < 0,  # block L reads another state; h_L is aligned as it was
             )
         asked = len(batch.ids) - shape.free_rows
@@ -144,7 +176,7 @@ def make_loss_fn(
             out, text = model.apply_beside(params.lm, ids, batch.text_ids, **read)
         else:
             out, text = model.apply(params.lm, ids, **read), None
-        logits = _wide(out.logits)
+        logits = wide(out.logits)
         terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
@@ -152,15 +184,15 @@ def make_loss_fn(
 
         if config.alignment != "none":
             target = jax.lax.stop_gradient(residuals(phi, batch.teacher_ids))
-            target = _wide(target[:, :, 1:])  # BOS has no position in the language model
-            hidden = out.hidden[: shape.depth + 1]
+            target = wide(target[:, :, 1:])  # BOS has no position in the language model
+            hidden = shape.aligned(out.hidden)
             if shape.free_rows:
                 # Nothing above h_L is asked of these rows: the blocks after it need not run.
-                lower, lm = first_blocks(model, params.lm, shape.depth + 1)
-                free = lower.apply(lm, keep_rows(batch.ids[asked:])).hidden[: shape.depth + 1]
+                lower, lm = first_blocks(model, params.lm, shape.top + 1)
+                free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:])).hidden)
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
-            hidden = _wide(hidden)
+            hidden = wide(hidden)
             chex.assert_equal_shape_prefix([hidden, target], 3)
             here = None
             if not config.align_padding:
@@ -179,12 +211,8 @@ def make_loss_fn(
             total = total + config.alignment_weight * terms["alignment"]
 
         if text is not None:
-            original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
-            terms["retention"] = L.retention_kl(
-                _wide(text.logits), _wide(original), reduction=config.retention_reduction
-            )
-            growth = config.retention_growth**progress
-            total = total + config.retention_weight * growth * terms["retention"]
+            terms["retention"], priced = retention(model, frozen.lm, batch.text_ids, text.logits, config, progress)
+            total = total + priced
         terms["loss"] = total
         return total, terms
 
@@ -192,7 +220,7 @@ def make_loss_fn(
 
 
 def sum_losses(losses: Sequence[LossFn], *, names: Sequence[str]) -> LossFn:
-    """The sum of the losses of n programs on one model: (params, frozen, batches, progress) -> (loss, terms).
+    """The sum of the losses of n programs on one model, a function of the same arguments as each of them.
 
     Args:
       losses: of `make_loss_fn`, in the order of injection; only the newest should hold the retention.
@@ -203,11 +231,17 @@ def sum_losses(losses: Sequence[LossFn], *, names: Sequence[str]) -> LossFn:
       have "NAME." in front; "loss" is the sum.
     """
 
-    def loss_fn(params: TrainParams, frozen: Frozen, batches: Batches, progress: jax.typing.ArrayLike = 0.0):
+    def loss_fn(
+        params: TrainParams,
+        frozen: Frozen,
+        batches: Batches,
+        progress: jax.typing.ArrayLike = 0.0,
+        step: jax.typing.ArrayLike = 0,
+    ):
         parts, all_terms = [], {}
         for i, (loss, name) in enumerate(zip(losses, names, strict=True)):
             own = TrainParams(params.lm, (params.adapters[i],))
-            part, terms = loss(own, Frozen(frozen.lm, (frozen.teachers[i],)), (batches[i],), progress)
+            part, terms = loss(own, Frozen(frozen.lm, (frozen.teachers[i],)), (batches[i],), progress, step)
             parts.append(part)
             newest = i == len(losses) - 1
             all_terms |= terms if newest else {f"{name}.{key}": value for key, value in terms.items()}
@@ -225,7 +259,7 @@ def make_train_step(
     config: LossConfig,
     shape: StepShape,
     layout: VariableLayout | None = None,
-    keep_rows: RowsFn = _anywhere,
+    keep_rows: RowsFn = anywhere,
     steps: int = 1,
 ) -> Callable[[TrainState, Frozen, Batches], tuple[TrainState, Metrics]]:
     """A pure training step of one program, (state, frozen, batches) -> (state, terms), to be jitted by the caller.
@@ -254,7 +288,7 @@ def make_step(
 
     def train_step(state: TrainState, frozen: Frozen, batches: Batches) -> tuple[TrainState, Metrics]:
         progress = jnp.minimum(state.step / steps, 1.0)
-        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batches, progress)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batches, progress, state.step)
         state, terms["grad_norm"] = apply_gradients(state, grads, optimizer=optimizer)
         return state, terms
 

@@ -15,10 +15,9 @@ from tracr_jax.types import Adapter, Hidden, Params
 
 
 def aligned_states(run: Injected, lm_params: Params, ids) -> Hidden:
-    """h_0..h_L in float32; h_L is the input of block L, so the blocks after it do not run."""
-    depth = run.program.depth
-    model, params = first_blocks(run.model, lm_params, depth + 1)
-    return model.apply(params, ids).hidden[: depth + 1].astype(jnp.float32)
+    """The states that r_0..r_L are read from, in float32; the blocks after the last of them do not run."""
+    model, params = first_blocks(run.model, lm_params, run.program.top + 1)
+    return model.apply(params, ids).hidden[np.array(run.program.states)].astype(jnp.float32)
 
 
 def every_layer(adapter: Adapter, *, layers: int) -> Adapter:

@@ -69,11 +69,13 @@ class Labeller:
     def _fitting(self, items: Sequence[Item], batch: int) -> LabelledRows:
         ids, masks = padded_rows(self._run.program.bridge, items, batch=batch, length=self._run.program.length)
         truth = self._held(self._run.program.phi, self._run.program.bridge.to_teacher(ids))
+        truth = self._run.program.readable(np.asarray(truth))
         return LabelledRows(ids, position_classes(self._run, ids, masks), truth, 0)
 
     def _longer(self, items: Sequence[Item], batch: int, width: int) -> LabelledRows:
         ids, masks = padded_rows(self._run.program.bridge, items, batch=batch, length=width)
         truth, missing = oracle_values(self._run.program, ids, masks[0].sum(axis=1).astype(int))
+        truth = self._run.program.readable(truth)
         return LabelledRows(ids, position_classes(self._run, ids, masks), truth, missing)
 
 

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tracr_jax.teacher.variables import DEFINED, VariableLayout
-
-NOTHING = -1  # in place of a value where the program holds none
+from tracr_jax.teacher.variables import DEFINED, NOTHING, VariableLayout
 
 
 class DecodeCounts(NamedTuple):
