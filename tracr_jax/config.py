@@ -1,4 +1,4 @@
-"""Every number a run can be given, as frozen dataclasses. Source: method.md 5, findings.md.
+"""Every number a run can be given, as frozen dataclasses. Source: docs/method.md §5, docs/differences.md.
 
 A configuration that exists is one that makes sense by itself. What depends on the model or the teacher (depth,
 width, positions) is checked in `tracr_jax.runs.build`, before anything is written.
@@ -39,7 +39,7 @@ class LossConfig:
     answer_alignment: float = 1.0
     """Weight in the alignment loss of positions that emit an answer, beside 1 for the others (the paper: 1)."""
     align_padding: bool = False
-    """Align at the padding on the right too, as the original does (findings.md B9)."""
+    """Align at the padding on the right too, as the original does (docs/differences.md B9)."""
     hook: bool = True
     """Detach-and-roll: the answer may only flow through the result subspace."""
     hook_offset: int = 0
@@ -188,9 +188,9 @@ class Fidelity:
     as_coded: bool = False
     """Tasks, order of merges, teacher and order of retention texts exactly as the original codes them."""
     as_coded_mask: bool = False
-    """Mask as many positions as the label has characters (findings.md B11)."""
+    """Mask as many positions as the label has characters (docs/differences.md B11)."""
     as_coded_length: bool = False
-    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; findings.md A1)."""
+    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; docs/differences.md A1)."""
 
 
 OURS = Fidelity()

@@ -1,4 +1,5 @@
-"""Edits of the residual stream: the training hook of method.md 4.3, the noise of 11, the swaps, the exchange.
+"""Edits of the residual stream: the training hook of docs/method.md §4.3, the noise of §11, the swaps, the
+exchange.
 
 A `ResidualEdit` names a block and a function of that block's output; a `LayerEdit` changes what every block reads.
 Block b's output is hidden[b + 1], so an edit at block b leaves hidden[0..b] unchanged. An edit `before` a block
@@ -62,7 +63,7 @@ def edited(
 
 
 def subspace_basis(rows: Float[Array, "R d"]) -> Float[Array, "d R"]:
-    """Orthonormal basis Q of the span of R linearly independent rows, so that P = Q Qᵀ (method.md 4.1).
+    """Orthonormal basis Q of the span of R linearly independent rows, so that P = Q Qᵀ (docs/method.md §4.1).
 
     Equal to the pseudo-inverse form Rᵀ(Rᵀ)⁺ for independent rows, which a trained adapter's result rows are.
     """
@@ -85,7 +86,7 @@ def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array,
 
 
 def detach_and_roll(basis: Float[Array, "d R"], *, block: int, before: bool = False) -> ResidualEdit:
-    """The training hook of method.md 4.3: the answer may only flow through the subspace of `basis`.
+    """The training hook of docs/method.md §4.3: the answer may only flow through the subspace of `basis`.
 
     The component inside the subspace stays and carries the gradient. Its complement is cut from the gradient
     and exchanged for that of the previous example of the batch (cyclic). With B = 1 only the cut remains.

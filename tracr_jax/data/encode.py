@@ -1,4 +1,5 @@
-"""One item as token ids with the positions that must emit its answer. Source: method.md 6, findings.md A1, B11.
+"""One item as token ids with the positions that must emit its answer. Source: docs/method.md §6,
+docs/differences.md A1, B11.
 
 Differs from the original: the mask covers the answer's tokens and, by default, one end-of-text after it (the model
 learns to stop); an item is never cut. `as_coded_mask` and `as_coded_length` restore a mask of as many positions as
@@ -44,7 +45,8 @@ def encode_item(
       bridge: the form of prompt and answer.
       length: S.
       answer_end: one end-of-text after the answer is supervised too.
-      fidelity: the mask has as many positions as the label has characters (method.md 6), or what is longer is cut.
+      fidelity: the mask has as many positions as the label has characters (docs/method.md §6), or what is longer
+      is cut.
 
     Raises:
       UserError: the item is longer than S.

@@ -1,4 +1,4 @@
-"""The optimiser of a run: Muon or AdamW on the model, AdamW on the adapters. Source: method.md 5."""
+"""The optimiser of a run: Muon or AdamW on the model, AdamW on the adapters. Source: docs/method.md §5."""
 
 from typing import Any
 

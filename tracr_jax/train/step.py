@@ -1,4 +1,4 @@
-"""The training step, a pure function. Source: method.md 4 and 5.
+"""The training step, a pure function. Source: docs/method.md §4 and §5.
 
 One step takes (state, frozen, batches): `state` is what is trained, `frozen` the original model θ₀ and the
 teachers φ, both arguments of the compiled program and not constants in it. A model holds n programs, usually one:
@@ -75,7 +75,7 @@ class StepShape(NamedTuple):
 
 
 def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
-    """Uniform in ±1/√d for weight and bias, as the original initialises it (method.md 5)."""
+    """Uniform in ±1/√d for weight and bias, as the original initialises it (docs/method.md §5)."""
     bound = width**-0.5
     w, b = jax.random.split(key)
     return Adapter(
@@ -132,7 +132,8 @@ def make_loss_fn(
     layout: VariableLayout | None = None,
     keep_rows: RowsFn = anywhere,
 ) -> LossFn:
-    """The total loss of one program, method.md 4.5: (params, frozen, batches, progress, step) -> (loss, terms).
+    """The total loss of one program, docs/method.md §4.5: (params, frozen, batches, progress, step) -> (loss,
+    terms).
 
     The function takes parameters, teachers and batches of one program, tuples of length one; see `sum_losses`.
     progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
