@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tracr_jax.runs.model import open as open_run
     from tracr_jax.runs.program import Program
     from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
+    from tracr_jax.tasks.sampled import SampledTask
+    from tracr_jax.tasks.split import available_set, distinct_set, draw, split_of
     from tracr_jax.tasks.strings import StringTask
     from tracr_jax.teacher import compile_program, make_forward
     from tracr_jax.train.step import make_train_step
@@ -59,6 +61,11 @@ _HOME = {
     "Item": "tasks.base",
     "Task": "tasks.base",
     "TokenMap": "tasks.base",
+    "SampledTask": "tasks.sampled",
+    "available_set": "tasks.split",
+    "distinct_set": "tasks.split",
+    "draw": "tasks.split",
+    "split_of": "tasks.split",
     "StringTask": "tasks.strings",
     "compile_program": "teacher",
     "make_forward": "teacher",
@@ -89,12 +96,16 @@ __all__ = [
     "ResidualEdit",
     "Run",
     "RunConfig",
+    "SampledTask",
     "StringTask",
     "Task",
     "TokenMap",
     "UserError",
+    "available_set",
     "compile_program",
     "decode",
+    "distinct_set",
+    "draw",
     "export_run",
     "hidden_states",
     "inject",
@@ -105,6 +116,7 @@ __all__ = [
     "open_export",
     "open_run",
     "preset",
+    "split_of",
     "write",
 ]
 

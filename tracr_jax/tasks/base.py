@@ -83,7 +83,7 @@ class Task(Protocol):
         ...
 
     def in_training(self, prompt: str) -> bool:
-        """Whether `train_item` may return this prompt (reported as a set's overlap with training)."""
+        """Whether `train_item` or `free_item` may return this prompt: a set's reported overlap with training."""
         ...
 
     def eval_sets(self) -> Mapping[str, EvalSet]:

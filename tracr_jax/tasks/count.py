@@ -107,10 +107,10 @@ class Count:
         return draw(make, seed, index, 2, accept=self._may_be_free)
 
     def in_training(self, prompt: str) -> bool:
-        """Whether `train_item` may return this prompt."""
+        """Whether training may draw this prompt: x among words of one kind, y or other letters, never x alone."""
         words = _words_of(prompt)
-        fits = self.min_words <= len(words) <= self.max_words and set(words) <= {"x", "y"} and "y" in words
-        return fits and split_of(prompt) == "train"
+        inside = prompt == f"{_HEAD}{' '.join(words)}{_TAIL}" and 1 <= len(words) <= self.max_words
+        return inside and set(words) <= {"x", *_OTHERS} and set(words) != {"x"} and split_of(prompt) == "train"
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
         """In distribution first, then the original's sets and their mended forms."""

@@ -127,10 +127,12 @@ class Dyck:
         return draw(make, seed, index, 2, accept=lambda i: split_of(i.prompt) == "train")
 
     def in_training(self, prompt: str) -> bool:
-        """Whether `train_item` may return this prompt."""
+        """Whether training may draw this prompt: any string of its lengths; balanced ones are even."""
         text = prompt.removeprefix(_HEAD).removesuffix(_TAIL)
-        inside = self.min_length <= len(text) <= self._longest() and set(text) <= set("".join(self.pairs))
-        return inside and (self.as_coded_split or split_of(prompt) == "train")
+        inside = prompt == f"{_HEAD}{text}{_TAIL}" and set(text) <= set("".join(self.pairs))
+        longest = self._longest() if is_matched(text, self.pairs) else self.max_length
+        fits = inside and self.min_length <= len(text) <= longest
+        return fits and (self.as_coded_split or split_of(prompt) == "train")
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
         """In distribution first, then the original's sets, then those that parity and counting do not solve."""
