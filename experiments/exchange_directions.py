@@ -3,8 +3,8 @@
     python -m experiments.exchange_directions
 
 Writes experiments/exchange/directions.json: for each task and K (directions of a variable with many values) the
-number of reserved directions, with values merged that no reader tells apart, and with directions handed on after the
-last reader.
+number of reserved directions, with values merged that no reader tells apart, and with directions handed on after
+the last reader.
 """
 
 from pathlib import Path
