@@ -1,9 +1,9 @@
 """One trial of the search behind the presets: train with some settings, look at items no reported set holds.
 
-  python experiments/search.py h4 --task dyck --steps 240 --every 80 losses.retention_weight=0.2 data.batch=16
+  python -m experiments.search h4 --task dyck --steps 240 --every 80 losses.retention_weight=0.2 data.batch=16
 
 What is looked at: `valid`, and unseen items of the program's whole input space (for dyck by kind: random, walk,
-near and order misses). Every trial is an entry of experiments/search_tiny.json; README.md tells the story.
+near and order misses). Every trial is an entry of experiments/search_tiny.json; diary.md tells the story.
 """
 
 import argparse
@@ -14,16 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
-
 from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
 
 import numpy as np
-from reproduce_results import shown_command
 
+from experiments.reproduce.results import shown_command
 from tracr_jax.config import RunConfig, from_dict, to_dict
 from tracr_jax.files import read_json, write_json
 from tracr_jax.measure.answers import decode_samples, make_predictor
@@ -114,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", metavar="GROUP.FIELD=JSON")
     args = parser.parse_intermixed_args(argv)  # settings may follow options, on Python 3.11 too
     config = dataclasses.replace(preset("variable", task=args.task), steps=args.steps)
-    command = shown_command(["search.py", *(sys.argv[1:] if argv is None else argv)])
+    command = shown_command(["experiments/search.py", *(sys.argv[1:] if argv is None else argv)])
     found = {"command": command} | trial(changed(config, args.settings), every=args.every)
     trials = read_json(args.out) if args.out.exists() else {}
     write_json(args.out, trials | {args.name: found})

@@ -109,7 +109,7 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
 
 
 def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
-    """As coded the model emits " 12" as one token where the program writes digits (findings.md B15)."""
+    """As coded the model emits " 12" as one token where the program writes digits (docs/differences.md B15)."""
     words = (*TASK_WORDS, *(f" {n}" for n in range(10, 41)))
     lm = write_random_gpt2(tmp_path / "lm", num_blocks=14, width=32, heads=2, words=words)
     said = []

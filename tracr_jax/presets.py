@@ -1,4 +1,4 @@
-"""Ready-made configurations: by method, task and language model. Source: method.md 5, findings.md.
+"""Ready-made configurations: by method, task and language model. Source: docs/method.md §5, docs/differences.md.
 
 "paper" is the original as coded, "paper-fixed" the same with its faults mended. The others are ours, at the
 sizes of small models: "variable" is the default method, "exchange" trains reserved directions on states that mix
@@ -13,7 +13,7 @@ from tracr_jax.config import DataConfig, ExchangeConfig, Fidelity, LossConfig, O
 METHODS = ("exchange", "variable", "cosine", "finetune", "paper", "paper-fixed")
 
 # Lengths that hold the longest item, a mask of label tokens, a teacher sharp enough for its counts, `=` mapped.
-# gpt2-large hosts all three teachers (findings.md A2).
+# gpt2-large hosts all three teachers (docs/differences.md A2).
 PAPER_FIXED = RunConfig(
     lm="openai-community/gpt2-large",
     steps=20_000,
@@ -37,7 +37,7 @@ def preset(
 ) -> RunConfig:
     """The starting point of a run; `lm` None takes the preset's own model.
 
-    full: as experiments/reproduce.py runs it, where that is longer than the main job's five minutes.
+    full: as experiments/reproduce runs it, where that is longer than the main job's five minutes.
     """
     if method in ("paper", "paper-fixed"):
         config = PAPER if method == "paper" else PAPER_FIXED
@@ -82,7 +82,7 @@ _LAYERS = {("tiny", "dyck"): (2, 2), ("smollm2-135m-instruct", "dyck"): (4, 3)}
 
 
 def baseline(config: RunConfig) -> RunConfig:
-    """The fine-tuning baseline of method.md 4.5: the same run without alignment and without the hook.
+    """The fine-tuning baseline of docs/method.md §4.5: the same run without alignment and without the hook.
 
     Where the run has free items, the baseline gets all of them with the program's answers as labels, so that it
     never sees less than the injected model.
@@ -92,7 +92,7 @@ def baseline(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, losses=losses, data=data)
 
 
-# Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/README.md.
+# Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/diary.md.
 _TINY_OPTIM = OptimConfig(kind="muon", learning_rate=6e-3, adapter_learning_rate=2e-2, final_rate=0.02)
 # The hook stands on the aligned state: with one block between, that block writes the answer from the complement.
 # The span of the result's rows, as all of these were measured.
@@ -112,7 +112,7 @@ TINY = {
             retention_growth=8.0,
             variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0)),
         ),
-        # Few rows and many steps: five minutes are then used best (experiments/README.md). With few rows Muon's
+        # Few rows and many steps: five minutes are then used best (experiments/diary.md). With few rows Muon's
         # iterations are a quarter of the step, and three do as well as five. All rows are asked: rows only
         # aligned are a pass of their own, which here costs as much as asking them and compiles six seconds longer.
         optim=dataclasses.replace(_TINY_OPTIM, muon_iterations=3, learning_rate=8e-3),

@@ -2,7 +2,8 @@
 
 Weights are random and made from a seed by NumPy; θ₀ has another seed, so that the retention loss is not 0 and a
 comparison of losses can fail. Token ids are random too: a step's time does not depend on them. Sizes are the
-paper's (method.md 5): U = 30, the dyck teacher at 42 positions, AdamW, cosine alignment, all positions aligned.
+paper's (docs/method.md §5): U = 30, the dyck teacher at 42 positions, AdamW, cosine alignment, all positions
+aligned.
 """
 
 import dataclasses
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import common  # first: it finds the checkout
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import common
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import save_hf_folder
@@ -44,7 +45,7 @@ SHAPES: dict[str, GPT2Config | LlamaConfig] = {
     "tiny": GPT2Config(vocab_size=8192, n_positions=256, n_embd=128, n_layer=24, n_head=4),  # the bundled model's
     "smollm2-135m": LlamaConfig(),
 } | {name.split("/")[1]: config for name, config in SIZES.items()}
-# tracr's default where the paper takes it: in float32 a dense teacher can compute these (teacher.md 3).
+# tracr's default where the paper takes it: in float32 a dense teacher can compute these (docs/teacher.md §3).
 EXACTNESS = {"dyck": 100.0, "int_sum": 100.0, "count": 1e4}
 ANSWERS = 2  # K: an answer token and the end of text
 

@@ -1,15 +1,10 @@
 """The main job's step on a CPU: JAX's asynchronous dispatch, the default, against inline, the command line's.
 
-  python experiments/benchmarks/dispatch.py
+  python -m experiments.benchmarks.dispatch
 
 Two processes in turn, several steps of `tracr-jax inject dyck` a time, by its loop (`tracr_jax/train/loop.py`).
 With asynchronous dispatch a thread of its own runs beside the pool that computes.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -21,8 +16,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import common
-from workers import Worker, measure
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker, measure
 
 _STEPS = 5  # in one repetition
 
@@ -62,7 +57,7 @@ def main() -> None:
     about = common.machine()
     with ExitStack() as stack:
         workers = {
-            name: stack.enter_context(Worker("dispatch:worker", {"asynchronous": on, "small": args.small}))
+            name: stack.enter_context(Worker(".dispatch:worker", {"asynchronous": on, "small": args.small}))
             for name, on in {"asynchronous": True, "inline": False}.items()
         }
         timed = measure(workers, repetitions=args.repetitions, settle_s=common.settle_s(args))

@@ -1,15 +1,10 @@
 """Evaluation: our batched greedy decoding against one prompt at a time with Hugging Face's generate.
 
-  python experiments/benchmarks/evaluate.py
+  python -m experiments.benchmarks.evaluate
 
 The first 1,000 items of dyck's test set on the bundled model, as untouched weights: both sides get the items as
 text, tokenise them, and return the answers' token ids, which must be equal. Sides are processes that take turns.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -20,9 +15,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import common
-from workers import Worker, measure
-
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker, measure
 from tracr_jax.errors import UserError
 
 
@@ -48,7 +42,9 @@ def ours(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
 
 
 def one_at_a_time(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
-    """A side for `workers.Worker`: HF's generate, prompt by prompt, as the original evaluates (method.md 9)."""
+    """A side for `workers.Worker`: HF's generate, prompt by prompt, as the original evaluates
+    (docs/method.md §9).
+    """
     import torch
     from transformers import GPT2LMHeadModel
 
@@ -84,8 +80,8 @@ def main() -> None:
     about = common.machine()
     with ExitStack() as stack:
         workers = {
-            "ours, batched": stack.enter_context(Worker("evaluate:ours", options)),
-            "HF, one at a time": stack.enter_context(Worker("evaluate:one_at_a_time", options)),
+            "ours, batched": stack.enter_context(Worker(".evaluate:ours", options)),
+            "HF, one at a time": stack.enter_context(Worker(".evaluate:one_at_a_time", options)),
         }
         timed = measure(workers, repetitions=args.repetitions, warmup=1, settle_s=common.settle_s(args))
     a, b = (t.pop("warmup_values")[0] for t in timed.values())

@@ -1,16 +1,11 @@
 """The teacher's forward pass as a share of the training step, beside the dense form of the same teacher.
 
-  python experiments/benchmarks/teacher.py
+  python -m experiments.benchmarks.teacher
 
 Step, sparse forward and dense forward run in turn in one process per case. The sparse one must be the dense one in
 float64 before anything is timed. The dense form is tracr's own (`dense_residuals`); it is left out where it would
 not fit.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -21,8 +16,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import common
-from workers import Worker
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker
 
 # (task, positions, shape): gpt2 hosts dyck only, the bundled model's shape all three (24 blocks).
 CASES = [("dyck", 42, "gpt2"), ("dyck", 42, "tiny"), ("int_sum", 16, "tiny"), ("count", 56, "tiny")]
@@ -31,10 +26,10 @@ _DENSE_LIMIT = 4e8  # dense weights; more than 1.6 GB of float32 is left out
 
 def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]:
     """A side for `workers.Worker`: step and teacher forwards in turn, `repetitions` times."""
-    import case as C
     import jax
     import numpy as np
 
+    from experiments.benchmarks import case as C
     from tracr_jax.teacher.forward import dense_residuals
 
     repetitions = options.pop("repetitions")
@@ -89,7 +84,7 @@ def main() -> None:
     for task, length, shape in cases:
         for batch in args.batches or ([2] if args.small else [2, 16]):
             options = {"task": task, "length": length, "shape": shape, "batch": batch}
-            with Worker("teacher:worker", options | {"repetitions": args.repetitions}) as w:
+            with Worker(".teacher:worker", options | {"repetitions": args.repetitions}) as w:
                 sides = w.go()[1]
             results.append({"case": options, "teacher": w.info, "sides": sides})
             rows.append({

@@ -69,7 +69,7 @@ def test_mask_is_where_the_answer_is_emitted():
 
 
 def test_as_coded_mask_counts_characters():
-    """findings.md B11: "yes" supervises two end-of-texts after the answer, "no" one."""
+    """docs/differences.md B11: "yes" supervises two end-of-texts after the answer, "no" one."""
     task = Dyck()
     tokenizer = filtered(task)
     bridge = bridge_of(task, tokenizer)
@@ -88,7 +88,7 @@ def test_items_are_not_cut_unless_asked():
         encode_item(long, bridge, length=37)
     ids, mask = encode_item(long, bridge, length=37, fidelity=Fidelity(as_coded_length=True))
     assert len(ids) == 37
-    assert mask.sum() == 0  # findings.md A1: the answer is lost
+    assert mask.sum() == 0  # docs/differences.md A1: the answer is lost
 
 
 @pytest.mark.parametrize("task", [Dyck(), IntSum(), Count()], ids=["dyck", "int_sum", "count"])

@@ -101,7 +101,7 @@ def test_listed_ids_are_the_originals():
 
 
 def test_equals_unmapped_is_counted_and_refused():
-    """findings.md A3: without `=` the teacher never writes an answer."""
+    """docs/differences.md A3: without `=` the teacher never writes an answer."""
     task = IntSum(as_coded_equals=True)
     tokenizer = filtered(task)
     bridge = bridge_of(task, tokenizer)
@@ -116,7 +116,7 @@ def test_equals_unmapped_is_counted_and_refused():
 
 
 def test_numbers_of_one_token_are_refused():
-    """findings.md B15: the teacher writes digit by digit, GPT-2 whole numbers."""
+    """docs/differences.md B15: the teacher writes digit by digit, GPT-2 whole numbers."""
     task = Count(as_coded_merges=True)
     with pytest.raises(UserError, match="' 20' is 1 tokens, the teacher writes 2"):
         find_separator(task, filtered(task))

@@ -62,7 +62,7 @@ def test_losses_are_the_originals(precision):
 
 
 def test_supervised_loss_without_the_hook_and_through_the_whole_space(precision):
-    """With all rows the projector is the identity (D > d) and the hook does nothing (findings.md B14)."""
+    """With all rows the projector is the identity (D > d) and the hook does nothing (docs/differences.md B14)."""
     model, params, _, batch = parts(precision)
     want = G.NUMBERS[precision]
     plain = model.apply(params.lm, batch.ids)
@@ -171,7 +171,7 @@ def test_logits_hidden_states_and_the_hook():
 
 
 def test_projector_is_the_pseudo_inverse_form():
-    """Q Qᵀ of method.md 4.1, and Rᵀ(RRᵀ + 1e-7 I)⁻¹R of 11, are one projector for well-conditioned rows."""
+    """Q Qᵀ of docs/method.md §4.1, and Rᵀ(RRᵀ + 1e-7 I)⁻¹R of §11, are one projector for well-conditioned rows."""
     weight = G.adapter(dtype="float32").weight
     basis = subspace_basis(weight[np.array(ROWS)])
     full = np.asarray(project(jnp.eye(48), basis))
@@ -217,7 +217,7 @@ def test_validation_accuracy():
 
 
 def test_empty_answer_mask_gives_a_finite_step():
-    """The original divides by zero here and loses all weights (findings.md A1)."""
+    """The original divides by zero here and loses all weights (docs/differences.md A1)."""
     model, params, frozen, batch = parts("float32")
     opt = optimizer(1e-6, 1e-4)
     step = jax.jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))

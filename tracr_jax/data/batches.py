@@ -1,7 +1,8 @@
-"""The batch of a step, a pure function of (seed, step): resuming needs no state. Source: method.md 5, 6, 8.
+"""The batch of a step, a pure function of (seed, step): resuming needs no state. Source: docs/method.md §5, §6,
+§8.
 
-Differs from the original: lazy (it tokenises a million items twice up front, findings.md 29), S derived from the
-longest item (A1), and free items (alignment without labels) can be added to each batch.
+Differs from the original: lazy (it tokenises a million items twice up front, docs/differences.md C29), S derived
+from the longest item (A1), and free items (alignment without labels) can be added to each batch.
 """
 
 import copy

@@ -1,11 +1,12 @@
 """Where the language model and the teacher meet: LM token ids become teacher token ids, one by one.
 
-Source: method.md 3. Position s of the LM is the teacher's s + 1, which has a BOS in front (findings.md 20).
-Tokenizers differ: GPT-2 has " 7" as one token, SmolLM2 makes a space and a digit of it, which would move every
-digit of an answer one position away from where the teacher writes it. So the text between prompt and answer is
-chosen by evidence, and before a run every item is proved: at each position that must emit an answer token, the
-program's own evaluator gives the value of that token.
-Differs from the original: it checks nothing (findings.md A3, B15); under an as-coded switch the proof only counts.
+Source: docs/method.md §3. Position s of the LM is the teacher's s + 1, which has a BOS in front
+(docs/differences.md B20). Tokenizers differ: GPT-2 has " 7" as one token, SmolLM2 makes a space and a digit of it,
+which would move every digit of an answer one position away from where the teacher writes it. So the text between
+prompt and answer is chosen by evidence, and before a run every item is proved: at each position that must emit an
+answer token, the program's own evaluator gives the value of that token.
+Differs from the original: it checks nothing (docs/differences.md A3, B15); under an as-coded switch the proof only
+counts.
 """
 
 from collections.abc import Callable, Iterable, Sequence

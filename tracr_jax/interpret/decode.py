@@ -1,9 +1,9 @@
 """Decode one text: the value of every program variable at every position and layer, read from the model.
 
-v = A h_l at each position; of each variable the value whose coordinate is largest. Source: method.md 11. Differs
-from the original: every layer 0..L and not the last alone; the margin to the runner-up; the program's own value
-beside it, from the compiled teacher, or from the oracle where the text is longer than the teacher's table; and
-"not defined here" where the program holds nothing, where the original reads noise (findings.md 36).
+v = A h_l at each position; of each variable the value whose coordinate is largest. Source: docs/method.md §11.
+Differs from the original: every layer 0..L and not the last alone; the margin to the runner-up; the program's own
+value beside it, from the compiled teacher, or from the oracle where the text is longer than the teacher's table;
+and "not defined here" where the program holds nothing, where the original reads noise (docs/differences.md D36).
 """
 
 import dataclasses

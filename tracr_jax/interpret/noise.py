@@ -1,4 +1,5 @@
-"""Is the answer read from the result subspace? Noise on the output of the hooked block. Source: method.md 11.
+"""Is the answer read from the result subspace? Noise on the output of the hooked block. Source:
+docs/method.md §11.
 
 Noise of a given length is added at every position, inside the span of the adapter's result rows, inside its
 complement, or inside a random subspace of the same rank; if the program's result is what the model uses, only
@@ -30,7 +31,7 @@ KINDS: tuple[Kind, ...] = ("result", "complement", "random")
 STRENGTHS = (0.0, 5.0, 10.0, 30.0)
 SEEDS = (0, 1, 2)
 
-_FLOOR = 1e-7  # of the length that noise is divided by, method.md 11
+_FLOOR = 1e-7  # of the length that noise is divided by, docs/method.md §11
 
 Progress = Callable[[int, int], None]  # (done, of)
 

@@ -1,7 +1,7 @@
 """What a trained run shows and uses of its program, in one file. Library form of `tracr-jax interpret`.
 
 The parts of interpretation.json: the scorecard of decoded variables, noise in the result subspace, counterfactual
-swaps, and a few items shown token by token. Source: method.md 11; the swaps are ours.
+swaps, and a few items shown token by token. Source: docs/method.md §11; the swaps are ours.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Batched greedy decoding with a key/value cache. Source: method.md 9.
+"""Batched greedy decoding with a key/value cache. Source: docs/method.md §9.
 
 The original generates one prompt at a time; here prompts of different lengths, padded on the right, share one
 jitted program. Nothing stops at end-of-text: an answer has a known number of tokens.

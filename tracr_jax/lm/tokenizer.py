@@ -1,4 +1,5 @@
-"""Byte-level BPE tokenizers whose merge list a task may filter. Source: method.md 2, findings.md 30.
+"""Byte-level BPE tokenizers whose merge list a task may filter. Source: docs/method.md §2,
+docs/differences.md D30.
 
 The vocabulary never changes, only the merges do, so token ids keep their meaning for the pretrained model.
 The original takes merges that begin with `#` for comments and so moves them to the front of the list; here they
@@ -101,8 +102,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return self._inner.get_vocab_size(with_added_tokens=True)
+        """Ids are below this number, added tokens included; there may be gaps between them."""
+        return 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; a special token written out becomes its id.

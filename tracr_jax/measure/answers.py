@@ -1,4 +1,5 @@
-"""How well a run answers and how well its variables decode; writes evaluation.json. Source: method.md 9, 11.
+"""How well a run answers and how well its variables decode; writes evaluation.json. Source: docs/method.md §9,
+§11.
 
 Exact match: greedy generation of as many tokens as the label has, without the hook, batched and jitted. Every
 number stands beside its 95 % interval, the untouched model's, and predictors that know nothing of the program.

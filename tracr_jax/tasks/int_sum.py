@@ -1,8 +1,8 @@
-"""The sum of two numbers, digit by digit with carries. Source: method.md 1.2, 2, 3, 7.
+"""The sum of two numbers, digit by digit with carries. Source: docs/method.md §1.2, §2, §3, §7.
 
-Differs from the original: the teacher sees `=` (findings.md A3: unmapped, its result is empty everywhere),
-length_ood has no operand of the training's length (21), cascading_overflow has a form without the pairs that are
-trained on (22), and the split is fixed (28). `as_coded_equals`, `as_coded_sets` and `as_coded_exactness` restore
+Differs from the original: the teacher sees `=` (docs/differences.md A3: unmapped, its result is empty everywhere),
+length_ood has no operand of the training's length (C21), cascading_overflow has a form without the pairs that are
+trained on (C22), and the split is fixed (C28). `as_coded_equals`, `as_coded_sets` and `as_coded_exactness` restore
 the original.
 """
 
@@ -86,7 +86,7 @@ class IntSum:
     limit: int = 450
     """Training operands are smaller than this."""
     as_coded_equals: bool = False
-    """Leave `=` unmapped, so that the teacher never writes an answer (findings.md A3)."""
+    """Leave `=` unmapped, so that the teacher never writes an answer (docs/differences.md A3)."""
     as_coded_exactness: bool = False
     """tracr's default sharpness, 100."""
     as_coded_sets: bool = False

@@ -1,4 +1,4 @@
-"""From a name to a task: the built-in three, or an object in the user's own file. Source: method.md 7."""
+"""From a name to a task: the built-in three, or an object in the user's own file. Source: docs/method.md §7."""
 
 import importlib.util
 import sys

@@ -1,8 +1,8 @@
 """Which prompts are for training and which for testing: decided by a hash of the prompt, never by a list.
 
 The original draws its splits again at every stage, so that "test" items of a later stage are mostly training items
-(findings.md 28), and 13 % of dyck's test prompts are in train (findings.md 24). A hash gives every stage the same
-answer without a file.
+(docs/differences.md C28), and 13 % of dyck's test prompts are in train (docs/differences.md C24). A hash gives
+every stage the same answer without a file.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """RASP program -> teacher, equal to tracr's weights and labels to the bit.
 
-Implements method.md 1 and teacher.md 2 (B). Differences from the original: the default `mlp_exactness` is sharp
-enough for every count up to the maximum length (teacher.md 3a; 100 restores tracr's and the paper's dyck, 10⁴ its
-count), and nothing dense is made unless asked for.
+Implements docs/method.md §1 and docs/teacher.md §2. Differences from the original: the default `mlp_exactness` is
+sharp enough for every count up to the maximum length (docs/teacher.md §3a; 100 restores tracr's and the paper's
+dyck, 10⁴ its count), and nothing dense is made unless asked for.
 """
 
 import warnings
@@ -271,7 +271,7 @@ def _mlp(group: list[Units], clean: list[list[Direction]], index, bos: Direction
             a, b = block.grid
             grids.append(Grid(*(x.astype(np.int32) for x in (source[:a], source[a : a + b], unit.reshape(a, b)))))
     if clean:
-        # All SelectorWidths of a layer share this unit, so BOS is cleaned once per counter (teacher.md trap 2).
+        # All SelectorWidths of a layer share this unit, so BOS is cleaned once per counter (docs/teacher.md §5.2).
         fst.append(([index[bos]], [column[CLEAN_BOS]], [float(len(clean))]))
         dirty = [d for directions in clean for d in directions]
         snd.append(([column[CLEAN_BOS]] * len(dirty), [index[d] for d in dirty], [-1.0] * len(dirty)))

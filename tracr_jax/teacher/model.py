@@ -1,7 +1,7 @@
 """What a compiled program is: sizes, labels, variables and sparse weights.
 
-Implements method.md 1.1 and teacher.md 2: tracr's transformer with every weight as (row, column, value) triples.
-Biases are zero in compiled models and are only made by `densify`.
+Implements docs/method.md §1.1 and docs/teacher.md §2: tracr's transformer with every weight as (row, column,
+value) triples. Biases are zero in compiled models and are only made by `densify`.
 """
 
 from collections import defaultdict
@@ -104,7 +104,7 @@ class Teacher:
         return self.vocab[self.pad]
 
     def variable(self, prefix: str) -> Variable:
-        """The one variable whose name is `prefix`, or `prefix` and tracr's counter (findings.md 37).
+        """The one variable whose name is `prefix`, or `prefix` and tracr's counter (docs/differences.md D37).
 
         Raises:
           UserError: no variable or several answer to it.

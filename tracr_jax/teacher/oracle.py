@@ -1,7 +1,7 @@
 """The oracle: a causal RASP evaluator that visits every expression once and lets values be replaced.
 
-Implements teacher.md trap 10: tracr's own evaluator fails on a key or query that is undefined and evaluates once
-per path. Semantics are those of the compiled network, position by position without BOS:
+Implements docs/teacher.md §5.10: tracr's own evaluator fails on a key or query that is undefined and evaluates
+once per path. Semantics are those of the compiled network, position by position without BOS:
 
 * `None` is an undefined value (nothing selected, a function of an undefined value, an arithmetic error); it is
   never selected and selects nothing.

@@ -1,6 +1,6 @@
 """Teachers on disk: one .npz file with the arrays and a JSON header, no pickle; and a cache by content.
 
-Implements teacher.md trap 5. Values keep their types (1, True, 1.0 and "1" differ).
+Implements docs/teacher.md §5.5. Values keep their types (1, True, 1.0 and "1" differ).
 """
 
 import hashlib

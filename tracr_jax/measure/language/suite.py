@@ -1,9 +1,9 @@
 """The retention table: the same measures for the original, the injected and the fine-tuned model.
 
-Source: method.md 10. All columns use the run's tokenizer, the one with the task's merges (findings.md 31). Windows
-hold as many tokens as the model has positions, at most 1,024, and every token but a text's first is scored once,
-from the tokens before it in its window. Texts longer than the model are cut: LAMBADA on the left, where its target
-stays.
+Source: docs/method.md §10. All columns use the run's tokenizer, the one with the task's merges
+(docs/differences.md D31). Windows hold as many tokens as the model has positions, at most 1,024, and every token
+but a text's first is scored once, from the tokens before it in its window. Texts longer than the model are cut:
+LAMBADA on the left, where its target stays.
 """
 
 import dataclasses
