@@ -96,8 +96,8 @@ def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32") -> L
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.vocab_size}; "
-            "they do not belong together"
+            f"{folder}: the tokenizer's ids go up to {tokenizer.vocab_size - 1}, the model has embeddings for "
+            f"{model.vocab_size}; they do not belong together"
         )
     return LoadedLM(model, from_tensors(model, open_safetensors(folder)), tokenizer, name, str(folder))
 
@@ -125,6 +125,8 @@ def _download(name: str) -> Path:
         "*.safetensors",
         "*.safetensors.index.json",
         "tokenizer*.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
         "vocab.json",
         "merges.txt",
     ]
