@@ -135,8 +135,8 @@ def _same_variables(run, decoded):
 @E.families
 @pytest.mark.filterwarnings("default")  # TransformerLens's own imports warn
 def test_transformer_lens_reads_the_same_variables(family, exported):
-    lens = pytest.importorskip("transformer_lens", reason="the parity extra: pip install transformer-lens>=4")
     import torch
+    import transformer_lens as lens
     from safetensors.numpy import load_file
 
     run, folder = E.run_of(family), exported(family)

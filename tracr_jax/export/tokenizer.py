@@ -1,12 +1,15 @@
 """The tokenizer's files as old and new `transformers` look for them, each giving the ids of training."""
 
 import json
+import os
 from pathlib import Path
 
+from tracr_jax.errors import UserError
 from tracr_jax.files import write_json, write_text
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.lm.tokenizer_files import Backend, is_gpt2_like, parsed
 
+_TEXTS, _PIECES = 100, 32  # texts that are compared, and tokens of the vocabulary that each is made of
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -45,6 +48,28 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
         write_text(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False))
         lines = ["#version: 0.2", *(f"{left} {right}" for left, right in tokenizer.merges())]
         write_text(folder / "merges.txt", "\n".join(lines) + "\n")
+    _refuse_other_ids(folder, tokenizer)
+
+
+def _refuse_other_ids(folder: Path, tokenizer: Tokenizer) -> None:
+    """Read what was written with the installed transformers, whose releases have changed ids in silence.
+
+    Raises:
+      UserError: it gives other ids, special tokens on, for a text made of the vocabulary.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing, which is not needed
+    # Imported here for its second; unlike AutoTokenizer, it does not import torch.
+    from transformers import PreTrainedTokenizerFast, __version__
+
+    theirs = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    ids = tokenizer.token_ids()
+    texts = [tokenizer.decode(ids[i : i + _PIECES]) for i in range(0, len(ids), max(_PIECES, len(ids) // _TEXTS))]
+    for text, want in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        if theirs(text, verbose=False).input_ids != want:
+            raise UserError(
+                f"{folder}: transformers {__version__} splits {text[:40]!r} otherwise than the run's tokenizer; "
+                "export with another version of transformers, and report it"
+            )
 
 
 def is_vocab_and_merges(backend: Backend) -> bool:

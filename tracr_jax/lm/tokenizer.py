@@ -19,6 +19,8 @@ from tracr_jax.files import reading, write_json, write_text
 from tracr_jax.lm.byte_level import BYTE_OF, CHAR_OF, END_OF_TEXT, byte_level
 from tracr_jax.lm.tokenizer_files import Backend, parsed, read_tokenizer
 
+_MOST_IDS = 1 << 22  # the library's writer walks over every id from 0 on, and takes memory for the largest
+
 
 class Tokenizer:
     """A tokenizer with its settings; never adds tokens of its own (no BOS, no EOS, no padding, no truncation).
@@ -43,6 +45,10 @@ class Tokenizer:
                 f"tokenizer: BPE dropout {dropout:.2g} gives one text other ids at every call; set model.dropout "
                 "in tokenizer.json to null"
             )
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        """Ids are below this number, added tokens included; there may be gaps between them."""
+        if self.vocab_size > _MOST_IDS:
+            raise UserError(f"tokenizer: damaged, a token has the id {self.vocab_size - 1}")
         self._inner.no_truncation()
         self._inner.no_padding()
         self._inner.encode_special_tokens = bool(self._config.get("split_special_tokens"))
@@ -91,11 +97,6 @@ class Tokenizer:
         """The tokenizer.json."""
         return self._inner.to_str()
 
-    @property
-    def vocab_size(self) -> int:
-        """Ids are below this number, added tokens included; there may be gaps between them."""
-        return 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
-
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; a special token written out becomes its id.
 
@@ -123,6 +124,10 @@ class Tokenizer:
         if token in self._added or not all(c in BYTE_OF for c in token):
             return token.replace("▁", " ")
         return bytes(BYTE_OF[c] for c in token).decode("utf-8", errors="replace")
+
+    def token_ids(self) -> list[int]:
+        """All ids, in order; there may be gaps."""
+        return sorted(self._inner.get_vocab(with_added_tokens=True).values())
 
     def single_id(self, text: str) -> int | None:
         """The id if the text is exactly one token, else None."""

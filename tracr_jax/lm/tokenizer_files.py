@@ -51,6 +51,8 @@ def read_tokenizer(folder: Path) -> tuple[Backend, dict[str, Any]]:
         config = {role: END_OF_TEXT for role in ("bos_token", "eos_token", "unk_token")} | config
     if (folder / "tokenizer.json").exists():
         backend, known = _from_json(folder, config, gpt2)
+        if backend.padding and not gpt2:  # names a special token, too
+            config.setdefault("pad_token", backend.padding["pad_token"])
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         backend, known = _from_merges(folder, config, gpt2), {}
     else:
@@ -172,10 +174,10 @@ def _add(
     }
     backend.add_tokens([stated[i] for i in sorted(stated)])
     known |= {t.content: t for t in stated.values()}
-    for i, token in stated.items():
-        _same_id(folder, backend, token.content, i, "tokenizer_config.json")
     for token, i in added.items():
         _same_id(folder, backend, token, i, "added_tokens.json")
+    for i, token in stated.items():
+        _same_id(folder, backend, token.content, i, "tokenizer_config.json")
     backend.add_tokens([t for t in special if t.content not in known])
 
 
