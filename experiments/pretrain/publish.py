@@ -25,7 +25,7 @@ def export(folder: Path, params: Params, recipe: Recipe, raw: tokenizers.Tokeniz
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
     }
-    tokenizer = Tokenizer(raw.to_str(), config)
+    tokenizer = Tokenizer(raw, config)
     save_hf_folder(folder, recipe.model(blocks), params, tokenizer, dtype="float16")
     write_json(
         folder / "generation_config.json",

@@ -6,7 +6,6 @@ difference quotient, in float64 (so a stop_gradient or an integer detour on the 
 
 import dataclasses
 import functools
-import importlib.util
 
 import chex
 import jax
@@ -276,9 +275,7 @@ def test_treescope_draws_parameters_and_states():
     assert "float32(5, 1, 3, 32)" in treescope.render_to_text(out)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("penzai") is None, reason="penzai is not installed: pip install penzai"
-)
+@pytest.mark.parity
 @pytest.mark.filterwarnings("default")  # penzai's own imports warn
 def test_penzai_sees_every_parameter():
     """Unflaxify knows no scan and no tied head: it takes a Llama in the loop form with a head of its own."""

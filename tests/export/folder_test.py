@@ -9,6 +9,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from tokenizers import models, normalizers, pre_tokenizers
 
 import tracr_jax
 from tests.helpers import export_parts as E
@@ -17,11 +18,12 @@ from tracr_jax.config import LossConfig
 from tracr_jax.errors import UserError
 from tracr_jax.export import export_run
 from tracr_jax.export import folder as F
-from tracr_jax.export.tokenizer import is_gpt2_like
+from tracr_jax.export.tokenizer import is_vocab_and_merges
 from tracr_jax.files import new_folder
+from tracr_jax.lm.byte_level import byte_level
 from tracr_jax.lm.load import load_lm
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
-from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec
+from tracr_jax.lm.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +77,17 @@ def test_vocabulary_and_merges_alone_give_the_same_ids(exported, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"pre_tokenizer": byte_level_spec({}, [], special=[], split_digits=True)["pre_tokenizer"]},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
-        {"normalizer": {"type": "NFC"}},
-        {"added_tokens": [{"content": "<|more|>"}]},
+        lambda t: setattr(t, "pre_tokenizer", byte_level(models.BPE(), split_digits=True).pre_tokenizer),
+        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
+        lambda t: setattr(t, "normalizer", normalizers.NFC()),
+        lambda t: t.add_tokens(["<|more|>"]),
     ],
 )
 def test_tokenizers_that_are_more_than_vocabulary_and_merges(change):
-    spec = byte_level_spec({"a": 0, "b": 1, "ab": 2}, [("a", "b")], special=["a"])
-    assert is_gpt2_like(spec)
-    assert not is_gpt2_like(spec | change)
+    backend = byte_level(models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")]), special=["a"])
+    assert is_vocab_and_merges(backend)
+    change(backend)
+    assert not is_vocab_and_merges(backend)
 
 
 @E.families

@@ -14,9 +14,10 @@ import pytest
 
 import tracr_jax
 from tests.helpers import export_parts as E
+from tests.helpers.tasks_tokenizers import gpt2_tokenizer
 from tracr_jax.export.tokenizer import as_trained, write_tokenizer
 from tracr_jax.lm.load import load_lm
-from tracr_jax.lm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_spec
+from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.measure.answers import greedy_answers
 from tracr_jax.tasks.registry import get_task
 
@@ -37,11 +38,7 @@ def tokenizer_of(name):
         return Tokenizer.load(HERE.parent / "tracr_jax" / "lm" / "tiny")
     if name == "digits":
         return E.word_digits_tokenizer()
-    from tests.lm import tokenizer_test as T
-
-    merges, vocab = T.gpt2_files()
-    pairs = [m.split(" ") for m in merges.splitlines()[1:] if m]
-    return Tokenizer.from_spec(byte_level_spec(vocab, pairs, special=[END_OF_TEXT]))
+    return gpt2_tokenizer()
 
 
 def thousand_texts(task):
@@ -138,8 +135,8 @@ def _same_variables(run, decoded):
 @E.families
 @pytest.mark.filterwarnings("default")  # TransformerLens's own imports warn
 def test_transformer_lens_reads_the_same_variables(family, exported):
-    lens = pytest.importorskip("transformer_lens", reason="the parity extra: pip install transformer-lens>=4")
     import torch
+    import transformer_lens as lens
     from safetensors.numpy import load_file
 
     run, folder = E.run_of(family), exported(family)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import tempfile
 from pathlib import Path
 
@@ -10,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import models, processors
 
 from tests.helpers import interpret_parts as P
 from tracr_jax.export import export_run
+from tracr_jax.lm.byte_level import byte_level
 from tracr_jax.lm.llama import Llama, LlamaConfig
 from tracr_jax.lm.load import TASK_WORDS, LoadedLM
-from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec, word_tokenizer
+from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.tokenizer_files import parsed
 from tracr_jax.runs.build import build
 from tracr_jax.runs.model import Injected, untouched
 
@@ -39,17 +41,15 @@ EVALUATION = {
 
 def word_digits_tokenizer():
     """A small tokenizer that cuts digits off first and begins texts with a token of its own, as Llama's do."""
-    spec = json.loads(word_tokenizer(TASK_WORDS).to_json())
-    spec["pre_tokenizer"] = byte_level_spec({}, [], special=[], split_digits=True)["pre_tokenizer"]
-    eos = spec["added_tokens"][0]
-    first = {"SpecialToken": {"id": eos["content"], "type_id": 0}}
-    spec["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [first, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {eos["content"]: {"id": eos["content"], "ids": [eos["id"]], "tokens": [eos["content"]]}},
-    }
-    return Tokenizer.from_spec(spec, {"add_bos_token": True, "tokenizer_class": "LlamaTokenizerFast"})
+    words = word_tokenizer(TASK_WORDS)
+    backend = parsed(words.to_json())
+    backend.pre_tokenizer = byte_level(models.BPE(), split_digits=True).pre_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{words.eos_token} $A",
+        pair=f"{words.eos_token} $A $B:1",
+        special_tokens=[(words.eos_token, words.eos_id)],
+    )
+    return Tokenizer(backend, {"add_bos_token": True, "tokenizer_class": "LlamaTokenizerFast"})
 
 
 def _llama() -> LoadedLM:

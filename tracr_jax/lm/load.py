@@ -125,6 +125,8 @@ def _download(name: str) -> Path:
         "*.safetensors",
         "*.safetensors.index.json",
         "tokenizer*.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
         "vocab.json",
         "merges.txt",
     ]
