@@ -14,6 +14,7 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Node, Trace, describe
 from tracr_jax.teacher.model import Direction
+from tracr_jax.teacher.values import is_number
 
 ONE: Direction = ("one", None)
 CLEAN_BOS: Direction = ("_hidden_clean_bos_", None)
@@ -86,15 +87,7 @@ def selector_width(
 
 def steps(node: Node, source: Direction, *, inputs: set, f: Callable, exactness: float) -> Units:
     """A function of one number: a pair of units per threshold between neighbouring inputs, slope `exactness`."""
-    xs, ys = [], []
-    for x in sorted(inputs):
-        try:
-            y = f(x)
-        except ArithmeticError:
-            continue  # as in tracr's inference: this input does not occur
-        if y is not None:
-            xs.append(x)
-            ys.append(y)
+    xs, ys = _table(node, inputs, f)
     if not xs:
         raise UserError(f"program: {node.label} is undefined for every possible input")
     hidden = f"_hidden_{node.label}_"
@@ -121,19 +114,101 @@ def steps(node: Node, source: Direction, *, inputs: set, f: Callable, exactness:
     return Units(units, [source, ONE], list(node.basis), _columns(fst), _columns(snd), pairs)
 
 
+def _table(node: Node, inputs: set, f: Callable) -> tuple[list, list]:
+    """Inputs at which a function is defined, in order, and its values there."""
+    xs, ys = [], []
+    for x in sorted(inputs):
+        try:
+            y = f(x)
+        except ArithmeticError:
+            continue  # as in tracr's inference: this input does not occur
+        if y is not None or not node.categorical:
+            xs.append(x)
+            ys.append(y if node.categorical else _number(node, x, y))
+    return xs, ys
+
+
+def _number(node: Node, x: Any, y: Any) -> Any:
+    if not is_number(y):
+        raise UserError(
+            f"program: {node.label} is a number, but {y!r} at {x!r}; give a number for every value that occurs"
+        )
+    return y
+
+
+def discretise(node: Node, source: Node, *, exactness: float) -> Units:
+    """`steps` on a number that another block computed.
+
+    With tracr's thresholds where these are right at every value that the number can reach; else with thresholds
+    between these values. Differs from tracr there: its table lacks most values of a mean.
+
+    Raises:
+      UserError: two values of different outcome lie too close, or the number has too many values.
+    """
+    f, listed = node.expr.f, source.values if source.listed is None else source.listed
+    if source.endless:
+        raise UserError(
+            f"program: {node.label} reads {source.label}, a number with more values than can be told apart; "
+            "use counts (SelectorWidth) and a SequenceMap of two of them in place of means of means"
+        )
+    if source.values == listed or _right_everywhere(node, listed, source.values, exactness=exactness):
+        return steps(node, source.basis[0], inputs=set(listed), f=f, exactness=exactness)
+    xs, ys = _table(node, set(source.values), f)
+    for k in range(1, len(xs)):
+        if ys[k] != ys[k - 1] and (xs[k] - xs[k - 1]) * exactness < 2:
+            raise UserError(
+                f"program: {node.label} must tell {source.label} = {xs[k - 1]:.6g} from {xs[k]:.6g}; with the "
+                f"teacher's mlp_exactness {exactness:g} values may lie {2 / exactness:.3g} apart and no closer; "
+                "use counts (SelectorWidth) and a SequenceMap of two of them, or a shorter table"
+            )
+    return steps(node, source.basis[0], inputs=_where_it_changes(xs, ys), f=f, exactness=exactness)
+
+
+def _where_it_changes(xs: list, ys: list) -> set:
+    """The inputs beside each change of a function: steps between others do nothing."""
+    beside = {x for k in range(1, len(xs)) if ys[k] != ys[k - 1] for x in (xs[k - 1], xs[k])}
+    return beside or set(xs[:1])
+
+
+def _right_everywhere(node: Node, listed: frozenset, values: frozenset, *, exactness: float) -> bool:
+    """Whether steps between the listed inputs give the function at all values."""
+    xs, ys = _table(node, set(listed), node.expr.f)
+    changes = [((xs[k - 1] + xs[k]) / 2, ys[k]) for k in range(1, len(xs)) if ys[k] != ys[k - 1]]
+    for x, y in zip(*_table(node, set(values), node.expr.f), strict=True):
+        if any(threshold - 1 / exactness < x < threshold for threshold, _ in changes):
+            return False  # on the slope
+        if next((after for threshold, after in reversed(changes) if x >= threshold), ys[0] if ys else y) != y:
+            return False
+    return True
+
+
 def lookup(node: Node, source: Node, f: Callable) -> Units:
-    """A function of one categorical variable: the hidden layer is the output, the second matrix the identity."""
+    """A function of one categorical variable: the hidden layer is the output, the second matrix the identity.
+
+    A number that may be negative takes two units, since a ReLU keeps nothing below zero; tracr's one loses it.
+    """
     outputs = list(node.basis)
+    if not node.categorical:
+        numbers = [_number(node, value, f(value)) for _, value in source.basis]
+        if min(numbers, default=0) < 0:
+            return _signed(node, source, numbers)
     index = {value: i for i, (_, value) in enumerate(outputs)}
     fst = []
     for i, (_, value) in enumerate(source.basis):
-        y = f(value)
         if not node.categorical:
-            fst.append((i, 0, y))
-        elif y in index:
+            fst.append((i, 0, numbers[i]))
+            continue
+        y = f(value)
+        if y in index:
             fst.append((i, index[y], 1.0))
     same = np.arange(len(outputs))
     return Units(outputs, list(source.basis), outputs, _columns(fst), (same, same, np.ones(len(outputs))))
+
+
+def _signed(node: Node, source: Node, numbers: list) -> Units:
+    units: list[Direction] = [(f"_hidden_{node.label}_", sign) for sign in (1, -1)]
+    fst = [(i, int(y < 0), abs(y)) for i, y in enumerate(numbers)]
+    return Units(units, list(source.basis), list(node.basis), _columns(fst), _columns([(0, 0, 1.0), (1, 0, -1.0)]))
 
 
 def product(node: Node, first: Node, second: Node) -> Units:
@@ -196,7 +271,7 @@ def _units(trace: Trace, node: Node, *, exactness: float) -> Units:
         source = trace.sops[expr.inner.label]
         if source.categorical:
             return lookup(node, source, expr.f)
-        return steps(node, source.basis[0], inputs=set(source.values), f=expr.f, exactness=exactness)
+        return discretise(node, source, exactness=exactness)
     first, second = trace.sops[expr.fst.label], trace.sops[expr.snd.label]
     if isinstance(expr, rasp.LinearSequenceMap):
         return linear(node, first, second)

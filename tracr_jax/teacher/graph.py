@@ -17,6 +17,7 @@ from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.model import Direction
+from tracr_jax.teacher.values import Reached
 
 # What user functions, and tracr, raise for a program that cannot be compiled: a user's may raise anything.
 PROGRAM_ERRORS = (Exception,)
@@ -33,6 +34,10 @@ class Node:
     expr: Any
     values: frozenset
     basis: tuple[Direction, ...]
+    listed: frozenset | None = None
+    """The values as tracr lists them, where these are fewer than there are (`tracr_jax.teacher.values`)."""
+    endless: bool = False
+    """A number with more values than can be listed."""
 
     @property
     def categorical(self) -> bool:
@@ -91,31 +96,54 @@ def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
         raise UserError(
             f"program {program.label}: it does not read rasp.tokens, and tracr needs a program that does"
         )
+    graph = _infer(program, exprs, vocab=vocab, max_seq_len=max_seq_len)
+    exact, endless = graph, frozenset()
+    if any(isinstance(e, rasp.Aggregate) and rasp.is_numerical(e) for e in exprs.values()):
+        # tracr lists the mean of 0 and 1 as 0 or 1/n: the values of all that reads a mean are listed again.
+        reached = Reached(graph, max_seq_len=max_seq_len)
+        exact = _infer(program, exprs, vocab=vocab, max_seq_len=max_seq_len, reached=reached)
+        endless = frozenset(reached.endless)
+    sops = {}
+    for label, expr in exprs.items():
+        if isinstance(expr, rasp.SOp):
+            node, listed = exact.nodes[label], frozenset(graph.nodes[label][nodes.VALUE_SET])
+            basis = tuple((d.name, d.value) for d in node[nodes.OUTPUT_BASIS])
+            sops[label] = Node(label, expr, frozenset(node[nodes.VALUE_SET]), basis, listed, label in endless)
+    return Trace(exprs, sops, program.label)
+
+
+def _infer(
+    program: rasp.SOp,
+    exprs: dict[str, rasp.RASPExpr],
+    *,
+    vocab,
+    max_seq_len: int,
+    reached: Reached | None = None,
+) -> nx.DiGraph:
+    """Value sets and bases by tracr's inference, one node at a time; `reached` mends the values of numbers."""
     graph = _OneNodeAtATime()
     for label, expr in exprs.items():
         graph.add_node(label, **{nodes.ID: label, nodes.EXPR: expr})
     depth = depths(exprs)
     # A selector is as deep as what it reads, and comes behind it.
     for label in sorted(exprs, key=lambda name: (depth[name], not isinstance(exprs[name], rasp.SOp))):
+        if reached and reached.skips(graph, label, most=_MOST_PAIRS):
+            continue
         _check_pairs(graph, exprs[label])
         try:
             basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
         except PROGRAM_ERRORS as e:
             reason = f"its possible values cannot be listed ({describe(e)})"
             raise UserError(f"program {program.label}: {reason}") from e
+        if reached:
+            reached.mend(graph, label)
         count = len(graph.nodes[label].get(nodes.VALUE_SET, ()))
         if count > _MOST_VALUES:
             raise UserError(
                 f"program: {label} has {count:,} possible values, at most {_MOST_VALUES:,} can be listed: bound "
                 "them, as in min(x, 9)"
             )
-    sops = {}
-    for label, expr in exprs.items():
-        if isinstance(expr, rasp.SOp):
-            node = graph.nodes[label]
-            basis = tuple((d.name, d.value) for d in node[nodes.OUTPUT_BASIS])
-            sops[label] = Node(label, expr, frozenset(node[nodes.VALUE_SET]), basis)
-    return Trace(exprs, sops, program.label)
+    return graph
 
 
 class _OneNodeAtATime(nx.DiGraph):
