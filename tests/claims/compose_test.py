@@ -25,13 +25,13 @@ from tracr_jax.measure.variables.reading import best_values, held_values, margin
 from tracr_jax.teacher import compile_program, make_forward
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train import losses as L
+from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
     StepShape,
     TrainParams,
     init_adapter,
     init_state,
-    make_optimizer,
     make_train_step,
 )
 from tracr_jax.types import Adapter
@@ -210,10 +210,10 @@ def test_two_seeds_train_at_once():
     )
     keys = [jax.random.key(s) for s in (0, 1)]
     states = [
-        init_state(TrainParams(F.MODEL.init(k), init_adapter(k, width=24, directions=F.WIDTH)), optimizer)
+        init_state(TrainParams(F.MODEL.init(k), (init_adapter(k, width=24, directions=F.WIDTH),)), optimizer)
         for k in keys
     ]
-    frozen, batch = Frozen(states[0].params.lm, jnp.float32(1.0)), F.batch_at(0)
+    frozen, batch = Frozen(states[0].params.lm, (jnp.float32(1.0),)), F.batch_at(0)
     stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), *states)
     together, terms = jax.jit(jax.vmap(step, in_axes=(0, None, None)))(stacked, frozen, batch)
     alone = jax.jit(step)

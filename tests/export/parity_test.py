@@ -90,9 +90,9 @@ def test_transformers_computes_the_same_answers(family, exported):
     run, folder = E.run_of(family), exported(family)
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert theirs.generation_config.eos_token_id == run.setup.tokenizer.eos_id
-    items = [run.setup.task.train_item(i, seed=1) for i in range(6)]
-    answers = greedy_answers(run.setup, run.params.lm, items)
+    assert theirs.generation_config.eos_token_id == run.program.tokenizer.eos_id
+    items = [run.program.task.train_item(i, seed=1) for i in range(6)]
+    answers = greedy_answers(run, run.params, items)
     assert len({tuple(a) for a in answers}) > 1  # constant answers would prove nothing
     lm = load_lm(str(folder))
     for item, answer in zip(items, answers, strict=True):
@@ -123,7 +123,7 @@ def test_the_cards_code_runs_with_nothing_of_ours(family, exported, tmp_path):
 
 
 def _same_variables(run, decoded):
-    ours = tracr_jax.decode(run, run.setup.task.eval_sets()["test"].item(0).prompt)
+    ours = tracr_jax.decode(run, run.program.task.eval_sets()["test"].item(0).prompt)
     assert set(decoded) == {v.name for v in ours.variables}
     for i, v in enumerate(ours.variables):
         if v.values:
@@ -143,7 +143,7 @@ def test_transformer_lens_reads_the_same_variables(family, exported):
     adapter, program = load_file(folder / "adapter.safetensors"), json.loads((folder / "program.json").read_text())
     model = lens.TransformerBridge.boot_transformers(str(folder))
     prompt = program["bridge"]["examples"][0]["prompt"]
-    ids = torch.tensor([run.setup.tokenizer.encode(prompt)])
+    ids = torch.tensor([run.program.tokenizer.encode(prompt)])
     assert model.to_tokens(prompt, prepend_bos=False).tolist() == ids.tolist()
     with torch.no_grad():
         logits, cache = model.run_with_cache(ids)

@@ -19,7 +19,7 @@ from tracr_jax.lm.load import TASK_WORDS, LoadedLM
 from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
 from tracr_jax.lm.tokenizer_files import parsed
 from tracr_jax.runs.build import build
-from tracr_jax.runs.model import OpenedRun
+from tracr_jax.runs.model import Injected, untouched
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 
@@ -68,9 +68,9 @@ def _llama() -> LoadedLM:
 
 
 @functools.cache
-def run_of(family: str) -> OpenedRun:
+def run_of(family: str) -> Injected:
     """A run of the small dyck task, as if trained."""
-    setup = P.small_setup()
+    run = P.small_run()
     if family == "llama":
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             patch.setenv("TRACR_JAX_CACHE", folder)
@@ -80,14 +80,15 @@ def run_of(family: str) -> OpenedRun:
             lm = _llama()
             shapes = jax.eval_shape(lm.model.init, jax.random.key(0))
             lm = dataclasses.replace(lm, params=jax.tree.map(lambda s: jnp.zeros(s.shape), shapes))
-            setup = build(config, task=P.DYCK, lm=lm)
+            run = untouched(build(config, task=P.DYCK, lm=lm))
     rng = np.random.default_rng(3)
 
     def draw(path, leaf):
         around = 1.0 if getattr(path[-1], "key", "") == "scale" else 0.0
         return jnp.asarray(around + 0.2 * rng.standard_normal(leaf.shape), jnp.float32)
 
-    return OpenedRun(setup, jax.tree_util.tree_map_with_path(draw, P.untrained(setup)))
+    params, adapter = jax.tree_util.tree_map_with_path(draw, (run.params, run.adapter))
+    return dataclasses.replace(run, params=params, programs=(run.program.trained(adapter),))
 
 
 def exporter(tmp_path_factory):

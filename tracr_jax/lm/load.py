@@ -19,13 +19,13 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import from_tensors, save_hf_folder
 from tracr_jax.lm.gguf import find_smollm2, read_gguf
 from tracr_jax.lm.gpt2 import GPT2, SIZES, GPT2Config
-from tracr_jax.lm.llama import Llama, LlamaConfig
+from tracr_jax.lm.llama import MEMBERS, Llama, LlamaConfig
 from tracr_jax.lm.tensors import open_safetensors
 from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
 from tracr_jax.types import Params
 
 # model_type of config.json -> (configuration, model)
-FAMILIES = {"gpt2": (GPT2Config, GPT2), "llama": (LlamaConfig, Llama)}
+FAMILIES = {"gpt2": (GPT2Config, GPT2), **dict.fromkeys(MEMBERS, (LlamaConfig, Llama))}
 
 TINY = "tiny"
 SMOLLM2 = "smollm2-135m-instruct"

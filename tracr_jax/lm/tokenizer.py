@@ -1,4 +1,5 @@
-"""Byte-level BPE tokenizers whose merge list a task may filter. Source: method.md 2, findings.md 30.
+"""Byte-level BPE tokenizers whose merge list a task may filter. Source: docs/method.md §2,
+docs/differences.md D30.
 
 The vocabulary never changes, only the merges do, so token ids keep their meaning for the pretrained model.
 The original takes merges that begin with `#` for comments and so moves them to the front of the list; here they
