@@ -1,6 +1,7 @@
 """Swaps: the ceiling in the compiled teacher, a model in which they must work, an adapter that knows nothing."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,8 @@ def test_ceiling_the_compiled_teacher_answers_as_the_oracle_says(task, pairs, ex
     pool = pool_of(task, 160, extra=extra)
     teacher = pool.bridge.teacher
     phi, residuals = make_forward(teacher)
-    swap = make_teacher_swap(teacher, phi, residuals, pool)
+    program = SimpleNamespace(teacher=teacher, phi=phi, residuals=residuals)  # all that it takes of one
+    swap = make_teacher_swap(program, pool)  # pyright: ignore[reportArgumentType]
     cells, omitted = list_cells(teacher, pool.oracle)
     find = PairFinder(pool, count=pairs, seed=0)
     never, flips = set(), set()
