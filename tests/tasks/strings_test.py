@@ -104,7 +104,7 @@ def test_every_form_of_answer_is_a_task_whose_bridge_is_proved(task):
         vocab=task.vocab(), max_seq_len=length, mlp_exactness=task.mlp_exactness(length),
     )  # fmt: skip
     items = [task.train_item(i, seed=0) for i in range(20)]
-    report = make_bridge(task, tokenizer, teacher).check([*items, *task.longest_items()])
+    report = make_bridge(task, tokenizer, teacher).check(task, [*items, *task.longest_items()])
     assert report.matched == report.answer_positions >= 20
     for item in items:
         letters = letters_of(item)
