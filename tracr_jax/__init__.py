@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from tracr_jax.lm.load import load_lm
     from tracr_jax.presets import preset
     from tracr_jax.runs.model import Injected, open
-    from tracr_jax.runs.model import Injected as Exported
-    from tracr_jax.runs.model import Injected as OpenedRun
-    from tracr_jax.runs.model import Injected as Run
-    from tracr_jax.runs.model import open as open_export
-    from tracr_jax.runs.model import open as open_run
     from tracr_jax.runs.program import Program
     from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
     from tracr_jax.tasks.sampled import SampledTask

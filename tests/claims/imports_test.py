@@ -28,7 +28,12 @@ TOP = {"types", "errors", "files", "lock", "config", "presets", "intervene", "ho
 # Command and package load what a command or a name needs, so that `--help` starts nothing.
 LAZY = {"cli", "__init__"}
 # Third parties that a module imports inside a function: an extra, or what must not start earlier.
-LATE = {"data.hub": {"datasets"}, "measure.language.glue": {"datasets"}, "host": {"jax"}}
+LATE = {
+    "data.hub": {"datasets"},
+    "export.tokenizer": {"transformers"},
+    "measure.language.glue": {"datasets"},
+    "host": {"jax"},
+}
 
 
 def module_of(path: Path) -> str:

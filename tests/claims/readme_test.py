@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import tracr_jax
 from tracr_jax.config import DataConfig, RunConfig
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
@@ -62,8 +61,6 @@ def test_its_code_runs_and_prints_what_is_shown(tmp_path, monkeypatch, capsys):
         return inject(task, **options | {"lm": "lm", "config": SMALL, "progress": False})
 
     monkeypatch.setattr("tracr_jax.inject", small, raising=False)
-    if not hasattr(tracr_jax, "open"):  # until the one object is merged: remove these two lines then
-        monkeypatch.setattr("tracr_jax.open", tracr_jax.open_run, raising=False)
     first, own = code("python")
     exec(compile(first, "README.md", "exec"), {})
     (shown,) = code("text")

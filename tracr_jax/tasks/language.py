@@ -65,7 +65,7 @@ def explore(
     if sum(len(letters) ** n for n in range(low, high + 1)) <= budget:
         for n in range(low, high + 1):
             for k in range(len(letters) ** n):
-                ask(tuple(letters[k // len(letters) ** i % len(letters)] for i in range(n)))
+                ask(tuple(letters[int(k // len(letters) ** i % len(letters))] for i in range(n)))
         lengths = {n: [s for s in asked if len(s) == n] for n in range(low, high + 1)}
         # Every length alike, as strings are drawn.
         share = {
@@ -101,7 +101,7 @@ def _language(asked: dict[Letters, Any], share: dict[Any, float], *, complete: b
 
 def random_string(r: np.random.Generator, letters: Sequence[str], low: int, high: int) -> Letters:
     """Length uniform, then each letter uniform."""
-    return tuple(letters[k] for k in r.integers(0, len(letters), int(r.integers(low, high + 1))))
+    return tuple(letters[int(k)] for k in r.integers(0, len(letters), int(r.integers(low, high + 1))))
 
 
 def _changed(r: np.random.Generator, letters: Sequence[str], parents: Sequence[Letters]) -> Letters:

@@ -13,7 +13,7 @@ import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
-from tracr_jax.tasks.split import available_set, draw, rng, split_of
+from tracr_jax.tasks.split import Split, available_set, draw, rng, split_of
 from tracr_jax.teacher.compile import default_exactness
 
 EVALUATION = 2**32  # first seed of the evaluation streams: apart from every training seed that fits 32 bits
@@ -78,12 +78,12 @@ class SampledTask(abc.ABC):
         def candidates(stream: int) -> Callable[[int], Item]:
             return lambda i: self.sample(rng(EVALUATION + stream, i))
 
+        def one(split: Split, stream: int, note: str) -> EvalSet:
+            return available_set(split, self.set_size, candidates(stream), note=note, split=split)
+
         return {
-            name: available_set(name, self.set_size, candidates(stream), note=note, split=name)
-            for stream, name, note in (
-                (0, "test", "In distribution."),
-                (2, "valid", "In distribution, for choosing settings."),
-            )
+            "test": one("test", 0, "In distribution."),
+            "valid": one("valid", 2, "In distribution, for choosing settings."),
         }
 
     def longest_items(self) -> tuple[Item, ...]:

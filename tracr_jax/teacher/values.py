@@ -1,8 +1,8 @@
 """The values that a number can reach: tracr lists too few where a mean is involved.
 
-tracr lists the mean of a variable of zeros and ones as 0 or 1/n, so 2/3 is read as 1/2, and a threshold between the
-two stands wrongly. Here a mean is listed as what it can be: a sum of n values over n, for every n up to the length
-of the table. What is computed from it is listed by the rules of tracr from these values.
+tracr lists the mean of a variable of zeros and ones as 0 or 1/n, so 2/3 is read as 1/2, and a threshold between
+the two stands wrongly. Here a mean is listed as what it can be: a sum of n values over n, for every n up to the
+length of the table. What is computed from it is listed by the rules of tracr from these values.
 """
 
 import math
