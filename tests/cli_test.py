@@ -72,7 +72,7 @@ def test_dispatch_is_set_before_the_backend_starts():
     """JAX says nothing where this setting comes too late; the number of devices, set with it, would."""
     script = """
 import jax
-from tracr_jax import cli, run
+from tracr_jax import cli, injection
 
 def update(name, value, real=jax.config.update):
     if name == "jax_cpu_enable_async_dispatch":
@@ -83,7 +83,7 @@ def inject(*_, **__):
     print(len(jax.devices("cpu")), jax.config.read("jax_cpu_enable_async_dispatch"))
     raise KeyboardInterrupt
 
-jax.config.update, run.inject = update, inject
+jax.config.update, injection.inject = update, inject
 cli.main(["inject", "dyck"])
 """
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # has a number of devices too

@@ -210,7 +210,7 @@ def test_killed_sweep_goes_on_and_a_finished_one_trains_nothing(lm_folder, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(tracr_jax.injection, "evaluate", killed)
+        m.setattr(tracr_jax.injection, "evaluate_programs", killed)
         with pytest.raises(SystemExit) as stop:
             reproduce.main(argv)
     assert stop.value.code == 130
