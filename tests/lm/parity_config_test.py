@@ -19,7 +19,7 @@ from tracr_jax.lm.convert import from_tensors
 from tracr_jax.lm.load import read_model
 from tracr_jax.lm.tensors import open_safetensors
 
-pytestmark = pytest.mark.parity
+pytestmark = pytest.mark.soak  # by hand: a walk over every field, minutes on two cores
 
 SMALL = SIZES | {"num_hidden_layers": 2, "max_position_embeddings": 32}
 FAMILIES = {
