@@ -1,8 +1,8 @@
 """Compare a teacher with its oracle, and with tracr, on random inputs.
 
-Implements teacher.md 3, 5: the compiled network is right where every variable's coordinates are the one-hot (or
-the number) that the program computes. Positions where the program holds a mixture have no single right value and
-are counted, not compared.
+Implements docs/teacher.md §3, §5: the compiled network is right where every variable's coordinates are the one-hot
+(or the number) that the program computes. Positions where the program holds a mixture have no single right value
+and are counted, not compared.
 """
 
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def verify(
       num: number of inputs (tokens uniform over the vocabulary, lengths over 1..max_seq_len).
       seed: of NumPy's generator.
       tolerance: a value further from the program's than this is wrong; tracr's softmax leaks by design, up to
-        0.02 at 40 positions and more beyond (teacher.md 3b). An undefined value is wrong where a coordinate
+        0.02 at 40 positions and more beyond (docs/teacher.md §3b). An undefined value is wrong where a coordinate
         exceeds 0.5, where the losses would take it for held.
       inputs: token sequences to use in place of random ones.
       tracr: also compile with tracr, slowly, and compare all weights and labels.
