@@ -1,6 +1,8 @@
 """Our models in the lm-evaluation-harness, beside its own Hugging Face adapter on the same small random models."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.gpt2 import GPT2Config
 from tracr_jax.lm.llama import LlamaConfig
 from tracr_jax.lm.load import TASK_WORDS, random_lm, write_random_gpt2
+from tracr_jax.lm.tokenizer import END_OF_TEXT as BOS
 from tracr_jax.lm.tokenizer import word_tokenizer
 from tracr_jax.runs.model import open
 
@@ -34,10 +37,10 @@ def opened(folder, **options):
     return TracrLM(folder, **options)
 
 
-def theirs(folder):
+def theirs(folder, *, batch_size=4, **options):
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=4)
+    return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch_size, **options)
 
 
 def instances(kind, arguments):
@@ -47,8 +50,8 @@ def instances(kind, arguments):
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
-def pair(request, tmp_path_factory):
-    """(our adapter, theirs) on one folder, whose model tells tokens clearly apart and often ends a text."""
+def folder(request, tmp_path_factory):
+    """Of a model that tells tokens clearly apart and often ends a text."""
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = word_tokenizer(TASK_WORDS)
     size = tokenizer.vocab_size
@@ -66,6 +69,12 @@ def pair(request, tmp_path_factory):
     longer = {"gpt2": 3, "llama": 2}[request.param]
     params = jax.tree.map(lambda x: x.at[tokenizer.eos_id].multiply(longer) if x.shape[0] == size else x, params)
     save_hf_folder(folder, model, params, tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(folder):
+    """(our adapter, theirs)."""
     return opened(folder), theirs(folder)
 
 
@@ -195,3 +204,180 @@ def test_what_it_cannot_do_is_one_line(pair):
     for size in ("auto", 0):
         with pytest.raises(UserError, match="batch_size must be a number"):
             opened("nowhere", batch_size=size)
+
+
+def candidates(name, default):
+    """Values to try for an option of `generate`: near its default and far from it, of every plain kind."""
+    known = {
+        "bad_words_ids": [[[5]]], "sequence_bias": [[[[5], 9.0]]], "suppress_tokens": [[5, 6]],
+        "begin_suppress_tokens": [[5, 6]], "force_words_ids": [[[5]]], "stop_strings": [" x"],
+        "exponential_decay_length_penalty": [(1, 2.0)], "cache_implementation": ["static"],
+    }  # fmt: skip
+    return known.get(name, [*([] if default is None else [default]), False, 0, 1, 1.0, 3, 5.5])
+
+
+def test_every_option_of_generate_is_honoured_or_refused_by_name(folder, pair):
+    """Walk over all that generate takes: the text is HFLM's, or a line names the option."""
+    from transformers import GenerationConfig
+
+    ours, reference = pair
+    ask = (PROMPTS[0], PROMPTS[3])
+    honoured, refused = set(), set()
+    fields = {n: v for n, v in vars(GenerationConfig()).items() if not n.startswith("_")}
+    fields |= dict.fromkeys(["max_tokens", "max_completion_tokens", "stop", "seed", "beams", "logit_bias"])
+    for name, default in fields.items():
+        for value in candidates(name, default):
+            rows = [(p, {"max_gen_toks": 8, name: value}) for p in ask]
+            if name in ("max_new_tokens", "max_tokens", "max_completion_tokens"):
+                if not isinstance(value, int) or value < 1:
+                    continue
+                rows = [(p, {name: value}) for p in ask]
+            message = None
+            try:
+                got = ours.generate_until(instances("generate_until", rows))
+            except UserError as e:
+                message = str(e)
+            if message:
+                assert f"{name}=" in message, (name, value)
+                refused.add(name)
+            else:
+                honoured.add(name)
+                if isinstance(value, float) and name.startswith(("min_", "num_", "no_", "top_k")):
+                    continue  # generate wants whole numbers
+                assert got == reference.generate_until(instances("generate_until", rows)), (name, value)
+    assert honoured >= {"max_new_tokens", "max_tokens", "num_beams", "repetition_penalty", "top_p", "min_length"}
+    assert refused >= {"num_beams", "repetition_penalty", "max_length", "stop_strings", "penalty_alpha", "seed"}
+    assert not {"max_length", "seed", "beams", "logit_bias", "stop", "bad_words_ids", "eos_token_id"} & honoured
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"until": None}, {"until": []}, {"until": " x"}, {"until": [" x", " 3", " x"]},
+        {"temperature": 0}, {"temperature": 0.0, "do_sample": False}, {"temperature": 0.7, "do_sample": False},
+        {"do_sample": None}, {"top_k": 3, "do_sample": False}, {"num_beams": 1, "num_return_sequences": 1},
+        {"max_new_tokens": 5}, {"max_gen_toks": 6, "max_tokens": 3}, {"max_gen_toks": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_honoured_generation_options_give_the_same_texts(pair, options):
+    limit = {} if set(options) & {"max_new_tokens", "max_gen_toks"} else {"max_gen_toks": 20}
+    if options == {"max_gen_toks": None}:
+        limit = {"max_tokens": 7}
+    got = pair[0].generate_until(instances("generate_until", [(p, options | limit) for p in PROMPTS]))
+    # HFLM fails on a None that it could take for "not set".
+    set_ones = {n: v for n, v in (options | limit).items() if v is not None}
+    assert got == pair[1].generate_until(instances("generate_until", [(p, set_ones) for p in PROMPTS]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.7}, "asks for samples"),
+        ({"do_sample": True, "top_k": 1}, "asks for samples"),
+        ({"num_beams": 3}, r"ask for num_beams=3; .* greedily"),
+        ({"repetition_penalty": 1.1, "num_beams": 2}, r"repetition_penalty=1\.1, num_beams=2"),
+        ({"max_length": 20}, r"max_length is max_gen_toks here"),
+        ({"stop": ["x"]}, r"stop is until here"),
+        ({"until": [""]}, "until must be a text or a list of texts, none empty"),
+        ({"until": 3}, "until must be a text"),
+    ],
+    ids=str,
+)
+def test_a_generation_option_that_is_not_implemented_is_refused_by_name(pair, options, message):
+    with pytest.raises(UserError, match=message) as e:
+        pair[0].generate_until(instances("generate_until", [(PROMPTS[0], options)]))
+    assert "\n" not in str(e.value)
+
+
+def copied(folder, to, *, config, post_processor=None):
+    """The model's folder with other settings of the tokenizer."""
+    shutil.copytree(folder, to)
+    for name, change in (
+        ("tokenizer_config.json", config),
+        ("tokenizer.json", {"post_processor": post_processor}),
+    ):
+        path = to / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    return to
+
+
+def template(folder):
+    """A post-processor as in Llama 3's tokenizer.json: the BOS in front, whatever the settings say."""
+    words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    front = [{"SpecialToken": {"id": BOS, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    return {
+        "type": "TemplateProcessing", "single": front, "pair": [*front, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {BOS: {"id": BOS, "ids": [words[BOS]], "tokens": [BOS]}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", ["plain", "settings say yes", "post-processor", "settings say no"])
+def test_a_bos_stands_where_hflm_puts_it(folder, tmp_path, settings):
+    config = {"settings say yes": {"add_bos_token": True}, "settings say no": {"add_bos_token": False}}
+    processor = template(folder) if settings in ("post-processor", "settings say no") else None
+    config = config.get(settings, {}) | {"bos_token": BOS}
+    changed = copied(folder, tmp_path / "lm", config=config, post_processor=processor)
+    for option in (None, True, False):
+        ours, reference = opened(changed, add_bos_token=option), theirs(changed, add_bos_token=option)
+        for text in (PROMPTS[0], BOS + PROMPTS[1], "", LONG):
+            for special in (None, True, False):
+                got, expected = ours.tok_encode(text, special), reference.tok_encode(text, special)
+                assert got == expected, (option, text, special)
+        there = bool(processor) if option is None else option
+        assert (ours.tok_encode(" x")[0] == ours.prefix_token_id) == there
+        assert ours.tok_encode(BOS + " x").count(ours.prefix_token_id) == 1
+        assert ours.tok_encode(LONG, left_truncate_len=3) == reference.tok_encode(LONG, left_truncate_len=3)
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_scores_and_texts_are_hflms_with_a_bos_and_without(folder, tmp_path, option):
+    changed = copied(folder, tmp_path / "lm", config={"bos_token": BOS})
+    # One text in a batch: HFLM decides about the BOS of a batch by its first text.
+    ours, reference = opened(changed, add_bos_token=option), theirs(changed, batch_size=1, add_bos_token=option)
+    pairs = [(p, " yes") for p in PROMPTS] + [("", " the number"), (BOS + PROMPTS[0], " x"), (LONG, " x y z")]
+    asked = [*PROMPTS, *(f"{w} yes x" for w in TASK_WORDS[5:25])]
+    said = ours.generate_until(instances("generate_until", [(p, {"max_gen_toks": 1}) for p in asked]))
+    pairs += [(p, t) for p, t in zip(asked, said, strict=True) if t.strip() and t.isascii()]
+    got, wanted = (m.loglikelihood(instances("loglikelihood", pairs)) for m in (ours, reference))
+    np.testing.assert_allclose([v for v, _ in got], [v for v, _ in wanted], rtol=1e-4)
+    assert [g for _, g in got] == [g for _, g in wanted]
+    assert {g for _, g in got} == {True, False}
+    texts = [(PROMPTS[0],), (LONG,), (BOS + PROMPTS[1],)]
+    rolling = [m.loglikelihood_rolling(instances("loglikelihood_rolling", texts)) for m in (ours, reference)]
+    np.testing.assert_allclose(*rolling, rtol=1e-4)
+    rows = [(p, {"max_gen_toks": 12}) for p in [*PROMPTS, LONG, BOS + PROMPTS[0]]]
+    assert ours.generate_until(instances("generate_until", rows)) == reference.generate_until(
+        instances("generate_until", rows)
+    )
+    # The option moves the numbers.
+    other = opened(changed, add_bos_token=not option).loglikelihood(instances("loglikelihood", pairs[:1]))
+    assert other[0][0] != pytest.approx(got[0][0], rel=1e-3)
+
+
+def test_a_bos_that_cannot_be_given_is_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="add_bos_token: the tokenizer has no bos_token"):
+        opened(copied(folder, tmp_path / "none", config={"bos_token": None}), add_bos_token=True)
+    behind = template(folder)
+    behind["single"].append(behind["single"][0])
+    closed = copied(folder, tmp_path / "eos", config={"bos_token": BOS}, post_processor=behind)
+    with pytest.raises(UserError, match="behind each text"):
+        opened(closed)
+    assert opened(closed, add_bos_token=False).tok_encode(" x") == opened(folder).tok_encode(" x")
+
+
+def test_the_folders_own_generation_settings(folder, pair, tmp_path):
+    """A penalty in generation_config.json is refused, an end of text in it ends a text, as for HFLM."""
+    plain = pair[0].generate_until(instances("generate_until", [(p, {"max_gen_toks": 20}) for p in PROMPTS]))
+    first = pair[0].generate_until(instances("generate_until", [(p, {"max_gen_toks": 1}) for p in PROMPTS]))
+    inside = next(ids[0] for text in first if text and len(ids := pair[0].tok_encode(text)) == 1)
+    changed = copied(folder, tmp_path / "lm", config={})
+    path = changed / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [pair[0].eot_token_id, inside], "do_sample": True, "top_p": 0.9}))
+    rows = instances("generate_until", [(p, {"max_gen_toks": 20}) for p in PROMPTS])
+    # A text may end with a token that is not special, which HFLM shows.
+    got, wanted = (m.generate_until(rows) for m in (opened(changed), theirs(changed, batch_size=1)))
+    assert got == wanted != plain
+    path.write_text(json.dumps({"repetition_penalty": 1.1}))
+    with pytest.raises(UserError, match=r"generation_config.json ask for repetition_penalty=1\.1"):
+        opened(changed).generate_until(rows)

@@ -1,15 +1,15 @@
 """Our models in EleutherAI's lm-evaluation-harness (extra `lm-eval`): any of its tasks measures what is kept.
 
     import lm_eval
-    from tracr_jax.lm_eval import TracrLM
+    from tracr_jax.export.lm_eval import TracrLM
 
     for original in (True, False):
         lm_eval.simple_evaluate(TracrLM("runs/…", original=original), tasks=["lambada_openai", "piqa"])
 
 Where this module is imported, the harness also knows the class by the name "tracr-jax", with model_args such as
-"pretrained=runs/…,original=True". Texts become tokens as they did in training: no token of the tokenizer's own in
-front, and a run's or an export's merges are its program's. Conventions (left truncation, the prefix of an empty
-context, rolling windows, stop strings) are those of the harness's own Hugging Face adapter, HFLM.
+"pretrained=runs/…,original=True". A run's or an export's merges are its program's. Conventions (left truncation,
+a BOS in front, the prefix of an empty context, rolling windows, stop strings) are those of the harness's own
+Hugging Face adapter, HFLM; what it has and this adapter has not is refused (`export/lm_eval_options.py`).
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ import numpy as np
 
 from tracr_jax.data.samples import round_up
 from tracr_jax.errors import UserError
+from tracr_jax.files import read_json
 from tracr_jax.lm.generate import greedy
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.measure.language.scores import score_rows
@@ -35,13 +36,14 @@ try:
     from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
     from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
         handle_stop_sequences,
-        normalize_gen_kwargs,
         postprocess_generated_text,
     )
     from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
         get_rolling_token_windows,
         make_disjoint_window,
     )
+
+    from tracr_jax.export.lm_eval_options import folder_ends, generation, specials
 except ImportError as e:
     raise UserError(f"the lm-evaluation-harness is missing ({e}): pip install 'tracr-jax[lm-eval]'") from e
 
@@ -82,6 +84,8 @@ class TracrLM(TemplateLM):
       original: see `open_model`.
       program: see `open_model`.
       dtype: see `open_model`.
+      add_bos_token: a BOS in front of every text but one that has it already: yes, no, or (None) what
+        tokenizer.json's post-processor does. A run's texts had none in training.
       batch_size: prompts that generate together; scores choose their own.
       max_batch_size: the harness names it; unused.
       device: the harness names it; JAX's own device is used.
@@ -94,6 +98,7 @@ class TracrLM(TemplateLM):
         original: bool = False,
         program: str | None = None,
         dtype: str = "float32",
+        add_bos_token: bool | None = None,
         batch_size: int | str | None = 32,
         max_batch_size: int | None = None,
         device: str | None = None,
@@ -106,6 +111,10 @@ class TracrLM(TemplateLM):
         self._batch = int(size)
         added = json.loads(self._opened.tokenizer.to_json()).get("added_tokens", [])
         self._special = {t["id"] for t in added if t.get("special")}
+        self._front = specials(self._opened.tokenizer, add_bos_token)
+        self._prefix = self._opened.tokenizer.decode([self.prefix_token_id])
+        path = Path(self._opened.source) / "generation_config.json"
+        self._folder_options = read_json(path) if path.exists() else {}
 
     @property
     def eot_token_id(self) -> int:
@@ -132,12 +141,23 @@ class TracrLM(TemplateLM):
         """Names the tokenizer in the harness's cache of requests."""
         return "tracr-jax"
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids of a text; none is added, whatever is asked."""
-        return self._opened.tokenizer.encode(string)
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None
+    ) -> list[int]:
+        """Token ids of a text, behind the BOS unless the text begins with one.
+
+        Args:
+          string: the text.
+          add_special_tokens: the BOS even so, or none; None is the rule.
+          left_truncate_len: at most the last so many ids; None or 0 for all.
+        """
+        if add_special_tokens is None:
+            add_special_tokens = not string.startswith(self._prefix)
+        ids = (self._front if add_special_tokens else []) + self._opened.tokenizer.encode(string)
+        return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False
     ) -> list[Scored]:
         scored = self._score([(context, continuation) for _, context, continuation in requests])
         for (key, _, _), result in zip(requests, scored, strict=True):
@@ -167,7 +187,7 @@ class TracrLM(TemplateLM):
         pairs, owners = [], []
         for number, request in enumerate(requests):
             windows = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
+                token_list=self.tok_encode(_arguments(request)[0]),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
@@ -186,16 +206,17 @@ class TracrLM(TemplateLM):
         """Greedy continuations up to a stop string, the end of text or the task's limit, whichever comes first.
 
         Raises:
-          UserError: a task wants samples, or more new tokens than the model has positions.
+          UserError: a task wants samples, more new tokens than the model has positions, or an option that is not
+            implemented.
         """
         end = self._opened.tokenizer.eos_token
+        ends = folder_ends(self._folder_options, self.eot_token_id)
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for number, request in enumerate(requests):
-            options: dict[str, Any] = dict(normalize_gen_kwargs(request.args[1], self.max_gen_toks))
-            if options["do_sample"]:
-                raise UserError("generate_until: the task asks for samples, this model answers greedily only")
-            until = handle_stop_sequences(options["until"], eos=end)
-            groups.setdefault((options["max_gen_toks"], tuple(until)), []).append(number)
+            _, options = _arguments(request)
+            limit, until = generation(options, default_limit=self.max_gen_toks)
+            until = handle_stop_sequences(list(until), eos=end)
+            groups.setdefault((limit, tuple(until)), []).append(number)
         texts = [""] * len(requests)
         for (limit, until), members in groups.items():
             room = self.max_length - limit
@@ -204,18 +225,22 @@ class TracrLM(TemplateLM):
                     f"generate_until: {limit} new tokens and a prompt do not fit {self.max_length} positions; set "
                     "max_gen_toks in the task's generation_kwargs"
                 )
-            prompts = [self.tok_encode(requests[n].args[0])[-room:] or [self.prefix_token_id] for n in members]
+            prompts = [
+                self.tok_encode(_arguments(requests[n])[0])[-room:] or [self.prefix_token_id] for n in members
+            ]
             order = sorted(range(len(members)), key=lambda k: -len(prompts[k]))
             for start in range(0, len(order), self._batch):
                 chosen = order[start : start + self._batch]
-                made = self._generate([prompts[k] for k in chosen], limit=limit, until=until)
+                made = self._generate([prompts[k] for k in chosen], limit=limit, until=until, ends=ends)
                 for k, text in zip(chosen, made, strict=True):
                     texts[members[k]] = text
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
 
-    def _generate(self, prompts: list[list[int]], *, limit: int, until: Sequence[str]) -> list[str]:
+    def _generate(
+        self, prompts: list[list[int]], *, limit: int, until: Sequence[str], ends: frozenset[int]
+    ) -> list[str]:
         """Texts after the prompts, made in rounds, so that few tokens are made in vain behind a stop string."""
         made: list[list[int]] = [[] for _ in prompts]
         texts = [""] * len(prompts)
@@ -231,7 +256,7 @@ class TracrLM(TemplateLM):
             stopped = set()
             for k, tokens in zip(going, np.asarray(new).tolist(), strict=True):
                 made[k] += tokens
-                texts[k], done = self._cut(made[k], until)
+                texts[k], done = self._cut(made[k], until, ends)
                 if done or len(made[k]) >= limit:
                     stopped.add(k)
             going = [k for k in going if k not in stopped]
@@ -239,10 +264,18 @@ class TracrLM(TemplateLM):
             count = min(2 * count, limit - len(made[going[0]])) if going else 0
         return texts
 
-    def _cut(self, tokens: list[int], until: Sequence[str]) -> tuple[str, bool]:
-        """The text before the first stop string or end of text, and whether there was one."""
-        ended = self.eot_token_id in tokens
-        kept = tokens[: tokens.index(self.eot_token_id)] if ended else tokens
+    def _cut(self, tokens: list[int], until: Sequence[str], ends: frozenset[int]) -> tuple[str, bool]:
+        """The text before the first stop string or end of text, and whether there was one.
+
+        An end of text that is no special token is part of the text, as for HFLM.
+        """
+        stop = next((at for at, t in enumerate(tokens, 1) if t in ends), None)
+        kept = tokens[:stop]
         whole = self._opened.tokenizer.decode([t for t in kept if t not in self._special])
         text = postprocess_generated_text(whole, list(until), None)
-        return text, ended or text != whole
+        return text, stop is not None or text != whole
+
+
+def _arguments(request: Instance) -> tuple[Any, ...]:
+    """What a request holds; the harness's own annotation says an empty tuple."""
+    return tuple(request.args)

@@ -122,6 +122,7 @@ def _download(name: str) -> Path:
     # Weights in other formats would double the download.
     files = [
         "config.json",
+        "generation_config.json",  # read by the lm-eval adapter
         "*.safetensors",
         "*.safetensors.index.json",
         "tokenizer*.json",
