@@ -142,6 +142,9 @@ def cached_compile(
     return teacher
 
 
+_COMPILER = 2  # counted up when the same program compiles to another teacher
+
+
 def _fingerprint(traced: Trace, *, vocab: Collection[Any], settings: tuple) -> str:
     """Hash of the graph, of every function's table over its inputs, and of the versions."""
     digest = hashlib.sha256()
@@ -150,7 +153,14 @@ def _fingerprint(traced: Trace, *, vocab: Collection[Any], settings: tuple) -> s
         digest.update(("\x1f".join(f"{type(p).__name__}:{p!r}" for p in parts) + "\x1e").encode())
 
     # The field names change with the meaning of a teacher; tracr's own version is what the fallback depends on.
-    add(FORMAT, getattr(tracr, "__version__", ""), np.__version__, [f.name for f in fields(Teacher)], *settings)
+    add(
+        FORMAT,
+        _COMPILER,
+        getattr(tracr, "__version__", ""),
+        np.__version__,
+        [f.name for f in fields(Teacher)],
+        *settings,
+    )
     add(*sorted(vocab, key=repr))
     for label, expr in traced.exprs.items():
         add(label, type(expr).__name__, *(c.label for c in expr.children))
