@@ -34,7 +34,9 @@ from tracr_jax.train.step import (
     RowsFn,
     StepShape,
     TrainParams,
+    answer_terms,
     anywhere,
+    read_beside,
     retention,
     wide,
 )  # fmt: skip
@@ -282,16 +284,10 @@ def make_exchange_loss_fn(
         asked = mix.source[names.index(result)]  # whose answer the written result is
         both = keep_rows(interleave(ids, ids))
         read = {"edit": edit, "logit_positions": interleave(where, where[asked])}
-        if losses.retention_weight:
-            out, text = model.apply_beside(params.lm, both, batch.text_ids, **read)
-        else:
-            out, text = model.apply(params.lm, both, **read), None
+        out, text = read_beside(model, params.lm, both, batch.text_ids, losses, **read)
 
-        terms: Metrics = {}
         logits, logits_x = apart(wide(out.logits))
-        terms["supervised"] = L.weighted_cross_entropy(logits, answers, weights)
-        right = jnp.sum((jnp.argmax(logits, axis=-1) == answers) * weights)
-        terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
+        terms = answer_terms(logits, answers, weights)
         weights_x = weights[asked] * ~mix.free[:, None]
         terms["supervised_exchanged"] = L.weighted_cross_entropy(logits_x, answers[asked], weights_x)
         hidden = shape.aligned(out.hidden)

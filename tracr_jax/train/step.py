@@ -23,7 +23,7 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
-from tracr_jax.types import PAPER_LAYERS, Adapter, Batch, Codes, Hidden, LayerMap, Params, Residuals
+from tracr_jax.types import PAPER_LAYERS, Adapter, Batch, Codes, Hidden, LayerMap, LMOutput, Params, Residuals
 
 Metrics = dict[str, jax.Array]
 RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`
@@ -109,6 +109,26 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def read_beside(
+    model: LanguageModel, params: Params, ids: jax.Array, text_ids: jax.Array, config: LossConfig, **read: Any
+) -> tuple[LMOutput, LMOutput | None]:
+    """(the pass over the items, and over the retention text beside them, where its loss counts)."""
+    if config.retention_weight:
+        return model.apply_beside(params, ids, text_ids, **read)
+    return model.apply(params, ids, **read), None
+
+
+def answer_terms(
+    logits: Float[Array, "B K V"], targets: Int[Array, "B K"], weights: Float[Array, "B K"]
+) -> Metrics:
+    """The terms "supervised" (nats per answer token) and "answer_accuracy" (share of tokens whose argmax is right)."""
+    right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+    return {
+        "supervised": L.weighted_cross_entropy(logits, targets, weights),
+        "answer_accuracy": right / jnp.maximum(jnp.sum(weights), 1.0),
+    }
+
+
 def retention(
     model: LanguageModel,
     original: Params,
@@ -158,7 +178,6 @@ def make_loss_fn(
         assert isinstance(adapter, Adapter)
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
-        terms: Metrics = {}
         edit = None
         if config.hook:
             # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
@@ -173,14 +192,8 @@ def make_loss_fn(
         ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
         where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         read = {"edit": edit, "logit_positions": where}
-        if config.retention_weight:
-            out, text = model.apply_beside(params.lm, ids, batch.text_ids, **read)
-        else:
-            out, text = model.apply(params.lm, ids, **read), None
-        logits = wide(out.logits)
-        terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
-        right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
-        terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
+        out, text = read_beside(model, params.lm, ids, batch.text_ids, config, **read)
+        terms = answer_terms(wide(out.logits), targets, weights)
         total = terms["supervised"]
 
         if config.alignment != "none":
