@@ -192,15 +192,11 @@ def lookup(node: Node, source: Node, f: Callable) -> Units:
         numbers = [_number(node, value, f(value)) for _, value in source.basis]
         if min(numbers, default=0) < 0:
             return _signed(node, source, numbers)
-    index = {value: i for i, (_, value) in enumerate(outputs)}
-    fst = []
-    for i, (_, value) in enumerate(source.basis):
-        if not node.categorical:
-            fst.append((i, 0, numbers[i]))
-            continue
-        y = f(value)
-        if y in index:
-            fst.append((i, index[y], 1.0))
+        fst = [(i, 0, y) for i, y in enumerate(numbers)]
+    else:
+        index = {value: i for i, (_, value) in enumerate(outputs)}
+        results = [f(value) for _, value in source.basis]
+        fst = [(i, index[y], 1.0) for i, y in enumerate(results) if y in index]
     same = np.arange(len(outputs))
     return Units(outputs, list(source.basis), outputs, _columns(fst), (same, same, np.ones(len(outputs))))
 
