@@ -149,7 +149,12 @@ class StringTask(SampledTask):
             return "yes" if answer else "no"
         return self._joint.join(map(_text, answer)) if self.answer == "sequence" else _text(answer)
 
-    def _answer(self, letters: Letters, before: int = 0, between: int = 0) -> Any:
+    @functools.cached_property
+    def _answer(self) -> Callable[..., Any]:
+        # What is drawn by its answer is labelled by it too: the program is asked once.
+        return functools.lru_cache(maxsize=100_000)(self._ask)
+
+    def _ask(self, letters: Letters, before: int = 0, between: int = 0) -> Any:
         """The program's answer, with so many words of the prompt before and behind the letters."""
         tokens: list[Any] = [*[OTHER] * before, *letters, *[OTHER] * between, ASK]
         values = []
