@@ -121,7 +121,7 @@ def read_beside(
 def answer_terms(
     logits: Float[Array, "B K V"], targets: Int[Array, "B K"], weights: Float[Array, "B K"]
 ) -> Metrics:
-    """The terms "supervised" (nats per answer token) and "answer_accuracy" (share of tokens whose argmax is right)."""
+    """Terms "supervised" (nats per answer token) and "answer_accuracy" (share of tokens whose argmax is right)."""
     right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
     return {
         "supervised": L.weighted_cross_entropy(logits, targets, weights),
