@@ -12,8 +12,9 @@ from tracr_jax.errors import UserError
 from tracr_jax.teacher import compile_program
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
+from tracr_jax.train.codes import number_code
 from tracr_jax.train.losses import apply_adapter
-from tracr_jax.train.reserved import directions, load_reserved, number_code, reserve, save_reserved
+from tracr_jax.train.reserved import directions, load_reserved, reserve, save_reserved
 
 FORMS = ({}, {"merge_values": True, "hand_on": True})
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda f: "-".join(f) or "plain")
