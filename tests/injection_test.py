@@ -9,7 +9,7 @@ import pytest
 
 import tracr_jax
 from tracr_jax import cli
-from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
+from tracr_jax.config import RUN_FORMAT, DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.injection import inject
 from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
@@ -250,7 +250,7 @@ def test_folders_are_not_mixed(models, tmp_path):
     with pytest.raises(UserError, match="nothing to resume"):
         inject("dyck", lm=models(8), config=SMALL, folder=run, resume=True, progress=False)
     saved = dataclasses.replace(SMALL, task="dyck", lm=models(8))
-    (run / "config.json").write_text(json.dumps(dataclasses.asdict(saved)))
+    (run / "config.json").write_text(json.dumps(dataclasses.asdict(saved) | {"format": RUN_FORMAT}))
     with pytest.raises(UserError, match="already holds a run"):
         inject("dyck", lm=models(8), config=SMALL, folder=run, progress=False)
     with pytest.raises(UserError, match=r"other options \(steps 4 -> 5\)"):

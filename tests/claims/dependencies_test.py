@@ -17,7 +17,7 @@ DISTRIBUTION = {"orbax": "orbax-checkpoint", "tracr": "tracr-pypi"}
 # Extras of the tests, the site and the notebook; all others are imported by the package.
 TOOLS = {"dev", "parity", "browser", "docs", "notebook"}
 # These need their extra to be imported at all.
-WHOLE_FILES = {PACKAGE / "export" / "lm_eval.py": "lm-eval"}
+WHOLE_FILES = {PACKAGE / "export" / name: "lm-eval" for name in ("lm_eval.py", "lm_eval_options.py")}
 
 
 def declared(requirements):

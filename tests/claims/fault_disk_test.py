@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +153,9 @@ def test_a_second_writer_is_refused_and_a_killed_one_lets_go(tmp_path, monkeypat
     first = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE)
     assert first.stdout
     assert first.stdout.readline() == b"1\n"
-    monkeypatch.setattr(run, "build", lambda *_, **__: None)  # the folder is asked for before a part is used
+    # The folder is asked for before a part of the run is used.
+    monkeypatch.setattr(run, "build", lambda *_, **__: SimpleNamespace(program=None))
+    monkeypatch.setattr(run, "untouched", lambda *_, **__: None)
     try:
         with refused(rf"run: process {first.pid} is writing this run; wait for it, or choose another --folder"):
             run.inject("dyck", config=RunConfig(), folder=folder, progress=False)

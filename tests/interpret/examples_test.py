@@ -16,7 +16,7 @@ from tracr_jax.interpret.examples import examples
 def answers(monkeypatch):
     """Answers that are right for every second item."""
 
-    def answer(run, items):
+    def answer(run, params, items):
         words = [i.label if k % 2 == 0 else {"yes": "no", "no": "yes"}[i.label] for k, i in enumerate(items)]
         return [run.program.tokenizer.encode(f" {w}") for w in words]
 
