@@ -150,7 +150,7 @@ def inject(
                 earlier = dataclasses.replace(earlier, record=keep_record(folder, earlier.record))
             write_json(folder / "config.json", C.to_dict(config))
             save_teacher(setup.teacher, folder / "teacher" / "teacher.npz")
-            write_json(folder / "run.json", about(started))
+            write_json(folder / "run.json", about(started) | setup.proof.record())
 
         state, frozen, step = make_parts(setup, mesh, earlier=earlier)
         batch_at = make_batch_at(setup, mesh, earlier=earlier)
@@ -206,7 +206,9 @@ def inject(
         times["evaluation_s"] = time.time() - evaluated
         if first:
             write_json(folder / "evaluation.json", evaluation)
-            write_json(folder / "run.json", about(started) | {"times": times} | _peak_memory())
+            write_json(
+                folder / "run.json", about(started) | setup.proof.record() | {"times": times} | _peak_memory()
+            )
         return Run(folder, setup, params, evaluation, others)
 
 

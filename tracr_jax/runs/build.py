@@ -1,7 +1,8 @@
 """Everything a run is made of, built and checked before a step is taken or a file written.
 
 The order: language model -> tokenizer with the task's merges -> length of the longest item -> teacher of that
-length -> bridge, proved on items -> batches. A check that fails is one line with the numbers and what to change.
+length -> bridge and network, proved on items -> batches. A check that fails is one line with the numbers and what
+to change.
 """
 
 import functools
@@ -24,6 +25,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.runs.proof import Proof, prove
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.teacher import Teacher, cached_compile, make_forward
@@ -50,6 +52,7 @@ class Setup:
     residuals: ResidualsFn
     bridge: Bridge
     bridge_report: BridgeReport
+    proof: Proof
     batches: Batches
     layout: VariableLayout
     shape: StepShape
@@ -103,8 +106,10 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     )
     bridge = make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
     proved = [*task.longest_items(), *(task.train_item(i, seed=config.seed) for i in range(_PROVED_ITEMS))]
-    report = bridge.check(proved, strict=strict)
+    oracle = Oracle(task.program(max_seq_len=length))
+    report = bridge.check(proved, strict=strict, oracle=oracle)
     say(f"{'warning: ' if report.first_mismatch else ''}{report}")
+    proof = prove(task, bridge, proved, oracle=oracle, strict=strict, say=say)
     shape = _shape(teacher, task, lm, config, bridge, proved)
     d = config.data
     text, held_out = _texts(d, tokenizer, say)
@@ -135,6 +140,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         residuals=residuals,
         bridge=bridge,
         bridge_report=report,
+        proof=proof,
         batches=batches,
         layout=variable_layout(teacher.variables, weights=dict(config.losses.variable_weights)),
         shape=shape,
