@@ -1,7 +1,7 @@
 """A run folder's measured numbers as one JSON file to keep: how main_job_*.json and interpret_*.json are made.
 
-  python experiments/record.py runs/dyck-tiny-variable-seed0 experiments/main_job_tiny.json
-  python experiments/record.py --interpretation RUN experiments/interpret_dyck.json
+  python -m experiments.record runs/dyck-tiny-variable-seed0 experiments/main_job_tiny.json
+  python -m experiments.record --interpretation RUN experiments/interpret_dyck.json
 
 The first form keeps run.json, config.json and evaluation.json; the second what `tracr-jax interpret` found under
 noise and swaps. Nothing is computed, and nothing left out within them.
@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json

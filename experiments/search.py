@@ -1,9 +1,9 @@
 """One trial of the search behind the presets: train with some settings, look at items no reported set holds.
 
-  python experiments/search.py h4 --task dyck --steps 240 --every 80 losses.retention_weight=0.2 data.batch=16
+  python -m experiments.search h4 --task dyck --steps 240 --every 80 losses.retention_weight=0.2 data.batch=16
 
 What is looked at: `valid`, and unseen items of the program's whole input space (for dyck by kind: random, walk,
-near and order misses). Every trial is an entry of experiments/search_tiny.json; README.md tells the story.
+near and order misses). Every trial is an entry of experiments/search_tiny.json; diary.md tells the story.
 """
 
 import argparse
@@ -14,23 +14,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
-
 from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
     keep_pages()  # before anything is imported: it starts the process again
 
 import numpy as np
-from reproduce_results import shown_command
 
+from experiments.reproduce.results import shown_command
 from tracr_jax.config import RunConfig, from_dict, to_dict
 from tracr_jax.files import read_json, write_json
-from tracr_jax.injection import make_parts
 from tracr_jax.measure.answers import decode_samples, make_predictor
 from tracr_jax.measure.language import perplexity
 from tracr_jax.presets import preset
-from tracr_jax.runs.build import build
+from tracr_jax.runs.build import build, make_batch_at, make_parts
+from tracr_jax.runs.model import untouched
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.train.loop import fit
 
@@ -80,22 +78,25 @@ class _Means:
 def trial(config: RunConfig, *, every: int) -> dict[str, Any]:
     """Train, and look every so many steps."""
     setup = build(config, task=config.task, lm=config.lm)
-    items, predict, means = probes(setup.task), make_predictor(setup), _Means()
-    before = perplexity(setup.lm.model, setup.lm.params, setup.valid_text)
-    state, frozen, step = make_parts(setup)
+    run = untouched(setup)
+    items, predict, means = probes(run.program.task), make_predictor(run), _Means()
+    before = perplexity(run.model, run.params, run.valid_text)
+    (state, frozen, step), batch_at = make_parts([setup]), make_batch_at([setup])
     seen = []
     for stop in range(every, config.steps + 1, every):
-        state = fit(step, state, frozen, setup.batches.batch_at, steps=stop, writer=means)
+        state = fit(step, state, frozen, batch_at, steps=stop, writer=means)
         answers = {k: round(float(np.mean(predict(state.params.lm, v))), 3) for k, v in items.items()}
-        ratio = perplexity(setup.lm.model, state.params.lm, setup.valid_text) / before
+        ratio = perplexity(run.model, state.params.lm, run.valid_text) / before
         seen.append({"step": stop, "answers": answers, "perplexity_ratio": round(ratio, 3)} | means.last())
         print(json.dumps(seen[-1]), flush=True)
+    program = run.program.trained(state.params.adapters[0])
+    trained = dataclasses.replace(run, params=state.params.lm, programs=(program,))
     decoded = {
         name: {
             where: {v: round(x["accuracy"], 3) for v, x in tables[where].items() if x["accuracy"] is not None}
             for where in ("all_positions", "answer_positions")
         }
-        for name, tables in decode_samples(setup, state.params, items).items()
+        for name, tables in decode_samples(trained, items).items()
     }
     return {"seen": seen, "decoded": decoded}
 
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", metavar="GROUP.FIELD=JSON")
     args = parser.parse_intermixed_args(argv)  # settings may follow options, on Python 3.11 too
     config = dataclasses.replace(preset("variable", task=args.task), steps=args.steps)
-    command = shown_command(["search.py", *(sys.argv[1:] if argv is None else argv)])
+    command = shown_command(["experiments/search.py", *(sys.argv[1:] if argv is None else argv)])
     found = {"command": command} | trial(changed(config, args.settings), every=args.every)
     trials = read_json(args.out) if args.out.exists() else {}
     write_json(args.out, trials | {args.name: found})

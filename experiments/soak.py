@@ -1,11 +1,11 @@
 """A long run of the bundled model: memory, compilations and the time of a step, from its beginning to its end.
 
-  python experiments/soak.py                  5,000 steps of dyck, soak.json beside this file
-  python experiments/soak.py --steps 400 --out /tmp/soak.json
+  python -m experiments.soak                  5,000 steps of dyck, soak.json beside this file
+  python -m experiments.soak --steps 400 --out /tmp/soak.json
 
 The step is `inject`'s own, with few rows, so that the loop around it (batches, metrics, checkpoints) is as large a
 share of the time as it gets. The host's memory is looked at after every tenth step, in two ways: what the process
-has ("resident"; an allocator that keeps its pages, tracr_jax/allocator.py, makes that a high water mark) and what
+has ("resident"; an allocator that keeps its pages, tracr_jax/host.py, makes that a high water mark) and what
 malloc has given out ("in use", with glibc). The first half of the first quarter is warm-up (allocator, orbax's
 first checkpoints) and is reported, but not compared. Source: issue 7.
 """
@@ -22,8 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
-
 from tracr_jax.host import keep_pages
 
 if __name__ == "__main__":
@@ -32,8 +30,9 @@ if __name__ == "__main__":
 import jax
 
 from tracr_jax.files import write_json
-from tracr_jax.injection import about, inject
+from tracr_jax.injection import inject
 from tracr_jax.presets import preset
+from tracr_jax.runs.folder import about
 
 OUT = Path(__file__).resolve().parent / "soak.json"
 LOOK_EVERY = 10

@@ -11,12 +11,12 @@ import tracr_jax
 from tracr_jax import cli
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
-from tracr_jax.injection import default_folder, inject
+from tracr_jax.injection import inject
 from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
 from tracr_jax.measure.answers import evaluate
 from tracr_jax.presets import preset
 from tracr_jax.runs.build import check_result_rank
-from tracr_jax.runs.model import open_run
+from tracr_jax.runs.folder import default_folder
 from tracr_jax.train.metrics import read_lines
 
 SMALL = RunConfig(
@@ -26,6 +26,11 @@ SMALL = RunConfig(
     data=DataConfig(batch=2, text_batch=1, text_length=8),
     optim=OptimConfig(warmup_steps=0),
 )
+
+
+def trained(run):
+    """All that training changes."""
+    return run.params, [p.adapter for p in run.programs]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,7 +65,8 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
         "run.json",
         "metrics.jsonl",
         "checkpoints",
-        "teacher",
+        "model",
+        "programs",
         "evaluation.json",
     }
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [0, 1, 2, 3]
@@ -76,10 +82,9 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
     assert list(about["times"]) == ["setup_s", "before_s", "training_s", "evaluation_s"]
     assert min(about["times"].values()) > 0
     # The untouched model was scored beforehand, beside the compiler; that is not another number.
-    assert evaluate(run.setup, run.params, items=4) == evaluation
+    assert evaluate(run, items=4) == evaluation
     # What is on disk is what was trained.
-    _, params = open_run(folder)
-    chex.assert_trees_all_equal(params, run.params)
+    chex.assert_trees_all_equal(trained(tracr_jax.open(folder)), trained(run))
 
 
 def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
@@ -92,7 +97,7 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
     (folder / "evaluation.json").unlink()
     cli.main([*common, "--folder", str(folder), "--resume"])
     assert "resumed after 2 of 4 steps" in capsys.readouterr().out
-    a, b = (open_run(tmp_path / n)[1] for n in ("straight", "cut"))
+    a, b = (trained(tracr_jax.open(tmp_path / n)) for n in ("straight", "cut"))
     chex.assert_trees_all_equal(a, b)
     lines = [
         [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(tmp_path / n / "metrics.jsonl")]
@@ -104,7 +109,7 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
 
 
 def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
-    """As coded the model emits " 12" as one token where the program writes digits (findings.md B15)."""
+    """As coded the model emits " 12" as one token where the program writes digits (docs/differences.md B15)."""
     words = (*TASK_WORDS, *(f" {n}" for n in range(10, 41)))
     lm = write_random_gpt2(tmp_path / "lm", num_blocks=14, width=32, heads=2, words=words)
     said = []
@@ -193,9 +198,11 @@ def test_a_users_own_task_from_a_file_and_as_an_object(models, tmp_path):
     folder = tmp_path / "by_file"
     run = tracr_jax.inject(f"{file}:TASK", lm=models(8), config=SMALL, folder=folder, progress=False)
     assert set(run.evaluation["sets"]) == {"test"}
-    assert open_run(folder)[0].task.name == "more_x"
-    other = tracr_jax.inject(run.setup.task, lm=run.setup.lm, config=SMALL, folder=tmp_path / "b", progress=False)
-    chex.assert_trees_all_equal(run.params, other.params)
+    assert tracr_jax.open(folder).program.task.name == "more_x"
+    other = tracr_jax.inject(
+        run.program.task, lm=run.original, config=SMALL, folder=tmp_path / "b", progress=False
+    )
+    chex.assert_trees_all_equal(trained(run), trained(other))
     with pytest.raises(UserError, match="lacks name, result, marker"):
         tracr_jax.inject(f"{file}:BROKEN", lm=models(8), config=SMALL, folder=tmp_path / "c", progress=False)
 
@@ -268,6 +275,7 @@ def test_public_names_resolve_and_stay_functions():
     for name in tracr_jax.__all__:
         assert getattr(tracr_jax, name) is getattr(tracr_jax, name)
     assert callable(tracr_jax.inject)
-    assert sorted(tracr_jax._HOME) == sorted(tracr_jax.__all__)
+    assert sorted([*tracr_jax._HOME, *tracr_jax._RENAMED]) == sorted(tracr_jax.__all__)
+    assert tracr_jax.OpenedRun is tracr_jax.Injected
     with pytest.raises(AttributeError, match="no attribute"):
         tracr_jax.nothing  # noqa: B018

@@ -3,7 +3,7 @@
 The public names, loaded when first used (importing the package starts neither JAX nor a compiler):
 
     run = tracr_jax.inject("dyck", lm="smollm2-135m-instruct")
-    setup, params = tracr_jax.open_run("runs/…")
+    run = tracr_jax.open("runs/…")      # the same again, from a run folder or an export
     tracr_jax.decode(run, "a text")     # the program's variables at each of its tokens; a table in a notebook
     step = tracr_jax.make_train_step(model, residuals, optimizer, config=…, shape=…, layout=…)
 """
@@ -16,14 +16,24 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
     from tracr_jax.errors import UserError
-    from tracr_jax.export import Exported, export_run, open_export
-    from tracr_jax.injection import Run, inject
-    from tracr_jax.interpret.decode import Decoded, decode, hidden_states
-    from tracr_jax.intervene import ResidualEdit
+    from tracr_jax.export import export_run
+    from tracr_jax.injection import inject
+    from tracr_jax.interpret.decode import decode, hidden_states
+    from tracr_jax.interpret.display import Decoded
+    from tracr_jax.interpret.exchange import write
+    from tracr_jax.intervene import LayerEdit, ResidualEdit
     from tracr_jax.lm.load import load_lm
     from tracr_jax.presets import preset
-    from tracr_jax.runs.model import OpenedRun, open_run
+    from tracr_jax.runs.model import Injected, open
+    from tracr_jax.runs.model import Injected as Exported
+    from tracr_jax.runs.model import Injected as OpenedRun
+    from tracr_jax.runs.model import Injected as Run
+    from tracr_jax.runs.model import open as open_export
+    from tracr_jax.runs.model import open as open_run
+    from tracr_jax.runs.program import Program
     from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
+    from tracr_jax.tasks.sampled import SampledTask
+    from tracr_jax.tasks.split import available_set, distinct_set, draw, split_of
     from tracr_jax.tasks.strings import StringTask
     from tracr_jax.teacher import compile_program, make_forward
     from tracr_jax.train.step import make_train_step
@@ -34,16 +44,16 @@ _HOME = {
     "OptimConfig": "config",
     "RunConfig": "config",
     "UserError": "errors",
-    "Exported": "export",
     "export_run": "export",
-    "open_export": "export",
-    "Decoded": "interpret.decode",
+    "Injected": "runs.model",
+    "open": "runs.model",
+    "Program": "runs.program",
+    "Decoded": "interpret.display",
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
-    "OpenedRun": "runs.model",
-    "Run": "injection",
     "inject": "injection",
-    "open_run": "runs.model",
+    "write": "interpret.exchange",
+    "LayerEdit": "intervene",
     "ResidualEdit": "intervene",
     "load_lm": "lm.load",
     "preset": "presets",
@@ -51,10 +61,24 @@ _HOME = {
     "Item": "tasks.base",
     "Task": "tasks.base",
     "TokenMap": "tasks.base",
+    "SampledTask": "tasks.sampled",
+    "available_set": "tasks.split",
+    "distinct_set": "tasks.split",
+    "draw": "tasks.split",
+    "split_of": "tasks.split",
     "StringTask": "tasks.strings",
     "compile_program": "teacher",
     "make_forward": "teacher",
     "make_train_step": "train.step",
+}
+
+# Names of the version before, each what it is called now.
+_RENAMED = {
+    "Exported": "Injected",
+    "OpenedRun": "Injected",
+    "Run": "Injected",
+    "open_export": "open",
+    "open_run": "open",
 }
 
 __all__ = [
@@ -62,32 +86,43 @@ __all__ = [
     "Decoded",
     "EvalSet",
     "Exported",
+    "Injected",
     "Item",
+    "LayerEdit",
     "LossConfig",
     "OpenedRun",
     "OptimConfig",
+    "Program",
     "ResidualEdit",
     "Run",
     "RunConfig",
+    "SampledTask",
     "StringTask",
     "Task",
     "TokenMap",
     "UserError",
+    "available_set",
     "compile_program",
     "decode",
+    "distinct_set",
+    "draw",
     "export_run",
     "hidden_states",
     "inject",
     "load_lm",
     "make_forward",
     "make_train_step",
+    "open",
     "open_export",
     "open_run",
     "preset",
+    "split_of",
+    "write",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    name = _RENAMED.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module 'tracr_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tracr_jax.{_HOME[name]}"), name)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tracr_jax.config import RunConfig, read_config
 from tracr_jax.errors import UserError
-from tracr_jax.host import keep_pages, names_a_model
+from tracr_jax.host import dispatch_inline, keep_pages, names_a_model
 from tracr_jax.presets import METHODS, preset
 
 _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrained language model
@@ -37,9 +37,9 @@ class Inject:
     """Inject a program into a language model; every option of the run is below."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    preset: Literal["variable", "cosine", "finetune", "paper", "paper-fixed"] = "variable"
-    """Where the defaults below come from: our method, the paper's loss at our sizes, the fine-tuning baseline, the
-    original as coded, or the original with its faults mended."""
+    preset: Literal["exchange", "variable", "cosine", "finetune", "paper", "paper-fixed"] = "variable"
+    """Where the defaults below come from: exchange training, variable alignment, the paper's loss at our sizes,
+    the fine-tuning baseline, the original as coded, or the original with its faults mended."""
     folder: Path | None = None
     """Run folder; default runs/TASK-LM-METHOD-seedN."""
     resume: bool = False
@@ -65,6 +65,8 @@ class Evaluate:
     """Items of each set."""
     full: bool = False
     """Whole sets instead of samples."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, where it is no longer where the run found it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Decode:
     """Show the value of the program's variables at every token of a text, as the model holds them."""
 
     run: tyro.conf.Positional[Path]
-    """The run folder."""
+    """The run folder, or an export."""
     text: tyro.conf.Positional[str | None] = None
     """Any text, in which \\n stands for a new line; default: the first prompt of the test set."""
     program: str | None = None
@@ -81,6 +83,8 @@ class Decode:
     """0..L, or from the end; by default the last layer that the adapter was trained to read."""
     all: bool = False
     """Every variable, in as many tables as the terminal needs; otherwise those that fit."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME: judges texts longer than the compiled program's table."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class Interpret:
     """Seeds of the noise: each is a pass over the prompts at every strength and kind."""
     as_coded: bool = False
     """Span the random subspace by the original's uniform rows."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, where it is no longer where the run found it."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +199,7 @@ def _inject(argv: list[str]) -> None:
         start_processes(args.cluster)  # before anything else asks JAX for its devices
     import jax
 
-    # On a CPU, a thread of its own for each step is one too many beside the pool that computes it: some 6 % of the
-    # main job's step (experiments/benchmarks/dispatch.py). Before the backend starts; on one device only.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    dispatch_inline()
 
     from tracr_jax.injection import inject
     from tracr_jax.report.terminal.table import print_evaluation
@@ -213,6 +217,8 @@ def _inject(argv: list[str]) -> None:
     )
     if console.quiet:
         return
+    assert run.evaluation is not None  # it was just made
+    assert run.folder is not None
     print_evaluation(console, run.evaluation)
     console.print(f"\nrun folder: {run.folder}", markup=False)
     from tracr_jax.report import write_report
@@ -222,7 +228,7 @@ def _inject(argv: list[str]) -> None:
 
 def _writers(args: Inject):
     from tracr_jax.config import to_dict
-    from tracr_jax.injection import default_folder
+    from tracr_jax.runs.folder import default_folder
     from tracr_jax.train.metrics import MetricWriter, TensorBoard, WandbLike
 
     writers: list[MetricWriter] = []
@@ -238,14 +244,15 @@ def _evaluate(argv: list[str]) -> None:
     args = _parse(Evaluate, argv)
     from tracr_jax.data.samples import check_items
     from tracr_jax.files import write_json
+    from tracr_jax.measure.interference import evaluate_programs
     from tracr_jax.report.terminal.table import print_evaluation
-    from tracr_jax.runs.model import measure_again
+    from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
     items = None if args.full else args.items
     check_items(items)  # before the run is opened, which takes a while
-    result = measure_again(
-        args.run,
+    result = evaluate_programs(
+        open(args.run, task=args.task),
         items=items,
         progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
     )
@@ -256,15 +263,11 @@ def _evaluate(argv: list[str]) -> None:
 def _decode(argv: list[str]) -> None:
     args = _parse(Decode, argv)
     from tracr_jax.interpret.decode import decode
-    from tracr_jax.runs.model import open_run
+    from tracr_jax.runs.model import open
 
-    run = open_run(args.run, program=args.program)
+    run = open(args.run, program=args.program, task=args.task)
     # Shells hand over a backslash and an n; the tasks' prompts end with a line of their own.
-    text = (
-        args.text.replace("\\n", "\n")
-        if args.text is not None
-        else run.setup.task.eval_sets()["test"].item(0).prompt
-    )
+    text = args.text.replace("\\n", "\n") if args.text is not None else run.program.examples[0].prompt
     Console(highlight=False).print(decode(run, text).show(layer=args.layer, everything=args.all))
 
 
@@ -272,10 +275,10 @@ def _interpret(argv: list[str]) -> None:
     args = _parse(Interpret, argv)
     from tracr_jax.interpret.study import interpret
     from tracr_jax.report.terminal.summary import print_interpretation, progress_bars
-    from tracr_jax.runs.model import open_run
+    from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
-    run = open_run(args.run)
+    run = open(args.run, task=args.task)
     with progress_bars(console, live=sys.stdout.isatty()) as progress:
         result = interpret(
             run,
@@ -287,24 +290,23 @@ def _interpret(argv: list[str]) -> None:
             folder=args.run,
             progress=progress,
         )
-    print_interpretation(console, result, result_name=run.setup.teacher.result)
+    print_interpretation(console, result, result_name=run.program.result)
 
 
 def _retention(argv: list[str]) -> None:
     args = _parse(Retention, argv)
     from tracr_jax.files import write_json
-    from tracr_jax.injection import about
     from tracr_jax.measure.language.suite import measure_retention, open_baseline
     from tracr_jax.report.terminal.table import print_retention
-    from tracr_jax.runs.model import open_run
+    from tracr_jax.runs.folder import about
+    from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
     started = time.time()
-    setup, params = open_run(args.run)
+    run = open(args.run)
     result = measure_retention(
-        setup,
-        params.lm,
-        baseline=None if args.baseline is None else open_baseline(args.baseline, setup),
+        run,
+        baseline=None if args.baseline is None else open_baseline(args.baseline, run),
         items=args.items,
         full=args.full,
         data_dir=args.data_dir,
@@ -331,13 +333,13 @@ def _export(argv: list[str]) -> None:
     args = _parse(Export, argv)
     from tracr_jax.export import export_run
     from tracr_jax.files import read_json, refuse_filled
-    from tracr_jax.runs.model import open_run
+    from tracr_jax.runs.model import open
 
     refuse_filled(args.folder)  # now, and not after the run was opened
     evaluated = args.run / "evaluation.json"
     if (args.run / "config.json").exists() and not evaluated.exists():
         raise UserError(f"{evaluated}: no such file; measure the run first: tracr-jax evaluate {args.run}")
-    run = open_run(args.run)
+    run = open(args.run)
     folder = export_run(run, args.folder, evaluation=read_json(evaluated))
     Console(highlight=False).print(f"exported: {folder}", markup=False, soft_wrap=True)
 

@@ -1,7 +1,7 @@
-"""Every number a run can be given, as frozen dataclasses. Source: method.md 5, findings.md.
+"""Every number a run can be given, as frozen dataclasses. Source: docs/method.md §5, docs/differences.md.
 
-`validate()` runs at construction: a configuration that exists is one that makes sense by itself. What depends on
-the model or the teacher (depth, width, positions) is checked in `setup.py`, before anything is written.
+A configuration that exists is one that makes sense by itself. What depends on the model or the teacher (depth,
+width, positions) is checked in `tracr_jax.runs.build`, before anything is written.
 """
 
 import dataclasses
@@ -11,6 +11,13 @@ from typing import Any, Literal, get_type_hints
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
+from tracr_jax.types import LayerMap
+
+# What a file without the option was written with.
+_BEFORE = {"result_span": "rows"}
+# Options of the version before, with the only value that a file may still give them.
+_DROPPED = {"roll_share": 1.0, "answer_gradient": 1.0, "clean_weight": 0.0}
+RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
 
 
 def _require(condition: bool, message: str) -> None:
@@ -22,8 +29,9 @@ def _require(condition: bool, message: str) -> None:
 class LossConfig:
     """Weights and forms of the losses."""
 
-    alignment: Literal["variable", "cosine", "none"] = "variable"
-    """"cosine" is the paper's; "variable" a cross-entropy per program variable; "none" the baseline's."""
+    alignment: Literal["exchange", "variable", "cosine", "none"] = "variable"
+    """"cosine" is the paper's; "variable" a cross-entropy per program variable; "none" the baseline's; "exchange"
+    trains reserved directions on states that mix the variables of several rows, see `ExchangeConfig`."""
     alignment_weight: float = 8.0
     """Factor of the alignment loss (the paper: 1, with cosine)."""
     variable_weights: tuple[tuple[str, float], ...] = ()
@@ -31,20 +39,16 @@ class LossConfig:
     answer_alignment: float = 1.0
     """Weight in the alignment loss of positions that emit an answer, beside 1 for the others (the paper: 1)."""
     align_padding: bool = False
-    """Align at the padding on the right too, as the original does (findings.md B9)."""
+    """Align at the padding on the right too, as the original does (docs/differences.md B9)."""
     hook: bool = True
     """Detach-and-roll: the answer may only flow through the result subspace."""
     hook_offset: int = 0
     """Where the hook stands: 0 behind block L (L: layers of the teacher), as in the paper; -1 before it, right on
     the aligned h_L, so that no block lies between what is aligned and what is answered from."""
-    roll_share: float = 1.0
-    """Share of the rows whose complement is exchanged (the paper: 1). The others answer in the pass that
-    evaluation uses, but a model may then learn two ways to answer, one per kind of row (findings.md B12)."""
-    answer_gradient: float = 1.0
-    """Factor of the answer's gradient into the result subspace (the paper: 1). A small model finds an answer that
-    fits the training set sooner than the program, and writes it there; with 0 it cannot."""
-    clean_weight: float = 0.0
-    """Factor of an additional supervised loss without the hook (findings.md B12; the paper: 0)."""
+    result_span: Literal["contrasts", "rows"] = "contrasts"
+    """What of the result the hook leaves: the differences between its rows of the adapter, or, as in the paper,
+    all that the rows span. Their mean is in the span, and no softmax over the values sees it: with "rows" the
+    answer may come from something other than what is decoded."""
     retention_weight: float = 1.0
     """Factor of the KL to the original model on ordinary text, at the first step."""
     retention_growth: float = 1.0
@@ -54,16 +58,58 @@ class LossConfig:
     """"text": sum over a text's positions (the paper); "token": mean over them."""
 
     def __post_init__(self):
-        for name in ("alignment_weight", "answer_alignment", "clean_weight", "retention_weight"):
+        for name in ("alignment_weight", "answer_alignment", "retention_weight"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(self.retention_growth > 0, f"retention_growth must be positive, got {self.retention_growth}")
-        for name in ("roll_share", "answer_gradient"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.alignment == "exchange":
+            _require(self.hook and self.hook_offset == -1, "exchange: needs the hook, with hook_offset -1")
         _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
-    def hook_block(self, depth: int) -> int:
-        """The block whose output the answer is read from, for a teacher of `depth` layers (h_1 is block 0's)."""
-        return depth + self.hook_offset
+    def hook_block(self, top: int) -> int:
+        """The block whose output the answer is read from, where h_top is the last aligned state (h_1: block 0)."""
+        return top + self.hook_offset
+
+
+@dataclass(frozen=True)
+class ExchangeConfig:
+    """Reserved directions, and the exchange of variables between the rows of a batch at every layer."""
+
+    directions: int = 8
+    """Directions reserved for a variable with many values; one of m values has at most m - 1."""
+    sigma: float = 1.0
+    """Size of the coordinates, in units of the residual stream."""
+    merge_values: bool = False
+    """Values that no later operation tells apart share a centroid."""
+    hand_on: bool = False
+    """A variable keeps its directions until its last reader only, and another one has them after it."""
+    noise: float = 0.12
+    """Noise on the coordinates that are written, in units of sigma."""
+    free_share: float = 0.5
+    """Share of the exchanged rows that are exchanged at one layer only and run by themselves from there on."""
+    sparsest: float = 1.3
+    """In those rows a variable is exchanged with probability 10^-u, u uniform between 0 and this."""
+    read_weight: float = 5.0
+    """Factor of the cross-entropy of what is read."""
+    distance_weight: float = 10.0
+    """Factor of the squared distance to the centroid, in units of sigma."""
+    changed_weight: float = 3.0
+    """Weight of a variable where its target differs from the row's own value, beside 1 elsewhere."""
+    marker_weight: float = 10.0
+    """Weight of the positions at which an answer begins, beside 1 for the others."""
+    rare_power: float = 0.4
+    """Values weigh by their frequency in the batch to the power of minus this."""
+    size_weight: float = 0.6
+    """Factor of the penalty on states larger than sigma, which keeps the coordinates visible beside them. For
+    models without a size to keep: 0 where retention holds a trained model's."""
+
+    def __post_init__(self):
+        for name in ("noise", "sparsest", "read_weight", "distance_weight", "rare_power", "size_weight"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("changed_weight", "marker_weight"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(1 <= self.directions <= 8, f"directions must be between 1 and 8, got {self.directions}")
+        _require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
+        _require(0 <= self.free_share <= 1, f"free_share must be between 0 and 1, got {self.free_share}")
 
 
 @dataclass(frozen=True)
@@ -123,10 +169,6 @@ class DataConfig:
     """How much of a hub dataset is streamed, once, over all processes."""
     answer_end: bool = True
     """Supervise one end-of-text token after the answer."""
-    as_coded_mask: bool = False
-    """Mask as many positions as the label has characters, as the original does (findings.md B11)."""
-    as_coded_length: bool = False
-    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; findings.md A1)."""
 
     def __post_init__(self):
         for name in ("batch", "text_batch", "text_length", "text_megabytes"):
@@ -137,6 +179,22 @@ class DataConfig:
             f"free_supervised must be between 0 and free_items = {self.free_items}, got {self.free_supervised}",
         )
         _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Where a run does what the original's code does, faults included; all on in the preset "paper"."""
+
+    as_coded: bool = False
+    """Tasks, order of merges, teacher and order of retention texts exactly as the original codes them."""
+    as_coded_mask: bool = False
+    """Mask as many positions as the label has characters (docs/differences.md B11)."""
+    as_coded_length: bool = False
+    """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; docs/differences.md A1)."""
+
+
+OURS = Fidelity()
+"""No switch is on."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +212,6 @@ class RunConfig:
     """Training steps."""
     seed: int = 0
     """Seed of batches and of the adapter's initial values."""
-    as_coded: bool = False
-    """Tasks, tokenizer and teacher exactly as the original codes them (findings.md), faults included."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the language model; weights, losses and optimiser stay float32."""
     eval_items: int = 300
@@ -167,13 +223,41 @@ class RunConfig:
     mesh: str = ""
     """Several devices: "data=4,fsdp=2" spreads each batch over 4 x 2 of them and cuts weights and optimiser over 2
     (experiments/scaling.md). Empty: one device."""
+    layer_offset: int = 0
+    """Teacher layer l is read from the model's state layer_offset + layer_stride · l (the paper: 0 + 1 · l)."""
+    layer_stride: int = 1
+    """See layer_offset: how many blocks the model has for one layer of the program."""
     losses: LossConfig = field(default_factory=LossConfig)
+    exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    fidelity: Fidelity = field(default_factory=Fidelity)
 
     def __post_init__(self):
-        for name in ("steps", "eval_items", "checkpoint_every", "log_every"):
+        for name in ("steps", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")
+        if self.losses.alignment == "exchange":
+            _check_exchange(self)
+
+    @property
+    def layers(self) -> LayerMap:
+        """Where the teacher's layers are read from."""
+        return LayerMap(self.layer_offset, self.layer_stride)
+
+
+def _check_exchange(config: RunConfig) -> None:
+    data = config.data
+    _require(
+        not data.answer_end,
+        "exchange: give --no-data.answer-end; in exchanged rows no block can know whether the answer is over",
+    )
+    _require(
+        data.free_supervised == data.free_items,
+        f"exchange: all rows are asked; free_supervised must be free_items = {data.free_items}, got "
+        f"{data.free_supervised}",
+    )
+    _require(data.batch + data.free_items > 1, "exchange: one row has none to be mixed with; give a larger batch")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -187,16 +271,37 @@ def read_config(folder: str | Path) -> RunConfig:
     Raises:
       UserError: there is none, or it is damaged.
     """
+    return _read_run(folder)[0]
+
+
+def read_format(folder: str | Path) -> int:
+    """The format of a run folder: `RUN_FORMAT`, or 0 of the version before, which held no programs.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    return _read_run(folder)[1]
+
+
+def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
+    if (Path(folder) / "program.json").exists():
+        raise UserError(f"{folder}: an export, which training cannot go on from; name the run that it was made of")
     with reading(path):
-        return from_dict(read_json(path))
+        values = read_json(path)
+        _require(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
+        found = values.pop("format", 0)
+        known = type(found) is int and 0 <= found <= RUN_FORMAT
+        _require(known, f"format {found!r}, this version reads 0 to {RUN_FORMAT}")
+        return from_dict(values), found
 
 
 def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
     """Read a configuration back; an unknown or ill-typed field is a UserError that names it."""
     _require(isinstance(values, dict), f"{kind.__name__} must be an object, got {type(values).__name__}")
+    values = (_BEFORE if kind is LossConfig else {}) | _upgraded(values)
     hints, out = get_type_hints(kind), {}
     for name, value in values.items():
         _require(name in hints, f"{kind.__name__} has no field {name!r}")
@@ -211,3 +316,17 @@ def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
             _require(ok, f"{kind.__name__}.{name}: expected {type(default).__name__}, got {value!r}")
             out[name] = value
     return kind(**out)
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as the version before wrote it: its switches go to `Fidelity`, dropped options out."""
+    values = dict(values)
+    for name, default in _DROPPED.items():
+        found = values.pop(name, default)
+        _require(found == default, f"{name} {found!r}: this version no longer has that option")
+    data = values.get("data")
+    if "as_coded" in values and "steps" in values and isinstance(data, dict):
+        switches = ("as_coded_mask", "as_coded_length")
+        values["fidelity"] = {"as_coded": values.pop("as_coded")} | {k: data[k] for k in switches if k in data}
+        values["data"] = {k: v for k, v in data.items() if k not in switches}
+    return values

@@ -1,7 +1,8 @@
-"""A host allocator that keeps its pages: on a CPU, a third of a training step can be page faults.
+"""What a process is told before it computes on a CPU: to keep its pages, and to wait for each step by itself.
 
-XLA takes its temporary buffers from malloc and gives them back after every step; glibc returns large ones
-to the kernel, which zeroes them again at the next step. glibc reads its settings only when a process starts.
+A third of a training step can be page faults: XLA takes its temporary buffers from malloc and gives them back
+after every step; glibc returns large ones to the kernel, which zeroes them again at the next step. glibc reads its
+settings only when a process starts.
 """
 
 import itertools
@@ -29,6 +30,17 @@ def keep_pages(*, one_arena: bool = False) -> None:
     settings = _SETTINGS | ({"arena_max": 1} if one_arena else {})
     os.environ[_VARIABLE] = ":".join(f"glibc.malloc.{name}={value}" for name, value in settings.items())
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def dispatch_inline() -> None:
+    """Let the caller's thread wait for each step on a CPU; before the first use of a device.
+
+    A thread of its own for each step is one too many beside the pool that computes it: some 6 % of the main job's
+    step (experiments/benchmarks/dispatch.py).
+    """
+    import jax  # not before `keep_pages`
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def names_a_model(argv: Sequence[str]) -> bool:

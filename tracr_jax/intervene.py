@@ -1,18 +1,18 @@
-"""Edits of the residual stream: the training hook of method.md 4.3, the noise of 11, the swaps.
+"""Edits of the residual stream: the training hook of docs/method.md §4.3, the noise of §11, the swaps, the
+exchange.
 
-An edit names a block and a function of that block's output. Block b's output is hidden[b + 1], so an edit at
-block b leaves hidden[0..b] unchanged. An edit `before` a block changes what the block reads and no hidden state up
-to that: hidden[b] can then be aligned as it was, while its reader sees another state. The original projects with a
-d×d matrix made by an SVD; here the subspace is held as an orthonormal basis Q [d, R], so that the projector
-P = Q Qᵀ is never formed.
+A `ResidualEdit` names a block and a function of that block's output; a `LayerEdit` changes what every block reads.
+Block b's output is hidden[b + 1], so an edit at block b leaves hidden[0..b] unchanged. An edit `before` a block
+changes what the block reads and no hidden state up to that: hidden[b] can then be aligned as it was, while its
+reader sees another state. The original projects with a d×d matrix made by an SVD; here the subspace is held as an
+orthonormal basis Q [d, R], so that the projector P = Q Qᵀ is never formed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -30,21 +30,54 @@ class ResidualEdit:
     before: bool = False
 
 
+@dataclass(frozen=True)
+class LayerEdit:
+    """Replace the input h [B, S, d] of every block i by `fn(h, i)`, of the same shape and dtype, in one pass.
+
+    hidden[i] stays what block i - 1 wrote: it can be aligned as it was, while block i reads another state. The
+    index may be traced (the counter of the scan), so `fn` selects with `jnp.where` and indexes arrays with it.
+    """
+
+    fn: Callable[[Float[Array, "B S d"], int | Int[Array, ""]], Float[Array, "B S d"]]
+
+
+Edit = ResidualEdit | LayerEdit
+
+
+def on_part(edit: Edit, change: Callable[[Callable, jax.Array], jax.Array]) -> Edit:
+    """The same edit of a larger array: `change(fn, x)` applies the edit's function to its part of x."""
+    if isinstance(edit, LayerEdit):
+        return LayerEdit(lambda x, i: change(lambda part: edit.fn(part, i), x))
+    return replace(edit, fn=lambda x: change(edit.fn, x))
+
+
 def edited(
-    x: Float[Array, "B S d"], edit: ResidualEdit | None, index: int | Int[Array, ""], *, before: bool
+    x: Float[Array, "B S d"], edit: Edit | None, index: int | Int[Array, ""], *, before: bool
 ) -> Float[Array, "B S d"]:
     """The input (`before`) or the output of block `index`, edited where the edit says so. For forward passes."""
+    if isinstance(edit, LayerEdit):
+        return edit.fn(x, index).astype(x.dtype) if before else x
     if edit is None or edit.before != before:
         return x
     return jnp.where(index == edit.block, edit.fn(x).astype(x.dtype), x)
 
 
 def subspace_basis(rows: Float[Array, "R d"]) -> Float[Array, "d R"]:
-    """Orthonormal basis Q of the span of R linearly independent rows, so that P = Q Qᵀ (method.md 4.1).
+    """Orthonormal basis Q of the span of R linearly independent rows, so that P = Q Qᵀ (docs/method.md §4.1).
 
     Equal to the pseudo-inverse form Rᵀ(Rᵀ)⁺ for independent rows, which a trained adapter's result rows are.
     """
     return jnp.linalg.qr(rows.T, mode="reduced")[0]
+
+
+def result_basis(rows: Float[Array, "R d"], *, span: str) -> Float[Array, "d R"]:
+    """Orthonormal basis of what the hook leaves of the result, see `LossConfig.result_span`.
+
+    Args:
+      rows: the adapter's rows of the result's R values, linearly independent.
+      span: "rows", all that they span, as in the paper, or "contrasts", their differences: one direction less.
+    """
+    return subspace_basis(rows if span == "rows" else rows[1:] - rows[:1])
 
 
 def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array, "*B d"]:
@@ -52,10 +85,8 @@ def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array,
     return (h @ basis) @ basis.T
 
 
-def detach_and_roll(
-    basis: Float[Array, "d R"], *, block: int, before: bool = False, share: float = 1.0, gradient: float = 1.0
-) -> ResidualEdit:
-    """The training hook of method.md 4.3: the answer may only flow through the subspace of `basis`.
+def detach_and_roll(basis: Float[Array, "d R"], *, block: int, before: bool = False) -> ResidualEdit:
+    """The training hook of docs/method.md §4.3: the answer may only flow through the subspace of `basis`.
 
     The component inside the subspace stays and carries the gradient. Its complement is cut from the gradient
     and exchanged for that of the previous example of the batch (cyclic). With B = 1 only the cut remains.
@@ -64,24 +95,12 @@ def detach_and_roll(
       basis: orthonormal basis of the subspace; no gradient flows into it.
       block: whose output is edited, or, with `before`, whose input.
       before: see `ResidualEdit`.
-      share: of the rows that receive another's complement, evenly spread over the batch; 1 in the paper. The
-        others keep their own (still cut from the gradient): for them the forward pass is that of evaluation, so
-        the later blocks also learn to answer there, which the paper leaves to the KL term (findings.md B12).
-      gradient: factor of the gradient through the subspace; 1 in the paper. With 0 the answer's loss trains the
-        later blocks only, and what the subspace holds is the alignment's word alone.
     """
     basis = jax.lax.stop_gradient(basis)
 
     def fn(h):
         inside = project(h, basis.astype(h.dtype))
         outside = jax.lax.stop_gradient(h - inside)
-        rolled = jnp.roll(outside, 1, axis=0)
-        if share < 1.0:
-            rows = np.arange(h.shape[0] + 1)
-            chosen = np.diff(np.floor(rows * share)) > 0
-            rolled = jnp.where(chosen[:, None, None], rolled, outside)
-        if gradient != 1.0:
-            inside = gradient * inside + (1.0 - gradient) * jax.lax.stop_gradient(inside)
-        return inside + rolled
+        return inside + jnp.roll(outside, 1, axis=0)
 
     return ResidualEdit(block, fn, before)

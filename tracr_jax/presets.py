@@ -1,23 +1,24 @@
-"""Ready-made configurations: by method, task and language model. Source: method.md 5, findings.md.
+"""Ready-made configurations: by method, task and language model. Source: docs/method.md §5, docs/differences.md.
 
 "paper" is the original as coded, "paper-fixed" the same with its faults mended. The others are ours, at the
-sizes of small models: "variable" is the default method, "cosine" the paper's alignment at the same sizes and
-rates, "finetune" the baseline without alignment and without the hook. The bundled model's differ by task.
+sizes of small models: "variable" is the default method, "exchange" trains reserved directions on states that mix
+the variables of several rows, "cosine" is the paper's alignment at the same sizes and rates, "finetune" the
+baseline without alignment and without the hook. The bundled model's differ by task.
 """
 
 import dataclasses
 
-from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
+from tracr_jax.config import DataConfig, ExchangeConfig, Fidelity, LossConfig, OptimConfig, RunConfig
 
-METHODS = ("variable", "cosine", "finetune", "paper", "paper-fixed")
+METHODS = ("exchange", "variable", "cosine", "finetune", "paper", "paper-fixed")
 
 # Lengths that hold the longest item, a mask of label tokens, a teacher sharp enough for its counts, `=` mapped.
-# gpt2-large hosts all three teachers (findings.md A2).
+# gpt2-large hosts all three teachers (docs/differences.md A2).
 PAPER_FIXED = RunConfig(
     lm="openai-community/gpt2-large",
     steps=20_000,
     seed=42,
-    losses=LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True),
+    losses=LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True, result_span="rows"),
     optim=OptimConfig(
         learning_rate=1e-6, adapter_learning_rate=1e-4, schedule="constant", warmup_steps=0, clip_norm=0.0
     ),
@@ -27,8 +28,7 @@ PAPER_FIXED = RunConfig(
 
 PAPER = dataclasses.replace(
     PAPER_FIXED,
-    as_coded=True,
-    data=dataclasses.replace(PAPER_FIXED.data, as_coded_mask=True, as_coded_length=True),
+    fidelity=Fidelity(as_coded=True, as_coded_mask=True, as_coded_length=True),
 )
 
 
@@ -37,7 +37,7 @@ def preset(
 ) -> RunConfig:
     """The starting point of a run; `lm` None takes the preset's own model.
 
-    full: as experiments/reproduce.py runs it, where that is longer than the main job's five minutes.
+    full: as experiments/reproduce runs it, where that is longer than the main job's five minutes.
     """
     if method in ("paper", "paper-fixed"):
         config = PAPER if method == "paper" else PAPER_FIXED
@@ -54,24 +54,52 @@ def preset(
         kept = {name: getattr(config.losses, name) for name in ("retention_weight", "retention_growth")}
         losses = dataclasses.replace(PAPER_FIXED.losses, **kept)
         return dataclasses.replace(config, losses=losses)
+    if method == "exchange":
+        return exchanged(config)
     return baseline(config) if method == "finetune" else config
 
 
+def exchanged(config: RunConfig) -> RunConfig:
+    """The recipe of exchange training at the rows of another run, all of which are asked."""
+    losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
+    data = dataclasses.replace(config.data, free_supervised=config.data.free_items, answer_end=False)
+    offset, stride = _LAYERS.get((config.lm, config.task), (2, 1))
+    # Exact values want a low rate and a long anneal: at 4e-3 and more Muon stands still.
+    rates = {"learning_rate": 1.5e-3, "adapter_learning_rate": 3e-3, "final_rate": 0.02, "muon_iterations": 3}
+    return dataclasses.replace(
+        config,
+        losses=losses,
+        data=data,
+        optim=dataclasses.replace(config.optim, **rates) if config.optim.kind == "muon" else config.optim,
+        exchange=ExchangeConfig(hand_on=True),
+        layer_offset=offset,
+        layer_stride=stride,
+    )
+
+
+# (offset, stride) of the layer map: as many blocks per layer of the program as the model has.
+_LAYERS = {("tiny", "dyck"): (2, 2), ("smollm2-135m-instruct", "dyck"): (4, 3)}
+
+
 def baseline(config: RunConfig) -> RunConfig:
-    """The fine-tuning baseline of method.md 4.5: the same run without alignment and without the hook.
+    """The fine-tuning baseline of docs/method.md §4.5: the same run without alignment and without the hook.
 
     Where the run has free items, the baseline gets all of them with the program's answers as labels, so that it
     never sees less than the injected model.
     """
-    losses = dataclasses.replace(config.losses, alignment="none", hook=False, clean_weight=0.0)
+    losses = dataclasses.replace(config.losses, alignment="none", hook=False)
     data = dataclasses.replace(config.data, free_supervised=config.data.free_items)
     return dataclasses.replace(config, losses=losses, data=data)
 
 
-# Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/README.md.
+# Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/diary.md.
 _TINY_OPTIM = OptimConfig(kind="muon", learning_rate=6e-3, adapter_learning_rate=2e-2, final_rate=0.02)
 # The hook stands on the aligned state: with one block between, that block writes the answer from the complement.
-_TINY_LOSSES = LossConfig(hook_offset=-1, alignment_weight=10.0, answer_alignment=5.0, retention_weight=0.3)
+# The span of the result's rows, as all of these were measured.
+_MEASURED = LossConfig(result_span="rows")
+_TINY_LOSSES = dataclasses.replace(
+    _MEASURED, hook_offset=-1, alignment_weight=10.0, answer_alignment=5.0, retention_weight=0.3
+)
 
 # The bundled model, by task; what is not named here starts from RunConfig().
 TINY = {
@@ -84,7 +112,7 @@ TINY = {
             retention_growth=8.0,
             variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0)),
         ),
-        # Few rows and many steps: five minutes are then used best (experiments/README.md). With few rows Muon's
+        # Few rows and many steps: five minutes are then used best (experiments/diary.md). With few rows Muon's
         # iterations are a quarter of the step, and three do as well as five. All rows are asked: rows only
         # aligned are a pass of their own, which here costs as much as asking them and compiles six seconds longer.
         optim=dataclasses.replace(_TINY_OPTIM, muon_iterations=3, learning_rate=8e-3),
@@ -139,6 +167,7 @@ _SMALL_MODELS = {
     "smollm2-135m-instruct": RunConfig(
         eval_items=100,  # 300 would take longer than the training on two cores
         checkpoint_every=20,
+        losses=_MEASURED,
         optim=OptimConfig(learning_rate=1e-4, adapter_learning_rate=1e-3),
         data=DataConfig(batch=8, text_batch=4, text_length=32),
     ),

@@ -2,7 +2,8 @@
 
 Weights are random and made from a seed by NumPy; θ₀ has another seed, so that the retention loss is not 0 and a
 comparison of losses can fail. Token ids are random too: a step's time does not depend on them. Sizes are the
-paper's (method.md 5): U = 30, the dyck teacher at 42 positions, AdamW, cosine alignment, all positions aligned.
+paper's (docs/method.md §5): U = 30, the dyck teacher at 42 positions, AdamW, cosine alignment, all positions
+aligned.
 """
 
 import dataclasses
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import common  # first: it finds the checkout
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import common
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import save_hf_folder
@@ -26,6 +27,7 @@ from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, compile_program, make_forward
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train import mesh as M
+from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
     StepShape,
@@ -34,7 +36,6 @@ from tracr_jax.train.step import (
     init_adapter,
     init_state,
     make_loss_fn,
-    make_optimizer,
     make_train_step,
 )
 from tracr_jax.types import Batch, Params
@@ -44,7 +45,7 @@ SHAPES: dict[str, GPT2Config | LlamaConfig] = {
     "tiny": GPT2Config(vocab_size=8192, n_positions=256, n_embd=128, n_layer=24, n_head=4),  # the bundled model's
     "smollm2-135m": LlamaConfig(),
 } | {name.split("/")[1]: config for name, config in SIZES.items()}
-# tracr's default where the paper takes it: in float32 a dense teacher can compute these (teacher.md 3).
+# tracr's default where the paper takes it: in float32 a dense teacher can compute these (docs/teacher.md §3).
 EXACTNESS = {"dyck": 100.0, "int_sum": 100.0, "count": 1e4}
 ANSWERS = 2  # K: an answer token and the end of text
 
@@ -134,7 +135,7 @@ class Parts(NamedTuple):
 
     state: TrainState
     frozen: Frozen
-    batch: Batch
+    batch: tuple[Batch, ...]
     step: Callable  # jitted, donates its state
     loss_fn: Callable
     residuals: Callable
@@ -165,14 +166,14 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
         "config": losses, "shape": shape, "layout": variable_layout(teacher.variables)
     }  # fmt: skip
     theta, original = params or (random_params(model, seed=0), random_params(model, seed=1))
-    trained, frozen = TrainParams(theta, adapter), Frozen(original, phi)
-    batch = jax.tree.map(jnp.asarray, random_batch(case, teacher))
+    trained, frozen = TrainParams(theta, (adapter,)), Frozen(original, (phi,))
+    batch = (jax.tree.map(jnp.asarray, random_batch(case, teacher)),)
     where: dict[str, Any] = {}
     if mesh:
         grid = M.make_mesh(mesh)
         options["keep_rows"] = M.keep_rows(grid)
         trained = M.put(trained, M.param_shardings(grid, trained))
-        frozen = Frozen(M.put(frozen.lm, M.param_shardings(grid, frozen.lm)), M.put(phi, M.whole(grid)))
+        frozen = Frozen(M.put(frozen.lm, M.param_shardings(grid, frozen.lm)), M.put((phi,), M.whole(grid)))
         batch = M.put(batch, M.rows(grid))
         state, places = M.spread_state(grid, trained, optimizer)
         where = {"out_shardings": (places, M.whole(grid))}

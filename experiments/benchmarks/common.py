@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))  # the checkout, where the package is not installed
+ROOT = HERE.parents[1]  # the checkout, where `python -m experiments…` runs
 
 Sample = tuple[float, Any]  # seconds of one repetition, and what it returned
 _PACKAGES = ("tracr-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "tracr-pypi")
@@ -205,7 +205,7 @@ def write(
         args.out or (Path(tempfile.gettempdir()) / "tracr_jax_benchmarks" if args.small else HERE) / f"{name}.json"
     )
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    about = about | {"command": [f"{name}.py", *sys.argv[1:]], "load_after": os.getloadavg()[0]}
+    about = about | {"command": [name, *sys.argv[1:]], "load_after": os.getloadavg()[0]}
     table_rows = [{c: row.get(c) for c in _columns(rows)} for row in rows]
     content = {"benchmark": name, "options": options, "about": about, "title": title, "rows": table_rows}
     write_json(path, content | {"results": results})

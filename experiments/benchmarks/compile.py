@@ -1,16 +1,11 @@
 """Compiling RASP programs: tracr's compiler against ours, seconds and peak memory.
 
-  python experiments/benchmarks/compile.py
+  python -m experiments.benchmarks.compile
 
 Every repetition is a fresh process (tracr keeps state between programs); the two compilers take turns. Seconds
 are of the compilation alone, memory is the process's peak less what it had before. The 120-position count
 program is compiled by ours only: tracr's dense weights for it would have a thousand million entries.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -20,8 +15,8 @@ if __name__ == "__main__":
 from collections.abc import Callable
 from typing import Any
 
-import common
-from workers import Worker
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker
 
 # (task, options of the task, positions, whether tracr compiles it too)
 PROGRAMS = {
@@ -79,7 +74,7 @@ def measure(name: str, *, repetitions: int) -> dict[str, Any]:
     task, fields, length, with_tracr = PROGRAMS[name]
 
     def compile_in_a_process(ours: bool) -> common.Sample:
-        with Worker("compile:worker", {"task": task, "fields": fields, "length": length, "ours": ours}) as w:
+        with Worker(".compile:worker", {"task": task, "fields": fields, "length": length, "ours": ours}) as w:
             return w.go()
 
     sides = {"ours": lambda: compile_in_a_process(True)}

@@ -1,15 +1,10 @@
 """The main job's step on a CPU: JAX's asynchronous dispatch, the default, against inline, the command line's.
 
-  python experiments/benchmarks/dispatch.py
+  python -m experiments.benchmarks.dispatch
 
 Two processes in turn, several steps of `tracr-jax inject dyck` a time, by its loop (`tracr_jax/train/loop.py`).
 With asynchronous dispatch a thread of its own runs beside the pool that computes.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -21,8 +16,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import common
-from workers import Worker, measure
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker, measure
 
 _STEPS = 5  # in one repetition
 
@@ -33,11 +28,10 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
 
     jax.config.update("jax_cpu_enable_async_dispatch", options["asynchronous"])  # before the backend starts
 
-    from tracr_jax.injection import make_parts
     from tracr_jax.lm.blocks import first_blocks
     from tracr_jax.lm.load import load_lm
     from tracr_jax.presets import preset
-    from tracr_jax.runs.build import build
+    from tracr_jax.runs.build import build, make_batch_at, make_parts
     from tracr_jax.train.loop import fit
     from tracr_jax.train.metrics import Several
 
@@ -46,8 +40,8 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
         model, params = first_blocks(lm.model, lm.params, 8)
         lm = replace(lm, model=model, params=params)
     setup = build(preset("variable", task="dyck"), task="dyck", lm=lm)
-    state, frozen, step = make_parts(setup)
-    batch_at = setup.batches.batch_at
+    state, frozen, step = make_parts([setup])
+    batch_at = make_batch_at([setup])
 
     def run():
         nonlocal state
@@ -55,7 +49,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
         state = fit(step, state, frozen, batch_at, steps=steps, writer=Several([]), progress=False)
         jax.block_until_ready(state)
 
-    return {"rows": batch_at(0).ids.shape[0]}, run
+    return {"rows": batch_at(0)[0].ids.shape[0]}, run
 
 
 def main() -> None:
@@ -63,7 +57,7 @@ def main() -> None:
     about = common.machine()
     with ExitStack() as stack:
         workers = {
-            name: stack.enter_context(Worker("dispatch:worker", {"asynchronous": on, "small": args.small}))
+            name: stack.enter_context(Worker(".dispatch:worker", {"asynchronous": on, "small": args.small}))
             for name, on in {"asynchronous": True, "inline": False}.items()
         }
         timed = measure(workers, repetitions=args.repetitions, settle_s=common.settle_s(args))

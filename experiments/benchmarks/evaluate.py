@@ -1,15 +1,10 @@
 """Evaluation: our batched greedy decoding against one prompt at a time with Hugging Face's generate.
 
-  python experiments/benchmarks/evaluate.py
+  python -m experiments.benchmarks.evaluate
 
 The first 1,000 items of dyck's test set on the bundled model, as untouched weights: both sides get the items as
 text, tokenise them, and return the answers' token ids, which must be equal. Sides are processes that take turns.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -20,53 +15,56 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import common
-from workers import Worker, measure
-
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker, measure
 from tracr_jax.errors import UserError
 
 
-def _setup(items: int) -> tuple[Any, list]:
+def _untouched(items: int) -> tuple[Any, list]:
     from tracr_jax.data.samples import sample_of
     from tracr_jax.presets import preset
     from tracr_jax.runs.build import build
+    from tracr_jax.runs.model import untouched
 
-    setup = build(preset(task="dyck", lm="tiny"), task="dyck", lm="tiny")
-    chosen = setup.task.eval_sets()["test"]
+    run = untouched(build(preset(task="dyck", lm="tiny"), task="dyck", lm="tiny"))
+    chosen = run.program.task.eval_sets()["test"]
     if chosen.size < items:
         raise UserError(f"evaluate: the test set has {chosen.size} items, {items} were asked for")
-    return setup, sample_of(chosen, items)
+    return run, sample_of(chosen, items)
 
 
 def ours(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
     """A side for `workers.Worker`: all items in batches, with the cache, jitted."""
     from tracr_jax.measure.answers import greedy_answers
 
-    setup, items = _setup(options["items"])
-    return {}, lambda: greedy_answers(setup, setup.lm.params, items)
+    run, items = _untouched(options["items"])
+    return {}, lambda: greedy_answers(run, run.params, items)
 
 
 def one_at_a_time(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
-    """A side for `workers.Worker`: HF's generate, prompt by prompt, as the original evaluates (method.md 9)."""
+    """A side for `workers.Worker`: HF's generate, prompt by prompt, as the original evaluates
+    (docs/method.md §9).
+    """
     import torch
     from transformers import GPT2LMHeadModel
 
-    setup, items = _setup(options["items"])
-    model = GPT2LMHeadModel.from_pretrained(setup.lm.source, dtype=torch.float32).eval()
+    untrained, items = _untouched(options["items"])
+    program = untrained.program
+    model = GPT2LMHeadModel.from_pretrained(untrained.original.source, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None  # neither side stops early
 
     @torch.no_grad()
     def run():
         out = []
         for item in items:
-            prompt, label = setup.bridge.split(item)
+            prompt, label = program.bridge.split(item)
             ids = torch.tensor([prompt])
             new = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=len(label),
                 do_sample=False,
-                pad_token_id=setup.tokenizer.eos_id,
+                pad_token_id=program.tokenizer.eos_id,
             )
             out.append(new[0, len(prompt) :].tolist())
         return out
@@ -82,8 +80,8 @@ def main() -> None:
     about = common.machine()
     with ExitStack() as stack:
         workers = {
-            "ours, batched": stack.enter_context(Worker("evaluate:ours", options)),
-            "HF, one at a time": stack.enter_context(Worker("evaluate:one_at_a_time", options)),
+            "ours, batched": stack.enter_context(Worker(".evaluate:ours", options)),
+            "HF, one at a time": stack.enter_context(Worker(".evaluate:one_at_a_time", options)),
         }
         timed = measure(workers, repetitions=args.repetitions, warmup=1, settle_s=common.settle_s(args))
     a, b = (t.pop("warmup_values")[0] for t in timed.values())

@@ -1,16 +1,11 @@
 """Where the time of one training step goes on a CPU: wall-clock time by kind of operation, from XLA's trace.
 
-  python experiments/benchmarks/hotspots.py
+  python -m experiments.benchmarks.hotspots
 
 After some steps one is traced. At every moment the time goes, in equal parts, to the kinds of the operations that
 run then, on whatever thread; "nothing" is time in which none does. The floor is what the matrix products that the
 step cannot do without (case.py: step_flops) take at the rate of a large product (in another process, right after).
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -21,11 +16,11 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-import common
-from workers import Worker
-
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker
 from tracr_jax.errors import UserError
 
 _PRODUCT = re.compile(r"dot_general|dot\b|ynn_fusion|convolution")
@@ -76,9 +71,10 @@ def op_names(compiled: str) -> dict[str, str]:
 
 def hotspots_worker(options: dict[str, Any]) -> tuple[dict, Any]:
     """A side for `workers.Worker`: traces one step of a case."""
-    import case as C
     import jax
     from jax.profiler import ProfileData
+
+    from experiments.benchmarks import case as C
 
     case = C.Case(**options)
     parts = C.make_parts(case)
@@ -120,7 +116,10 @@ def main() -> None:
     for batch in args.batches or ([2] if args.small else [2, 16]):
         options = {"shape": shape, "batch": batch} | ({"length": 12, "text_length": 8} if args.small else {})
         product = {"size": 256 if args.small else 2048, "dtype": "float32"}
-        with Worker("hotspots:hotspots_worker", options) as step, Worker("case:product_worker", product) as square:
+        with (
+            Worker(".hotspots:hotspots_worker", options) as step,
+            Worker(".case:product_worker", product) as square,
+        ):
             traces: list[Mapping[str, float]] = [step.go()[1] for _ in range(args.repetitions)]
             product_s = common.summary([square.go()[0] for _ in range(9)])
         # The middle one of the traced steps, whole: its parts add up.

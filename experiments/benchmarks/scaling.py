@@ -1,17 +1,12 @@
 """Time and memory of a step as batch, sequence, width and blocks grow, with fitted exponents; and over devices.
 
-  python experiments/benchmarks/scaling.py
+  python -m experiments.benchmarks.scaling
 
 Each point of an axis is a process, and the points of an axis take turns. An exponent p says cost ∝ size^p over
 the measured range: 1 is linear. Memory is the process's peak less that of the smallest imports, so that a
 constant does not hide the growth. Devices are virtual ones on this machine's cores (the batch over all of them):
 what they show is the cost of sharding, not a speed-up.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -22,8 +17,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import common
-from workers import Worker, measure
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker, measure
 
 AXES: dict[str, tuple[dict[str, Any], str, Sequence[int]]] = {
     "batch": ({"shape": "gpt2", "width": 512}, "batch", (2, 4, 8, 16, 32)),
@@ -41,14 +36,14 @@ TITLE = "growth of a step, medians"
 
 def idle_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
     """A side for `workers.Worker` that imports what the others do and trains nothing: its memory is the floor."""
-    import case as C
+    from experiments.benchmarks import case as C
 
     return {"shapes": len(C.SHAPES)}, lambda: None
 
 
 def floor() -> float:
     """GiB of a process before it has anything to train."""
-    with Worker("scaling:idle_worker", {}) as worker:
+    with Worker(".scaling:idle_worker", {}) as worker:
         pass
     return worker.peak_memory_gib
 
@@ -60,7 +55,7 @@ def run_axis(
     # Both streams grow along the sequence, in the paper's proportion.
     options = {n: base | {field: n} | ({"text_length": n * 30 // 42} if field == "length" else {}) for n in sizes}
     with ExitStack() as stack:
-        workers = {str(n): stack.enter_context(Worker("case:step_worker", options[n])) for n in sizes}
+        workers = {str(n): stack.enter_context(Worker(".case:step_worker", options[n])) for n in sizes}
         timed = measure(workers, repetitions=repetitions, warmup=2, settle_s=settle_s)
     points = [
         {"size": n}
@@ -87,7 +82,7 @@ def run_devices(base: dict, devices: Sequence[int], *, repetitions: int, settle_
         for n in devices:
             env = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
             options = base | {"mesh": f"data={n}"}
-            workers[n] = stack.enter_context(Worker("case:step_worker", options, env=env))
+            workers[n] = stack.enter_context(Worker(".case:step_worker", options, env=env))
         timed = measure(workers, repetitions=repetitions, warmup=2, settle_s=settle_s)
     losses = [t["warmup_values"][0]["loss"] for t in timed.values()]
     if max(losses) - min(losses) > 1e-4 * abs(losses[0]):

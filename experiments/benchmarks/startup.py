@@ -1,6 +1,6 @@
 """From the start of a process to its first finished training step, with a cold and a warm compilation cache.
 
-  python experiments/benchmarks/startup.py
+  python -m experiments.benchmarks.startup
 
 12 blocks are gpt2's, 36 gpt2-large's; 48 have gpt2's width, because gpt2-xl's weights, gradients, moments and θ₀
 take 31 GB in float32 (--xl measures it where that fits). Weights are read from a safetensors file. Cold: an
@@ -8,11 +8,6 @@ empty folder for JAX's persistent cache; warm: the same folder again; none: no c
 variable. The three take turns, a fresh process each. Text and task are not prepared: that is another measure
 (`run.json`: setup_s).
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -23,13 +18,14 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
-import common
-from workers import Worker
-
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker
 from tracr_jax.errors import UserError
 
 _MARK = "first step after "
@@ -43,10 +39,10 @@ def first_step(options: dict[str, Any]) -> None:
     def mark(name):
         marks[name] = time.time() - started
 
-    import case as C
     import jax
     import jax.numpy as jnp
 
+    from experiments.benchmarks import case as C
     from tracr_jax.lm.convert import from_tensors
     from tracr_jax.lm.tensors import open_safetensors
 
@@ -72,8 +68,8 @@ def start(case: dict[str, Any], folder: Path, cache: Path | None) -> common.Samp
     if cache:
         env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
     options = {"case": case, "folder": str(folder), "started": time.time()}
-    command = [sys.executable, __file__, "--first-step", common.compact(options)]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, "-m", "experiments.benchmarks.startup", "--first-step", common.compact(options)]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False, cwd=common.ROOT)
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if done.returncode or len(lines) != 1:
         raise UserError(
@@ -87,7 +83,7 @@ def measure(case: dict[str, Any], *, repetitions: int) -> dict[str, Any]:
     """Cold, warm and no cache in turn."""
     with tempfile.TemporaryDirectory() as folder:
         lm, cache = Path(folder) / "lm", Path(folder) / "cache"
-        with Worker("case:write_worker", {"case": case, "folder": str(folder), "torch": False}):
+        with Worker(".case:write_worker", {"case": case, "folder": str(folder), "torch": False}):
             pass
 
         def cold():
@@ -120,7 +116,7 @@ def main() -> None:
     cases: list[dict[str, Any]] = [{"shape": "gpt2"}, {"shape": "gpt2-large"}, last]
     if args.small:
         cases = [{"shape": "small", "length": 12}]
-    import case as C
+    from experiments.benchmarks import case as C
 
     about, results, rows = common.machine(), [], []
     for case in cases:

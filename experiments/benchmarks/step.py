@@ -1,19 +1,14 @@
 """The full training step: time, tokens per second, memory, model FLOP utilisation, and where the time goes.
 
-  python experiments/benchmarks/step.py                          gpt2, tiny and smollm2-135m shapes, B 2, 16 and 64
-  python experiments/benchmarks/step.py --torch --shapes gpt2    beside the PyTorch peer, eager and torch.compile
-  python experiments/benchmarks/step.py --shapes gpt2-large --batches 16 128 --dtype bfloat16 --torch     on a GPU
+  python -m experiments.benchmarks.step                          gpt2, tiny and smollm2-135m shapes, B 2, 16 and 64
+  python -m experiments.benchmarks.step --torch --shapes gpt2    beside the PyTorch peer, eager and torch.compile
+  python -m experiments.benchmarks.step --shapes gpt2-large --batches 16 128 --dtype bfloat16 --torch     on a GPU
 
 Every side is a process of its own, woken in turn, and so is a matrix product: model FLOP utilisation is the
 needed operations (case.py: step_flops) over the step's time, as a share of the product's rate in the same
 rounds. With --torch the losses of the first steps must agree before anything is timed. Shares come from one more
 process that runs the step and each of its parts, compiled alone, in turn; what is left is the backward pass.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -27,9 +22,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-import common
-from workers import Worker, measure
-
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker, measure
 from tracr_jax.errors import UserError
 
 # Largest relative difference of a loss from the peer's. bfloat16 has 8 bits, and the sides round at other places.
@@ -39,10 +33,10 @@ CHECKED = ("supervised", "retention", "alignment", "loss")
 
 def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]:
     """A side for `workers.Worker` that runs the step and its parts in turn, `repetitions` times."""
-    import case as C
     import jax
     import jax.numpy as jnp
 
+    from experiments.benchmarks import case as C
     from tracr_jax.intervene import detach_and_roll, subspace_basis
     from tracr_jax.train import losses as L
     from tracr_jax.train.step import apply_gradients
@@ -50,12 +44,13 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
     repetitions = options.pop("repetitions")
     case = C.Case(**options)
     parts, model = C.make_parts(case), case.model
-    state, frozen, batch, shape = parts.state, parts.frozen, parts.batch, parts.shape
+    state, frozen, batches, shape = parts.state, parts.frozen, parts.batch, parts.shape
+    (batch,) = batches
     parts = parts._replace(state=None)  # pyright: ignore[reportArgumentType]
 
     @jax.jit
     def supervised(params, batch):
-        rows = params.adapter.weight[jnp.array(shape.result_rows)]
+        rows = params.adapters[0].weight[jnp.array(shape.result_rows)]
         where, _, _ = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
         edit = detach_and_roll(subspace_basis(rows), block=shape.depth)
         out = model.apply(params.lm, batch.ids, edit=edit, logit_positions=where)
@@ -63,15 +58,15 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
 
     text = jax.jit(lambda lm, ids: model.apply(lm, ids).logits)
     teacher = jax.jit(parts.residuals)
-    loss = jax.jit(lambda params, frozen, batch: parts.loss_fn(params, frozen, batch)[0])
+    loss = jax.jit(lambda params, frozen, batches: parts.loss_fn(params, frozen, batches)[0])
 
     update = jax.jit(functools.partial(apply_gradients, optimizer=parts.optimizer), donate_argnums=0)
     # Any numbers serve as gradients; θ₀ is there already.
-    grads = state.params._replace(lm=frozen.lm, adapter=jax.tree.map(jnp.copy, state.params.adapter))
+    grads = state.params._replace(lm=frozen.lm, adapters=jax.tree.map(jnp.copy, state.params.adapters))
 
     def run_step():
         nonlocal state
-        state, terms = parts.step(state, frozen, batch)
+        state, terms = parts.step(state, frozen, batches)
         jax.block_until_ready((state, terms))
 
     def run_update():
@@ -84,8 +79,8 @@ def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str,
         "forward, items with the hook": common.waiting(lambda: supervised(state.params, batch)),
         "forward, text": common.waiting(lambda: text(state.params.lm, batch.text_ids)),
         "forward, text, original": common.waiting(lambda: text(frozen.lm, batch.text_ids)),
-        "forward, teacher": common.waiting(lambda: teacher(frozen.teacher, batch.teacher_ids)),
-        "all forwards and losses": common.waiting(lambda: loss(state.params, frozen, batch)),
+        "forward, teacher": common.waiting(lambda: teacher(frozen.teachers[0], batch.teacher_ids)),
+        "all forwards and losses": common.waiting(lambda: loss(state.params, frozen, batches)),
         "update and gradient norm": run_update,
     }
 
@@ -116,13 +111,13 @@ def measure_step(
     options: Mapping[str, Any], *, torch: bool, product: int, repetitions: int, settle_s: float
 ) -> dict[str, Any]:
     """One case: our step, the peer's and the matrix product in turn."""
-    import case as C
+    from experiments.benchmarks import case as C
 
     case = C.Case(**options)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        sides = {"ours": ("case:step_worker", options)}
+        sides = {"ours": (".case:step_worker", options)}
         if torch:
-            with Worker("case:write_worker", {"case": options, "folder": folder, "torch": True}):
+            with Worker(".case:write_worker", {"case": options, "folder": folder, "torch": True}):
                 pass
             for name, compiled in (("torch eager", False), ("torch.compile", True)):
                 sides[name] = "torch_peer:worker", {"folder": folder, "compiled": compiled, "dtype": case.dtype}
@@ -210,7 +205,7 @@ def main() -> None:
             result = measure_step(
                 options, torch=torch, product=product, repetitions=args.repetitions, settle_s=common.settle_s(args)
             )
-            with Worker("step:shares_worker", options | {"repetitions": args.repetitions}) as worker:
+            with Worker(".step:shares_worker", options | {"repetitions": args.repetitions}) as worker:
                 result["shares"] = worker.go()[1]
             results.append(result)
             print(f"{shape}, B {batch}: {result['sides']['ours']['median_s']:.3g} s per step", flush=True)

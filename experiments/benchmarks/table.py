@@ -1,24 +1,20 @@
 """The benchmarks' tables in Markdown, from the JSON files beside this script; nothing else goes into them.
 
-  python experiments/benchmarks/table.py        rewrites them in README.md and experiments/benchmarks/README.md
+  python -m experiments.benchmarks.table        rewrites them in results.md and in README.md beside this script
 
-The README has one row per goal of the project, this folder's page every file's own table.
+results.md has one row per goal of the project, this folder's page every file's own table.
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import common
-import marked
-from common import HERE, shown
-
+from experiments import marked
+from experiments.benchmarks import common
+from experiments.benchmarks.common import HERE, shown
 from tracr_jax.files import read_json
 
-ROOT = HERE.parents[1]
+RESULTS = HERE.parent / "results.md"
 Files = Mapping[str, dict[str, Any]]
 SUMMARY, TABLES = "benchmarks", "benchmark tables"
 _NOT_RUN = "not run"
@@ -57,7 +53,7 @@ _PACKAGES = ("jax", "torch", "transformers", "tracr-pypi")
 
 def _command(about: dict[str, Any]) -> list[str]:
     # Where the file went changes no number.
-    words = list(about["command"])
+    words = [about["command"][0].removesuffix(".py"), *about["command"][1:]]
     if "--out" in words:
         at = words.index("--out")
         del words[at : at + 2]
@@ -167,7 +163,7 @@ _GOALS: list[tuple[str, str, str, Callable[[dict[str, Any]], str | None]]] = [
 
 def main() -> None:
     files = read_files()
-    marked.replace(ROOT / "README.md", SUMMARY, summary(files))
+    marked.replace(RESULTS, SUMMARY, summary(files))
     marked.replace(HERE / "README.md", TABLES, tables(files))
 
 

@@ -1,16 +1,11 @@
 """The teacher's forward pass as a share of the training step, beside the dense form of the same teacher.
 
-  python experiments/benchmarks/teacher.py
+  python -m experiments.benchmarks.teacher
 
 Step, sparse forward and dense forward run in turn in one process per case. The sparse one must be the dense one in
 float64 before anything is timed. The dense form is tracr's own (`dense_residuals`); it is left out where it would
 not fit.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -21,8 +16,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import common
-from workers import Worker
+from experiments.benchmarks import common
+from experiments.benchmarks.workers import Worker
 
 # (task, positions, shape): gpt2 hosts dyck only, the bundled model's shape all three (24 blocks).
 CASES = [("dyck", 42, "gpt2"), ("dyck", 42, "tiny"), ("int_sum", 16, "tiny"), ("count", 56, "tiny")]
@@ -31,32 +26,33 @@ _DENSE_LIMIT = 4e8  # dense weights; more than 1.6 GB of float32 is left out
 
 def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]:
     """A side for `workers.Worker`: step and teacher forwards in turn, `repetitions` times."""
-    import case as C
     import jax
     import numpy as np
 
+    from experiments.benchmarks import case as C
     from tracr_jax.teacher.forward import dense_residuals
 
     repetitions = options.pop("repetitions")
     parts = C.make_parts(C.Case(**options))
-    state, frozen, batch, step = parts[:4]
+    state, frozen, batches, step = parts[:4]
+    (phi,), (batch,) = frozen.teachers, batches
     sparse = jax.jit(parts.residuals)
     teacher = parts.teacher
     del parts
 
     def run_step():
         nonlocal state
-        state, terms = jax.block_until_ready(step(state, frozen, batch))
+        state, terms = jax.block_until_ready(step(state, frozen, batches))
         assert np.isfinite(terms["loss"])
 
     sides = {
         "step": run_step,
-        "sparse": common.waiting(lambda: sparse(frozen.teacher, batch.teacher_ids)),
+        "sparse": common.waiting(lambda: sparse(phi, batch.teacher_ids)),
     }
     info = {
         "layers": teacher.num_layers,
         "directions": teacher.width,
-        "sparse_weights": sum(x.size for x in jax.tree.leaves(frozen.teacher)),
+        "sparse_weights": sum(x.size for x in jax.tree.leaves(phi)),
         "dense_weights": sum(coo.shape[0] * coo.shape[1] for coo in teacher.weights.values()),
     }
     if info["dense_weights"] <= _DENSE_LIMIT:
@@ -67,7 +63,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]
         ids = np.asarray(batch.teacher_ids)
         with jax.enable_x64(True):
             exact = np.asarray(jax.jit(run)(weights, ids))
-        found = {"sparse": sparse(frozen.teacher, ids), "dense": dense(params, ids)}
+        found = {"sparse": sparse(phi, ids), "dense": dense(params, ids)}
         for name, states in found.items():
             info[f"{name}_error"] = float(np.max(np.abs(np.asarray(states, np.float64) - exact)))
         if not info["sparse_error"] <= 1e-4:
@@ -88,7 +84,7 @@ def main() -> None:
     for task, length, shape in cases:
         for batch in args.batches or ([2] if args.small else [2, 16]):
             options = {"task": task, "length": length, "shape": shape, "batch": batch}
-            with Worker("teacher:worker", options | {"repetitions": args.repetitions}) as w:
+            with Worker(".teacher:worker", options | {"repetitions": args.repetitions}) as w:
                 sides = w.go()[1]
             results.append({"case": options, "teacher": w.info, "sides": sides})
             rows.append({

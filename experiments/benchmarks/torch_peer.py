@@ -1,11 +1,11 @@
-"""The same training step in PyTorch, written from method.md: what our step is timed against.
+"""The same training step in PyTorch, written from docs/method.md: what our step is timed against.
 
-HF's GPT2LMHeadModel, the dense teacher as a torch module, the losses of method.md 4, AdamW of 5; eager or
+HF's GPT2LMHeadModel, the dense teacher as a torch module, the losses of docs/method.md §4, AdamW of §5; eager or
 through torch.compile. Nothing of tracr_jax is imported: weights and batch come from the folder of
 `case.write_for_torch`.
 
 It is faster than the original in two ways, both on purpose: the teacher gets no gradients (the original computes
-and never uses them), and AdamW is torch's fused one. Elsewhere it does what method.md says, logits at every
+and never uses them), and AdamW is torch's fused one. Elsewhere it does what docs/method.md says, logits at every
 position included, as HF computes them.
 """
 
@@ -20,7 +20,7 @@ from torch import nn
 
 
 class DenseTeacher(nn.Module):
-    """tracr's transformer with dense weights (method.md 1.1); no gradients."""
+    """tracr's transformer with dense weights (docs/method.md §1.1); no gradients."""
 
     def __init__(self, arrays: dict[str, np.ndarray], *, layers: int, heads: int):
         """Weights and biases by tracr's names, such as "transformer/layer_0/attn/query/w"."""
@@ -53,7 +53,7 @@ class DenseTeacher(nn.Module):
 
 
 class Peer(nn.Module):
-    """θ, A, θ₀ and φ; forward is the loss of method.md 4.5."""
+    """θ, A, θ₀ and φ; forward is the loss of docs/method.md §4.5."""
 
     def __init__(self, lm: nn.Module, original: nn.Module, teacher: DenseTeacher, adapter: nn.Linear, rows: Any):
         super().__init__()
@@ -82,14 +82,14 @@ class Peer(nn.Module):
 
     @torch.no_grad()
     def update_projection(self) -> None:
-        """P = Rᵀ (Rᵀ)⁺ from the current adapter (method.md 4.1)."""
+        """P = Rᵀ (Rᵀ)⁺ from the current adapter (docs/method.md §4.1)."""
         r = self.adapter.weight[self.rows].T
         self.projection.copy_(r @ torch.linalg.pinv(r))
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, teacher_ids: torch.Tensor, text: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """(total, supervised, retention, alignment), nats; sums and means as in method.md 4."""
+        """(total, supervised, retention, alignment), nats; sums and means as in docs/method.md §4."""
         self._hooked, self._states = True, []
         logits = self.lm(ids, use_cache=False).logits
         hidden, self._hooked, self._states = self._states, False, []

@@ -1,19 +1,17 @@
 """Sides of a comparison as processes of their own, woken in turn.
 
-  python experiments/benchmarks/workers.py MODULE:FUNCTION OPTIONS_JSON     (started by `Worker`, not by hand)
+  python -m experiments.benchmarks.workers MODULE:FUNCTION OPTIONS_JSON     (started by `Worker`, not by hand)
 
-FUNCTION(options) -> (info, run) prepares a side. The process then waits: a line "go" makes one repetition and
-answers with its seconds and run's value; the end of its input ends it, with its peak memory. While it waits it
-computes nothing, and its memory and its threads are its own: neither library's peak is counted with the other's.
+MODULE may be relative to this folder (".case"). FUNCTION(options) -> (info, run) prepares a side. The process then
+waits: a line "go" makes one repetition and answers with its seconds and run's value; the end of its input ends it,
+with its peak memory. While it waits it computes nothing, and its memory and its threads are its own: neither
+library's peak is counted with the other's.
 """
 
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracr_jax.host import keep_pages
 
@@ -24,8 +22,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from common import HERE, Sample, compact, in_turn, peak_memory, timed
-
+from experiments.benchmarks.common import ROOT, Sample, compact, in_turn, peak_memory, timed
 from tracr_jax.errors import UserError
 
 
@@ -36,11 +33,12 @@ class Worker:
         """Start MODULE:FUNCTION with its options; `env` is added to this process's environment."""
         self.target, self.peak_memory_gib = target, float("nan")
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "workers.py"), target, compact(dict(options))],
+            [sys.executable, "-m", "experiments.benchmarks.workers", target, compact(dict(options))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **(env or {})},
+            cwd=ROOT,
         )
         try:
             # Here, so that the preparation of one side never runs beside another's.
@@ -133,4 +131,4 @@ def serve(prepare: Callable[[dict], tuple[Any, Callable[[], Any]]], options: dic
 
 if __name__ == "__main__":
     name, function = sys.argv[1].split(":")
-    serve(getattr(importlib.import_module(name), function), json.loads(sys.argv[2]))
+    serve(getattr(importlib.import_module(name, __package__), function), json.loads(sys.argv[2]))

@@ -1,1 +1,1 @@
-"""Parts of `experiments/pretrain_tiny.py`: text, recipe and controls of the bundled language model."""
+"""`python -m experiments.pretrain`: text, recipe and controls of the bundled language model."""

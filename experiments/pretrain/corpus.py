@@ -1,7 +1,8 @@
 """Text and tokenizer of the bundled model: own byte-level BPE, token ids packed into one pass of windows.
 
-The corpora are those of shared/data (its README gives sources and licences). Nothing of method.md is here; the
-merges follow its section 2: digits and brackets stay alone, so that the tasks' merge filters have nothing to drop.
+The corpora are those of shared/data (its README gives sources and licences). Nothing of docs/method.md is here;
+the merges follow its section 2: digits and brackets stay alone, so that the tasks' merge filters have nothing to
+drop.
 """
 
 import gzip

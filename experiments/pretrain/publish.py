@@ -6,7 +6,7 @@ from typing import Any
 
 import tokenizers
 
-from pretrain.recipe import Recipe, grow
+from experiments.pretrain.recipe import Recipe, grow
 from tracr_jax.files import write_json, write_text
 from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.tokenizer import END_OF_TEXT, Tokenizer
@@ -25,7 +25,7 @@ def export(folder: Path, params: Params, recipe: Recipe, raw: tokenizers.Tokeniz
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
     }
-    tokenizer = Tokenizer(raw.to_str(), config)
+    tokenizer = Tokenizer(raw, config)
     save_hf_folder(folder, recipe.model(blocks), params, tokenizer, dtype="float16")
     write_json(
         folder / "generation_config.json",
@@ -84,8 +84,8 @@ Byte-level BPE with GPT-2's pre-tokenisation, {recipe["vocabulary"]:,} tokens, t
 filters.
 
 ## Recipe
-`python pretrain_tiny.py` in experiments/ (`tokenize`, `train`, `export`, `evaluate`): {training["steps"]:,} of
-{training["steps_planned"]:,} planned steps of {recipe["windows"] * 256:,} tokens, Muon on matrices (weight decay
+`python -m experiments.pretrain` in the checkout (`tokenize`, `train`, `export`, `evaluate`): {training["steps"]:,}
+of {training["steps_planned"]:,} steps of {recipe["windows"] * 256:,} tokens, Muon on matrices (weight decay
 {recipe["decay"]}) and Adam on the rest (beta2 {recipe["beta2"]}), warm-up of {recipe["warmup"]} steps to
 {recipe["peak"]}, cosine to {recipe["floor"]:.0%} of it, gradients clipped at {recipe["clip"]}.
 The network grew: {stages}.

@@ -1,7 +1,7 @@
 """What the benchmarks' numbers rest on: turns, ratios, fits, counted operations, and processes that answer."""
 
 import argparse
-import importlib.util
+import importlib
 import json
 import math
 import sys
@@ -11,28 +11,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments import marked
+from experiments.benchmarks import case as C
+from experiments.benchmarks import common, workers
+from experiments.benchmarks import table as T
+from tracr_jax.errors import UserError
+
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
-sys.path.append(str(FOLDER.parent))
-sys.path.append(str(FOLDER))  # at the end: a script here has the name of an installed package, evaluate
-
-import case as C  # noqa: E402
-import common  # noqa: E402
-import marked  # noqa: E402
-import table as T  # noqa: E402
-import workers  # noqa: E402
-
-from tracr_jax.errors import UserError  # noqa: E402
 
 SCRIPTS = ("step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch")
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"experiments.benchmarks.{name}")
 
 
 def test_sides_take_turns_and_warm_up_apart():
@@ -165,15 +156,15 @@ def test_unknown_shape_and_shallow_shape_are_one_line():
 
 
 def test_tables_are_those_of_the_measured_files():
-    """What README and the folder's page say about speed is what the JSON files hold, no more."""
+    """What results.md and the folder's page say about speed is what the JSON files hold, no more."""
     files = T.read_files()
     assert files, "nothing was measured"
     for page, name, made in (
-        (FOLDER.parents[1] / "README.md", T.SUMMARY, T.summary(files)),
+        (T.RESULTS, T.SUMMARY, T.summary(files)),
         (FOLDER / "README.md", T.TABLES, T.tables(files)),
     ):
         stands = marked.between(page.read_text(encoding="utf-8"), name)
-        assert stands == made, f"{page}: run python experiments/benchmarks/table.py"
+        assert stands == made, f"{page}: run python -m experiments.benchmarks.table"
 
 
 def test_wall_clock_time_is_shared_by_what_runs():

@@ -6,7 +6,6 @@ difference quotient, in float64 (so a stop_gradient or an integer detour on the 
 
 import dataclasses
 import functools
-import importlib.util
 
 import chex
 import jax
@@ -26,13 +25,13 @@ from tracr_jax.measure.variables.reading import best_values, held_values, margin
 from tracr_jax.teacher import compile_program, make_forward
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train import losses as L
+from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
     StepShape,
     TrainParams,
     init_adapter,
     init_state,
-    make_optimizer,
     make_train_step,
 )
 from tracr_jax.types import Adapter
@@ -211,10 +210,10 @@ def test_two_seeds_train_at_once():
     )
     keys = [jax.random.key(s) for s in (0, 1)]
     states = [
-        init_state(TrainParams(F.MODEL.init(k), init_adapter(k, width=24, directions=F.WIDTH)), optimizer)
+        init_state(TrainParams(F.MODEL.init(k), (init_adapter(k, width=24, directions=F.WIDTH),)), optimizer)
         for k in keys
     ]
-    frozen, batch = Frozen(states[0].params.lm, jnp.float32(1.0)), F.batch_at(0)
+    frozen, batch = Frozen(states[0].params.lm, (jnp.float32(1.0),)), F.batch_at(0)
     stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), *states)
     together, terms = jax.jit(jax.vmap(step, in_axes=(0, None, None)))(stacked, frozen, batch)
     alone = jax.jit(step)
@@ -276,9 +275,7 @@ def test_treescope_draws_parameters_and_states():
     assert "float32(5, 1, 3, 32)" in treescope.render_to_text(out)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("penzai") is None, reason="penzai is not installed: pip install penzai"
-)
+@pytest.mark.parity
 @pytest.mark.filterwarnings("default")  # penzai's own imports warn
 def test_penzai_sees_every_parameter():
     """Unflaxify knows no scan and no tied head: it takes a Llama in the loop form with a head of its own."""

@@ -18,6 +18,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import new_folder, read_json, write_json
 from tracr_jax.lock import NAME, only_writer
 from tracr_jax.report.load import load_runs
+from tracr_jax.runs.folder import check_folder
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.loop import TrainingDivergedError, fit
 from tracr_jax.train.metrics import JsonLines, Several, read_lines
@@ -54,7 +55,7 @@ def fill(disk, leave):
 def large(step):
     """A state of 200 kB that does not compress."""
     noise = np.random.default_rng(step).standard_normal((100, 500)).astype(np.float32)
-    params = TrainParams({"w": jnp.asarray(noise)}, Adapter(jnp.ones((4, 3)), jnp.zeros(4)))
+    params = TrainParams({"w": jnp.asarray(noise)}, (Adapter(jnp.ones((4, 3)), jnp.zeros(4)),))
     return TrainState(jnp.int32(step), params, {"mean": jnp.zeros(3)})
 
 
@@ -161,7 +162,7 @@ def test_a_second_writer_is_refused_and_a_killed_one_lets_go(tmp_path, monkeypat
         first.wait()
         first.stdout.close()
     assert (folder / NAME).exists()
-    run.check_folder(folder, RunConfig(), resume=False)  # what is left of it does not make it a run
+    check_folder(folder, RunConfig(), resume=False)  # what is left of it does not make it a run
     with only_writer(folder), refused(f"process {os.getpid()} is writing"), only_writer(folder):
         raise AssertionError("entered")
     assert list(folder.iterdir()) == []

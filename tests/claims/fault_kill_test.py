@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tracr_jax
 from tests.injection_test import USER_TASK
-from tracr_jax.export import open_export
 from tracr_jax.files import read_json
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.teacher import load_teacher
@@ -63,7 +63,7 @@ def assert_whole(folder, cache):
     """Whatever has a final name is whole; returns the step of the newest checkpoint."""
     for path in [*folder.glob("*.json")]:
         read_json(path)
-    for path in [*folder.glob("teacher/*.npz"), *cache.glob("**/*.npz")]:
+    for path in [*folder.glob("programs/*/*.npz"), *cache.glob("**/*.npz")]:
         if not path.name.startswith("."):
             load_teacher(path).densify()
     lines = read_lines(folder / "metrics.jsonl")
@@ -123,10 +123,10 @@ def test_an_export_that_is_killed_leaves_no_folder(obey, tmp_path):
         died = obey(do="export", folder=run, cache=cache, out=out, phase="export", call=1, delay=delay) == -9
         killed += died and not out.exists()
         if out.exists():  # not killed, or behind the last step: then it is all there
-            open_export(out)
+            tracr_jax.open(out)
             whole += 1
             out = tmp_path / f"out{whole}"
     assert obey(do="export", folder=run, cache=cache, out=out) == 0
-    assert open_export(out).adapter is not None
+    assert tracr_jax.open(out).adapter is not None
     print(f"fault: kill -9: {killed} kills in an export, {whole} more left a whole folder, 0 a half one")
     assert killed == 5

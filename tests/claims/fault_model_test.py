@@ -136,6 +136,7 @@ def test_tokenizer_files(name, tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, spec["model"]["merges"])))
     if name in ("vocab.json", "merges.txt"):
         (tmp_path / "tokenizer.json").unlink()
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     path = tmp_path / name
     whole = path.read_bytes()
     if name == "merges.txt":

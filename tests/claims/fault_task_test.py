@@ -9,9 +9,9 @@ from tests.helpers.export_parts import EVALUATION
 from tests.injection_test import USER_TASK
 from tracr_jax.errors import UserError
 from tracr_jax.export.folder import card
-from tracr_jax.export.program import describe_program
 from tracr_jax.files import read_json
 from tracr_jax.interpret.decode import decode
+from tracr_jax.runs.program import describe_program
 from tracr_jax.tasks.registry import _REQUIRED, get_task
 
 FIELDS = ("name", "result", "marker")
@@ -99,12 +99,12 @@ def test_texts_to_decode():
 
 def test_evaluation_json_in_an_export(tmp_path):
     path = tmp_path / "evaluation.json"
-    setup = P.small_setup()
-    program = describe_program(setup)
+    run = P.small_run()
+    program = describe_program(run.program, width=run.model.width)
 
     def read(content):
         path.write_bytes(content)
-        card(setup, read_json(path), program=program)
+        card(run, read_json(path), content=program)
 
     cases = [(str(i), F.odd_texts(EVALUATION, i)) for i in range(F.CASES)]
     F.survives("evaluation.json in an export", read, cases, says="evaluation.json")

@@ -1,8 +1,6 @@
 """The parts of the bundled model's pretraining that decide its numbers."""
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-
-from pretrain import corpus, measure  # noqa: E402
-from pretrain.ngram import NGram  # noqa: E402
-from pretrain.recipe import Recipe, Stage, grow, grow_optimizer, mean_loss, tied_cross_entropy  # noqa: E402
+from experiments.pretrain import corpus, measure
+from experiments.pretrain.ngram import NGram
+from experiments.pretrain.recipe import Recipe, Stage, grow, grow_optimizer, mean_loss, tied_cross_entropy
 
 WORDS = (" yes", " no", "Answer", "<|endoftext|>")
 SMALL = Recipe(

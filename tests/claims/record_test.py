@@ -1,14 +1,8 @@
 """experiments/record.py keeps a run's numbers as they are, and says in one line what is not there."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
-
-import record
-
+from experiments import record
 from tracr_jax.files import read_json, write_json
 
 

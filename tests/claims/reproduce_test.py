@@ -3,23 +3,20 @@
 import copy
 import json
 import re
+import shutil
 import statistics
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
-
-import marked
-import reproduce
-import reproduce_results as R
-import reproduce_table as T
-
 import tracr_jax.injection
+from experiments import marked
+from experiments.reproduce import results as R
+from experiments.reproduce import sweep as reproduce
+from experiments.reproduce import table as T
 from tracr_jax.config import RunConfig, to_dict
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, write_json
+from tracr_jax.files import read_json
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.train.loop import TrainingDivergedError
@@ -48,7 +45,7 @@ def made_results(seeds=(0, 1)):
     for seed in seeds:
         values = {k: v + 0.02 * seed * k.startswith("accuracy") for k, v in VALUES.items()}
         cell["runs"][str(seed)] = {
-            "command": R.shown_command(["/a/b/reproduce.py"]),
+            "command": R.shown_command(["/a/experiments/reproduce/__main__.py"]),
             "environment": 0,
             "values": values,
         }
@@ -59,7 +56,7 @@ def made_results(seeds=(0, 1)):
     cell["majority"] = {"decode/final_result_1": 0.96, "decode_at_answer/final_result_1": 0.51}
     cell["summary"] = R.summarise({k: run["values"] for k, run in cell["runs"].items()})
     results["environments"] = [{"packages": {"jax": "0.10.2"}, "device": "1 x cpu"}]
-    R.stamp(results, "python experiments/reproduce.py")
+    R.stamp(results, "python -m experiments.reproduce")
     return results
 
 
@@ -84,7 +81,7 @@ def test_table_shows_means_counts_and_what_is_missing():
     assert row(table, "decoded: worst variable")[-1] == "75.0 ± 0.0 `diff`"
     assert row(table, "perplexity on held-out text") == ["20.00", "", "–", "–", "×1.025 ± 0.000"]
     assert row(table, "minutes of training")[-1] == "1.5 ± 0.0"
-    assert table.startswith("`python experiments/reproduce.py`: 2 runs on 1 x cpu (")
+    assert table.startswith("`python -m experiments.reproduce`: 2 runs on 1 x cpu (")
     assert "Not yet run: dyck variable (seed 2); dyck finetune (seed 0)." in table
 
 
@@ -105,46 +102,55 @@ def test_baseline_shows_no_decode_accuracy():
     assert row(table, "decoded: result")[2] == "–"
 
 
-def stale(text, results):
-    """Whether a README's table differs from its results; None where the markers are absent."""
-    found = marked.between(text, T.block(results))
-    return None if found is None else found != T.markdown(results).strip("\n")
-
-
-def test_readme_is_written_between_markers_and_a_difference_is_seen(tmp_path, capsys):
-    readme, source = tmp_path / "README.md", tmp_path / "results_tiny.json"
+def test_several_commands_are_one_with_placeholders():
     results = made_results()
-    write_json(source, results)
-    readme.write_text("before\n\n<!-- results tiny -->\nold\n<!-- /results tiny -->\nafter\n")
-    assert stale(readme.read_text(), results) is True
-    reproduce.main(["--table", str(source), "--write-readme", str(readme)])
-    text = readme.read_text()
-    assert stale(text, results) is False
-    assert text.startswith("before\n\n<!-- results tiny -->\n`python")
-    assert text.endswith("<!-- /results tiny -->\nafter\n")
-    assert stale(text.replace("51.0", "51.1"), results) is True
-    reproduce.main(["--table", str(source)])
-    assert capsys.readouterr().out == T.markdown(results)
-
-
-def test_absent_markers_are_one_line(tmp_path, capsys):
-    readme, source = tmp_path / "README.md", tmp_path / "results_tiny.json"
-    write_json(source, made_results())
-    readme.write_text("nothing here\n")
-    assert "<!-- results tiny --> and" in fails(capsys, "--table", str(source), "--write-readme", str(readme))
-    assert readme.read_text() == "nothing here\n"
-
-
-@pytest.mark.parametrize("name", ["tiny", "smollm2"])
-def test_readme_table_equals_the_results_file(name):
-    """Without a results file there is only the generator to test, as above."""
-    source = ROOT / "experiments" / f"results_{name}.json"
-    if not source.exists():
-        assert row(T.markdown(made_results()), "**dyck**")[-1] == "seeds: 2"
-        return
-    assert stale((ROOT / "README.md").read_text(encoding="utf-8"), read_json(source)) is not True, (
-        f"run: python experiments/reproduce.py --table experiments/{source.name} --write-readme"
+    runs = results["cells"]["dyck"]["variable"]["runs"]
+    for seed, method in (("0", "variable"), ("1", "cosine")):
+        runs[seed]["command"] = f"python experiments/reproduce.py --tasks dyck --methods {method} --out /a/b.json"
+    assert T.markdown(results).startswith(
+        "`python -m experiments.reproduce --tasks TASK --methods METHOD`: 2 runs"
     )
+
+
+def test_pages_are_written_between_markers_and_missing_ones_are_one_line(tmp_path, capsys, monkeypatch):
+    experiments, readme = tmp_path / "experiments", tmp_path / "README.md"
+    experiments.mkdir()
+    page = experiments / "results.md"
+    for name in ("tiny", "smollm2"):
+        shutil.copy(ROOT / "experiments" / f"results_{name}.json", experiments)
+    page.write_text("before\n<!-- results tiny -->\nold\n<!-- /results tiny -->\n")
+    monkeypatch.setattr(reproduce, "HERE", experiments)
+    assert "<!-- results smollm2 --> and" in fails(capsys, "--write")
+    page.write_text(page.read_text() + "<!-- results smollm2 -->\n<!-- /results smollm2 -->\nafter\n")
+    readme.write_text("<!-- comparison -->\n<!-- /comparison -->\n")
+    reproduce.main(["--write"])
+    text = page.read_text()
+    assert text.startswith("before\n<!-- results tiny -->\n`python -m")
+    assert text.endswith("<!-- /results smollm2 -->\nafter\n")
+    assert marked.between(text, "results tiny") == T.markdown(read_json(experiments / "results_tiny.json")).strip(
+        "\n"
+    )
+    assert marked.between(readme.read_text(), T.COMPARISON).count("\n") == 7
+    reproduce.main(["--table", str(experiments / "results_tiny.json")])
+    assert capsys.readouterr().out.strip("\n") == marked.between(text, "results tiny")
+
+
+def test_the_pages_are_what_the_results_files_say():
+    files = {p.stem.removeprefix("results_"): read_json(p) for p in (ROOT / "experiments").glob("results_*.json")}
+    page = (ROOT / "experiments" / "results.md").read_text(encoding="utf-8")
+    for results in files.values():
+        stands = marked.between(page, T.block(results))
+        assert stands == T.markdown(results).strip("\n"), "run: python -m experiments.reproduce --write"
+    stands = marked.between((ROOT / "README.md").read_text(encoding="utf-8"), T.COMPARISON)
+    assert stands == T.comparison(files), "run: python -m experiments.reproduce --write"
+    assert "32.5" in page  # something is there
+
+
+def test_the_comparison_shows_what_the_files_hold():
+    files = {p.stem.removeprefix("results_"): read_json(p) for p in (ROOT / "experiments").glob("results_*.json")}
+    cell = files["tiny"]["cells"]["count"]["finetune"]
+    cell["summary"]["accuracy/x_only"] = {"mean": 0.123, "spread": None, "values": {"0": 0.123}}
+    assert row(T.comparison(files), "count: texts of x alone")[1] == "12.3"
 
 
 def fails(capsys, *argv):
@@ -159,7 +165,6 @@ def fails(capsys, *argv):
 def test_wrong_options_are_one_line(capsys, tmp_path):
     assert "invalid choice: 'dick'" in fails(capsys, "--tasks", "dick")
     assert "at least 1, got '0'" in fails(capsys, "--steps", "0")
-    assert "--write-readme needs --table" in fails(capsys, "--write-readme")
     assert "no such file" in fails(capsys, "--table", str(tmp_path / "none.json"))
 
 
@@ -205,7 +210,7 @@ def test_killed_sweep_goes_on_and_a_finished_one_trains_nothing(lm_folder, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(tracr_jax.run, "evaluate", killed)
+        m.setattr(tracr_jax.injection, "evaluate", killed)
         with pytest.raises(SystemExit) as stop:
             reproduce.main(argv)
     assert stop.value.code == 130

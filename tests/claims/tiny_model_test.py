@@ -1,7 +1,6 @@
 """The bundled model: size, tokens, English, and that its card says what was measured."""
 
 import json
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,12 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from tracr_jax.lm.load import load_lm
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-
-
-from tracr_jax.lm.load import load_lm  # noqa: E402
-
 TINY = Path(__file__).parents[2] / "tracr_jax" / "lm" / "tiny"
 WORDS = (" yes", " no", "Answer", "<|endoftext|>")
 

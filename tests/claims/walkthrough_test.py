@@ -1,4 +1,4 @@
-"""Every block of experiments/own_program.md is run, in order, on a small random model and for two steps."""
+"""Every block of experiments/tutorial.md is run, in order, on a small random model and for two steps."""
 
 import re
 import shlex
@@ -6,22 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.make_tutorial import NOTEBOOK, PAGE, blocks, notebook, shown, smaller
 from tracr_jax import cli
 from tracr_jax.lm.load import write_random_gpt2
-
-PAGE = Path(__file__).parents[2] / "experiments" / "own_program.md"
-SMALLER = {
-    "steps=150, eval_items=60": "steps=2, eval_items=4",
-    'lm="tiny"': 'lm="lm"',
-}
-
-
-def blocks():
-    """(language, file name or "", content) of every fenced block."""
-    found = re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    text = "".join(content for *_, content in found)
-    assert all(text.count(old) == 1 for old in SMALLER)
-    return found
 
 
 def test_the_walk_through(tmp_path, monkeypatch, capsys):
@@ -32,9 +19,7 @@ def test_the_walk_through(tmp_path, monkeypatch, capsys):
     write_random_gpt2("lm", num_blocks=8, width=32, heads=2)
     names = {}
     kinds = []
-    for language, file, content in blocks():
-        for old, new in SMALLER.items():
-            content = content.replace(old, new)
+    for language, file, content in blocks(smaller(PAGE.read_text(encoding="utf-8"))):
         kinds.append("file" if file else language)
         if file:
             Path(file).write_text(content)
@@ -45,16 +30,18 @@ def test_the_walk_through(tmp_path, monkeypatch, capsys):
             program, *argv = shlex.split(line)
             assert (language, program) == ("bash", "tracr-jax")
             cli.main(argv)
-    assert kinds == ["file", "python", "python", "python", "python", "bash", "bash", "python"]
+    assert kinds == ["file", *["python"] * 4, "bash", "python", "bash", "bash", "python"]
     out = capsys.readouterr().out
     assert f"{names['teacher'].num_layers} layers" in out
     assert "longer: " in out
     assert f"the program: {[0] * 6 + [1] * 6}" in out
     assert "⏎" in out  # the table in the terminal
+    assert re.search(r"^final_result\w*, layer \d+: followed \d+%, complement \d+%$", out, re.MULTILINE)
+    assert "explorer" in Path("runs/own/report.html").read_text(encoding="utf-8")
     assert "exported: exported" in out
     # The command exports what the run holds.
-    assert (names["exported"].lm.params["wpe"]["embedding"] == names["run"].params.lm["wpe"]["embedding"]).all()
-    assert (names["exported"].adapter.weight == names["run"].params.adapter.weight).all()
+    assert (names["exported"].params["wpe"]["embedding"] == names["run"].params["wpe"]["embedding"]).all()
+    assert (names["exported"].adapter.weight == names["run"].adapter.weight).all()
     card = Path("exported/README.md").read_text()
     assert "| longer | 4 |" in card
     assert str(tmp_path) not in card + Path("exported/program.json").read_text()
@@ -69,3 +56,9 @@ def test_the_walk_through(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(["decode", "runs/own", "--layer", "77"])
     assert "no layer 77" in capsys.readouterr().err
+
+
+def test_the_notebook_is_the_page():
+    assert NOTEBOOK.read_text(encoding="utf-8") == shown(notebook(PAGE.read_text(encoding="utf-8"))), (
+        "run: python -m experiments.make_tutorial"
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from tests.data.bridge_test import bridge_of, teacher_of
 from tests.helpers.tasks_tokenizers import filtered
+from tracr_jax.config import DataConfig, Fidelity
 from tracr_jax.data.batches import Batches
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.data.encode import encode_item, sequence_length
@@ -27,7 +28,9 @@ def made(tmp_path_factory):
         tokenizer = filtered(task)
         text = TextIds.build(STORY, tokenizer, cache=tmp_path_factory.mktemp("text"))
         sizes = {"batch": 6, "text_batch": 3, "text_length": 16, "seed": 7}
-        return Batches(task, tokenizer, bridge_of(task, tokenizer), text, **{**sizes, **options})
+        options = {**sizes, **options}
+        more = {k: options.pop(k) for k in ("seed", "fidelity") if k in options}
+        return Batches(task, bridge_of(task, tokenizer), text, DataConfig(**options), **more)
 
     return make
 
@@ -51,7 +54,7 @@ def test_lengths_are_derived_and_sufficient(made, task, length):
     assert max(sizes) == length - 1 or task.name == "count"  # the longest count texts are rare
     assert max(sizes) < length
     batches = made(task)
-    assert (length, length + 1, 16) == (batches.S, batches.T, batches.U)
+    assert length == batches.S
 
 
 def test_mask_is_where_the_answer_is_emitted():
@@ -59,21 +62,21 @@ def test_mask_is_where_the_answer_is_emitted():
     tokenizer = filtered(task)
     bridge = bridge_of(task, tokenizer)
     for answer_end in (True, False):
-        ids, mask = encode_item(task.item(12, 345), bridge, tokenizer, length=14, answer_end=answer_end)
+        ids, mask = encode_item(task.item(12, 345), bridge, length=14, answer_end=answer_end)
         emitted = [tokenizer.token_text(ids[s + 1]) for s in np.flatnonzero(mask)]
         assert emitted == [" 3", "5", "7"] + ["<|endoftext|>"] * answer_end
     assert ids[-1] == tokenizer.eos_id
 
 
 def test_as_coded_mask_counts_characters():
-    """findings.md B11: "yes" supervises two end-of-texts after the answer, "no" one."""
+    """docs/differences.md B11: "yes" supervises two end-of-texts after the answer, "no" one."""
     task = Dyck()
     tokenizer = filtered(task)
     bridge = bridge_of(task, tokenizer)
     for text, coded in (("()", 3), ("((", 2)):
-        _, mask = encode_item(task.item(text), bridge, tokenizer, length=43, as_coded_mask=True)
+        _, mask = encode_item(task.item(text), bridge, length=43, fidelity=Fidelity(as_coded_mask=True))
         assert mask.sum() == coded
-        assert encode_item(task.item(text), bridge, tokenizer, length=43)[1].sum() == 2
+        assert encode_item(task.item(text), bridge, length=43)[1].sum() == 2
 
 
 def test_items_are_not_cut_unless_asked():
@@ -82,10 +85,10 @@ def test_items_are_not_cut_unless_asked():
     bridge = bridge_of(task, tokenizer)
     long = task.item("()" * 15)
     with pytest.raises(UserError, match="takes 43 tokens, S is 37"):
-        encode_item(long, bridge, tokenizer, length=37)
-    ids, mask = encode_item(long, bridge, tokenizer, length=37, as_coded_length=True)
+        encode_item(long, bridge, length=37)
+    ids, mask = encode_item(long, bridge, length=37, fidelity=Fidelity(as_coded_length=True))
     assert len(ids) == 37
-    assert mask.sum() == 0  # findings.md A1: the answer is lost
+    assert mask.sum() == 0  # docs/differences.md A1: the answer is lost
 
 
 @pytest.mark.parametrize("task", [Dyck(), IntSum(), Count()], ids=["dyck", "int_sum", "count"])
@@ -98,12 +101,12 @@ def test_a_batch_is_its_items(made, task):
     made_for_it = [task.train_item(30 + k, seed=7) for k in range(6)]
     assert sorted(supervised, key=str) == sorted(made_for_it, key=str)
     for row, item in enumerate(supervised + free):
-        ids, mask = encode_item(item, bridge, tokenizer, length=batches.S)
+        ids, mask = encode_item(item, bridge, length=batches.S)
         assert batch.ids[row].tolist() == ids.tolist()
         assert batch.answer_mask[row].tolist() == mask.tolist()
     assert (batch.teacher_ids == bridge.to_teacher(batch.ids)).all()
     assert batch.ids.shape == (10, batches.S)
-    assert batch.teacher_ids.shape == (10, batches.T)
+    assert batch.teacher_ids.shape == (10, batches.S + 1)
     assert batch.text_ids.shape == (3, 16)
     assert {a.dtype.name for a in batch} == {"int32", "float32"}
 
@@ -155,7 +158,7 @@ def test_another_process_makes_the_same_items():
 
 
 def test_as_coded_length(made):
-    batches = made(Dyck(), as_coded_length=True, as_coded_mask=True)
+    batches = made(Dyck(), fidelity=Fidelity(as_coded_length=True, as_coded_mask=True))
     assert (batches.S, batches.batch_at(0).ids.shape) == (37, (6, 37))
 
 
@@ -165,4 +168,4 @@ def test_a_short_teacher_is_refused(tmp_path):
     text = TextIds.build(STORY, tokenizer, cache=tmp_path)
     bridge = make_bridge(task, tokenizer, teacher_of(task, 40))
     with pytest.raises(UserError, match="S = 43 positions, the teacher's table holds 40"):
-        Batches(task, tokenizer, bridge, text, batch=2, text_batch=2, text_length=8, seed=0)
+        Batches(task, bridge, text, DataConfig(batch=2, text_batch=2, text_length=8), seed=0)

@@ -13,6 +13,7 @@ from tracr_jax.data.bridge import find_separator, make_bridge
 from tracr_jax.data.encode import encode_item, sequence_length
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import word_tokenizer
+from tracr_jax.presets import preset
 from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
@@ -49,7 +50,7 @@ def test_every_answer_is_proved(task, split_digits):
     assert bridge.separator == ("" if split_digits and task.name != "dyck" else " ")
     items = [*task.longest_items()]
     items += [make(i, seed=5) for make in (task.train_item, task.free_item) for i in range(40)]
-    report = bridge.check(items)
+    report = bridge.check(task, items)
     assert report.matched == report.answer_positions > 0
     assert report.items == len(items)
     assert report.first_mismatch == ""
@@ -63,7 +64,7 @@ def test_the_network_itself_writes_the_answers(task):
     phi, residuals = make_forward(bridge.teacher)
     length = sequence_length(task, tokenizer)
     items = [*task.longest_items(), *(task.train_item(i, seed=11) for i in range(24))]
-    rows = [encode_item(i, bridge, tokenizer, length=length, answer_end=False) for i in items]
+    rows = [encode_item(i, bridge, length=length, answer_end=False) for i in items]
     ids = bridge.to_teacher(np.stack([r[0] for r in rows]))
     result = bridge.teacher.variable(task.result)
     last = np.asarray(jax.jit(residuals)(phi, ids))[-1][:, 1:, list(result.indices)]
@@ -84,7 +85,7 @@ def test_originals_items_come_out_as_coded(name):
     for example in EXAMPLES[name]["examples"]:
         item = Item(example["prompt"], str(example["label"]))
         assert bridge.split(item) == (example["prompt_ids"], example["target_ids"])
-        ids, mask = encode_item(item, bridge, tokenizer, length=length, as_coded_mask=True, as_coded_length=True)
+        ids, mask = encode_item(item, bridge, length=length, fidelity=preset("paper").fidelity)
         assert ids.tolist() == example["input_ids"]
         assert mask.tolist() == example["loss_mask"]
         assert ["bos", *bridge.teacher_values(ids)] == example["teacher_tokens"]
@@ -100,27 +101,27 @@ def test_listed_ids_are_the_originals():
 
 
 def test_equals_unmapped_is_counted_and_refused():
-    """findings.md A3: without `=` the teacher never writes an answer."""
+    """docs/differences.md A3: without `=` the teacher never writes an answer."""
     task = IntSum(as_coded_equals=True)
     tokenizer = filtered(task)
     bridge = bridge_of(task, tokenizer)
     items = [task.train_item(i, seed=0) for i in range(20)]
-    report = bridge.check(items, strict=False)
+    report = bridge.check(task, items, strict=False)
     assert report.matched == 0
     assert report.answer_positions == sum(len(i.label) for i in items)
     assert "the program writes None" in str(report)
     with pytest.raises(UserError, match=r"bridge: item '\d+ \+ \d+ =' -> '\d+', position \d+") as e:
-        bridge.check(items)
+        bridge.check(task, items)
     assert "\n" not in str(e.value)
 
 
 def test_numbers_of_one_token_are_refused():
-    """findings.md B15: the teacher writes digit by digit, GPT-2 whole numbers."""
+    """docs/differences.md B15: the teacher writes digit by digit, GPT-2 whole numbers."""
     task = Count(as_coded_merges=True)
     with pytest.raises(UserError, match="' 20' is 1 tokens, the teacher writes 2"):
         find_separator(task, filtered(task))
     report = bridge_of(task, filtered(task), strict=False, length=60).check(
-        [task.item(["x"] * n + ["y"]) for n in (3, 12)], strict=False
+        task, [task.item(["x"] * n + ["y"]) for n in (3, 12)], strict=False
     )
     assert (report.matched, report.answer_positions) == (1, 2)
 
@@ -128,9 +129,9 @@ def test_numbers_of_one_token_are_refused():
 def test_a_wrong_label_is_found():
     task = IntSum()
     bridge = bridge_of(task, filtered(task))
-    bridge.check([Item("12 + 345 =", "357")])
+    bridge.check(task, [Item("12 + 345 =", "357")])
     with pytest.raises(UserError, match=r"position 8: .*'8' \(value 8 of \(3, 5, 8\)\), the program writes 7"):
-        bridge.check([Item("12 + 345 =", "358")])
+        bridge.check(task, [Item("12 + 345 =", "358")])
 
 
 class Upside(Dyck):
@@ -142,7 +143,7 @@ class Upside(Dyck):
 
 def test_swapped_values_are_found():
     with pytest.raises(UserError, match="the program writes"):
-        bridge_of(Upside(), filtered(Dyck())).check([Dyck().item("()")])
+        bridge_of(Upside(), filtered(Dyck())).check(Upside(), [Dyck().item("()")])
 
 
 class TwoNames(Dyck):
@@ -156,7 +157,7 @@ def test_one_token_for_two_values_is_found():
     task = TwoNames()
     items = [Item(Dyck().item("()").prompt, "yes"), Item(Dyck().item("((").prompt, "yes")]
     with pytest.raises(UserError, match="bridge: item"):
-        bridge_of(task, filtered(Dyck())).check(items)
+        bridge_of(task, filtered(Dyck())).check(task, items)
 
 
 class Mapped(Dyck):
@@ -198,7 +199,7 @@ def test_a_small_tokenizer_will_do():
     for task in TASKS:
         tokenizer = word_tokenizer(words).filtered(task.keep_merge)
         bridge = bridge_of(task, tokenizer)
-        report = bridge.check([task.train_item(i, seed=1) for i in range(10)])
+        report = bridge.check(task, [task.train_item(i, seed=1) for i in range(10)])
         assert report.matched == report.answer_positions
 
 
@@ -207,14 +208,14 @@ def test_a_word_that_falls_into_mapped_letters_is_found():
     task = Count()
     tokenizer = word_tokenizer([f" {d}" for d in range(10)]).filtered(task.keep_merge)
     with pytest.raises(UserError, match=r"-> '3', .* the program writes 4"):
-        bridge_of(task, tokenizer).check([task.item(["x", "y", "x", "x"])])
+        bridge_of(task, tokenizer).check(task, [task.item(["x", "y", "x", "x"])])
 
 
 def test_coverage_counts_positions():
     task = Dyck()
     tokenizer = filtered(task)
     bridge = bridge_of(task, tokenizer)
-    report = bridge.check([task.item("()")])
+    report = bridge.check(task, [task.item("()")])
     # 13 prompt tokens and " yes": two brackets and the colon are not fill.
     assert (report.positions, report.mapped_tokens) == (14, 8)
     assert report.fill_share == pytest.approx(11 / 14)

@@ -9,20 +9,21 @@ import chex
 import jax
 import numpy as np
 import pytest
+from tokenizers import models, normalizers, pre_tokenizers
 
 import tracr_jax
 from tests.helpers import export_parts as E
 from tracr_jax import cli
 from tracr_jax.config import LossConfig
 from tracr_jax.errors import UserError
-from tracr_jax.export import export_run, open_export
+from tracr_jax.export import export_run
 from tracr_jax.export import folder as F
-from tracr_jax.export.tokenizer import is_gpt2_like
+from tracr_jax.export.tokenizer import is_vocab_and_merges
 from tracr_jax.files import new_folder
+from tracr_jax.lm.byte_level import byte_level
 from tracr_jax.lm.load import load_lm
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
-from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec
-from tracr_jax.runs.model import OpenedRun
+from tracr_jax.lm.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +35,20 @@ def exported(tmp_path_factory):
 def test_the_same_run_comes_back_bit_for_bit(family, exported):
     run, folder = E.run_of(family), exported(family)
     lm = load_lm(str(folder))
-    assert lm.model == run.setup.lm.model
-    chex.assert_trees_all_equal(lm.params, run.params.lm)
-    back = open_export(folder)
-    chex.assert_trees_all_equal(back.params, run.params)
-    assert back.variables == run.setup.teacher.variables
-    types = [[type(x) for x in v.values] for v in back.variables]
-    assert types == [[type(x) for x in v.values] for v in run.setup.teacher.variables]
-    texts = [run.setup.task.train_item(i, seed=5).prompt for i in range(50)]
+    assert lm.model == run.model
+    chex.assert_trees_all_equal(lm.params, run.params)
+    back = tracr_jax.open(folder)
+    chex.assert_trees_all_equal((back.params, back.adapter), (run.params, run.adapter))
+    variables = back.program.teacher.variables
+    assert variables == run.program.teacher.variables
+    types = [[type(x) for x in v.values] for v in variables]
+    assert types == [[type(x) for x in v.values] for v in run.program.teacher.variables]
+    texts = [run.program.task.train_item(i, seed=5).prompt for i in range(50)]
     texts += ["", "Ünïcode 🙂 (([])", "a <|endoftext|> 12 b"]
-    assert back.lm.tokenizer.encode_batch(texts) == run.setup.tokenizer.encode_batch(texts)
-    again = OpenedRun(run.setup, back.params)
-    np.testing.assert_array_equal(tracr_jax.decode(again, texts[0]).values, tracr_jax.decode(run, texts[0]).values)
+    assert back.tokenizer.encode_batch(texts) == run.program.tokenizer.encode_batch(texts)
+    for part in ("values", "truth", "margins", "numbers"):
+        found = (getattr(tracr_jax.decode(r, texts[0]), part) for r in (back, run))
+        np.testing.assert_array_equal(*found)
 
 
 @E.families
@@ -53,7 +56,7 @@ def test_files(family, exported):
     there = {p.name for p in exported(family).iterdir()}
     assert there == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-        "special_tokens_map.json", "adapter.safetensors", "program.json", "README.md",
+        "special_tokens_map.json", "adapter.safetensors", "program.json", "teacher.npz", "README.md",
     } | ({"vocab.json", "merges.txt"} if family == "gpt2" else set())  # fmt: skip
     config = json.loads((exported(family) / "tokenizer_config.json").read_text())
     # Else transformers 4 hands GPT-2 token types, and every logit is another.
@@ -66,31 +69,32 @@ def test_vocabulary_and_merges_alone_give_the_same_ids(exported, tmp_path):
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(exported("gpt2") / name, tmp_path)
     alone = Tokenizer.load(tmp_path)
-    texts = [run.setup.task.train_item(i, seed=5).prompt for i in range(50)]
-    assert alone.encode_batch(texts) == run.setup.tokenizer.encode_batch(texts)
-    assert alone.merges() == run.setup.tokenizer.merges()
+    texts = [run.program.task.train_item(i, seed=5).prompt for i in range(50)]
+    assert alone.encode_batch(texts) == run.program.tokenizer.encode_batch(texts)
+    assert alone.merges() == run.program.tokenizer.merges()
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"pre_tokenizer": byte_level_spec({}, [], special=[], split_digits=True)["pre_tokenizer"]},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
-        {"normalizer": {"type": "NFC"}},
-        {"added_tokens": [{"content": "<|more|>"}]},
+        lambda t: setattr(t, "pre_tokenizer", byte_level(models.BPE(), split_digits=True).pre_tokenizer),
+        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
+        lambda t: setattr(t, "normalizer", normalizers.NFC()),
+        lambda t: t.add_tokens(["<|more|>"]),
     ],
 )
 def test_tokenizers_that_are_more_than_vocabulary_and_merges(change):
-    spec = byte_level_spec({"a": 0, "b": 1, "ab": 2}, [("a", "b")], special=["a"])
-    assert is_gpt2_like(spec)
-    assert not is_gpt2_like(spec | change)
+    backend = byte_level(models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")]), special=["a"])
+    assert is_vocab_and_merges(backend)
+    change(backend)
+    assert not is_vocab_and_merges(backend)
 
 
 @E.families
 def test_the_cards_numpy_code_decodes_what_we_decode(family, exported, monkeypatch):
     run = E.run_of(family)
     hidden_code, decode_code = E.code_blocks((exported(family) / "README.md").read_text())
-    prompt = run.setup.task.eval_sets()["test"].item(0).prompt
+    prompt = run.program.task.eval_sets()["test"].item(0).prompt
     assert json.dumps(prompt, ensure_ascii=False) in hidden_code
     lm = load_lm(str(exported(family)))
     ids = np.asarray([lm.tokenizer.encode(prompt)])
@@ -127,24 +131,24 @@ def test_program_names_no_folder_of_this_machine(exported):
     assert "/tmp" not in text
     (bracket,) = (t for t in program["bridge"]["tokens"] if t["text"] == "(")
     run = E.run_of("gpt2")
-    assert run.setup.tokenizer.encode("(") == [bracket["id"]]
+    assert run.program.tokenizer.encode("(") == [bracket["id"]]
     assert bracket["value"] == "("
     example = program["bridge"]["examples"][0]
-    prompt, answer = run.setup.bridge.split(run.setup.task.eval_sets()["test"].item(0))
-    assert run.setup.tokenizer.encode(example["text"]) == prompt + answer
+    prompt, answer = run.program.bridge.split(run.program.task.eval_sets()["test"].item(0))
+    assert run.program.tokenizer.encode(example["text"]) == prompt + answer
 
 
 def test_a_run_without_alignment_has_no_adapter(tmp_path):
     run = E.run_of("gpt2")
-    config = dataclasses.replace(run.setup.config, losses=LossConfig(alignment="none"))
-    run = OpenedRun(dataclasses.replace(run.setup, config=config), run.params)
+    config = dataclasses.replace(run.program.config, losses=LossConfig(alignment="none"))
+    run = dataclasses.replace(run, programs=(dataclasses.replace(run.program, config=config),))
     folder = export_run(run, tmp_path / "out", evaluation=E.EVALUATION)
     assert not (folder / "adapter.safetensors").exists()
     assert len(E.code_blocks((folder / "README.md").read_text())) == 1
-    back = open_export(folder)
-    assert back.adapter is None
+    back = tracr_jax.open(folder)
+    assert back.program.adapter is None
     with pytest.raises(UserError, match="without alignment"):
-        _ = back.params
+        tracr_jax.decode(back, "()")
 
 
 def test_what_is_there_stays(tmp_path):
@@ -192,7 +196,7 @@ def test_a_folder_filled_meanwhile_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda p: p.update(format=99), "format 99, this version reads 1"),
+        (lambda p: p.update(format=99), "format 99, this version reads 2"),
         (lambda p: p["variables"].pop(), "damaged .* do not cover the directions"),
         (lambda p: p["variables"][0]["values"].pop(), r"damaged .* values"),
         (lambda p: p.pop("bridge"), "damaged .*bridge"),
@@ -206,7 +210,7 @@ def test_a_damaged_program_is_one_line(damage, message, exported, tmp_path):
     damage(program)
     (folder / "program.json").write_text(json.dumps(program))
     with pytest.raises(UserError, match=message) as e:
-        open_export(folder)
+        tracr_jax.open(folder)
     assert "\n" not in str(e.value)
 
 
@@ -215,10 +219,10 @@ def test_an_adapter_of_another_run_is_refused(exported, tmp_path):
     adapter = open_safetensors(folder, name="adapter")
     write_safetensors(folder / "adapter.safetensors", {k: adapter.get(k)[1:] for k in adapter.shapes})
     with pytest.raises(UserError, match="do not belong together"):
-        open_export(folder)
+        tracr_jax.open(folder)
     (folder / "adapter.safetensors").unlink()
     with pytest.raises(UserError, match=r"no adapter\.safetensors"):
-        open_export(folder)
+        tracr_jax.open(folder)
 
 
 def test_command_refuses_before_it_opens_the_run(tmp_path, capsys):

@@ -15,7 +15,7 @@ from tracr_jax.lm.gpt2 import GPT2Config
 from tracr_jax.lm.llama import LlamaConfig
 from tracr_jax.lm.load import TASK_WORDS, random_lm, write_random_gpt2
 from tracr_jax.lm.tokenizer import word_tokenizer
-from tracr_jax.runs.model import open_run
+from tracr_jax.runs.model import open
 
 pytestmark = [
     pytest.mark.parity,
@@ -172,7 +172,7 @@ def test_a_run_and_its_export_are_the_same_model(tmp_path, monkeypatch):
     run = inject(
         f"{tmp_path}/tasks.py:ODD", lm=str(tmp_path / "lm"), config=config, folder=tmp_path / "run", progress=False
     )
-    export_run(open_run(run.folder), tmp_path / "export", evaluation=run.evaluation)
+    export_run(open(run.folder), tmp_path / "export", evaluation=run.evaluation)
     pairs = instances("loglikelihood", [(p, " yes") for p in PROMPTS])
     names = (("run", {}), ("export", {}), ("run", {"original": True}), ("lm", {}))
     trained, exported, original, base = (opened(tmp_path / n, **o).loglikelihood(pairs) for n, o in names)

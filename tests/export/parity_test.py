@@ -14,9 +14,10 @@ import pytest
 
 import tracr_jax
 from tests.helpers import export_parts as E
+from tests.helpers.tasks_tokenizers import gpt2_tokenizer
 from tracr_jax.export.tokenizer import as_trained, write_tokenizer
 from tracr_jax.lm.load import load_lm
-from tracr_jax.lm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_spec
+from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.measure.answers import greedy_answers
 from tracr_jax.tasks.registry import get_task
 
@@ -37,11 +38,7 @@ def tokenizer_of(name):
         return Tokenizer.load(HERE.parent / "tracr_jax" / "lm" / "tiny")
     if name == "digits":
         return E.word_digits_tokenizer()
-    from tests.lm import tokenizer_test as T
-
-    merges, vocab = T.gpt2_files()
-    pairs = [m.split(" ") for m in merges.splitlines()[1:] if m]
-    return Tokenizer.from_spec(byte_level_spec(vocab, pairs, special=[END_OF_TEXT]))
+    return gpt2_tokenizer()
 
 
 def thousand_texts(task):
@@ -93,9 +90,9 @@ def test_transformers_computes_the_same_answers(family, exported):
     run, folder = E.run_of(family), exported(family)
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert theirs.generation_config.eos_token_id == run.setup.tokenizer.eos_id
-    items = [run.setup.task.train_item(i, seed=1) for i in range(6)]
-    answers = greedy_answers(run.setup, run.params.lm, items)
+    assert theirs.generation_config.eos_token_id == run.program.tokenizer.eos_id
+    items = [run.program.task.train_item(i, seed=1) for i in range(6)]
+    answers = greedy_answers(run, run.params, items)
     assert len({tuple(a) for a in answers}) > 1  # constant answers would prove nothing
     lm = load_lm(str(folder))
     for item, answer in zip(items, answers, strict=True):
@@ -126,7 +123,7 @@ def test_the_cards_code_runs_with_nothing_of_ours(family, exported, tmp_path):
 
 
 def _same_variables(run, decoded):
-    ours = tracr_jax.decode(run, run.setup.task.eval_sets()["test"].item(0).prompt)
+    ours = tracr_jax.decode(run, run.program.task.eval_sets()["test"].item(0).prompt)
     assert set(decoded) == {v.name for v in ours.variables}
     for i, v in enumerate(ours.variables):
         if v.values:
@@ -138,15 +135,15 @@ def _same_variables(run, decoded):
 @E.families
 @pytest.mark.filterwarnings("default")  # TransformerLens's own imports warn
 def test_transformer_lens_reads_the_same_variables(family, exported):
-    lens = pytest.importorskip("transformer_lens", reason="the parity extra: pip install transformer-lens>=4")
     import torch
+    import transformer_lens as lens
     from safetensors.numpy import load_file
 
     run, folder = E.run_of(family), exported(family)
     adapter, program = load_file(folder / "adapter.safetensors"), json.loads((folder / "program.json").read_text())
     model = lens.TransformerBridge.boot_transformers(str(folder))
     prompt = program["bridge"]["examples"][0]["prompt"]
-    ids = torch.tensor([run.setup.tokenizer.encode(prompt)])
+    ids = torch.tensor([run.program.tokenizer.encode(prompt)])
     assert model.to_tokens(prompt, prepend_bos=False).tolist() == ids.tolist()
     with torch.no_grad():
         logits, cache = model.run_with_cache(ids)

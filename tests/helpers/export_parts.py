@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import tempfile
 from pathlib import Path
 
@@ -10,14 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import models, processors
 
 from tests.helpers import interpret_parts as P
 from tracr_jax.export import export_run
+from tracr_jax.lm.byte_level import byte_level
 from tracr_jax.lm.llama import Llama, LlamaConfig
 from tracr_jax.lm.load import TASK_WORDS, LoadedLM
-from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec, word_tokenizer
+from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.tokenizer_files import parsed
 from tracr_jax.runs.build import build
-from tracr_jax.runs.model import OpenedRun
+from tracr_jax.runs.model import Injected, untouched
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 
@@ -39,17 +41,15 @@ EVALUATION = {
 
 def word_digits_tokenizer():
     """A small tokenizer that cuts digits off first and begins texts with a token of its own, as Llama's do."""
-    spec = json.loads(word_tokenizer(TASK_WORDS).to_json())
-    spec["pre_tokenizer"] = byte_level_spec({}, [], special=[], split_digits=True)["pre_tokenizer"]
-    eos = spec["added_tokens"][0]
-    first = {"SpecialToken": {"id": eos["content"], "type_id": 0}}
-    spec["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [first, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {eos["content"]: {"id": eos["content"], "ids": [eos["id"]], "tokens": [eos["content"]]}},
-    }
-    return Tokenizer.from_spec(spec, {"add_bos_token": True, "tokenizer_class": "LlamaTokenizerFast"})
+    words = word_tokenizer(TASK_WORDS)
+    backend = parsed(words.to_json())
+    backend.pre_tokenizer = byte_level(models.BPE(), split_digits=True).pre_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{words.eos_token} $A",
+        pair=f"{words.eos_token} $A $B:1",
+        special_tokens=[(words.eos_token, words.eos_id)],
+    )
+    return Tokenizer(backend, {"add_bos_token": True, "tokenizer_class": "LlamaTokenizerFast"})
 
 
 def _llama() -> LoadedLM:
@@ -68,9 +68,9 @@ def _llama() -> LoadedLM:
 
 
 @functools.cache
-def run_of(family: str) -> OpenedRun:
+def run_of(family: str) -> Injected:
     """A run of the small dyck task, as if trained."""
-    setup = P.small_setup()
+    run = P.small_run()
     if family == "llama":
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             patch.setenv("TRACR_JAX_CACHE", folder)
@@ -80,14 +80,15 @@ def run_of(family: str) -> OpenedRun:
             lm = _llama()
             shapes = jax.eval_shape(lm.model.init, jax.random.key(0))
             lm = dataclasses.replace(lm, params=jax.tree.map(lambda s: jnp.zeros(s.shape), shapes))
-            setup = build(config, task=P.DYCK, lm=lm)
+            run = untouched(build(config, task=P.DYCK, lm=lm))
     rng = np.random.default_rng(3)
 
     def draw(path, leaf):
         around = 1.0 if getattr(path[-1], "key", "") == "scale" else 0.0
         return jnp.asarray(around + 0.2 * rng.standard_normal(leaf.shape), jnp.float32)
 
-    return OpenedRun(setup, jax.tree_util.tree_map_with_path(draw, P.untrained(setup)))
+    params, adapter = jax.tree_util.tree_map_with_path(draw, (run.params, run.adapter))
+    return dataclasses.replace(run, params=params, programs=(run.program.trained(adapter),))
 
 
 def exporter(tmp_path_factory):

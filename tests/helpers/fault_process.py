@@ -21,7 +21,8 @@ import tracr_jax.export
 from tests.helpers.export_parts import EVALUATION
 from tests.injection_test import SMALL
 from tracr_jax import injection as run
-from tracr_jax.runs.model import open_run
+from tracr_jax.runs import program
+from tracr_jax.runs.model import open
 from tracr_jax.teacher import store
 from tracr_jax.train.checkpoint import Checkpoints
 
@@ -29,10 +30,10 @@ jax.config.update("jax_compilation_cache_dir", os.environ["TRACR_JAX_TEST_XLA"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def digest(_setup, params, **_):
+def digest(trained, **_):
     """In place of the evaluation: what was trained, to the bit."""
     found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path((trained.params, trained.adapter)):
         found.update(str(path).encode() + np.asarray(leaf).tobytes())
     return {"sets": {}, "sha256": found.hexdigest()}
 
@@ -57,7 +58,7 @@ def die_in(phase, *, call, delay):
     elif phase == "checkpoint":
         Checkpoints.save = armed(Checkpoints.save)
     elif phase == "teacher":
-        run.save_teacher = store.save_teacher = armed(store.save_teacher)
+        program.save_teacher = store.save_teacher = armed(store.save_teacher)
     elif phase == "export":
         tracr_jax.export.export_run = armed(tracr_jax.export.export_run)
 
@@ -67,9 +68,12 @@ def obey(order):
         die_in(order["phase"], call=order["call"], delay=order["delay"])
     os.environ["TRACR_JAX_CACHE"] = order["cache"]
     if order["do"] == "export":
-        tracr_jax.export.export_run(open_run(order["folder"]), order["out"], evaluation=EVALUATION)
+        tracr_jax.export.export_run(open(order["folder"]), order["out"], evaluation=EVALUATION)
         return
-    run.evaluate, run.score_original = digest, lambda *_, **__: None  # what is trained is asked, not how well
+    run.evaluate_programs, run.score_original = (
+        digest,
+        lambda *_, **__: None,
+    )  # what is trained is asked, not how well
     config = dataclasses.replace(SMALL, steps=24, data=dataclasses.replace(SMALL.data, text=order["text"]))
     folder = order["folder"]
     run.inject(order["task"], lm=order["lm"], config=config, folder=folder, resume=order["resume"], progress=False)

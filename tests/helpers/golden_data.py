@@ -77,7 +77,7 @@ def teacher_weights(*, dtype):
 
 
 def dense_teacher(weights, ids):
-    """r_0..r_L of the golden teacher, dense, as method.md 1.1 writes it."""
+    """r_0..r_L of the golden teacher, dense, as docs/method.md §1.1 writes it."""
     heads, size = TEACHER["config"]["num_heads"], TEACHER["config"]["key_size"]
     b, t = ids.shape
     x = jnp.take(weights["token_embed/embeddings"], ids, axis=0) + weights["pos_embed/embeddings"][:t][None]

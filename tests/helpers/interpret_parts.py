@@ -13,9 +13,8 @@ import pytest
 from tracr_jax.config import DataConfig, RunConfig
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import Setup, build
-from tracr_jax.runs.model import OpenedRun
+from tracr_jax.runs.model import Injected, untouched
 from tracr_jax.tasks.dyck import Dyck
-from tracr_jax.train.step import TrainParams, init_adapter
 from tracr_jax.types import Adapter, LMOutput
 
 CONFIG = RunConfig(data=DataConfig(batch=4, text_batch=1, text_length=8))
@@ -42,6 +41,12 @@ def small_setup(task=DYCK, blocks=8) -> Setup:
         config = dataclasses.replace(CONFIG, task="small", data=dataclasses.replace(CONFIG.data, text=str(text)))
         lm = write_random_gpt2(f"{folder}/lm", num_blocks=blocks, width=16, heads=2)
         return build(config, task=task, lm=lm)
+
+
+@functools.cache
+def small_run(*which) -> Injected:
+    """`small_setup` as if trained for no step."""
+    return untouched(small_setup(*which))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,19 +78,12 @@ class TeacherLM:
 
 
 @functools.cache
-def known_run() -> OpenedRun:
+def known_run() -> Injected:
     """The trained model shows the teacher's states, the untouched one the tokens; the adapter is 1."""
-    setup = small_setup()
-    d = setup.teacher.width
-    model = TeacherLM(
-        setup.bridge.lookup, setup.phi, setup.residuals, setup.teacher.bos_id, d, setup.teacher.max_seq_len
-    )
-    lm = dataclasses.replace(setup.lm, model=model, params={"on": jnp.array(False)})
-    adapter = Adapter(jnp.eye(d), jnp.zeros(d))
-    return OpenedRun(dataclasses.replace(setup, lm=lm), TrainParams({"on": jnp.array(True)}, adapter))
-
-
-def untrained(setup: Setup) -> TrainParams:
-    """The untouched model with an untrained adapter."""
-    adapter = init_adapter(jax.random.key(1), width=setup.lm.model.width, directions=setup.teacher.width)
-    return TrainParams(setup.lm.params, adapter)
+    run = small_run()
+    program, d = run.program, run.program.teacher.width
+    table = program.teacher.max_seq_len
+    model = TeacherLM(program.bridge.lookup, program.phi, program.residuals, program.teacher.bos_id, d, table)
+    base = dataclasses.replace(run.original, model=model, params={"on": jnp.array(False)})
+    program = program.trained(Adapter(jnp.eye(d), jnp.zeros(d)))
+    return dataclasses.replace(run, model=model, params={"on": jnp.array(True)}, programs=(program,), base=base)

@@ -9,25 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tracr_jax.config import DataConfig, RunConfig
+from tracr_jax.config import DataConfig, LossConfig, RunConfig
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.load import write_random_gpt2
-from tracr_jax.runs.build import Setup, build
+from tracr_jax.runs.build import build
+from tracr_jax.runs.model import Injected, untouched
+from tracr_jax.runs.program import Program
 from tracr_jax.tasks.dyck import Dyck
-from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter, LMOutput
 
-CONFIG = RunConfig(data=DataConfig(batch=2, text_batch=1, text_length=8))
+# Its head reads both directions of the result.
+CONFIG = RunConfig(losses=LossConfig(result_span="rows"), data=DataConfig(batch=2, text_batch=1, text_length=8))
 DYCK = Dyck(pairs=("()", "[]"), min_length=4, max_length=10)
 
 
 @functools.cache
-def random_setup(blocks: int = 8) -> Setup:
+def random_run(blocks: int = 8) -> Injected:
     """Small dyck on a random GPT-2."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACR_JAX_CACHE", folder)
         lm = write_random_gpt2(f"{folder}/lm", num_blocks=blocks, width=32, heads=2)
-        return build(dataclasses.replace(CONFIG, task="small"), task=DYCK, lm=lm)
+        return untouched(build(dataclasses.replace(CONFIG, task="small"), task=DYCK, lm=lm))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class PerfectLM:
     Its states are the teacher's times an orthonormal matrix E, so that A = E reads them exactly.
     """
 
-    setup: Setup
+    program: Program
     rotation: Any  # E [D, d], d = D
     answers: tuple[int, int]  # LM tokens of False and True
 
@@ -45,52 +47,54 @@ class PerfectLM:
 
     @property
     def num_blocks(self):
-        return self.setup.teacher.num_layers + 1
+        return self.program.teacher.num_layers + 1
 
     @property
     def width(self):
-        return self.setup.teacher.width
+        return self.program.teacher.width
 
     def with_blocks(self, count):
         return self
 
     def apply(self, params, ids, *, edit=None, logit_positions=None):
-        depth, e = self.setup.teacher.num_layers, self.rotation
-        teacher_ids = jnp.asarray(self.setup.bridge.lookup)[ids]
-        teacher_ids = jnp.pad(teacher_ids, ((0, 0), (1, 0)), constant_values=self.setup.teacher.bos_id)
+        depth, e = self.program.teacher.num_layers, self.rotation
+        teacher_ids = jnp.asarray(self.program.bridge.lookup)[ids]
+        teacher_ids = jnp.pad(teacher_ids, ((0, 0), (1, 0)), constant_values=self.program.teacher.bos_id)
 
         def change(x):
             return jnp.concatenate([x[:, :1], edit.fn(x[:, 1:] @ e) @ e.T], axis=1)
 
         inner = None if edit is None else ResidualEdit(edit.block, change)
-        hidden = self.setup.residuals(params["phi"], teacher_ids, edit=inner)[:, :, 1:] @ e
+        hidden = self.program.residuals(params["phi"], teacher_ids, edit=inner)[:, :, 1:] @ e
         last = hidden[-1]
         if edit is not None:
             last = jnp.where(jnp.asarray(edit.block) == depth, edit.fn(last), last)
         if logit_positions is not None:
             last = jnp.take_along_axis(last, logit_positions[:, :, None], axis=1)
-        result = (last @ e.T)[..., np.asarray(self.setup.teacher.result_indices())]
-        logits = jnp.full((*last.shape[:-1], self.setup.tokenizer.vocab_size), -100.0)
+        result = (last @ e.T)[..., np.asarray(self.program.teacher.result_indices())]
+        logits = jnp.full((*last.shape[:-1], self.program.tokenizer.vocab_size), -100.0)
         return LMOutput(logits.at[..., np.asarray(self.answers)].set(result), hidden)
 
 
 @functools.cache
-def perfect() -> tuple[Setup, TrainParams]:
-    """The setup with the perfect model, and its parameters with the adapter that reads it."""
-    setup = random_setup()
-    width = setup.teacher.width
+def perfect() -> Injected:
+    """The run of the perfect model, with the adapter that reads it."""
+    run = random_run()
+    program, width = run.program, run.program.teacher.width
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))[0].astype(np.float32)
-    items = [setup.task.train_item(i, seed=0) for i in range(40)]
-    token = {i.label: setup.bridge.split(i)[1][0] for i in items}
-    values = setup.teacher.variable("final_result").values
-    model = PerfectLM(setup, jnp.asarray(rotation), tuple(token["yes" if v else "no"] for v in values))
-    params = {"phi": setup.phi}
-    lm = dataclasses.replace(setup.lm, model=model, params=params)
-    return dataclasses.replace(setup, lm=lm), TrainParams(params, Adapter(jnp.asarray(rotation), jnp.zeros(width)))
+    items = [program.task.train_item(i, seed=0) for i in range(40)]
+    token = {i.label: program.bridge.split(i)[1][0] for i in items}
+    values = program.teacher.variable("final_result").values
+    model = PerfectLM(program, jnp.asarray(rotation), tuple(token["yes" if v else "no"] for v in values))
+    params = {"phi": program.phi}
+    base = dataclasses.replace(run.original, model=model, params=params)
+    program = program.trained(Adapter(jnp.asarray(rotation), jnp.zeros(width)))
+    return dataclasses.replace(run, model=model, params=params, programs=(program,), base=base)
 
 
-def with_random_adapter(params: TrainParams) -> TrainParams:
+def with_random_adapter(run: Injected) -> Injected:
     """The same model with an adapter that reads nothing."""
-    shape = params.adapter.weight.shape
+    shape = run.adapter.weight.shape
     rows = np.random.default_rng(5).standard_normal(shape).astype(np.float32) / shape[1] ** 0.5
-    return TrainParams(params.lm, Adapter(jnp.asarray(rows), jnp.zeros(shape[0])))
+    program = run.program.trained(Adapter(jnp.asarray(rows), jnp.zeros(shape[0])))
+    return dataclasses.replace(run, programs=(program,))

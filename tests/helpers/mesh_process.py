@@ -25,13 +25,13 @@ if __name__ == "__main__":
         return batch
 
     Batches.batch_at = batch_at
-    run.evaluate, run.score_original = size_of_parameters, not_scored
+    run.evaluate_programs, run.score_original = size_of_parameters, not_scored
     if jax.process_index() > 0:
 
         def refuse(*_, **__):
             raise AssertionError("only the first process may write")
 
-        run.write_json = run.save_teacher = run.JsonLines = refuse
+        run.write_json = run.write_beginning = run.JsonLines = refuse
     done = run.inject(
         DYCK,
         lm=lm,

@@ -2,15 +2,19 @@
 
 import functools
 
+from tokenizers import models
+
 from tests.lm.tokenizer_test import gpt2_files
-from tracr_jax.lm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_spec
+from tracr_jax.lm.byte_level import END_OF_TEXT, byte_level
+from tracr_jax.lm.tokenizer import Tokenizer
 
 
 @functools.cache
 def gpt2_tokenizer(*, split_digits: bool = False) -> Tokenizer:
     merges, vocab = gpt2_files()
-    rules = [m.split(" ") for m in merges.splitlines()[1:]]
-    return Tokenizer.from_spec(byte_level_spec(vocab, rules, special=[END_OF_TEXT], split_digits=split_digits))
+    rules = [tuple(m.split(" ")) for m in merges.splitlines()[1:]]
+    model = models.BPE(vocab=vocab, merges=rules)
+    return Tokenizer(byte_level(model, special=[END_OF_TEXT], split_digits=split_digits))
 
 
 @functools.cache

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.helpers.interpret_parts import DYCK, known_run, small_setup, untrained
+from tests.helpers.interpret_parts import DYCK, known_run, small_run
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode, hidden_states
-from tracr_jax.runs.model import OpenedRun
 
 
 def printed(shown, width):
@@ -27,7 +26,7 @@ def decoded():
 
 def test_values_margins_and_truth_by_hand(decoded):
     assert decoded.tokens[7:] == ("(", "]", "\n", "Answer", ":")
-    assert decoded.layers == known_run().setup.teacher.num_layers + 1
+    assert decoded.layers == known_run().program.teacher.num_layers + 1
     assert decoded.values.shape == (decoded.layers, len(decoded.variables), 12)
     assert decoded.read("(_start_counts") == [0] * 7 + [1] * 5
     assert decoded.read("]_end_counts") == [0] * 8 + [1] * 4
@@ -55,13 +54,12 @@ def test_numerical_variables_are_numbers(decoded):
 
 
 def test_a_text_longer_than_the_teachers_table_is_judged_by_the_oracle():
-    setup = small_setup()
-    run = OpenedRun(setup, untrained(setup))
+    run = small_run()
     text = DYCK.item("([" * 12).prompt
     d = decode(run, text)
-    assert len(d.tokens) > setup.sequence_length
+    assert len(d.tokens) > run.program.length
     # Up to the largest count that the teacher knows.
-    largest = setup.teacher.variable("(_start_counts").values[-1]
+    largest = run.program.teacher.variable("(_start_counts").values[-1]
     counts = [n for n in d.program("(_start_counts")[7:31] if n is not None]
     assert counts == [min(1 + k // 2, 12) for k in range(24)][: len(counts)]
     assert counts[-1] in (largest, 12)
@@ -70,8 +68,7 @@ def test_a_text_longer_than_the_teachers_table_is_judged_by_the_oracle():
 
 def test_texts_of_other_lengths_compile_nothing_anew(caplog):
     """Examples are decoded one by one: compiling for each length was most of their time."""
-    setup = small_setup()
-    run = OpenedRun(setup, untrained(setup))
+    run = small_run()
     short, longer = ("()", "([]"), ("([" * 9, "([" * 12)
     for text in (short[0], longer[0]):
         decode(run, DYCK.item(text).prompt)
@@ -93,18 +90,17 @@ def test_texts_that_cannot_be_decoded():
 
 
 def test_hidden_states_by_name():
-    setup = small_setup()
-    run = OpenedRun(setup, untrained(setup))
+    run = small_run()
     states = hidden_states(run, "()")
-    assert list(states) == [f"hidden_{i}" for i in range(setup.lm.model.num_blocks + 1)] + ["logits"]
-    ids = np.array([setup.tokenizer.encode("()")])
-    out = jax.jit(setup.lm.model.apply)(setup.lm.params, ids)
+    assert list(states) == [f"hidden_{i}" for i in range(run.model.num_blocks + 1)] + ["logits"]
+    ids = np.array([run.program.tokenizer.encode("()")])
+    out = jax.jit(run.model.apply)(run.original.params, ids)
     np.testing.assert_allclose(states["hidden_3"], out.hidden[3, 0], atol=1e-5)
     np.testing.assert_allclose(states["logits"], out.logits[0], atol=1e-4)
     # What the adapter makes of them is what decode reports.
     d = decode(run, "()")
     i = d.index("(_start_counts")
-    adapter, rows = run.params.adapter, np.array(d.variables[i].indices)
+    adapter, rows = run.adapter, np.array(d.variables[i].indices)
     reading = states["hidden_2"] @ np.asarray(adapter.weight)[rows].T + np.asarray(adapter.bias)[rows]
     assert reading.argmax(axis=1).tolist() == d.values[2, i].tolist()
 
@@ -112,8 +108,7 @@ def test_hidden_states_by_name():
 @pytest.fixture(scope="module")
 def wrong():
     """An untrained adapter: nearly all is wrong."""
-    setup = small_setup()
-    return decode(OpenedRun(setup, untrained(setup)), DYCK.item("(]").prompt + "<script>alert(1)</script>\x1b[2J")
+    return decode(small_run(), DYCK.item("(]").prompt + "<script>alert(1)</script>\x1b[2J")
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -92,10 +92,10 @@ def accuracy(curves, kind):
 
 
 def test_only_the_result_subspace_hurts_a_model_that_answers_from_it():
-    setup, params = perfect()
+    run = perfect()
     seen = []
     curves = noise_curves(
-        setup, params, prompts=100, seeds=(0, 1), strengths=(0, 3), progress=lambda d, n: seen.append((d, n))
+        run, prompts=100, seeds=(0, 1), strengths=(0, 3), progress=lambda d, n: seen.append((d, n))
     )
     assert accuracy(curves, "complement") == [1, 1]
     assert accuracy(curves, "random")[0] == 1
@@ -110,7 +110,7 @@ def test_only_the_result_subspace_hurts_a_model_that_answers_from_it():
     # One batch; one pass without noise, and three kinds times two seeds.
     assert seen[-1] == (7, 7)
     assert curves["rank"] == 2
-    assert curves["block"] == setup.teacher.num_layers
+    assert curves["block"] == run.program.teacher.num_layers
 
 
 def test_with_an_untrained_adapter_the_result_subspace_is_a_random_one():
@@ -118,8 +118,8 @@ def test_with_an_untrained_adapter_the_result_subspace_is_a_random_one():
 
     At larger lengths one random plane differs visibly from another, see `per_seed`.
     """
-    setup, params = perfect()
-    curves = noise_curves(setup, with_random_adapter(params), prompts=100, seeds=(0, 1), strengths=(3,))
+    run = perfect()
+    curves = noise_curves(with_random_adapter(run), prompts=100, seeds=(0, 1), strengths=(3,))
     (result,), (random,) = accuracy(curves, "result"), accuracy(curves, "random")
     assert result > 0.9
     assert abs(result - random) < 0.05

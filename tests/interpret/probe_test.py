@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tests.helpers.interpret_parts import known_run
+from tests.helpers.interpret_parts import known_run, small_setup
 from tracr_jax.interpret.probe import discriminant, training_items
 from tracr_jax.teacher.variables import variable_layout
 
@@ -99,7 +99,7 @@ def test_positions_that_hold_nothing_do_not_disturb():
 
 
 def test_learns_from_the_runs_own_batches():
-    setup = known_run().setup
-    items = training_items(setup, 10)
-    steps = [setup.batches.items_at(step) for step in range(3)]
+    run = known_run()
+    items = training_items(run, 10)
+    steps = [small_setup().batches.items_at(step) for step in range(3)]
     assert items == [item for supervised, free in steps for item in (*supervised, *free)][:10]

@@ -1,5 +1,6 @@
 """The scorecard is perfect where the states are the teacher's, and no better than a constant where nothing is."""
 
+import dataclasses
 import io
 import json
 
@@ -7,12 +8,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.helpers.interpret_parts import known_run, small_setup, untrained
+from tests.helpers.interpret_parts import known_run, small_run
 from tracr_jax.errors import UserError
-from tracr_jax.interpret.scorecard import scorecard, scorecard_table
+from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.measure.answers import decode_sets
 from tracr_jax.measure.variables.labelled import CLASSES
-from tracr_jax.train.step import TrainParams
+from tracr_jax.report.terminal.scorecard import scorecard_table
 
 ITEMS = 30
 
@@ -20,20 +21,20 @@ ITEMS = 30
 @pytest.fixture(scope="module")
 def card():
     run = known_run()
-    return scorecard(run.setup, run.params, items=ITEMS, probe_items=200)
+    return scorecard(run, items=ITEMS, probe_items=200)
 
 
 def test_the_teachers_own_states_are_read_without_a_mistake(card):
-    setup = known_run().setup
-    assert card["layers"] == setup.teacher.num_layers + 1
-    names = [v.name for v in setup.teacher.variables if v.kind == "categorical"]
+    run = known_run()
+    assert card["layers"] == run.program.teacher.num_layers + 1
+    names = [v.name for v in run.program.teacher.variables if v.kind == "categorical"]
     assert "valid" not in card["sets"]
     for s in card["sets"].values():
         assert s["items"] == ITEMS
         assert list(s["classes"]) == list(CLASSES)
         assert all(list(variables) == names for variables in s["classes"].values())
     test = card["sets"]["test"]["classes"]
-    for variable in (v for v in setup.teacher.variables if v.kind == "categorical"):
+    for variable in (v for v in run.program.teacher.variables if v.kind == "categorical"):
         for c in CLASSES:
             entry = test[c][variable.name]
             w = variable.writer_layer
@@ -62,7 +63,7 @@ def test_the_probe_finds_what_the_untouched_states_hold_and_no_more(card):
 
 def test_evaluation_counts_in_the_same_way(card):
     run = known_run()
-    decoded = decode_sets(run.setup, run.params, items=ITEMS)
+    decoded = decode_sets(run, items=ITEMS)
     assert set(decoded) == set(card["sets"])
     for name, d in decoded.items():
         for ours, theirs in (("all", "all_positions"), ("answer", "answer_positions")):
@@ -74,8 +75,8 @@ def test_evaluation_counts_in_the_same_way(card):
 
 def test_an_untrained_adapter_is_no_better_than_a_constant():
     """The measure can fail: random states, random adapter."""
-    setup = small_setup()
-    card = scorecard(setup, untrained(setup), items=ITEMS, probe_items=100)
+    run = small_run()
+    card = scorecard(run, items=ITEMS, probe_items=100)
     entries = [e for s in card["sets"].values() for e in s["classes"]["all"].values()]
     lead = [e["accuracy"][-1] - e["majority"] for e in entries]
     assert np.mean(lead) < -0.1
@@ -97,11 +98,11 @@ def test_table_and_json(card):
 
 def test_a_wrong_adapter_row_shows_in_its_variable_only(card):
     run = known_run()
-    variable = run.setup.teacher.variable("final_result")
+    variable = run.program.teacher.variable("final_result")
     rows = np.array(variable.indices)
-    weight = run.params.adapter.weight.at[rows].set(run.params.adapter.weight[rows[::-1]])
-    params = TrainParams(run.params.lm, run.params.adapter._replace(weight=weight))
-    after = decode_sets(run.setup, params, items=ITEMS)["test"]["answer_positions"]
+    weight = run.adapter.weight.at[rows].set(run.adapter.weight[rows[::-1]])
+    program = run.program.trained(run.adapter._replace(weight=weight))
+    after = decode_sets(dataclasses.replace(run, programs=(program,)), items=ITEMS)["test"]["answer_positions"]
     before = card["sets"]["test"]["classes"]["answer"]
     assert {n for n in after if after[n]["by_layer"] != before[n]["accuracy"]} == {variable.name}
     assert after[variable.name]["accuracy"] == 0.0

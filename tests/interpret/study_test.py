@@ -1,5 +1,6 @@
 """`tracr-jax interpret` from end to end on a random model: the file for the report, the tables, the refusals."""
 
+import dataclasses
 import io
 import json
 
@@ -7,22 +8,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.helpers.interpret_perfect import random_setup
+from tests.helpers.interpret_perfect import random_run
 from tracr_jax import cli
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.study import describe_variables, interpret
 from tracr_jax.report.terminal.summary import print_interpretation, progress_bars
-from tracr_jax.runs.model import OpenedRun
-from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter
 
 
 def untrained():
     """A random GPT-2 with a random adapter."""
-    setup = random_setup()
-    shape = (setup.teacher.width, setup.lm.model.width)
+    run = random_run()
+    shape = (run.program.teacher.width, run.model.width)
     rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    return OpenedRun(setup, TrainParams(setup.lm.params, Adapter(rows, np.zeros(shape[0], np.float32))))
+    program = run.program.trained(Adapter(rows, np.zeros(shape[0], np.float32)))
+    return dataclasses.replace(run, programs=(program,))
 
 
 SHARE = {"accuracy", "low", "high", "right", "total"}
@@ -42,9 +42,9 @@ def test_the_file_that_the_report_reads(tmp_path):
         progress=lambda what, done, of: stages.append((what, done, of)),
     )
     assert json.loads((tmp_path / "interpretation.json").read_text()) == result
-    depth, names = run.setup.teacher.num_layers, [v.name for v in run.setup.teacher.variables]
+    depth, names = run.program.teacher.num_layers, [v.name for v in run.program.teacher.variables]
     assert result["about"]["depth"] == depth
-    assert result["about"]["blocks"] == run.setup.lm.model.num_blocks
+    assert result["about"]["blocks"] == run.model.num_blocks
     assert set(result["about"]["seconds"]) == {"scorecard", "noise", "swaps", "examples"}
     assert [v["name"] for v in result["variables"]] == names
     assert result["scorecard"]["layers"] == depth + 1
@@ -74,15 +74,15 @@ def test_the_file_that_the_report_reads(tmp_path):
         assert steps[-1][0] == steps[-1][1] == len(steps)
 
     console = Console(width=100, record=True, file=io.StringIO())
-    print_interpretation(console, result, result_name=run.setup.teacher.result)
+    print_interpretation(console, result, result_name=run.program.teacher.result)
     text = console.export_text()
     for word in ("result subspace (rank 2)", "final_result_1", "ceiling", "reasons in interpretation.json"):
         assert word in text
 
 
 def test_variables_with_their_layers():
-    found = {v["name"].rsplit("_", 1)[0]: v for v in describe_variables(random_setup())}
-    depth = random_setup().teacher.num_layers
+    found = {v["name"].rsplit("_", 1)[0]: v for v in describe_variables(random_run())}
+    depth = random_run().program.teacher.num_layers
     assert found["final_result"]["last_reader_layer"] == depth == found["final_result"]["writer_layer"]
     assert found["final_result"]["values"] == ["False", "True"]
     assert found["()_diffs"]["last_reader_layer"] == 2

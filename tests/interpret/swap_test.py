@@ -11,17 +11,19 @@ from tests.helpers.interpret_perfect import perfect, with_random_adapter
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.data.encode import sequence_length
 from tracr_jax.interpret.exchange import exchange, move_to_value, random_directions, span_basis
-from tracr_jax.interpret.pairs import Cell, PairFinder, Pairs, last_read, list_cells, predict
+from tracr_jax.interpret.pairs import Cell, PairFinder, Pairs, list_cells, predict
 from tracr_jax.interpret.pool import make_pool, sample_pool
-from tracr_jax.interpret.swap import make_teacher_swap, other_variable, swaps
+from tracr_jax.interpret.swap import make_teacher_swap, other_variable, swaps, used_variables
 from tracr_jax.lm.load import TASK_WORDS
 from tracr_jax.lm.tokenizer import word_tokenizer
+from tracr_jax.report.terminal.summary import used_line
 from tracr_jax.tasks.base import Item
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
 from tracr_jax.teacher import compile_program, make_forward
 from tracr_jax.teacher.oracle import reads_after
+from tracr_jax.teacher.readers import last_read
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter
 
@@ -37,7 +39,7 @@ def pool_of(task, items, *, extra=()):
         mlp_exactness=task.mlp_exactness(length),
     )
     bridge = make_bridge(task, tokenizer, teacher)
-    return make_pool(bridge, [*sample_pool(bridge, items=items)[0], *extra])
+    return make_pool(task, bridge, [*sample_pool(task, bridge, items=items)[0], *extra])
 
 
 def kind(name):
@@ -127,7 +129,7 @@ def test_a_prediction_by_hand():
     """The source's count of opening brackets makes the base balanced or not; nothing else of it plays a part."""
     pool = pool_of(Dyck(), 160)
     texts = ["(()", "())", "[[]", "()[]"]  # the last one shows the token of a "yes"
-    pool = make_pool(pool.bridge, [Dyck().item(t) for t in texts])
+    pool = make_pool(pool.task, pool.bridge, [Dyck().item(t) for t in texts])
     opened = next(n for n in pool.oracle.names if n.startswith("(_start"))
     closed = next(n for n in pool.oracle.names if n.startswith(")_end"))
     sees = reads_after(pool.bridge.teacher, 1)
@@ -151,7 +153,7 @@ def test_a_generated_answer_is_predicted_token_by_token():
     """An exchanged carry changes the second digit, which is written after the first has been fed back."""
     pool = pool_of(IntSum(), 160)
     items = [IntSum().item(128, 244), IntSum().item(121, 244)]
-    pool = make_pool(pool.bridge, [*items, *(IntSum().item(k, 100 + 10 * k) for k in range(10))])
+    pool = make_pool(pool.task, pool.bridge, [*items, *(IntSum().item(k, 100 + 10 * k) for k in range(10))])
     carry = next(v for v in pool.bridge.teacher.variables if v.name.startswith("carry_1"))
     pair = predict(pool, carry.name, 0, 1, sees=reads_after(pool.bridge.teacher, carry.writer_layer))
     assert pool.items[0].result == (3, 7, 2)
@@ -192,14 +194,14 @@ def test_a_variable_that_matters_only_between_lengths_is_swapped_between_them():
 
 def test_an_answer_that_no_item_of_the_sample_begins_with():
     pool = pool_of(COUNT, 160)
-    few = make_pool(pool.bridge, [COUNT.item(["x"] * n + ["y"]) for n in (3, 11, 12)])
+    few = make_pool(pool.task, pool.bridge, [COUNT.item(["x"] * n + ["y"]) for n in (3, 11, 12)])
     assert few.bridge.tokenizer.decode([few.tokens[0, 0]]).strip() == "0"
 
 
 def test_an_item_that_the_program_does_not_answer_is_no_material():
     pool = pool_of(Dyck(), 160)
     right, wrong = Dyck().item("()[]"), Item(Dyck().item("()[]").prompt, "no")
-    assert len(make_pool(pool.bridge, [right, wrong]).items) == 1
+    assert len(make_pool(pool.task, pool.bridge, [right, wrong]).items) == 1
 
 
 # ---- in language models
@@ -210,17 +212,21 @@ def cells_of(result):
 
 
 def test_in_a_model_that_follows_the_program_every_swap_matches():
-    setup, params = perfect()
-    result = swaps(setup, params, pairs=24, pool_items=120)
+    run = perfect()
+    result = swaps(run, pairs=24, pool_items=120)
     cells = cells_of(result)
-    assert len(cells) == len(list_cells(setup.teacher, make_pool(setup.bridge, []).oracle)[0])
+    assert len(cells) == len(
+        list_cells(run.program.teacher, make_pool(run.program.task, run.program.bridge, []).oracle)[0]
+    )
     for c in result["cells"]:
         assert c["match"]["accuracy"] == 1, c
         assert c["ceiling"]["accuracy"] == 1, c
         assert c["total"] == c["match"]["total"] == 24
         # The untouched model answers as the program: a prediction that is not a flip is its own answer.
         assert c["unmoved"]["right"] == 24 - c["flips"], c
-    depth = setup.teacher.num_layers
+        for found in c["followed"].values():  # at the answer, and where the result is decoded
+            assert found["swap"]["right"] == found["swap"]["total"] == c["flips"], c
+    depth = run.program.teacher.num_layers
     last = cells["final_result", depth]
     assert last["flips"] == 24
     # Everything but the result is exchanged: the answer stays.
@@ -232,12 +238,17 @@ def test_in_a_model_that_follows_the_program_every_swap_matches():
         c = next(c for (n, _), c in cells.items() if n == name)
         assert all(c["controls"][k]["high"] < 1 for k in ("random", "complement")), name
     assert {o["variable"] for o in result["left_out"]} >= {"one", "indices"}
+    used, swapped = used_variables(result["cells"])
+    assert next(n for n in used if kind(n) == "final_result")
+    assert set(used) <= set(swapped)
+    assert (result["used"], result["swapped"]) == (used, swapped)
+    assert used_line(result).startswith(f"{len(used)} of {len(swapped)} variables are used at all their layers")
 
 
 def test_with_an_untrained_adapter_swaps_match_no_more_often_than_their_controls():
     """The measure can fail: the same model, read by an adapter that knows nothing of it."""
-    setup, params = perfect()
-    result = swaps(setup, with_random_adapter(params), pairs=24, pool_items=120)
+    run = perfect()
+    result = swaps(with_random_adapter(run), pairs=24, pool_items=120)
     flips = [c for c in result["cells"] if c["flips"]]
     right = sum(c["match"]["right"] for c in flips)
     controls = {k: sum(c["controls"][k]["right"] for c in flips) for k in ("random", "other")}
@@ -247,6 +258,7 @@ def test_with_an_untrained_adapter_swaps_match_no_more_often_than_their_controls
     assert all(right < n + 0.1 * total for n in controls.values())
     for c in flips:
         assert c["match"]["low"] <= c["controls"]["random"]["high"], c
+    assert used_variables(result["cells"])[0] == []
 
 
 # ---- the arithmetic

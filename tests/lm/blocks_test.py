@@ -10,6 +10,7 @@ from tests.helpers import lm_models as M
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import ResidualEdit, detach_and_roll
 from tracr_jax.lm.blocks import first_blocks, last_blocks, stack_blocks, unstack_blocks
+from tracr_jax.measure.language.scores import mean_kl, perplexity
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 forms = pytest.mark.parametrize("scan_layers", [True, False])
@@ -236,3 +237,23 @@ def test_too_long_is_one_clear_line(family):
     model, params = M.make(family)
     with pytest.raises(UserError, match=r"25 tokens, but .* is 24"):
         M.run(model, params, M.ids(length=25))
+
+
+@families
+@pytest.mark.parametrize("wrong", [-1, 61, 2**31 - 1])
+def test_an_id_beyond_the_vocabulary_is_refused(family, wrong):
+    model, params = M.make(family)
+    ids = np.zeros((2, 5), np.int32)
+    ids[1, 3] = wrong
+    for given in (ids, jnp.asarray(ids)):
+        for call in (
+            lambda ids: model.apply(params, ids),
+            lambda ids: model.apply_beside(params, np.zeros((1, 4), np.int32), ids),
+            lambda ids: model.apply_cached(params, ids, model.init_cache(2, 5), positions=ids),
+            lambda ids: perplexity(model, params, ids),
+            lambda ids: mean_kl(model, params, params, ids),
+        ):
+            with pytest.raises(
+                UserError, match=f"token id {wrong}, but the model has embeddings for 0 to 60 only"
+            ):
+                call(given)

@@ -1,8 +1,11 @@
 """Files and tables: round trips, shards, half precision, and every way a file can be wrong."""
 
+import dataclasses
 import json
+import re
 
 import chex
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from tests.helpers import lm_models as M
 from tracr_jax.errors import UserError
 from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.convert import expected_shapes, from_tensors, save_hf_folder, to_tensors
+from tracr_jax.lm.llama import Llama
 from tracr_jax.lm.load import read_model
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
 from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
@@ -40,12 +44,6 @@ def test_looped_parameters_are_saved_as_stacked_ones(family):
 
 
 def test_untied_head_and_biases_round_trip(tmp_path):
-    import dataclasses
-
-    import jax
-
-    from tracr_jax.lm.llama import Llama
-
     config = dataclasses.replace(M.LLAMA_TINY, tie_word_embeddings=False, attention_bias=True, mlp_bias=True)
     model = Llama(config)
     params = jax.jit(model.init)(jax.random.key(3))
@@ -84,10 +82,64 @@ def test_names_without_prefix_buffers_and_equal_tied_head_are_accepted(family, t
             "h.1.attn.bias": np.ones((1, 1, 4, 4), np.float32),
             "h.0.attn.masked_bias": np.array(-1e4, np.float32),
         },
-        "llama": {"layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)},
+        "llama": {
+            "layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32),
+            "rotary_emb.inv_freq": np.ones(4, np.float32),
+        },
     }
     save_file(tensors | buffers[family] | {"lm_head.weight": tensors[embedding].copy()}, path)
     chex.assert_trees_all_equal(from_tensors(model, open_safetensors(tmp_path)), params)
+
+
+@families
+def test_two_names_of_one_weight(family, tmp_path):
+    model, params, tensors, path = _saved(tmp_path, family)
+    for name in [k for k in tensors if ".1." in k or not re.search(r"\d", k)]:  # a block has every kind of name
+        plain = name.removeprefix("transformer.").removeprefix("model.")
+        save_file(tensors | {plain: tensors[name].copy()}, path)
+        chex.assert_trees_all_equal(from_tensors(model, open_safetensors(tmp_path)), params)
+        save_file(tensors | {plain: tensors[name] + 1}, path)
+        with pytest.raises(UserError, match=f"{re.escape(plain)} .*one weight and have different values") as e:
+            from_tensors(model, open_safetensors(tmp_path))
+        assert name in str(e.value)
+
+
+def test_one_name_in_two_shards(tmp_path):
+    model, params, tensors, _ = _saved(tmp_path, "gpt2")
+    name = "transformer.h.1.ln_1.bias"
+    save_file(tensors, tmp_path / "a.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "a.safetensors") | {"transformer.ln_f.bias": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    again = {k: tensors[k] for k in (name, "transformer.ln_f.bias")}
+    save_file(again, tmp_path / "b.safetensors")
+    chex.assert_trees_all_equal(from_tensors(model, open_safetensors(tmp_path)), params)
+    save_file(again | {name: again[name] * 2}, tmp_path / "b.safetensors")
+    where = f"{name} stands in a.safetensors and b.safetensors with different values"
+    with pytest.raises(UserError, match=re.escape(where)):
+        open_safetensors(tmp_path)
+
+
+def test_one_name_twice_in_a_header(tmp_path):
+    _, _, tensors, path = _saved(tmp_path, "gpt2")
+    save_file(tensors, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"transformer.h.0.ln_1.bias", b"transformer.h.1.ln_1.bias"))
+    with pytest.raises(UserError, match=r"transformer\.h\.1\.ln_1\.bias stands there twice"):
+        open_safetensors(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_missing_tensor_is_named_in_the_style_of_the_file(prefix, tmp_path):
+    config = dataclasses.replace(M.LLAMA_TINY, tie_word_embeddings=False)
+    _, _, tensors, path = _saved(tmp_path, "llama", prefix=prefix)
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=r": tensor lm_head\.weight \[61, 32\] is missing; is tie_word_embeddings"):
+        from_tensors(Llama(config), open_safetensors(tmp_path))
+    full = "model.norm.weight" if prefix else "norm.weight"
+    del tensors[full]
+    save_file(tensors | {"lm_head.weight": np.zeros((61, 32), np.float32)}, path)
+    with pytest.raises(UserError, match=f": tensor {re.escape(full)} "):
+        from_tensors(Llama(config), open_safetensors(tmp_path))
 
 
 def test_boolean_masks_of_old_gpt2_files_are_accepted(tmp_path):

@@ -1,5 +1,6 @@
 """GGUF: the row order and a small file written with the gguf package; the real SmolLM2 under its marker."""
 
+import json
 from pathlib import Path
 
 import gguf
@@ -16,6 +17,7 @@ from tracr_jax.lm.generate import greedy
 from tracr_jax.lm.llama import Llama
 from tracr_jax.lm.load import load_lm
 
+TOKENS = ["<|endoftext|>", "ab", *(chr(64 + i) for i in range(59))]
 TO_GGUF = {v: k for k, v in (reader._TOP | reader._BLOCK).items()}
 
 
@@ -34,7 +36,7 @@ def test_deinterleave_undoes_the_interleaving():
     np.testing.assert_array_equal(reader.deinterleave(interleave(rows, 8), head_dim=8), rows)
 
 
-def write_gguf(path, *, arch="llama", pre="smollm", extra=None):
+def write_gguf(path, *, arch="llama", pre="smollm", extra=None, types=None, entries=(), tokens=None):
     model, params = M.make("llama")
     c = model.config
     w = gguf.GGUFWriter(path, arch)
@@ -50,9 +52,11 @@ def write_gguf(path, *, arch="llama", pre="smollm", extra=None):
     w.add_rope_freq_base(c.rope_theta)
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre(pre)
-    tokens = ["<|endoftext|>", "ab", *(chr(64 + i) for i in range(59))]
+    tokens = tokens or TOKENS
     w.add_token_list(tokens)
-    w.add_token_types([3] + [1] * 60)
+    w.add_token_types(types or [3] + [1] * 60)
+    for key in entries:
+        w.add_bool(f"tokenizer.ggml.{key}", True)
     w.add_token_merges(["a b"])
     for add in (w.add_bos_token_id, w.add_eos_token_id, w.add_unk_token_id, w.add_pad_token_id):
         add(0)
@@ -97,12 +101,28 @@ def test_a_written_file_comes_back(tmp_path):
         np.testing.assert_allclose(a, b, atol=4e-3 if quantised else 0.0, err_msg=str(path))
 
 
+@pytest.mark.parametrize(("kind", "special"), [(2, True), (3, True), (4, False)])
+def test_tokens_of_special_types_are_found_before_the_text_is_split(kind, special, tmp_path):
+    """Unknown, control and user-defined tokens, as llama.cpp finds them; a normal one only by merges."""
+    tokens = [*TOKENS[:-1], "a<b>c 1"]
+    write_gguf(tmp_path / "m.gguf", tokens=tokens, types=[3] + [1] * 59 + [kind])
+    tokenizer = reader.read_gguf(tmp_path / "m.gguf")[2]
+    assert tokenizer.encode("aba<b>c 1ab") == [1, 60, 1]
+    write_gguf(tmp_path / "n.gguf", tokens=tokens)
+    assert 60 not in reader.read_gguf(tmp_path / "n.gguf")[2].encode("aba<b>c 1ab")
+    added = {t["id"]: t["special"] for t in json.loads(tokenizer.to_json())["added_tokens"]}
+    assert added == {0: True, 60: special}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"arch": "falcon"}, "only llama is read"),
         ({"pre": "llama-bpe"}, r"tokenizer \('gpt2', 'llama-bpe'\) is not supported"),
         ({"extra": "blk.0.surprise"}, "unknown tensor blk.0.surprise"),
+        ({"entries": ["add_space_prefix"]}, "add_space_prefix changes the tokens"),
+        ({"types": [3] + [1] * 59 + [6]}, "is of type 6; 1 to 5 are supported"),
+        ({"tokens": [*TOKENS[:-1], "ab"]}, "the token 'ab' is there twice"),
     ],
 )
 def test_other_contents_are_refused(options, message, tmp_path):

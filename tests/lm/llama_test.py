@@ -1,5 +1,7 @@
 """Llama: sizes, configurations, and that rotary positions only see distances."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 
 from tests.helpers import lm_models as M
 from tracr_jax.errors import UserError
+from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.llama import Llama, LlamaConfig, _rotate
+from tracr_jax.lm.rotary import RotaryScaling
 
 
 def test_parameter_count_of_smollm2():
@@ -45,8 +49,8 @@ def test_config_survives_hf_form():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rotary scaling"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary scaling"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor of rotary scaling 'yarn'"),
+        ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0}, "sliding window of 8"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"num_key_value_heads": 3}, "not a multiple"),
         ({"hidden_size": None}, "hidden_size missing"),
@@ -55,3 +59,49 @@ def test_config_survives_hf_form():
 def test_unsupported_configs_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         LlamaConfig.from_hf(M.LLAMA_TINY.to_hf() | change)
+
+
+@pytest.mark.parametrize(("kind", "scaling"), [("qwen3", None), ("qwen2", RotaryScaling("dynamic", 4.0))])
+def test_members_and_dynamic_scaling_in_every_pass(kind, scaling):
+    """Scanned, looped, with a cache and beside other texts; dynamic scaling goes by the length of each text."""
+    config = dataclasses.replace(M.LLAMA_TINY, model_type=kind, rope_scaling=scaling, max_position_embeddings=8)
+    config = config if scaling else dataclasses.replace(config, max_position_embeddings=24)
+    model = Llama(config)
+    params = jax.jit(model.init)(jax.random.key(0))
+    ids, others = M.ids(2, 14), M.ids(4, 9, seed=3)
+    out, other = M.run(model, params, ids), M.run(model, params, others)
+    first, second = jax.jit(model.apply_beside)(params, ids, others)
+    np.testing.assert_allclose(first.hidden, out.hidden, atol=1e-5)
+    np.testing.assert_allclose(second.hidden, other.hidden, atol=1e-5)
+    looped = M.run(Llama(config, scan_layers=False), unstack_blocks(params), ids)
+    np.testing.assert_allclose(looped.hidden, out.hidden, atol=1e-5)
+    positions = jnp.broadcast_to(jnp.arange(14), (2, 14))
+    cached, _ = jax.jit(model.apply_cached)(params, ids, model.init_cache(2, 14), positions=positions)
+    np.testing.assert_allclose(cached.hidden, out.hidden, atol=1e-5)
+    if scaling:
+        plain = Llama(dataclasses.replace(config, rope_scaling=None, max_position_embeddings=24))
+        assert np.abs(M.run(plain, params, ids).hidden - out.hidden).max() > 1e-3
+        np.testing.assert_allclose(
+            M.run(plain, params, ids[:, :8]).hidden, M.run(model, params, ids[:, :8]).hidden, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mistral", "sliding_window": 6}, "Mistral: 30 tokens, but sliding_window is 6"),
+        ({"model_type": "mistral", "sliding_window": 99}, "Mistral: 30 tokens, but max_position_embeddings is 24"),
+        ({"rope_scaling": RotaryScaling("linear", 1.2)}, "max_position_embeddings times the factor .* is 28"),
+        ({"rope_scaling": RotaryScaling("yarn", 4.0, 6)}, "max_position_embeddings is 24"),
+    ],
+)
+def test_a_text_that_is_too_long(change, message):
+    model = Llama(dataclasses.replace(M.LLAMA_TINY, **change))
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0)), M.ids(1, 30))
+
+
+def test_what_a_member_does_not_have_is_refused():
+    for change in ({"attention_bias": True}, {"mlp_bias": True}, {"sliding_window": 8}):
+        with pytest.raises(UserError, match=f"Qwen2: there is no {next(iter(change))}"):
+            dataclasses.replace(M.LLAMA_TINY, model_type="qwen2", **change)

@@ -76,5 +76,5 @@ def test_a_tokenizer_larger_than_the_model(tmp_path):
     from tracr_jax.lm.tokenizer import word_tokenizer
 
     word_tokenizer([*L.TASK_WORDS, " more"]).save(tmp_path)
-    with pytest.raises(UserError, match=f"the model {lm.model.vocab_size}; they do not belong together"):
+    with pytest.raises(UserError, match=f"the model has embeddings for {lm.model.vocab_size}; they do not belong"):
         L.load_lm(str(tmp_path))

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import models
 
 from tracr_jax.errors import UserError
-from tracr_jax.lm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_spec, word_tokenizer
+from tracr_jax.lm.byte_level import END_OF_TEXT, byte_level
+from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
 
 HERE = Path(__file__).parents[1]
 EXAMPLES = json.loads((HERE / "golden/data_examples.json").read_text())
@@ -105,21 +107,17 @@ def test_filtered_tokenizer_survives_its_file(plain, tmp_path):
 
 def test_digit_split_cuts_numbers_and_their_space():
     pieces = [*printable_bytes(), "Ġ7", "12", END_OF_TEXT]
-    spec = byte_level_spec(
-        {p: i for i, p in enumerate(pieces)}, [("Ġ", "7"), ("1", "2")], special=[END_OF_TEXT], split_digits=True
-    )
-    tokenizer = Tokenizer.from_spec(spec)
+    model = models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[("Ġ", "7"), ("1", "2")])
+    tokenizer = Tokenizer(byte_level(model, special=[END_OF_TEXT], split_digits=True))
     assert [tokenizer.token_text(i) for i in tokenizer.encode("a 712")] == ["a", " ", "7", "1", "2"]
     assert tokenizer.single_id(" 7") is None
 
 
 def test_whole_words_do_not_bypass_a_filter():
     """Llama 3 looks words up before it merges; a filtered tokenizer must not."""
-    spec = byte_level_spec(
-        {p: i for i, p in enumerate([*printable_bytes(), "12", END_OF_TEXT])}, [("1", "2")], special=[END_OF_TEXT]
-    )
-    spec["model"]["ignore_merges"] = True
-    tokenizer = Tokenizer.from_spec(spec)
+    vocab = {p: i for i, p in enumerate([*printable_bytes(), "12", END_OF_TEXT])}
+    model = models.BPE(vocab=vocab, merges=[("1", "2")], ignore_merges=True)
+    tokenizer = Tokenizer(byte_level(model, special=[END_OF_TEXT]))
     assert len(tokenizer.encode("12")) == 1
     assert len(tokenizer.filtered(keep_int_sum).encode("12")) == 2
 
@@ -140,7 +138,7 @@ def test_missing_files_and_tokens_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
         Tokenizer.load(tmp_path)
     with pytest.raises(UserError, match="special token '<none>'"):
-        Tokenizer(word_tokenizer([" yes"]).to_json(), {"eos_token": "<none>"})
+        Tokenizer.from_json(word_tokenizer([" yes"]).to_json(), {"eos_token": "<none>"})
     (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="damaged"):
         Tokenizer.load(tmp_path)

@@ -37,11 +37,18 @@ def small_sets(monkeypatch):
     monkeypatch.delenv(glue.DATA_VARIABLE, raising=False)
 
 
-def setup_of(original, *, positions=POSITIONS):
+def run_of(original, injected=None, *, positions=POSITIONS, tokenizer=TOKENIZER, **more):
     """What the suite reads of a run."""
     windows = np.random.default_rng(0).integers(0, V, (5, 12)).astype(np.int32)
-    lm = SimpleNamespace(model=Summing(V, positions), params=original)
-    return SimpleNamespace(lm=lm, tokenizer=TOKENIZER, valid_text=windows)
+    base = SimpleNamespace(params=original)
+    return SimpleNamespace(
+        model=Summing(V, positions),
+        params=original if injected is None else injected,
+        original=base,
+        base=base,
+        program=SimpleNamespace(tokenizer=tokenizer, **more),
+        valid_text=windows,
+    )
 
 
 def rows_of(retention):
@@ -49,8 +56,8 @@ def rows_of(retention):
 
 
 def test_every_number_is_that_of_plain_loops():
-    setup = setup_of(ORIGINAL)
-    result = measure_retention(setup, INJECTED, baseline=BASELINE)
+    run = run_of(ORIGINAL, INJECTED)
+    result = measure_retention(run, baseline=BASELINE)
     rows = rows_of(result)
     columns = (("original", ORIGINAL), ("injected", INJECTED), ("baseline", BASELINE))
 
@@ -72,13 +79,13 @@ def test_every_number_is_that_of_plain_loops():
         assert rows["Tiny Shakespeare, mean over lines"][name] == pytest.approx(mean, rel=1e-4)
         assert rows["Tiny Shakespeare, corpus"][name] == pytest.approx(stream(LINES, logits), rel=1e-4)
         assert rows["WikiText-2"][name] == pytest.approx(stream(WIKI, logits), rel=1e-4)
-        held_out = np.mean([nats(logits, row) for row in setup.valid_text.tolist()])
+        held_out = np.mean([nats(logits, row) for row in run.valid_text.tolist()])
         assert rows["held-out text"][name] == pytest.approx(math.exp(held_out), rel=1e-4)
         kl = 0.0
-        for row in setup.valid_text.tolist():
+        for row in run.valid_text.tolist():
             for s in range(len(row)):
                 log_p, log_q = (log_probabilities(t[sum(row[: s + 1]) % V]) for t in (ORIGINAL, logits))
-                kl += np.sum(np.exp(log_p) * (log_p - log_q)) / setup.valid_text.size
+                kl += np.sum(np.exp(log_p) * (log_p - log_q)) / run.valid_text.size
         assert rows["KL to the original"][name] == pytest.approx(kl, rel=1e-4, abs=1e-6)
     assert rows["WikiText-2"]["items"] == len(TOKENIZER.encode(WIKI)) - 1
     assert rows["Tiny Shakespeare, mean over lines"]["items"] == 3
@@ -89,7 +96,7 @@ def test_every_number_is_that_of_plain_loops():
 
 def test_lambada_of_a_model_that_always_says_cat():
     last = TOKENIZER.single_id("t")
-    rows = rows_of(measure_retention(setup_of(always(V, CAT)), always(V, last)))
+    rows = rows_of(measure_retention(run_of(always(V, CAT), always(V, last))))
     token, word = rows["LAMBADA, last token"], rows["LAMBADA, last word"]
     # " cat" ends three of the five passages that can be scored; "t" only the spelled " xcat", and not all of it.
     assert token["items"] == word["items"] == 5
@@ -103,7 +110,7 @@ def test_lambada_of_a_model_that_always_says_cat():
 
 
 def test_the_first_items_of_each_set(monkeypatch):
-    rows = rows_of(measure_retention(setup_of(ORIGINAL), INJECTED, items=2))
+    rows = rows_of(measure_retention(run_of(ORIGINAL, INJECTED), items=2))
     assert rows["LAMBADA, last token"]["items"] == 2
     assert rows["LAMBADA, last token"]["note"].startswith("the first 2 of 6 texts")
     assert rows["Tiny Shakespeare, mean over lines"]["items"] == 2
@@ -113,14 +120,14 @@ def test_the_first_items_of_each_set(monkeypatch):
     assert rows["held-out text"]["items"] == 2 * 11
     assert rows["KL to the original"]["items"] == 2 * 12
     monkeypatch.setattr(suite, "DEFAULT_TEXTS", 3)
-    assert rows_of(measure_retention(setup_of(ORIGINAL), INJECTED))["LAMBADA, last word"]["items"] == 3
-    assert rows_of(measure_retention(setup_of(ORIGINAL), INJECTED, full=True))["LAMBADA, last word"]["items"] == 5
+    assert rows_of(measure_retention(run_of(ORIGINAL, INJECTED)))["LAMBADA, last word"]["items"] == 3
+    assert rows_of(measure_retention(run_of(ORIGINAL, INJECTED), full=True))["LAMBADA, last word"]["items"] == 5
     with pytest.raises(UserError, match="--items must be at least 1, got 0"):
-        measure_retention(setup_of(ORIGINAL), INJECTED, items=0)
+        measure_retention(run_of(ORIGINAL, INJECTED), items=0)
 
 
 def test_what_is_not_there_is_a_note_and_null():
-    rows = rows_of(measure_retention(setup_of(ORIGINAL), INJECTED, items=1))
+    rows = rows_of(measure_retention(run_of(ORIGINAL, INJECTED), items=1))
     for name in ("SST-2", "MRPC"):
         assert rows[name]["note"].startswith("not run: no data on disk (--data-dir), and ")
         assert [rows[name][c] for c in suite.COLUMNS] == [None] * 3
@@ -130,14 +137,14 @@ def test_what_is_not_there_is_a_note_and_null():
 
 def test_no_last_word_fits_a_very_short_model(monkeypatch):
     monkeypatch.setattr(texts, "lambada_texts", lambda: ["A crocodile", "An elephant"])
-    rows = rows_of(measure_retention(setup_of(ORIGINAL, positions=6), INJECTED, items=2))
+    rows = rows_of(measure_retention(run_of(ORIGINAL, INJECTED, positions=6), items=2))
     assert rows["LAMBADA, last word"]["note"] == "not run: no last word fits the model's 6 positions"
     assert rows["LAMBADA, last word"]["injected"] is None
 
 
 def test_a_diverged_model_is_a_note_not_a_file_that_cannot_be_written():
     wild = always(V, CAT) * 1e4
-    result = measure_retention(setup_of(ORIGINAL), INJECTED, baseline=wild, items=2)
+    result = measure_retention(run_of(ORIGINAL, INJECTED), baseline=wild, items=2)
     row = rows_of(result)["held-out text"]
     assert row["baseline"] is None
     assert row["injected"] is not None
@@ -150,43 +157,40 @@ def test_sst2_and_mrpc_from_disk(tmp_path):
     lines = [{"sentence": "fine", "label": 1}, {"sentence": "fun", "label": 1}, {"sentence": "dull", "label": 0}]
     (tmp_path / "sst2.jsonl").write_text("\n".join(map(json.dumps, lines)))
     says_positive = always(V, TOKENIZER.single_id(" positive"))
-    setup = setup_of(says_positive, positions=400)
-    rows = rows_of(measure_retention(setup, always(V, TOKENIZER.single_id(" negative")), data_dir=tmp_path))
+    says_negative = always(V, TOKENIZER.single_id(" negative"))
+    rows = rows_of(measure_retention(run_of(says_positive, says_negative, positions=400), data_dir=tmp_path))
     assert (rows["SST-2"]["original"], rows["SST-2"]["injected"]) == (2 / 3, 1 / 3)
     assert "all 3 validation examples; two shots, always the commoner answer 0.667" in rows["SST-2"]["note"]
     assert rows["MRPC"]["note"].startswith(f"not run: no MRPC/dev.tsv or mrpc.jsonl in {tmp_path}, and ")
     # A model with few positions sees the end of the prompt.
-    cut = rows_of(measure_retention(setup_of(says_positive), INJECTED, data_dir=tmp_path, items=2))["SST-2"]
+    cut = rows_of(measure_retention(run_of(says_positive, INJECTED), data_dir=tmp_path, items=2))["SST-2"]
     assert "2 cut on the left to the model's 24 positions" in cut["note"]
     assert cut["items"] == 2
 
 
 def test_answers_with_the_same_first_token_cannot_be_compared(tmp_path):
     (tmp_path / "sst2.jsonl").write_text('{"sentence": "fine", "label": 1}')
-    setup = setup_of(ORIGINAL)
-    setup.tokenizer = word_tokenizer([" cat"])  # " positive" and " negative" both begin with a space
-    rows = rows_of(measure_retention(setup, INJECTED, data_dir=tmp_path, items=1))
+    tokenizer = word_tokenizer([" cat"])  # " positive" and " negative" both begin with a space
+    rows = rows_of(measure_retention(run_of(ORIGINAL, INJECTED, tokenizer=tokenizer), data_dir=tmp_path, items=1))
     assert rows["SST-2"]["note"] == "not run: ' negative' and ' positive' begin with the same token"
 
 
 def test_the_command_and_the_runs_it_refuses(tmp_path, monkeypatch, capsys):
-    setup = setup_of(ORIGINAL)
-    setup.config = preset("variable", task="dyck", lm="a")
+    config = preset("variable", task="dyck", lm="a")
     trained = {"variable": INJECTED, "finetune": BASELINE}
     given_to = {}
 
-    def open_run(folder, **given):
+    def stand_in(folder, **given):
         given_to[folder.name] = given
-        return setup, SimpleNamespace(lm=trained[folder.name])
+        return run_of(ORIGINAL, trained[folder.name], config=config)
 
-    monkeypatch.setattr(opened, "open_run", open_run)
-    monkeypatch.setattr(suite, "open_run", open_run)
+    monkeypatch.setattr(opened, "open", stand_in)
+    monkeypatch.setattr(suite, "open", stand_in)
     for name in trained:
         write_json(tmp_path / name / "config.json", to_dict(preset(name, task="dyck", lm="a")))
-    setup.task = object()
     folder, baseline = str(tmp_path / "variable"), str(tmp_path / "finetune")
     cli.main(["retention", folder, "--baseline", baseline, "--items", "2"])
-    assert given_to["finetune"] == {"task": setup.task, "lm": setup.lm}
+    assert given_to["finetune"]["lm"].params is ORIGINAL  # it is not loaded a second time
     out = capsys.readouterr().out
     assert "fine-tuned" in out
     assert "SST-2: not run: " in out
@@ -209,5 +213,5 @@ def test_the_command_and_the_runs_it_refuses(tmp_path, monkeypatch, capsys):
     for name, value in (("task", "count"), ("lm", "b")):
         changed = dataclasses.replace(preset("finetune", task="dyck", lm="a"), **{name: value})
         write_json(tmp_path / "finetune" / "config.json", to_dict(changed))
-        ours = getattr(setup.config, name)
+        ours = getattr(config, name)
         refused(f"its {name} is {value}, the run's {ours}", "--baseline", baseline)

@@ -12,8 +12,10 @@ import tracr_jax
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.runs import build as build_module
-from tracr_jax.runs.build import build
+from tracr_jax.runs.build import build, build_program
+from tracr_jax.runs.proof import prove
 from tracr_jax.tasks.dyck import Dyck
+from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import cached_compile
 from tracr_jax.teacher.meaning import compare_meanings, positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
@@ -85,24 +87,23 @@ def test_a_blunt_teacher_is_told_from_a_wrong_one(lm):
 
 def test_as_coded_only_warns(lm):
     """The original trains on its blurred network, and so does its preset."""
-    said = []
-    setup = build(dataclasses.replace(CONFIG, as_coded=True), task="dyck", lm=lm, say=said.append)
+    said, fidelity = [], tracr_jax.preset("paper").fidelity
+    setup = build(dataclasses.replace(CONFIG, fidelity=fidelity), task="dyck", lm=lm, say=said.append)
     assert not setup.proof.network.ok
     assert any(line.startswith("warning: dyck: the compiled network is not its program") for line in said)
 
 
 @pytest.mark.parametrize("name", ["dyck", "int_sum", "count"])
 def test_the_bundled_tasks_are_proved_without_a_warning(name):
-    lm, said = load_lm("tiny"), []
-    setup = build(
-        dataclasses.replace(CONFIG, losses=tracr_jax.preset(task=name).losses), task=name, lm=lm, say=said.append
-    )
-    proof = setup.proof
+    lm, said, task = load_lm("tiny"), [], get_task(name)
+    program = build_program(tracr_jax.preset(task=name), task=task, lm=lm)
+    items = [*task.longest_items(), *(task.train_item(i, seed=0) for i in range(60))]
+    proof = prove(task, program.bridge, items, oracle=program.oracle, say=said.append)
     assert proof.network.ok
     assert proof.network.largest_deviation < 0.02
-    assert proof.network.inputs >= 300 + setup.teacher.max_seq_len
-    assert proof.network.compared > 200_000
-    assert not [line for line in said if "warning" in line]
+    assert proof.network.inputs == len(items) + program.teacher.max_seq_len
+    assert proof.network.compared > 40_000
+    assert said == []
 
 
 def test_a_run_records_its_proof_and_says_what_looks_ahead(monkeypatch, tmp_path, lm):

@@ -70,7 +70,7 @@ def test_every_set_is_labelled_right_distinct_and_pure(task):
 def test_training_and_evaluation_do_not_meet(task):
     for name, chosen in task.eval_sets().items():
         overlap = [task.in_training(i.prompt) for i in first(chosen, 200)]
-        if name == "cascading_overflow":  # the original's; findings.md 22 measured 44 % in the grid
+        if name == "cascading_overflow":  # the original's; docs/differences.md C22 measured 44 % in the grid
             assert 0.3 < sum(overlap) / len(overlap) < 0.5
         else:
             assert not any(overlap), name
@@ -135,12 +135,12 @@ def test_dyck_baselines_show_what_a_set_is_worth():
         items = first(sets[name], 200)
         return sum(f(i.prompt) == i.label for i in items) / len(items)
 
-    assert score("almost_balanced", "even_length") == 1.0  # findings.md 23
+    assert score("almost_balanced", "even_length") == 1.0  # docs/differences.md C23
     assert score("near_miss_balanced", "even_length") == 0.5
     assert score("near_miss_balanced", "always_no") == 0.5
     assert score("order_miss_balanced", "counts_ignoring_order") == 0.5
     assert score("near_miss_balanced", "counts_ignoring_order") == 1.0
-    assert 0.68 < score("test", "even_length") < 0.82  # findings.md 23: 75 %
+    assert 0.68 < score("test", "even_length") < 0.82  # docs/differences.md C23: 75 %
 
 
 def test_int_sum_sets_hold_what_they_promise():
@@ -151,7 +151,7 @@ def test_int_sum_sets_hold_what_they_promise():
         return [tuple(float(x) for x in i.prompt.removesuffix(" =").split(" + ")) for i in first(sets[name], 200)]
 
     assert all(1000 <= x < 4500 for pair in operands("length_ood") for x in pair)
-    assert any(min(pair) < 1000 for pair in operands("length_ood_as_coded"))  # findings.md 21: 39 %
+    assert any(min(pair) < 1000 for pair in operands("length_ood_as_coded"))  # docs/differences.md C21: 39 %
     assert sets["cascading_overflow"].size == 4500
     assert all(sum(pair) % 100 == 0 for pair in operands("cascading_overflow_unseen"))
     assert all(450 <= x < 500 for pair in operands("larger_operands") for x in pair)
@@ -181,7 +181,7 @@ def test_as_coded_split_lets_test_items_into_training():
 def test_as_coded_exactness():
     for name, value in (("dyck", 100), ("int_sum", 100), ("count", 10_000)):
         assert get_task(name, as_coded=True).mlp_exactness(120) == value
-        assert get_task(name).mlp_exactness(120) == 29_040  # 2 T (T + 1), teacher.md 3a
+        assert get_task(name).mlp_exactness(120) == 29_040  # 2 T (T + 1), docs/teacher.md §3a
 
 
 def test_a_set_that_cannot_be_filled_says_so():

@@ -25,7 +25,7 @@ def compiled(task, length):
     )
 
 
-# method.md 1.1: layers, width, heads, key size, MLP width.
+# docs/method.md §1.1: layers, width, heads, key size, MLP width.
 @pytest.mark.parametrize(
     ("task", "length", "sizes"),
     [

@@ -1,12 +1,21 @@
 """A task made of a program alone: its labels are the program's, its sets are balanced and apart from training."""
 
+import dataclasses
+import functools
+import itertools
+
 import pytest
 from tracr.rasp import rasp
 
+from tests.helpers.tasks_tokenizers import filtered
+from tracr_jax.data.bridge import make_bridge
 from tracr_jax.errors import UserError
+from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.registry import check_task
+from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import split_of
 from tracr_jax.tasks.strings import StringTask
+from tracr_jax.teacher import compile_program
 
 
 def odd_number_of_a():
@@ -15,6 +24,7 @@ def odd_number_of_a():
 
 
 TASK = StringTask("odd", odd_number_of_a, letters=("a", "b"), max_length=6)
+SMALL = StringTask("odd", odd_number_of_a, letters=("a", "b"), max_length=4)
 
 
 def letters_of(item):
@@ -54,3 +64,184 @@ def test_is_a_task_and_refuses_what_is_none():
         StringTask("odd", odd_number_of_a, letters=("a",))
     with pytest.raises(UserError, match="got 2, 4 and 3"):
         StringTask("odd", odd_number_of_a, letters=("a", "b"), min_length=4, max_length=3)
+
+
+# ---- answers that are a value, or one value for each letter
+
+
+def number_of_a():
+    return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == "a")).named("as")
+
+
+def copy_after_the_mark():
+    """At "?" the first letter, behind it the second, and so on: letters are found by number, not by place."""
+
+    def count(sop, wanted):
+        return rasp.SelectorWidth(rasp.Select(sop, rasp.tokens, lambda key, query: key == wanted))
+
+    after = count(rasp.tokens, "?").named("after")
+    given = rasp.SequenceMap(lambda t, a: t in "abc" and a == 0, rasp.tokens, after).named("given")
+    number = rasp.SequenceMap(lambda n, g: n if g else 0, count(given, True), given).named("number")
+    wanted = count(after, 1).named("wanted")
+    same = rasp.Select(number, wanted, lambda key, query: key == query and query > 0)
+    return rasp.Aggregate(same, rasp.tokens)
+
+
+VALUE = StringTask("as", number_of_a, letters=("a", "b"), max_length=4, answer="value",
+                   truth=lambda letters: letters.count("a"))  # fmt: skip
+SEQUENCE = StringTask("copy", copy_after_the_mark, letters=("a", "b", "c"), max_length=3, answer="sequence",
+                      truth=lambda letters: letters)  # fmt: skip
+
+
+@pytest.mark.parametrize("task", [TASK, VALUE, SEQUENCE], ids=lambda t: t.answer)
+def test_every_form_of_answer_is_a_task_whose_bridge_is_proved(task):
+    """check_contract asks for everything; the proof holds the program's values against the answer's tokens."""
+    assert check_task(task, task.name) is task
+    tokenizer = filtered(task)
+    length = max(len(tokenizer.encode(f"{i.prompt} {i.label}")) for i in task.longest_items()) + 1
+    teacher = compile_program(
+        functools.partial(task.program, max_seq_len=length),
+        vocab=task.vocab(), max_seq_len=length, mlp_exactness=task.mlp_exactness(length),
+    )  # fmt: skip
+    items = [task.train_item(i, seed=0) for i in range(20)]
+    report = make_bridge(task, tokenizer, teacher).check([*items, *task.longest_items()])
+    assert report.matched == report.answer_positions >= 20
+    for item in items:
+        letters = letters_of(item)
+        want = {"yes/no": "yes" if letters.count("a") % 2 else "no", "value": str(letters.count("a"))}
+        assert item.label == want.get(task.answer, " ".join(letters))
+
+
+def test_training_is_what_in_training_says():
+    """By brute force: everything that 3,000 items show is in training, and all that is in training is shown."""
+    for task in (
+        TASK,
+        VALUE,
+        StringTask("odd", odd_number_of_a, letters=("a", "b", "c"), min_length=1, max_length=3),
+    ):
+        n = task.max_length + 1
+        every = [s for k in range(1, n + 1) for s in itertools.product(task.letters, repeat=k)]
+        allowed = {task._prompt(s) for s in every if task.in_training(task._prompt(s))}
+        shown = {
+            make(i, seed=s).prompt
+            for make in (task.train_item, task.free_item)
+            for s in (0, 1)
+            for i in range(750)
+        }
+        assert shown == allowed
+
+
+# ---- rare answers
+
+
+def all_a():
+    other = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key in ("b", "c", "d")))
+    return rasp.Map(lambda n: n == 0, other)
+
+
+def nested():
+    """Properly nested round brackets."""
+    opens = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == "("))
+    closes = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == ")"))
+    depth = rasp.SequenceMap(lambda a, b: a - b, opens, closes)
+    under = rasp.SelectorWidth(rasp.Select(depth, rasp.tokens, lambda key, query: key < 0))
+    x = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key in ("x", "y", "z")))
+    wrong = rasp.SequenceMap(lambda u, x: u + x, under, x)
+    return rasp.SequenceMap(lambda u, d: u == 0 and d == 0, wrong, depth)
+
+
+def test_a_rare_answer_is_found_by_changing_what_was_found():
+    task = StringTask("nested", nested, letters=("(", ")", "x", "y", "z"), max_length=8)
+    assert not task._language.common(True)
+    assert len(task._language.found[True]) >= 15
+    sets = task.eval_sets()
+    for name in ("test", "longer"):
+        labels = [sets[name].item(i).label for i in range(sets[name].size)]
+        assert labels.count("yes") >= 3
+    assert "Only" in sets["test"].note
+    test = {sets["test"].item(i).prompt for i in range(sets["test"].size)}
+    items = [task.train_item(i, seed=0) for i in range(200)]
+    assert [i.label for i in items] == ["yes", "no"] * 100
+    assert not test & {i.prompt for i in items}
+    assert not any(task.in_training(p) for p in test)
+
+
+def test_what_no_search_finds_is_said_or_generated():
+    task = StringTask("all_a", all_a, letters=("a", "b", "c", "d"), min_length=9, max_length=12)
+    with pytest.raises(UserError, match=r"says 'no' of all .* give generate="):
+        task.train_item(0, seed=0)
+    made = dataclasses.replace(task, generate=lambda r: ["a"] * int(r.integers(9, 13)))
+    assert {made.train_item(i, seed=0).label for i in range(4)} == {"yes", "no"}
+    assert made.train_item(0, seed=0).label == "yes"
+
+
+# ---- one message, one cause
+
+
+def places():
+    return rasp.Map(lambda i: i % 2 == 1, rasp.indices)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (places, {}, "depends on the words of the prompt: of '.*' it says '(yes|no)' alone and '(yes|no)' with"),
+        (
+            lambda: rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ),
+            {},
+            "is a selector, which has no value",
+        ),
+        (lambda: rasp.Map(lambda t: True, rasp.tokens), {}, "says 'yes' of all"),
+        (lambda: 3, {}, "must return a rasp.SOp, got a int"),
+        (lambda: rasp.numerical(rasp.Map(float, rasp.indices)), {"answer": "value"}, "value is numerical"),
+        (lambda: rasp.Map(lambda t: None, rasp.tokens), {"answer": "value"}, "no value at the answer of"),
+        (odd_number_of_a, {"truth": lambda letters: True}, "the program says 'no', truth.. 'yes'"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_built(build, options, message):
+    with pytest.raises(UserError, match=message) as e:
+        check_task(StringTask("wrong", build, letters=("a", "b"), **options), "wrong")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"question": "How many a are in"}, "contains 'a', which the program would read"),
+        ({"question": "Say: "}, "contains ':'"),
+        ({"letters": ("a", "b c")}, "the letter 'b c' must be a text without spaces"),
+        ({"letters": ("a", "?")}, "the letter '\\?' must be"),
+        ({"answer": "number"}, "answer must be 'yes/no', 'value' or 'sequence', got 'number'"),
+    ],
+)
+def test_mistakes_at_construction(options, message):
+    with pytest.raises(UserError, match=message):
+        StringTask("wrong", odd_number_of_a, **({"letters": ("a", "b")} | options))
+
+
+def test_sampled_task_needs_one_sampler():
+    class Shout(SampledTask):
+        name, marker = "shout", "?"
+
+        def program(self, *, max_seq_len):
+            return odd_number_of_a().named(self.result)
+
+        def vocab(self):
+            return frozenset({"a", "b", "other", "?"})
+
+        def token_map(self):
+            return TokenMap({"a": "a", "b": "b", ":": "?"}, fill="other")
+
+        def sample(self, r):
+            text = " ".join("ab"[k] for k in r.integers(0, 2, int(r.integers(2, 9))))
+            return Item(f"Odd {text} :", "yes" if text.count("a") % 2 else "no")
+
+        def teacher_label(self, item):
+            return (item.label == "yes",)
+
+    task = Shout()
+    assert check_task(task, "shout") is task
+    test = task.eval_sets()["test"]
+    assert not {test.item(i).prompt for i in range(test.size)} & {
+        task.train_item(i, seed=0).prompt for i in range(300)
+    }

@@ -137,7 +137,7 @@ def test_a_teacher_from_the_fallback_runs():
 
 
 def test_two_writers_of_one_direction_add_up():
-    """Several counters in one layer each clean BOS, so BOS ends at 1 - n (teacher.md trap 2)."""
+    """Several counters in one layer each clean BOS, so BOS ends at 1 - n (docs/teacher.md §5.2)."""
     teacher = compiled(Dyck(), 8)
     got = run(teacher, random_ids(teacher, 1))
     aux = [v for v in teacher.variables if v.name.endswith("_attn_output") and "counts" in v.name]

@@ -35,7 +35,7 @@ def test_answers_on_real_items():
 
 
 def test_tracrs_default_exactness_is_wrong_beyond_six():
-    """teacher.md 3a: 100 blurs counts from 7 on, and 10⁴ does not."""
+    """docs/teacher.md §3a: 100 blurs counts from 7 on, and 10⁴ does not."""
     task = Dyck()
     program = lambda: task.program(max_seq_len=20)  # noqa: E731
     many = [["("] * 20]

@@ -11,7 +11,7 @@ from tracr_jax.types import Adapter
 
 
 def state(step):
-    params = TrainParams({"w": jnp.full((2, 3), float(step))}, Adapter(jnp.ones((4, 3)), jnp.zeros(4)))
+    params = TrainParams({"w": jnp.full((2, 3), float(step))}, (Adapter(jnp.ones((4, 3)), jnp.zeros(4)),))
     return TrainState(jnp.int32(step), params, {"mean": jnp.zeros(3)})
 
 

@@ -9,23 +9,24 @@ import numpy as np
 import pytest
 
 from tests.helpers import golden_data as G
-from tracr_jax.config import LossConfig, OptimConfig
+from tracr_jax.config import OptimConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis
 from tracr_jax.lm.gpt2 import GPT2
+from tracr_jax.presets import PAPER_FIXED
 from tracr_jax.train.losses import apply_adapter, cosine_alignment, retention_kl, supervised_loss
+from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
     StepShape,
     TrainParams,
     init_state,
     make_loss_fn,
-    make_optimizer,
     make_train_step,
 )
 
 PRECISIONS = ["float32", "float64"]
 SCALAR = {"float32": 5e-6, "float64": 1e-9}
-PAPER = LossConfig(alignment="cosine", alignment_weight=1.0, align_padding=True, roll_share=1.0)
+PAPER = PAPER_FIXED.losses
 ROWS = tuple(G.TEACHER["final_result_dims"])
 SHAPE = StepShape(depth=G.DEPTH, result_rows=ROWS, pad_id=G.PAD, max_answers=3)
 
@@ -38,8 +39,8 @@ def precision(request):
 
 def parts(precision):
     model = GPT2(G.lm_config(), dtype=precision)
-    params = TrainParams(G.lm_params("lm", dtype=precision), G.adapter(dtype=precision))
-    frozen = Frozen(G.lm_params("lm_original", dtype=precision), G.teacher_weights(dtype=precision))
+    params = TrainParams(G.lm_params("lm", dtype=precision), (G.adapter(dtype=precision),))
+    frozen = Frozen(G.lm_params("lm_original", dtype=precision), (G.teacher_weights(dtype=precision),))
     return model, params, frozen, G.batch(dtype=precision)
 
 
@@ -50,7 +51,7 @@ def paper_loss(model, config=PAPER):
 def test_losses_are_the_originals(precision):
     model, params, frozen, batch = parts(precision)
     want = G.NUMBERS[precision]
-    loss, terms = jax.jit(paper_loss(model))(params, frozen, batch)
+    loss, terms = jax.jit(paper_loss(model))(params, frozen, (batch,))
     rtol = SCALAR[precision]
     np.testing.assert_allclose(terms["retention"], want["kl_loss"], rtol=rtol)
     np.testing.assert_allclose(terms["supervised"], want["supervised_loss"], rtol=rtol)
@@ -61,7 +62,7 @@ def test_losses_are_the_originals(precision):
 
 
 def test_supervised_loss_without_the_hook_and_through_the_whole_space(precision):
-    """With all rows the projector is the identity (D > d) and the hook does nothing (findings.md B14)."""
+    """With all rows the projector is the identity (D > d) and the hook does nothing (docs/differences.md B14)."""
     model, params, _, batch = parts(precision)
     want = G.NUMBERS[precision]
     plain = model.apply(params.lm, batch.ids)
@@ -80,7 +81,7 @@ def test_gradient_norms_of_every_loss(precision):
     names = {"retention": "kl", "supervised": "supervised", "alignment": "algorithm", "loss": "total"}
 
     def losses(p):
-        terms = loss_fn(p, frozen, batch)[1]
+        terms = loss_fn(p, frozen, (batch,))[1]
         return jnp.stack([terms[term] for term in names])
 
     # One forward pass and one compilation serve all four.
@@ -94,12 +95,12 @@ def test_gradient_norms_of_every_loss(precision):
 def golden_tree(prefix, dtype):
     tensors = {k.removeprefix(prefix): G.ARRAYS[k] for k in G.ARRAYS if k.startswith(prefix)}
     weight, bias = tensors.pop("adapter.weight"), tensors.pop("adapter.bias")
-    return TrainParams(G.from_hf_names(tensors, dtype=dtype), type(G.adapter(dtype=dtype))(weight, bias))
+    return TrainParams(G.from_hf_names(tensors, dtype=dtype), (type(G.adapter(dtype=dtype))(weight, bias),))
 
 
 def test_every_gradient():
     model, params, frozen, batch = parts("float32")
-    grads = jax.jit(jax.grad(paper_loss(model), has_aux=True))(params, frozen, batch)[0]
+    grads = jax.jit(jax.grad(paper_loss(model), has_aux=True))(params, frozen, (batch,))[0]
     want = golden_tree("grad/", "float32")
 
     def close(path, got, want):
@@ -120,7 +121,7 @@ def test_parameters_after_one_step():
     model, params, frozen, batch = parts("float32")
     opt = optimizer(1e-6, 1e-4)
     step = make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE)
-    state, _ = jax.jit(step)(init_state(params, opt), frozen, batch)
+    state, _ = jax.jit(step)(init_state(params, opt), frozen, (batch,))
     want, grads = golden_tree("after1/", "float32"), golden_tree("grad/", "float32")
 
     def close(path, got, want, before, grad, lr):
@@ -129,7 +130,7 @@ def test_parameters_after_one_step():
         moved, expected = (np.asarray(got) - before)[certain], (want - before)[certain]
         np.testing.assert_allclose(moved, expected, atol=lr * 0.02 + 3e-7, err_msg=jax.tree_util.keystr(path))
 
-    for field, lr in (("lm", 1e-6), ("adapter", 1e-4)):
+    for field, lr in (("lm", 1e-6), ("adapters", 1e-4)):
         trees = (getattr(t, field) for t in (state.params, want, params, grads))
         jax.tree_util.tree_map_with_path(lambda *x, lr=lr: close(*x, lr), *trees)
 
@@ -147,7 +148,7 @@ def test_trajectories(precision, name, lr, adapter_lr):
     step = jax.jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))
     state = init_state(params, opt)
     for want in G.NUMBERS[name][precision]:
-        state, terms = step(state, frozen, batch)
+        state, terms = step(state, frozen, (batch,))
         got = [terms[k] for k in ("loss", "retention", "supervised", "alignment")]
         rtol = SCALAR[precision]
         np.testing.assert_allclose(got, want, rtol=rtol)
@@ -155,7 +156,7 @@ def test_trajectories(precision, name, lr, adapter_lr):
 
 def test_logits_hidden_states_and_the_hook():
     model, params, frozen, batch = parts("float32")
-    basis = subspace_basis(params.adapter.weight[np.array(ROWS)])
+    basis = subspace_basis(params.adapters[0].weight[np.array(ROWS)])
     hooked = model.apply(params.lm, batch.ids, edit=detach_and_roll(basis, block=G.DEPTH))
     np.testing.assert_allclose(hooked.hidden, G.ARRAYS["sup_hidden_states"], atol=2e-5)
     np.testing.assert_allclose(hooked.logits, G.ARRAYS["sup_logits_hooked"], atol=2e-5)
@@ -170,7 +171,7 @@ def test_logits_hidden_states_and_the_hook():
 
 
 def test_projector_is_the_pseudo_inverse_form():
-    """Q Qᵀ of method.md 4.1, and Rᵀ(RRᵀ + 1e-7 I)⁻¹R of 11, are one projector for well-conditioned rows."""
+    """Q Qᵀ of docs/method.md §4.1, and Rᵀ(RRᵀ + 1e-7 I)⁻¹R of §11, are one projector for well-conditioned rows."""
     weight = G.adapter(dtype="float32").weight
     basis = subspace_basis(weight[np.array(ROWS)])
     full = np.asarray(project(jnp.eye(48), basis))
@@ -182,7 +183,7 @@ def test_projector_is_the_pseudo_inverse_form():
 
 def test_noise_inside_the_result_subspace():
     model, params, _, batch = parts("float32")
-    basis = subspace_basis(params.adapter.weight[np.array(ROWS)])
+    basis = subspace_basis(params.adapters[0].weight[np.array(ROWS)])
 
     def noise(h):
         q = project(jnp.asarray(G.ARRAYS["causality_noise"]), basis)
@@ -196,7 +197,7 @@ def test_adapter_reading_of_an_example():
     model, params, _, batch = parts("float32")
     hidden = model.apply(params.lm, batch.ids[:1]).hidden[G.DEPTH]
     np.testing.assert_allclose(
-        apply_adapter(params.adapter, hidden)[0], G.ARRAYS["decode_lm_ex0_mapped"], atol=2e-5
+        apply_adapter(params.adapters[0], hidden)[0], G.ARRAYS["decode_lm_ex0_mapped"], atol=2e-5
     )
 
 
@@ -216,12 +217,12 @@ def test_validation_accuracy():
 
 
 def test_empty_answer_mask_gives_a_finite_step():
-    """The original divides by zero here and loses all weights (findings.md A1)."""
+    """The original divides by zero here and loses all weights (docs/differences.md A1)."""
     model, params, frozen, batch = parts("float32")
     opt = optimizer(1e-6, 1e-4)
     step = jax.jit(make_train_step(model, G.dense_teacher, opt, config=PAPER, shape=SHAPE))
     state, terms = step(
-        init_state(params, opt), frozen, batch._replace(answer_mask=np.zeros_like(batch.answer_mask))
+        init_state(params, opt), frozen, (batch._replace(answer_mask=np.zeros_like(batch.answer_mask)),)
     )
     assert float(terms["supervised"]) == 0.0
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((state.params, terms)))
@@ -230,7 +231,7 @@ def test_empty_answer_mask_gives_a_finite_step():
 def test_no_gradient_reaches_the_teacher():
     model, params, frozen, batch = parts("float32")
     loss_fn = paper_loss(model)
-    grads = jax.jit(jax.grad(lambda f: loss_fn(params, f, batch)[0]))(frozen)
+    grads = jax.jit(jax.grad(lambda f: loss_fn(params, f, (batch,))[0]))(frozen)
     assert all(not np.any(x) for x in jax.tree.leaves(grads))
 
 

@@ -19,6 +19,7 @@ from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.loop import TrainingDivergedError, fit
 from tracr_jax.train.metrics import JsonLines, TensorBoard, read_lines
+from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
     StepShape,
@@ -26,7 +27,6 @@ from tracr_jax.train.step import (
     init_adapter,
     init_state,
     make_loss_fn,
-    make_optimizer,
     make_train_step,
 )
 from tracr_jax.types import Batch
@@ -49,7 +49,7 @@ def batch_at(step):
     ids = rng.integers(1, 40, size=(4, 8)).astype(np.int32)
     mask = np.zeros((4, 8), np.float32)
     mask[:, 5] = 1
-    return Batch(ids, mask, rng.integers(0, 40, size=(4, 9)), rng.integers(0, 40, size=(2, 6)))
+    return (Batch(ids, mask, rng.integers(0, 40, size=(4, 9)), rng.integers(0, 40, size=(2, 6))),)
 
 
 VARIABLES = (
@@ -71,7 +71,7 @@ def parts(alignment="variable"):
     )
     lm = MODEL.init(jax.random.key(0))
     adapter = init_adapter(jax.random.key(1), width=24, directions=WIDTH)
-    return step, init_state(TrainParams(lm, adapter), optimizer), Frozen(lm, jnp.ones(()))
+    return step, init_state(TrainParams(lm, (adapter,)), optimizer), Frozen(lm, (jnp.ones(()),))
 
 
 def run(folder, *, until, state=None, batches=batch_at, every=2):
@@ -149,16 +149,16 @@ def test_retention_grows_by_an_equal_ratio_per_step():
 def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
     # Without the roll, rows do not meet: two of four rows may be aligned only, and then need fewer blocks.
     batch = batch_at(0)
-    batch.answer_mask[2:] = 0
+    batch[0].answer_mask[2:] = 0
     adapter = init_adapter(jax.random.key(1), width=24, directions=WIDTH)
-    params = TrainParams(MODEL.init(jax.random.key(0)), adapter)
-    frozen = Frozen(MODEL.init(jax.random.key(2)), jnp.ones(()))
+    params = TrainParams(MODEL.init(jax.random.key(0)), (adapter,))
+    frozen = Frozen(MODEL.init(jax.random.key(2)), (jnp.ones(()),))
     grads = []
     for free in (0, 2):
         loss = make_loss_fn(
             MODEL,
             teacher,
-            config=LossConfig(alignment=alignment, roll_share=0.0),
+            config=LossConfig(alignment=alignment, hook=False),
             shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=free),
             layout=variable_layout(VARIABLES),
         )
@@ -170,7 +170,7 @@ def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
 def test_the_hook_leaves_what_is_aligned_as_it_is(offset):
     """Also where it stands right on h_L: the complement that a row receives is another row's, and no reading."""
     adapter = init_adapter(jax.random.key(1), width=24, directions=WIDTH)
-    params = TrainParams(MODEL.init(jax.random.key(0)), adapter)
+    params = TrainParams(MODEL.init(jax.random.key(0)), (adapter,))
     found = {}
     for hook in (True, False):
         loss = make_loss_fn(
@@ -180,15 +180,15 @@ def test_the_hook_leaves_what_is_aligned_as_it_is(offset):
             shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1),
             layout=variable_layout(VARIABLES),
         )
-        found[hook] = jax.jit(loss)(params, Frozen(params.lm, jnp.ones(())), batch_at(0))[1]
+        found[hook] = jax.jit(loss)(params, Frozen(params.lm, (jnp.ones(()),)), batch_at(0))[1]
     np.testing.assert_allclose(found[True]["alignment_parts"], found[False]["alignment_parts"], rtol=1e-5)
     assert abs(found[True]["supervised"] - found[False]["supervised"]) > 1e-4
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     def poisoned(step):
-        batch = batch_at(step)
-        return batch._replace(answer_mask=batch.answer_mask * np.nan) if step == 5 else batch
+        (batch,) = batch_at(step)
+        return (batch._replace(answer_mask=batch.answer_mask * np.nan) if step == 5 else batch,)
 
     with pytest.raises(TrainingDivergedError, match=r"step 5: .*not finite.*checkpoint after 4 steps"):
         run(tmp_path, until=STEPS, batches=poisoned)

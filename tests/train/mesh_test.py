@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 
+import tracr_jax
 from tests.helpers.interpret_parts import DYCK, small_setup
 from tests.train.loop_test import VARIABLES, teacher
 from tracr_jax import injection as run
@@ -23,10 +24,10 @@ from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.data.batches import Batches
 from tracr_jax.data.text import TextIds
 from tracr_jax.errors import UserError
-from tracr_jax.injection import check_folder, inject
+from tracr_jax.injection import inject
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 from tracr_jax.lm.load import write_random_gpt2
-from tracr_jax.runs.model import open_run
+from tracr_jax.runs.folder import check_folder
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.mesh import (
@@ -44,6 +45,7 @@ from tracr_jax.train.mesh import (
     whole,
 )
 from tracr_jax.train.metrics import read_lines
+from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
     StepShape,
@@ -51,7 +53,6 @@ from tracr_jax.train.step import (
     TrainState,
     init_adapter,
     init_state,
-    make_optimizer,
     make_train_step,
 )
 from tracr_jax.types import Batch
@@ -81,7 +82,7 @@ def make_step(optimizer, **options):
         MODEL,
         teacher,
         optimizer,
-        config=LossConfig(roll_share=0.5),
+        config=LossConfig(),
         shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=FREE),
         layout=variable_layout(VARIABLES),
         **options,
@@ -96,7 +97,7 @@ def start(optimizer):
         return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), shapes)
 
     adapter = init_adapter(jax.random.key(1), width=32, directions=WIDTH)
-    return init_state(TrainParams(draw(0), adapter), optimizer), Frozen(draw(2), jnp.ones(()))
+    return init_state(TrainParams(draw(0), (adapter,)), optimizer), Frozen(draw(2), (jnp.ones(()),))
 
 
 def recorded(optimizer):
@@ -108,11 +109,11 @@ def recorded(optimizer):
 def spread(mesh, state, frozen):
     places = state_shardings(mesh, state)
     lm = put(frozen.lm, param_shardings(mesh, frozen.lm))
-    return places, put(state, places), Frozen(lm, put(frozen.teacher, whole(mesh)))
+    return places, put(state, places), Frozen(lm, put(frozen.teachers, whole(mesh)))
 
 
 def test_eight_devices_compute_what_one_does():
-    """Losses, gradients and updated weights, with half of the rows rolled: the roll crosses devices.
+    """Losses, gradients and updated weights, and the roll crosses devices.
 
     The work is shared, not repeated: a device has about an eighth of the floating-point operations.
     """
@@ -121,7 +122,7 @@ def test_eight_devices_compute_what_one_does():
     state, frozen = start(optimizer)
     mesh = make_mesh("data=4,fsdp=2")
     places, *wide = spread(mesh, state, frozen)
-    batch = jax.tree.map(jnp.asarray, make_batch(0))
+    batch = (jax.tree.map(jnp.asarray, make_batch(0)),)
     wide.append(put(batch, rows(mesh)))
     alone = jax.jit(make_step(optimizer))
     together = jax.jit(make_step(optimizer, keep_rows=keep_rows(mesh)), out_shardings=(places, whole(mesh)))
@@ -142,7 +143,7 @@ def test_state_is_cut_and_moments_lie_as_their_parameters(kind):
     def gpt2():  # the real sizes, of which nothing is computed
         params = GPT2(GPT2Config()).init(jax.random.key(0))
         adapter = init_adapter(jax.random.key(1), width=768, directions=90)
-        return init_state(TrainParams(params, adapter), make_optimizer(OptimConfig(kind=kind), steps=9))
+        return init_state(TrainParams(params, (adapter,)), make_optimizer(OptimConfig(kind=kind), steps=9))
 
     state = jax.eval_shape(gpt2)
     for text, fsdp in [("data=4,fsdp=2", 2), ("fsdp=8", 8), ("data=8", 1)]:
@@ -216,18 +217,9 @@ def test_a_part_of_the_batches_is_those_rows():
 
 
 def test_spread_batches_are_the_batches(tmp_path):
-    data, setup = SHARED_RUN.data, small_setup()
-    batches = Batches(
-        setup.task,
-        setup.tokenizer,
-        setup.bridge,
-        TextIds.build("the number of this text\n" * 90, setup.tokenizer, cache=tmp_path),
-        batch=data.batch,
-        free_items=data.free_items,
-        text_batch=data.text_batch,
-        text_length=data.text_length,
-        seed=1,
-    )
+    data, program = SHARED_RUN.data, small_setup().program
+    text = TextIds.build("the number of this text\n" * 90, program.tokenizer, cache=tmp_path)
+    batches = Batches(program.task, program.bridge, text, data, seed=1)
     mesh = make_mesh("data=4,fsdp=2")
     wide = sharded_batches(batches, mesh, data)(3)
     chex.assert_trees_all_equal(jax.device_get(wide), batches.batch_at(3))
@@ -273,18 +265,19 @@ def test_a_cluster_that_is_none(cluster):
 
 def without_key_bias(params):
     """Softmax does not see a key's bias: its gradient is rounding, which Adam makes as large as any other."""
-    bias = params.lm["blocks"]["c_attn"]["bias"]
+    bias = params["blocks"]["c_attn"]["bias"]
     query, _, value = np.split(np.asarray(bias), 3, axis=-1)
-    attention = params.lm["blocks"]["c_attn"] | {"bias": (query, value)}
-    return params._replace(lm=params.lm | {"blocks": params.lm["blocks"] | {"c_attn": attention}})
+    attention = params["blocks"]["c_attn"] | {"bias": (query, value)}
+    return params | {"blocks": params["blocks"] | {"c_attn": attention}}
 
 
-def size_of_parameters(setup, params, **_):
+def size_of_parameters(run, **_):
     """In place of the evaluation: what it would be given, whole."""
-    return {"size": float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(params))))}
+    leaves = jax.tree.leaves((run.params, run.adapter))
+    return {"size": float(np.sqrt(sum(np.sum(np.square(x)) for x in leaves)))}
 
 
-def not_scored(setup, **_):
+def not_scored(run, **_):
     """In place of the untouched model's answers."""
 
 
@@ -315,12 +308,12 @@ def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_p
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache_alone"))
-        patch.setattr(run, "evaluate", size_of_parameters)
+        patch.setattr(run, "evaluate_programs", size_of_parameters)
         patch.setattr(run, "score_original", not_scored)
         alone = inject(DYCK, lm=lm.source, config=config, folder=tmp_path / "one", progress=False)
         outputs = [p.communicate(timeout=900) for p in processes]
         assert [p.returncode for p in processes] == [0, 0], outputs
-        read = open_run(tmp_path / "two", task=DYCK)
+        read = tracr_jax.open(tmp_path / "two", task=DYCK)
     for out, _ in outputs:
         said = json.loads(out.splitlines()[-1])
         assert said["devices"] == 8
@@ -332,9 +325,9 @@ def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_p
         for n in ("one", "two")
     )
     chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)  # written with six digits
-    trained = [jax.device_get(x.params) for x in (read, alone)]
-    chex.assert_trees_all_close(*map(without_key_bias, trained), rtol=1e-5, atol=1e-5)
+    trained = [(without_key_bias(jax.device_get(x.params)), x.adapter) for x in (read, alone)]
+    chex.assert_trees_all_close(*trained, rtol=1e-5, atol=1e-5)
     # Another mesh is no other run.
     saved = json.loads((tmp_path / "two" / "config.json").read_text())
     assert saved["mesh"] == "data=4,fsdp=2"
-    check_folder(tmp_path / "two", alone.setup.config, resume=True)
+    check_folder(tmp_path / "two", alone.program.config, resume=True)

@@ -1,7 +1,8 @@
-"""The batch of a step, a pure function of (seed, step): resuming needs no state. Source: method.md 5, 6, 8.
+"""The batch of a step, a pure function of (seed, step): resuming needs no state. Source: docs/method.md §5, §6,
+§8.
 
-Differs from the original: lazy (it tokenises a million items twice up front, findings.md 29), S derived from the
-longest item (A1), and free items (alignment without labels) can be added to each batch.
+Differs from the original: lazy (it tokenises a million items twice up front, docs/differences.md C29), S derived
+from the longest item (A1), and free items (alignment without labels) can be added to each batch.
 """
 
 import copy
@@ -9,15 +10,41 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tracr_jax.config import OURS, DataConfig, Fidelity
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.data.encode import place, sequence_length
 from tracr_jax.data.text import Mode, TextIds
 from tracr_jax.errors import UserError
-from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.types import Batch
 
 _ORDER = 3  # keeps the order's random numbers apart from those of items
+
+
+def items_at(task: Task, data: DataConfig, *, seed: int, step: int) -> tuple[list[Item], list[Item]]:
+    """The items of a step that are supervised, and those that are only aligned; pure in (seed, step)."""
+    first, free_first = step * data.batch, step * data.free_items
+    free = [task.free_item(free_first + k, seed=seed) for k in range(data.free_items)]
+    supervised = [task.train_item(first + k, seed=seed) for k in range(data.batch)]
+    supervised += free[: data.free_supervised]
+    # The hook gives each row the complement of the one before: where a task's items take turns (no, yes, no,
+    # yes), a fixed order would tell the answer, and a model learns that instead of the program.
+    order = np.random.default_rng((seed, step, _ORDER)).permutation(len(supervised)).tolist()
+    return [supervised[k] for k in order], free[data.free_supervised :]
+
+
+def batch_length(task: Task, bridge: Bridge, data: DataConfig, *, fidelity: Fidelity = OURS) -> int:
+    """S: tokens of the longest training item, answer included; or the original's length under its switch.
+
+    Raises:
+      UserError: the switch is on, and the task is none of the original's.
+    """
+    if not fidelity.as_coded_length:
+        tokenizer, separator = bridge.tokenizer, bridge.separator
+        return sequence_length(task, tokenizer, answer_end=data.answer_end, separator=separator)
+    if not hasattr(task, "as_coded_length"):
+        raise UserError(f"task {task.name} has no as_coded_length: only the original's tasks have one")
+    return task.as_coded_length  # type: ignore[attr-defined]
 
 
 class Batches:
@@ -25,20 +52,13 @@ class Batches:
 
     Args:
       task: where items come from.
-      tokenizer: the LM's, with the task's merges.
-      bridge: prompt form and teacher tokens.
+      bridge: the tokenizer with the task's merges, the form of a prompt, and teacher tokens.
       text: retention text.
-      batch: supervised items per step.
-      text_batch: retention texts per step.
-      text_length: U.
+      data: sizes, and what is supervised. The supervised free items stand among the others; those that are only
+        aligned come last, and the step computes no answer of them (`StepShape.free_rows`).
       seed: with the step, decides everything.
-      free_items: further items per step from the program's whole input space.
-      free_supervised: how many of these stand among the supervised items; the others come last, and the step
-        asks them nothing (`StepShape.free_rows`).
-      answer_end: supervise one end-of-text after an answer.
-      as_coded_mask: see `encode_item`.
-      as_coded_length: S and cutting as in the original.
-      as_coded_text: the first U tokens of each document in order, instead of windows anywhere.
+      fidelity: with `as_coded`, a text is the first U tokens of a document, the documents in order; for its other
+        switches see `encode_item`.
 
     Raises:
       UserError: S exceeds the teacher's position table.
@@ -47,72 +67,43 @@ class Batches:
     def __init__(
         self,
         task: Task,
-        tokenizer: Tokenizer,
         bridge: Bridge,
         text: TextIds,
+        data: DataConfig,
         *,
-        batch: int,
-        text_batch: int,
-        text_length: int,
         seed: int,
-        free_items: int = 0,
-        free_supervised: int = 0,
-        answer_end: bool = True,
-        as_coded_mask: bool = False,
-        as_coded_length: bool = False,
-        as_coded_text: bool = False,
+        fidelity: Fidelity = OURS,
     ):
-        if as_coded_length and not hasattr(task, "as_coded_length"):
-            raise UserError(f"task {task.name} has no as_coded_length: only the original's tasks have one")
-        self.S: int = (
-            task.as_coded_length  # type: ignore[attr-defined]
-            if as_coded_length
-            else sequence_length(task, tokenizer, answer_end=answer_end, separator=bridge.separator)
-        )
-        self.T: int = self.S + 1
-        self.U: int = text_length
+        self.S: int = batch_length(task, bridge, data, fidelity=fidelity)
         table = bridge.teacher.max_seq_len
         if table < self.S:
             raise UserError(
                 f"items take S = {self.S} positions, the teacher's table holds {table}: compile it with "
                 f"max_seq_len >= {self.S}"
             )
-        self._task, self._tokenizer, self._bridge, self._text = task, tokenizer, bridge, text
-        self._batch, self._text_batch, self._free = batch, text_batch, free_items
-        self._free_asked = free_supervised
+        self._task, self._bridge, self._text, self._data, self._seed = task, bridge, text, data, seed
+        self._fidelity = fidelity
         self._only: tuple[int, ...] | None = None
-        self._seed = seed
-        self._form = {
-            "answer_end": answer_end, "as_coded_mask": as_coded_mask, "as_coded_length": as_coded_length,
-        }  # fmt: skip
-        self._text_mode: Mode = "documents" if as_coded_text else "windows"
+        self._text_mode: Mode = "documents" if fidelity.as_coded else "windows"
         self._labels: dict[str, list[int]] = {}
 
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
-        """The items of a step that are asked, and those that are only aligned."""
-        first = step * self._batch
-        free = [self._task.free_item(step * self._free + k, seed=self._seed) for k in range(self._free)]
-        asked = [self._task.train_item(first + k, seed=self._seed) for k in range(self._batch)]
-        asked += free[: self._free_asked]
-        # The hook gives each row the complement of the one before: where a task's items take turns (no, yes, no,
-        # yes), a fixed order would tell the answer, and a model learns that instead of the program.
-        order = np.random.default_rng((self._seed, step, _ORDER)).permutation(len(asked)).tolist()
-        return [asked[k] for k in order], free[self._free_asked :]
+        """`items_at` of this task, data and seed."""
+        return items_at(self._task, self._data, seed=self._seed, step=step)
 
     def batch_at(self, step: int) -> Batch:
         """The step's batch on the host: ids and mask [B, S], teacher ids [B, S + 1], text ids [B2, U]."""
-        asked, free = self.items_at(step)
-        items = asked + free
+        supervised, aligned = self.items_at(step)
+        items = supervised + aligned
         if self._only is not None:
             items = [items[r] for r in self._only]
-        prompts = self._tokenizer.encode_batch([i.prompt for i in items])
-        rows = [
-            place(i, p, self._label(i.label), length=self.S, eos=self._tokenizer.eos_id, **self._form)
-            for i, p in zip(items, prompts, strict=True)
-        ]
+        tokenizer, d = self._bridge.tokenizer, self._data
+        prompts = tokenizer.encode_batch([i.prompt for i in items])
+        form = {"length": self.S, "eos": tokenizer.eos_id, "answer_end": d.answer_end, "fidelity": self._fidelity}
+        rows = [place(i, p, self._label(i.label), **form) for i, p in zip(items, prompts, strict=True)]
         ids = np.stack([r[0] for r in rows])
         mask = np.stack([r[1] for r in rows])
-        text = self._text.rows(self._seed, step, count=self._text_batch, length=self.U, mode=self._text_mode)
+        text = self._text.rows(self._seed, step, count=d.text_batch, length=d.text_length, mode=self._text_mode)
         return Batch(ids, mask, self._bridge.to_teacher(ids), text)
 
     def part(self, rows: Sequence[int], text_rows: Sequence[int]) -> "Batches":
@@ -129,5 +120,5 @@ class Batches:
     def _label(self, label: str) -> list[int]:
         # An answer's tokens do not depend on its prompt: `Bridge.split` refuses merges across the two.
         if label not in self._labels:
-            self._labels[label] = self._tokenizer.encode(self._bridge.separator + label)
+            self._labels[label] = self._bridge.tokenizer.encode(self._bridge.separator + label)
         return self._labels[label]

@@ -1,11 +1,12 @@
 """Where the language model and the teacher meet: LM token ids become teacher token ids, one by one.
 
-Source: method.md 3. Position s of the LM is the teacher's s + 1, which has a BOS in front (findings.md 20).
-Tokenizers differ: GPT-2 has " 7" as one token, SmolLM2 makes a space and a digit of it, which would move every
-digit of an answer one position away from where the teacher writes it. So the text between prompt and answer is
-chosen by evidence, and before a run every item is proved: at each position that must emit an answer token, the
-program's own evaluator gives the value of that token.
-Differs from the original: it checks nothing (findings.md A3, B15); under an as-coded switch the proof only counts.
+Source: docs/method.md §3. Position s of the LM is the teacher's s + 1, which has a BOS in front
+(docs/differences.md B20). Tokenizers differ: GPT-2 has " 7" as one token, SmolLM2 makes a space and a digit of it,
+which would move every digit of an answer one position away from where the teacher writes it. So the text between
+prompt and answer is chosen by evidence, and before a run every item is proved: at each position that must emit an
+answer token, the program's own evaluator gives the value of that token.
+Differs from the original: it checks nothing (docs/differences.md A3, B15); under an as-coded switch the proof only
+counts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -57,12 +58,12 @@ class BridgeReport:
 class Bridge:
     """The lookup from LM tokens to teacher tokens, and the form of a prompt with its answer."""
 
-    task: Task
     tokenizer: Tokenizer
     teacher: Teacher
     lookup: Int[np.ndarray, " V"]
     separator: str
     mapped: Int[np.ndarray, " M"]  # LM token ids with a teacher token of their own
+    fill: int  # teacher id of all other tokens
 
     def to_teacher(self, ids: Int[np.ndarray, "B S"]) -> Int[np.ndarray, "B T"]:
         """Teacher token ids of LM token ids, BOS in front: T = S + 1."""
@@ -79,10 +80,13 @@ class Bridge:
         """Token ids of the prompt and of the answer that follows it, see `split_item`."""
         return split_item(item, self.tokenizer, separator=self.separator)
 
-    def check(self, items: Iterable[Item], *, strict: bool = True, oracle: Oracle | None = None) -> BridgeReport:
+    def check(
+        self, task: Task, items: Iterable[Item], *, strict: bool = True, oracle: Oracle | None = None
+    ) -> BridgeReport:
         """Prove on every item that the program answers with the answer's tokens, position by position.
 
         Args:
+          task: whose bridge this is.
           items: items whose answers the program can express.
           strict: raise at the first mismatch; False (as-coded switches) only counts.
           oracle: of the task's program, where the caller already has it.
@@ -90,7 +94,7 @@ class Bridge:
         Raises:
           UserError: a mismatch: the item, the position, the expected and the found value.
         """
-        oracle = oracle or Oracle(self.task.program(max_seq_len=self.teacher.max_seq_len))
+        oracle = oracle or Oracle(task.program(max_seq_len=self.teacher.max_seq_len))
         token_value: dict[int, Any] = {}
         count = positions = filled = wanted = matched = 0
         mapped = set(self.mapped.tolist())
@@ -98,7 +102,7 @@ class Bridge:
         for item in items:
             prompt, label = self.split(item)
             ids = prompt + label
-            expected = self.task.teacher_label(item)
+            expected = task.teacher_label(item)
             found = oracle(self.teacher_values(ids)).values[oracle.result][len(prompt) - 1 : len(ids) - 1]
             count, positions, wanted = count + 1, positions + len(ids), wanted + len(label)
             filled += sum(i not in mapped for i in ids)
@@ -141,7 +145,8 @@ def make_bridge(
     unknown = [v for v in (*mapping.pieces.values(), mapping.fill) if v not in teacher.vocab]
     if unknown:
         raise UserError(f"bridge: {task.name} maps to {unknown[0]!r}; the teacher knows {list(teacher.vocab)}")
-    lookup = np.full(tokenizer.vocab_size, teacher.vocab[mapping.fill], np.int32)
+    fill = teacher.vocab[mapping.fill]
+    lookup = np.full(tokenizer.vocab_size, fill, np.int32)
     origin: dict[int, str] = {}
     for piece, value in mapping.pieces.items():
         ids = [tokenizer.single_id(form) for form in (piece, f" {piece}", f"{piece} ")]
@@ -155,7 +160,7 @@ def make_bridge(
             lookup[token] = teacher.vocab[value]
     if separator is None:
         separator = find_separator(task, tokenizer) if strict else _SEPARATORS[0]
-    return Bridge(task, tokenizer, teacher, lookup, separator, np.array(sorted(origin), np.int64))
+    return Bridge(tokenizer, teacher, lookup, separator, np.array(sorted(origin), np.int64), fill)
 
 
 def split_item(item: Item, tokenizer: Tokenizer, *, separator: str) -> tuple[list[int], list[int]]:

@@ -1,4 +1,5 @@
-"""One item as token ids with the positions that must emit its answer. Source: method.md 6, findings.md A1, B11.
+"""One item as token ids with the positions that must emit its answer. Source: docs/method.md §6,
+docs/differences.md A1, B11.
 
 Differs from the original: the mask covers the answer's tokens and, by default, one end-of-text after it (the model
 learns to stop); an item is never cut. `as_coded_mask` and `as_coded_length` restore a mask of as many positions as
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from tracr_jax.config import OURS, Fidelity
 from tracr_jax.data.bridge import Bridge, find_separator, split_item
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import Tokenizer
@@ -31,32 +33,27 @@ def sequence_length(
 def encode_item(
     item: Item,
     bridge: Bridge,
-    tokenizer: Tokenizer,
     *,
     length: int,
     answer_end: bool = True,
-    as_coded_mask: bool = False,
-    as_coded_length: bool = False,
+    fidelity: Fidelity = OURS,
 ) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, " S"]]:
     """Token ids padded with end-of-text on the right, and the mask: 1 where position s must emit token s + 1.
 
     Args:
       item: prompt and answer.
       bridge: the form of prompt and answer.
-      tokenizer: gives the padding.
       length: S.
       answer_end: one end-of-text after the answer is supervised too.
-      as_coded_mask: as many positions as the label has characters (method.md 6).
-      as_coded_length: cut what is longer.
+      fidelity: the mask has as many positions as the label has characters (docs/method.md §6), or what is longer
+      is cut.
 
     Raises:
       UserError: the item is longer than S.
     """
     prompt, label = bridge.split(item)
-    return place(
-        item, prompt, label, length=length, eos=tokenizer.eos_id,
-        answer_end=answer_end, as_coded_mask=as_coded_mask, as_coded_length=as_coded_length,
-    )  # fmt: skip
+    eos = bridge.tokenizer.eos_id
+    return place(item, prompt, label, length=length, eos=eos, answer_end=answer_end, fidelity=fidelity)
 
 
 def place(
@@ -67,21 +64,20 @@ def place(
     length: int,
     eos: int,
     answer_end: bool,
-    as_coded_mask: bool,
-    as_coded_length: bool,
+    fidelity: Fidelity,
 ) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, " S"]]:
     """`encode_item` from token ids."""
     ids = np.full(length, eos, np.int32)
     mask = np.zeros(length, np.float32)
     tokens = [*prompt, *label]
-    need = len(tokens) + int(answer_end and not as_coded_mask)
-    if need > length and not as_coded_length:
+    need = len(tokens) + int(answer_end and not fidelity.as_coded_mask)
+    if need > length and not fidelity.as_coded_length:
         raise UserError(
             f"item {item.prompt!r} -> {item.label!r} takes {need} tokens, S is {length}: add it to the task's "
             "longest_items, or shorten it"
         )
     ids[: min(len(tokens), length)] = tokens[:length]
-    supervised = len(item.label) if as_coded_mask else len(label) + int(answer_end)
+    supervised = len(item.label) if fidelity.as_coded_mask else len(label) + int(answer_end)
     start = len(prompt) - 1
     mask[start : start + supervised] = 1
     return ids, mask

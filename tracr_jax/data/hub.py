@@ -2,7 +2,7 @@
 
 A run draws windows by (seed, step) from a fixed text, so that it resumes bit for bit; a stream that only goes
 forward could not give them. What is streamed is bounded (`megabytes`), and a broken stream goes on where it broke.
-Differs from the original, which reads FineWeb-Edu's stream anew in each run. Source: method.md 8.
+Differs from the original, which reads FineWeb-Edu's stream anew in each run. Source: docs/method.md §8.
 """
 
 import os

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
-from tracr_jax.runs.build import Setup
 from tracr_jax.tasks.base import EvalSet, Item, Task
 
 ROWS = 100  # items in one forward pass, or the whole sample where that is less
@@ -45,13 +45,13 @@ def round_up(length: int, *, to: int = _ROUND) -> int:
 
 
 def padded_rows(
-    setup: Setup, items: Sequence[Item], *, batch: int, length: int
+    bridge: Bridge, items: Sequence[Item], *, batch: int, length: int
 ) -> tuple[Int[np.ndarray, "B S"], Float[np.ndarray, "2 B S"]]:
     """Padded items and two masks: their own positions, and the positions that emit the answer."""
-    ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
+    ids = np.full((batch, length), bridge.tokenizer.eos_id, np.int32)
     masks = np.zeros((2, batch, length), np.float32)
     for row, item in enumerate(items):
-        prompt, label = setup.bridge.split(item)
+        prompt, label = bridge.split(item)
         ids[row, : len(prompt) + len(label)] = prompt + label
         masks[0, row, : len(prompt) + len(label)] = 1
         masks[1, row, len(prompt) - 1 : len(prompt) - 1 + len(label)] = 1

@@ -1,4 +1,5 @@
-"""Retention text as token ids: memory-mapped, cached by content, windows by (seed, step). Source: method.md 8.
+"""Retention text as token ids: memory-mapped, cached by content, windows by (seed, step). Source:
+docs/method.md §8.
 
 Differs from the original: it streams FineWeb-Edu and takes the first U tokens of each document (mode "documents"
 does that with any file); here a window begins anywhere, because the bundled text has few, long documents.
@@ -53,7 +54,7 @@ class TextIds:
 
         Args:
           name: "bundled", or a file; it may be larger than memory: the ids go to the cache as they come.
-          tokenizer: with the task's merges, as in all retention numbers (findings.md 31).
+          tokenizer: with the task's merges, as in all retention numbers (docs/differences.md D31).
           split: of the bundled text.
           cache: folder of cached ids; by default that of the user (`cache_folder`).
 

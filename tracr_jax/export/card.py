@@ -1,13 +1,12 @@
 """The model card of an exported run: what it is, the run's measured numbers, and how to decode its variables."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tracr_jax import __version__
-from tracr_jax.export.program import example_items, is_hub_id
 from tracr_jax.lm.load import ALIASES, SMOLLM2
-from tracr_jax.runs.build import Setup
+from tracr_jax.runs.program import Program, is_hub_id
 
 _HUB = {**ALIASES, SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
@@ -29,7 +28,8 @@ from safetensors.numpy import load_file
 adapter = load_file("adapter.safetensors")
 program = json.loads(pathlib.Path("program.json").read_text(encoding="utf-8"))
 layer = program["layers"]  # 0..L; a variable is there from its "writer_layer" on
-reading = hidden[layer] @ adapter["weight"].T + adapter["bias"]  # [S, D]
+offset, stride = program["layer_map"]
+reading = hidden[offset + stride * layer] @ adapter["weight"].T + adapter["bias"]  # [S, D]
 decoded = {{}}
 for v in program["variables"]:
     coordinates = reading[:, v["directions"]]
@@ -42,47 +42,47 @@ print(tokenizer.decode(out[0, inputs.input_ids.shape[1] :]))  # should be {answe
 """
 
 
-def model_card(setup: Setup, evaluation: dict[str, Any], *, program: dict[str, Any]) -> str:
+def model_card(program: Program, evaluation: Mapping[str, Any], *, content: dict[str, Any]) -> str:
     """The README.md of an exported folder, in Markdown with Hugging Face's header.
 
     Args:
-      setup: the run's parts.
+      program: what was injected.
       evaluation: the content of evaluation.json.
-      program: the content of program.json.
+      content: the content of program.json.
     """
-    item = example_items(setup, 1)[0]
-    lm = program["run"]["lm"]
-    answer = setup.bridge.separator + item.label
-    ask = _ANSWER.format(count=len(setup.bridge.split(item)[1]), answer=json.dumps(answer, ensure_ascii=False))
+    item = program.examples[0]
+    lm = content["run"]["lm"]
+    answer = program.bridge.separator + item.label
+    ask = _ANSWER.format(count=len(program.bridge.split(item)[1]), answer=json.dumps(answer, ensure_ascii=False))
     parts = [
-        _header(setup),
-        f"# {setup.task.name} in {lm}\n",
-        _what(setup, program),
+        _header(program),
+        f"# {program.name} in {lm}\n",
+        _what(program, content),
         "## Measured\n",
         _answers(evaluation),
         *([_programs(evaluation["programs"])] if "programs" in evaluation else []),
         _language(evaluation),
-        *([_variables(evaluation, program)] if program["aligned"] else []),
+        *([_variables(evaluation, content)] if content["aligned"] else []),
         "## Ask, and read its variables\n",
         "Run in this folder; the prompt is the first item of the test set.\n",
         _python(_HIDDEN.format(prompt=json.dumps(item.prompt, ensure_ascii=False)) + ask),
-        _reading(program),
+        _reading(content),
         "## Licence\n",
         f"The weights are a changed copy of those of `{lm}`, whose licence goes with them.",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _header(setup: Setup) -> str:
-    name = setup.config.lm
+def _header(program: Program) -> str:
+    name = program.config.lm
     base = _HUB.get(name, name if is_hub_id(name) else None)
     lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- tracr-jax", "- rasp"]
     return "\n".join(["---", *lines, *([f"base_model: {base}"] if base else []), "---"])
 
 
-def _what(setup: Setup, program: dict[str, Any]) -> str:
-    c, lm, task = setup.config, program["run"]["lm"], setup.task.name
-    if program["aligned"]:
+def _what(program: Program, content: dict[str, Any]) -> str:
+    c, lm, task = program.config, content["run"]["lm"], program.name
+    if content["aligned"]:
         trained = (
             f"The program *{task}*, written in RASP and compiled by tracr, was injected into `{lm}` by tracr_jax "
             f"{__version__} (Tracr-Injection, arXiv 2505.10719): {c.steps:,} steps, {c.losses.alignment} "
@@ -100,7 +100,7 @@ def _what(setup: Setup, program: dict[str, Any]) -> str:
     )
 
 
-def _answers(evaluation: dict[str, Any]) -> str:
+def _answers(evaluation: Mapping[str, Any]) -> str:
     sets = evaluation["sets"]
     names = list(next(iter(sets.values()))["baselines"])
     rows = []
@@ -132,12 +132,12 @@ def _programs(programs: dict[str, Any]) -> str:
     )
 
 
-def _language(evaluation: dict[str, Any]) -> str:
+def _language(evaluation: Mapping[str, Any]) -> str:
     kept = evaluation["retention"]
     return f"Perplexity on {kept['text']}: original {kept['original']:.2f}, this model {kept['injected']:.2f}.\n"
 
 
-def _variables(evaluation: dict[str, Any], program: dict[str, Any]) -> str:
+def _variables(evaluation: Mapping[str, Any], program: dict[str, Any]) -> str:
     measured = evaluation["decode"]["test"]["all_positions"]
     rows = []
     for v in program["variables"]:

@@ -12,23 +12,22 @@ front, and a run's or an export's merges are its program's. Conventions (left tr
 context, rolling windows, stop strings) are those of the harness's own Hugging Face adapter, HFLM.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from tracr_jax.data.samples import round_up
 from tracr_jax.errors import UserError
-from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.generate import greedy
-from tracr_jax.lm.load import load_lm
-from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.measure.language.scores import score_rows
-from tracr_jax.runs.model import open_run
-from tracr_jax.types import Params
+from tracr_jax.runs.model import open
+from tracr_jax.runs.program import FILE
 
 try:
     from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
@@ -52,33 +51,26 @@ _FIRST = 32  # new tokens of the first round; each round makes twice as many as 
 Scored = tuple[float, bool]  # sum of log probabilities in nats; whether each token is the likeliest
 
 
-class Opened(NamedTuple):
-    """A model, its parameters, and the tokenizer that its texts are encoded with."""
-
-    model: LanguageModel
-    params: Params
-    tokenizer: Tokenizer
-
-
-def open_model(name: str, *, original: bool = False, program: str | None = None, dtype: str = "float32") -> Opened:
+def open_model(
+    name: str, *, original: bool = False, program: str | None = None, dtype: str = "float32"
+) -> LoadedLM:
     """A run folder, an exported folder, or whatever `load_lm` knows by name.
 
     Args:
       name: of the folder or the model.
-      original: of a run folder, the model before training, with the run's tokenizer.
+      original: of a run folder or an export, the model before training, with the run's tokenizer.
       program: of a run folder with several programs, the one whose tokenizer is taken; default the newest.
-      dtype: of the computation; a run folder has its own.
+      dtype: of the computation; a run folder and an export have their own.
 
     Raises:
       UserError: nothing of that name, or an option that it does not have.
     """
-    if (Path(name) / "checkpoints").is_dir():
-        setup, params = open_run(name, program=program)
-        return Opened(setup.lm.model, setup.lm.params if original else params.lm, setup.tokenizer)
+    if (Path(name) / "checkpoints").is_dir() or (Path(name) / FILE).exists():
+        run = open(name, program=program)
+        return dataclasses.replace(run.lm, params=run.original.params) if original else run.lm
     if original or program:
         raise UserError(f"{name}: not a run folder; only a run has an original model and programs")
-    lm = load_lm(name, dtype=dtype)
-    return Opened(lm.model, lm.params, lm.tokenizer)
+    return load_lm(name, dtype=dtype)
 
 
 @register_model("tracr-jax")
@@ -235,8 +227,7 @@ class TracrLM(TemplateLM):
             for row, tokens in enumerate(rows):
                 ids[row, : len(tokens)] = tokens
             lengths = jnp.asarray([len(r) for r in rows])
-            model, params, _ = self._opened
-            new = greedy(model, params, jnp.asarray(ids), lengths, num_tokens=count)
+            new = greedy(self._opened.model, self._opened.params, jnp.asarray(ids), lengths, num_tokens=count)
             stopped = set()
             for k, tokens in zip(going, np.asarray(new).tolist(), strict=True):
                 made[k] += tokens

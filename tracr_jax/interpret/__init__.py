@@ -1,1 +1,1 @@
-"""Reading the program out of a language model. Source: method.md 11."""
+"""Reading the program out of a language model. Source: docs/method.md §11."""

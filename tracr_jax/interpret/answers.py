@@ -1,4 +1,4 @@
-"""Whether a model answers with given tokens, under an edit, in one forward pass. Source: method.md 9.
+"""Whether a model answers with given tokens, under an edit, in one forward pass. Source: docs/method.md §9.
 
 Greedy decoding gives an answer a_1..a_n exactly if each a_j is the most likely token after the prompt and
 a_1..a_{j-1}. So the answer in question is written behind the prompt and the model runs once, at all positions:
@@ -8,10 +8,10 @@ no cache, no step by step. An edit acts on each position once, as it does while 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import Edit
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.train.losses import answer_positions
-from tracr_jax.types import Params
+from tracr_jax.types import LMOutput, Params
 
 
 def would_answer(
@@ -21,7 +21,7 @@ def would_answer(
     answer_mask: Float[Array, "B S"],
     *,
     count: int,
-    edit: ResidualEdit | None = None,
+    edit: Edit | None = None,
 ) -> Bool[Array, " B"]:
     """Whether greedy decoding from each prompt gives the answer that stands behind it in `ids`.
 
@@ -33,6 +33,19 @@ def would_answer(
       count: the largest number of answer tokens in a row, static.
       edit: applied at every position.
     """
+    return answered(model, params, ids, answer_mask, count=count, edit=edit)[0]
+
+
+def answered(
+    model: LanguageModel,
+    params: Params,
+    ids: Int[Array, "B S"],
+    answer_mask: Float[Array, "B S"],
+    *,
+    count: int,
+    edit: Edit | None = None,
+) -> tuple[Bool[Array, " B"], LMOutput]:
+    """(what `would_answer` says, the pass that says it)."""
     positions, targets, weights = answer_positions(ids, answer_mask, count=count)
-    logits = model.apply(params, ids, edit=edit, logit_positions=positions).logits
-    return jnp.all((jnp.argmax(logits, axis=-1) == targets) | (weights == 0), axis=1)
+    out = model.apply(params, ids, edit=edit, logit_positions=positions)
+    return jnp.all((jnp.argmax(out.logits, axis=-1) == targets) | (weights == 0), axis=1), out

@@ -1,34 +1,36 @@
-"""A decoded text as a table: tokens down, variables across; for the terminal (rich) and for notebooks (HTML).
+"""A decoded text, which shows itself as a table: tokens down, variables across; for terminals and notebooks.
 
 A wrong value is never marked by colour alone: it is written 3≠2 (read 3, the program holds 2). Everything that
 comes from a text is escaped.
 """
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from tracr_jax.errors import UserError
 from tracr_jax.measure.variables.reading import NOTHING
-
-if TYPE_CHECKING:
-    from tracr_jax.interpret.decode import Decoded
+from tracr_jax.teacher.model import Variable
 
 WEAK = 1.0  # margin (logits) below which a reading is marked as uncertain
 _LEGEND = "2: read, and right   2?: right, margin below 1   3≠2: read 3, the program holds 2   –: not defined here"
-_STYLES = {"right": "green", "weak": "yellow", "wrong": "bold red", "nothing": "dim", "number": "cyan"}
+_UNKNOWN = "2: read; whether it is right is not known: "
+_STYLES = {"right": "green", "weak": "yellow", "wrong": "bold red", "nothing": "dim", "number": "cyan", "read": ""}
 _CSS = {
     "right": "color:#1a7f4b",
     "weak": "color:#8a6100",
     "wrong": "font-weight:bold;color:#b3261e;outline:2px solid #b3261e;outline-offset:-2px",
     "nothing": "opacity:.45",
     "number": "color:#22648f",
+    "read": "",
 }
 _LONGEST_TOKEN = 16
 
@@ -40,10 +42,124 @@ def visible(text: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
+class Decoded:
+    """Every variable of the program at every position and layer of one text; shows itself as a table.
+
+    Values are positions in `variables[i].values`, -1 where there is none: a numerical variable, or a place where
+    the program does not define the variable. n variables in the teacher's order, layers 0..L.
+    """
+
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    variables: tuple[Variable, ...]
+    result: str
+    """Name of the program's result."""
+    values: Int[np.ndarray, "L1 n S"]
+    """Read from the model."""
+    margins: Float[np.ndarray, "L1 n S"]
+    """Best minus runner-up in logits; with reserved directions the place between the nearest centroid (1) and the
+    border with the next (0). 0 for a numerical variable."""
+    truth: Int[np.ndarray, "L1 n S"]
+    """What the program holds."""
+    numbers: Float[np.ndarray, "L1 n S"]
+    """Numerical variables as read, NaN for the others."""
+    true_numbers: Float[np.ndarray, "L1 n S"]
+    """Numerical variables as the program holds them; NaN elsewhere and where the oracle does not know them."""
+    unknown: str = ""
+    """Why it is not known what the program holds; then `truth` is -1 everywhere. Empty: it is known."""
+    away: Float[np.ndarray, "L1 n S"] | None = None
+    """With reserved directions: the distance to the nearest centroid, in units of that centroid's distance to its
+    nearest neighbour. Above 1/2 the state is in between: no centroid is near."""
+
+    @property
+    def layers(self) -> int:
+        """L + 1."""
+        return len(self.values)
+
+    def uncertain(self, at: tuple[int, int, int]) -> bool:
+        """Whether what is read at (layer, variable, position) is close to another value, or between values."""
+        if len(self.variables[at[1]].values) < 2:
+            return False
+        return bool(self.margins[at] < WEAK if self.away is None else self.away[at] > 0.5)
+
+    def index(self, name: str) -> int:
+        """Place of a variable, by its full name or without the counter ("final_result").
+
+        Raises:
+          UserError: no variable or several answer to it.
+        """
+        found = [i for i, v in enumerate(self.variables) if v.name == name]
+        found = found or [i for i, v in enumerate(self.variables) if _base(v.name) == name]
+        if len(found) != 1:
+            known = ", ".join(v.name for v in self.variables)
+            raise UserError(f"decode: {len(found)} variables are named {name!r}, the program has {known}")
+        return found[0]
+
+    def title(self, i: int) -> str:
+        """A variable's name, without tracr's counter where that leaves it its own."""
+        short = _base(self.variables[i].name)
+        return short if sum(_base(v.name) == short for v in self.variables) == 1 else self.variables[i].name
+
+    def read(self, name: str, *, layer: int = -1) -> list[Any]:
+        """What the model shows of a variable at each position; None where the program does not define it.
+
+        Where it is not known what the program holds (`unknown`), every value from the variable's first layer on.
+        """
+        i, truth = self.index(name), self.truth[layer]
+        if self.unknown and layer % self.layers >= self.variables[i].writer_layer:
+            truth = np.zeros_like(truth)
+        return self._column(i, self.values[layer], self.numbers[layer], truth)
+
+    def program(self, name: str, *, layer: int = -1) -> list[Any]:
+        """What the program holds of a variable at each position; None where it does not define it."""
+        return self._column(self.index(name), self.truth[layer], self.true_numbers[layer], self.truth[layer])
+
+    def _column(self, i, values, numbers, truth):
+        variable = self.variables[i]
+        if variable.kind != "categorical":
+            return [None if np.isnan(x) else float(x) for x in numbers[i]]
+        return [None if t == NOTHING else variable.values[v] for v, t in zip(values[i], truth[i], strict=True)]
+
+    def show(
+        self, *, layer: int = -1, names: Sequence[str] | None = None, everything: bool = False
+    ) -> "DecodedTable":
+        """The table of one layer, for a terminal or a notebook.
+
+        Args:
+          layer: 0..L, or from the end.
+          names: the variables to show, in order; by default the result, then those computed last.
+          everything: all variables, in as many tables as the terminal needs.
+
+        Raises:
+          UserError: no such layer or variable.
+        """
+        if not -self.layers <= layer < self.layers:
+            raise UserError(f"decode: no layer {layer}, this program is aligned on layers 0..{self.layers - 1}")
+        order = [self.index(n) for n in names] if names is not None else self._order(everything)
+        return DecodedTable(self, layer % self.layers, tuple(order), everything or names is not None)
+
+    def _order(self, everything: bool) -> list[int]:
+        chosen = [i for i, v in enumerate(self.variables) if everything or v.kind == "categorical"]
+
+        def rank(i: int):
+            v = self.variables[i]
+            return v.name != self.result, v.kind != "categorical", -v.writer_layer
+
+        return sorted(chosen, key=rank)
+
+    def __rich__(self) -> "DecodedTable":
+        """The last aligned layer, with as many variables as fit."""
+        return self.show()
+
+    def _repr_html_(self) -> str:
+        return self.show()._repr_html_()
+
+
+@dataclass(frozen=True, eq=False)
 class DecodedTable:
     """One layer of a decoded text; prints itself with rich, and as HTML in a notebook."""
 
-    decoded: "Decoded"
+    decoded: Decoded
     layer: int
     order: tuple[int, ...]
     """Variables, by their place in `decoded.variables`."""
@@ -51,7 +167,7 @@ class DecodedTable:
     """Show all of them, in several tables where one is too wide; else as many as fit."""
 
     def cell(self, variable: int, position: int) -> tuple[str, str]:
-        """Text and state ("right", "weak", "wrong", "nothing", "number") of one cell."""
+        """Text and state ("right", "weak", "wrong", "nothing", "number", or "read": not judged) of one cell."""
         d, at = self.decoded, (self.layer, variable, position)
         v = d.variables[variable]
         if v.kind != "categorical":
@@ -60,11 +176,13 @@ class DecodedTable:
             true = "" if np.isnan(d.true_numbers[at]) else f" ({d.true_numbers[at]:.2f})"
             return f"{d.numbers[at]:.2f}{true}", "number"
         truth, value = d.truth[at], d.values[at]
+        if d.unknown and self.layer >= v.writer_layer:
+            return _shown(v.values[value]), "read"
         if truth == NOTHING:
             return "–", "nothing"
         if value != truth:
             return f"{_shown(v.values[value])}≠{_shown(v.values[truth])}", "wrong"
-        weak = len(v.values) > 1 and d.margins[at] < WEAK
+        weak = d.uncertain(at)
         return _shown(v.values[value]) + ("?" if weak else ""), "weak" if weak else "right"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -81,7 +199,7 @@ class DecodedTable:
                 cells = (self.cell(i, s) for i in page)
                 table.add_row(Text(token), *(Text(text, style=_STYLES[state]) for text, state in cells))
             yield table
-        yield Text(_LEGEND, style="dim")
+        yield Text(self.legend, style="dim")
         left = len(self.order) - (0 if self.complete or not pages else len(pages[0]))
         if not self.complete and left:
             yield Text(f"not shown for lack of room: {left} of {len(self.order)} variables", style="dim")
@@ -99,9 +217,16 @@ class DecodedTable:
                 cells.append(f"<td style='{_CSS[state]}'{hint}>{esc(text)}</td>")
             rows.append(f"<tr><th scope='row'><code>{esc(token)}</code></th>{''.join(cells)}</tr>")
         return (
-            f"<div style='overflow-x:auto'><table><caption>{esc(self.title)}. {esc(_LEGEND)}</caption>"
+            f"<div style='overflow-x:auto'><table><caption>{esc(self.title)}. {esc(self.legend)}</caption>"
             f"<thead><tr><th scope='col'>token</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         )
+
+    @property
+    def legend(self) -> str:
+        """How to read a cell."""
+        if self.decoded.unknown:
+            return _UNKNOWN + self.decoded.unknown
+        return _LEGEND if self.decoded.away is None else _LEGEND.replace("margin below 1", "no centroid is near")
 
     @property
     def title(self) -> str:
@@ -149,3 +274,8 @@ def _stacked(name: str) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)
+
+
+def _base(name: str) -> str:
+    head, _, counter = name.rpartition("_")
+    return head if counter.isdigit() and head else name

@@ -13,17 +13,14 @@ from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode_ids
 from tracr_jax.measure.answers import greedy_answers
 from tracr_jax.measure.variables.reading import NOTHING
-from tracr_jax.runs.build import Setup
-from tracr_jax.runs.model import OpenedRun
+from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import Item
-from tracr_jax.train.step import TrainParams
 
 _OTHER_SETS = 4  # beside "test"
 
 
 def examples(
-    setup: Setup,
-    params: TrainParams,
+    run: Injected,
     *,
     per_set: int = 2,
     sets: Sequence[str] | None = None,
@@ -33,8 +30,7 @@ def examples(
     """A few items of each of some sets, right and wrong answers where there are both.
 
     Args:
-      setup: the run's parts.
-      params: trained model and adapter.
+      run: the model with the program.
       per_set: examples of each set.
       sets: names; by default "test" and the four others on which the model is worst, so that its faults are seen.
       candidates: items of each set to choose from, its first.
@@ -48,41 +44,40 @@ def examples(
     Raises:
       UserError: an unknown set.
     """
-    known = {n: s for n, s in setup.task.eval_sets().items() if n != "valid"}
+    known = {n: s for n, s in run.program.task.eval_sets().items() if n != "valid"}
     unknown = [n for n in sets or () if n not in known]
     if unknown:
         raise UserError(f"examples: no set {unknown[0]!r}; there are {', '.join(known)}")
-    run = OpenedRun(setup, params)
     samples = {name: sample_of(known[name], candidates) for name in sets or known}
     progress(f"examples: answers to {sum(map(len, samples.values()))} items")
     # All sets together: batches of like length, so that few programs are compiled.
-    answers = iter(greedy_answers(setup, params.lm, [i for s in samples.values() for i in s]))
+    answers = iter(greedy_answers(run, run.params, [i for s in samples.values() for i in s]))
     answered = {name: [(item, next(answers)) for item in items] for name, items in samples.items()}
     if sets is None:
-        others = sorted((n for n in known if n != "test"), key=lambda n: _share_right(setup, answered[n]))
+        others = sorted((n for n in known if n != "test"), key=lambda n: _share_right(run, answered[n]))
         chosen = {*others[:_OTHER_SETS], "test"}
         answered = {n: a for n, a in answered.items() if n in chosen}
     return [
         _example(run, name, item, answer)
         for name, pairs in answered.items()
-        for item, answer in _pick(setup, pairs, per_set)
+        for item, answer in _pick(run, pairs, per_set)
     ]
 
 
-def _right(setup: Setup, item: Item, answer: Sequence[int]) -> bool:
-    return list(answer) == list(setup.bridge.split(item)[1])
+def _right(run: Injected, item: Item, answer: Sequence[int]) -> bool:
+    return list(answer) == list(run.program.bridge.split(item)[1])
 
 
-def _share_right(setup: Setup, pairs) -> float:
-    return float(np.mean([_right(setup, *p) for p in pairs]))
+def _share_right(run: Injected, pairs) -> float:
+    return float(np.mean([_right(run, *p) for p in pairs]))
 
 
-def _pick(setup: Setup, pairs, count: int) -> list[tuple[Item, list[int]]]:
+def _pick(run: Injected, pairs, count: int) -> list[tuple[Item, list[int]]]:
     """Right and wrong ones in turn, of both labels if possible; short ones first, they fit a screen."""
-    pairs = sorted(pairs, key=lambda p: setup.token_count(p[0]))
+    pairs = sorted(pairs, key=lambda p: run.program.token_count(p[0]))
     # The very shortest are trivial.
     pairs = pairs[len(pairs) // 8 :]
-    queues = [[p for p in pairs if _right(setup, *p) is state] for state in (True, False)]
+    queues = [[p for p in pairs if _right(run, *p) is state] for state in (True, False)]
     out: list[tuple[Item, list[int]]] = []
     while len(out) < count and any(queues):
         for queue in queues:
@@ -93,15 +88,15 @@ def _pick(setup: Setup, pairs, count: int) -> list[tuple[Item, list[int]]]:
     return out
 
 
-def _example(run: OpenedRun, name: str, item: Item, answer: list[int]) -> dict[str, Any]:
-    prompt = run.setup.bridge.split(item)[0]
+def _example(run: Injected, name: str, item: Item, answer: list[int]) -> dict[str, Any]:
+    prompt = run.program.bridge.split(item)[0]
     d = decode_ids(run, [*prompt, *answer])
     margins = np.round(d.margins.astype(float), 2)
     return {
         "set": name,
         "prompt": item.prompt,
         "label": item.label,
-        "answer": run.setup.tokenizer.decode(answer).strip(),
+        "answer": run.program.tokenizer.decode(answer).strip(),
         "tokens": list(d.tokens),
         "answer_positions": list(range(len(prompt) - 1, len(prompt) - 1 + len(answer))),
         "layers": [{"value": _indices(v), "margin": m.tolist()} for v, m in zip(d.values, margins, strict=True)],

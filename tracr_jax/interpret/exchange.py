@@ -1,18 +1,20 @@
 """Changes of the residual stream that exchange one variable, or a control's worth of something else."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from tracr_jax.errors import UserError
 from tracr_jax.intervene import project
+from tracr_jax.runs.model import Injected
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter
 
-Change = Literal["swap", "random", "complement", "other", "none"]
+Change = Literal["swap", "random", "complement", "other", "outside", "none"]
 CONTROLS: tuple[Change, ...] = ("random", "complement", "other")
 
 # What is added to h is a · P_v diff + b · diff + c · ‖P_v diff‖ · (a random direction), diff = h_source − h.
@@ -21,6 +23,7 @@ WEIGHTS: dict[Change, tuple[float, float, float]] = {
     "random": (0.0, 0.0, 1.0),
     "complement": (-1.0, 1.0, 0.0),
     "other": (1.0, 0.0, 0.0),  # with another variable's rows
+    "outside": (-1.0, 1.0, 0.0),  # with the directions of all variables: exchanged is what none of them holds
     "none": (0.0, 0.0, 0.0),
 }
 _RELATIVE = 1e-5  # singular values below this share of the largest are none: dependent rows
@@ -77,3 +80,30 @@ def move_to_value(
     new = jax.nn.one_hot(jnp.broadcast_to(jnp.asarray(value), z.shape[:-1]), len(rows))
     gap = jnp.max(z, axis=-1, keepdims=True) - jnp.sum(z * new, axis=-1, keepdims=True)
     return h + jnp.einsum("...n,dn->...d", gap * (new - old), jnp.linalg.pinv(own.weight))
+
+
+def write(run: Injected, states: Float[Array, "*B d"], variable: str, value: Any) -> Float[Array, "*B d"]:
+    """States of the model in which a variable of its program has a value, and nothing else is changed.
+
+    With reserved directions the variable's coordinates become the value's centroid, as in exchange training. With
+    an affine adapter it is the smallest change after which the value is read, see `move_to_value`.
+
+    Args:
+      run: from `inject` or `open`.
+      states: any hidden states that the adapter reads; put them back with a `ResidualEdit`.
+      variable: the variable, by its full name or without tracr's counter.
+      value: one of its values.
+
+    Raises:
+      UserError: no such variable or value, or nothing is reserved for the variable.
+    """
+    program = run.program
+    found = program.teacher.variable(variable)
+    if value not in found.values:
+        known = ", ".join(map(repr, found.values[:20]))
+        raise UserError(f"write: {found.name} has no value {value!r}; its values: {known}")
+    place = found.values.index(value)
+    if program.reserved is not None and program.codes is not None:
+        group = program.reserved.class_of(program.teacher, found.name)[place]
+        return program.reserved.write(program.codes, states, found.name, int(group))
+    return move_to_value(states, run.adapter, indices=found.indices, value=place)

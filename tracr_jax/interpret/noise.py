@@ -1,4 +1,5 @@
-"""Is the answer read from the result subspace? Noise on the output of the hooked block. Source: method.md 11.
+"""Is the answer read from the result subspace? Noise on the output of the hooked block. Source:
+docs/method.md §11.
 
 Noise of a given length is added at every position, inside the span of the adapter's result rows, inside its
 complement, or inside a random subspace of the same rank; if the program's result is what the model uses, only
@@ -17,12 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tracr_jax.data.samples import ROWS, padded_rows, round_up, sample_of
 from tracr_jax.interpret.answers import would_answer
-from tracr_jax.intervene import ResidualEdit, project, subspace_basis
+from tracr_jax.intervene import ResidualEdit, project, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks, last_blocks
 from tracr_jax.measure.stats import share
-from tracr_jax.runs.build import Setup
-from tracr_jax.train.step import TrainParams
+from tracr_jax.runs.model import Injected
+from tracr_jax.runs.program import Program
 from tracr_jax.types import Params
 
 Kind = Literal["result", "complement", "random"]
@@ -30,7 +31,7 @@ KINDS: tuple[Kind, ...] = ("result", "complement", "random")
 STRENGTHS = (0.0, 5.0, 10.0, 30.0)
 SEEDS = (0, 1, 2)
 
-_FLOOR = 1e-7  # of the length that noise is divided by, method.md 11
+_FLOOR = 1e-7  # of the length that noise is divided by, docs/method.md §11
 
 Progress = Callable[[int, int], None]  # (done, of)
 
@@ -58,8 +59,7 @@ def random_basis(seed: int, *, rank: int, width: int, as_coded: bool = False) ->
 
 
 def noise_curves(
-    setup: Setup,
-    params: TrainParams,
+    run: Injected,
     *,
     prompts: int | None = 1000,
     seeds: Sequence[int] = SEEDS,
@@ -74,8 +74,7 @@ def noise_curves(
     seeds, and the interval counts every one of these trials; `per_seed` shows how far the seeds differ.
 
     Args:
-      setup: the run's parts.
-      params: trained model and adapter.
+      run: the model with the program.
       prompts: the first so many items of the set; None for all.
       seeds: one pass over the prompts for each.
       strengths: length ε of the noise at each position, in units of the residual stream.
@@ -83,23 +82,22 @@ def noise_curves(
       set_name: the evaluation set.
       progress: called after every batch.
     """
-    model, config = setup.lm.model, setup.config.losses
-    rows = list(setup.shape.result_rows)
-    block = config.hook_block(setup.shape.depth)
-    items = sample_of(setup.task.eval_sets()[set_name], prompts)
+    model, config = run.model, run.program.config.losses
+    block = config.hook_block(run.program.top)
+    items = sample_of(run.program.task.eval_sets()[set_name], prompts)
     # Longest first: neighbours share a padded shape.
-    items = sorted(items, key=setup.token_count, reverse=True)
-    count = max(len(setup.bridge.split(i)[1]) for i in items)
+    items = sorted(items, key=run.program.token_count, reverse=True)
+    count = max(len(run.program.bridge.split(i)[1]) for i in items)
     size = min(ROWS, len(items))
-    shared, run = _make_run(model, params.lm, block=block, count=count)
+    shared, answers = _make_run(model, run.params, block=block, count=count)
     batches = []
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
-        longest = setup.token_count(chosen[0])
-        length = min(round_up(longest), max(longest, setup.sequence_length))
-        ids, masks = padded_rows(setup, chosen, batch=size, length=length)
+        longest = run.program.token_count(chosen[0])
+        length = min(round_up(longest), max(longest, run.program.length))
+        ids, masks = padded_rows(run.program.bridge, chosen, batch=size, length=length)
         batches.append((shared(ids), ids, masks[1], len(chosen)))
-    result = subspace_basis(params.adapter.weight[np.array(rows)].astype(jnp.float32))
+    result = _result_basis(run.program)
     settings: list[tuple[Kind, float, int]] = [(k, e, s) for k in KINDS for e in strengths if e for s in seeds]
     steps, done = len(batches) * (len(settings) + (0 in strengths)), 0
 
@@ -107,11 +105,11 @@ def noise_curves(
         nonlocal done
         basis = result
         if kind == "random":
-            basis = random_basis(seed, rank=len(rows), width=model.width, as_coded=as_coded)
+            basis = random_basis(seed, rank=result.shape[1], width=model.width, as_coded=as_coded)
         # The same draws for every kind and strength: what differs is only where they are put.
         key, right = jax.random.key(seed), 0
         for i, (state, ids, mask, held) in enumerate(batches):
-            hits = run(state, basis, ids, mask, jax.random.fold_in(key, i), strength, kind == "complement")
+            hits = answers(state, basis, ids, mask, jax.random.fold_in(key, i), strength, kind == "complement")
             right += int(np.sum(np.asarray(hits)[:held]))
             done += 1
             progress(done, steps)
@@ -133,13 +131,22 @@ def noise_curves(
     return {
         "set": set_name,
         "prompts": len(items),
-        "rank": len(rows),
+        "rank": result.shape[1],
         "block": block,
         "seeds": list(seeds),
         "strengths": list(strengths),
         "as_coded": as_coded,
         "kinds": {kind: [point(kind, e) for e in strengths] for kind in KINDS},
     }
+
+
+def _result_basis(program: Program) -> Float[Array, "d R"]:
+    """The subspace that the answer was trained to come from."""
+    if program.reserved is not None and program.codes is not None:
+        return program.reserved.basis(program.codes)[:, program.reserved.coordinates(program.result)]
+    assert program.adapter is not None
+    rows = program.adapter.weight[np.array(program.result_rows)].astype(jnp.float32)
+    return result_basis(rows, span=program.config.losses.result_span)
 
 
 def _make_run(model: LanguageModel, params: Params, *, block: int, count: int):

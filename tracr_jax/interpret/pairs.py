@@ -20,7 +20,8 @@ import numpy as np
 from tracr_jax.data.samples import ROWS
 from tracr_jax.interpret.pool import Pool, padded
 from tracr_jax.teacher import Teacher
-from tracr_jax.teacher.oracle import Oracle, Sees, reading_layers, reads_after
+from tracr_jax.teacher.oracle import Oracle, Sees, reads_after
+from tracr_jax.teacher.readers import last_read
 
 _TRIES = 6  # predictions made for each pair that is wanted
 _CANDIDATES = 20_000  # pairs of items looked at for a difference
@@ -85,16 +86,6 @@ def list_cells(teacher: Teacher, oracle: Oracle) -> tuple[list[Cell], list[Omiss
                 omitted.append(Omission(v.name, at, "the embedding: no block's output that could be edited"))
             cells += [Cell(v.name, layer) for layer in range(max(v.writer_layer, 1), last + 1)]
     return cells, omitted
-
-
-def last_read(teacher: Teacher, oracle: Oracle, variable: str) -> int | None:
-    """The last l for which something is computed from the variable in r_l; L for the result; None if none is."""
-    if variable == oracle.result:
-        return teacher.num_layers
-    start = reading_layers(teacher)
-    last = max((start[r] - 1 for r in oracle.readers.get(variable, ())), default=-1)
-    writer = next(v.writer_layer for v in teacher.variables if v.name == variable)
-    return last if last >= writer else None
 
 
 class PairFinder:

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.data.samples import ROWS, sample_of
-from tracr_jax.tasks.base import Item
+from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher.oracle import Oracle, States, Values
 from tracr_jax.types import Params
 
@@ -37,6 +37,7 @@ class Known:
 class Pool:
     """Items to make pairs of. Items that share a number of prompt and of answer tokens form a group."""
 
+    task: Task
     oracle: Oracle
     bridge: Bridge
     items: tuple[Known, ...]
@@ -57,13 +58,13 @@ class Pool:
         }
 
 
-def sample_pool(bridge: Bridge, *, items: int) -> tuple[list[Item], list[str]]:
+def sample_pool(task: Task, bridge: Bridge, *, items: int) -> tuple[list[Item], list[str]]:
     """Items of the test set (half of them) and of other sets, and the names of these sets.
 
     The test set alone may hold no item that differs from a right one in one variable only. Left out: sets with
     items beyond the teacher's table, items that training may have shown, and the valid set.
     """
-    task, length = bridge.task, bridge.teacher.max_seq_len
+    length = bridge.teacher.max_seq_len
     sets = {name: s for name, s in task.eval_sets().items() if name != "valid"}
     share = items if len(sets) == 1 else max(1, items // (2 * (len(sets) - 1)))
     chosen: list[Item] = []
@@ -79,9 +80,9 @@ def sample_pool(bridge: Bridge, *, items: int) -> tuple[list[Item], list[str]]:
     return chosen, names
 
 
-def make_pool(bridge: Bridge, items: Sequence[Item]) -> Pool:
+def make_pool(task: Task, bridge: Bridge, items: Sequence[Item]) -> Pool:
     """Evaluate the program on items; those whose answer it does not give token for token are left out."""
-    oracle = Oracle(bridge.task.program(max_seq_len=bridge.teacher.max_seq_len))
+    oracle = Oracle(task.program(max_seq_len=bridge.teacher.max_seq_len))
     known, tokens, groups = [], {}, defaultdict(list)
     for item in items:
         prompt, answer = bridge.split(item)
@@ -91,7 +92,7 @@ def make_pool(bridge: Bridge, items: Sequence[Item]) -> Pool:
         states = oracle.states(seen)
         values = oracle(seen, states=states).values
         result = tuple(values[oracle.result][len(prompt) - 1 :])
-        if result != tuple(bridge.task.teacher_label(item)):
+        if result != tuple(task.teacher_label(item)):
             continue
         # One value must always be one token (the first digit of " 12" as one token is neither " 1" nor unique).
         if any(tokens.setdefault((j, v), t) != t for j, (v, t) in enumerate(zip(result, answer, strict=True))):
@@ -99,12 +100,12 @@ def make_pool(bridge: Bridge, items: Sequence[Item]) -> Pool:
         groups[len(prompt), len(answer)].append(len(known))
         known.append(Known(tuple(prompt), tuple(answer), tuple(seen), states, values, result))
     # Values that the sample may lack but a swap may lead to: a 0 where every number begins with another digit.
-    for item in bridge.task.longest_items():
-        values, answer = bridge.task.teacher_label(item), bridge.split(item)[1]
+    for item in task.longest_items():
+        values, answer = task.teacher_label(item), bridge.split(item)[1]
         if len(values) == len(answer):
             for j, (v, t) in enumerate(zip(values, answer, strict=True)):
                 tokens.setdefault((j, v), t)
-    return Pool(oracle, bridge, tuple(known), tokens, tuple(tuple(g) for g in groups.values()))
+    return Pool(task, oracle, bridge, tuple(known), tokens, tuple(tuple(g) for g in groups.values()))
 
 
 def padded(pool: Pool, tokens: Sequence[int]) -> Int[np.ndarray, " S"]:

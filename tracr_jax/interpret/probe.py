@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from tracr_jax.data.batches import items_at
 from tracr_jax.measure.variables.counting import aligned_states
 from tracr_jax.measure.variables.labelled import Labeller
 from tracr_jax.measure.variables.reading import one_hot
-from tracr_jax.runs.build import Setup
+from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import Item
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.types import Adapter
@@ -28,15 +29,15 @@ _FLOOR = 1e-6  # the same in units of its whole variance: a token may determine 
 _ABSENT = -1e4  # score of a value that training never showed
 
 
-def fit_probe(setup: Setup, labeller: Labeller, *, items: int = 2000) -> Adapter:
+def fit_probe(run: Injected, labeller: Labeller, *, items: int = 2000) -> Adapter:
     """One linear reader per layer of the untouched model: weight [L+1, D, d] and bias [L+1, D].
 
     Args:
-      setup: the run; `setup.lm.params` are the untouched parameters.
+      run: whose original model is probed.
       labeller: gives the program's values.
       items: training items to learn from, the run's first.
     """
-    layout = setup.layout
+    layout = run.program.layout
 
     def moments(lm_params, ids, truth, own):
         def one_layer(x):
@@ -45,15 +46,15 @@ def fit_probe(setup: Setup, labeller: Labeller, *, items: int = 2000) -> Adapter
             y = one_hot(values, layout=layout) * own[..., None]
             return jnp.einsum("bsi,bsj->ij", x, x), jnp.einsum("bsi,bsk->ki", x, y)
 
-        return jax.lax.map(one_layer, (aligned_states(setup, lm_params, ids), truth))
+        return jax.lax.map(one_layer, (aligned_states(run, lm_params, ids), truth))
 
     moments = jax.jit(moments)
     parts = [
-        moments(setup.lm.params, rows.ids, rows.truth, rows.masks[0])
-        for rows in labeller.rows(training_items(setup, items))
+        moments(run.original.params, rows.ids, rows.truth, rows.masks[0])
+        for rows in labeller.rows(training_items(run, items))
     ]
     gram, sums = (np.sum(np.stack(x).astype(np.float64), axis=0) for x in zip(*parts, strict=True))
-    weight = np.zeros((len(gram), setup.teacher.width, gram.shape[-1] - 1), np.float32)
+    weight = np.zeros((len(gram), run.program.teacher.width, gram.shape[-1] - 1), np.float32)
     bias = np.zeros(weight.shape[:2], np.float32)
     grouped = layout.order[: sums.shape[1]]
     for layer in range(len(gram)):
@@ -61,12 +62,13 @@ def fit_probe(setup: Setup, labeller: Labeller, *, items: int = 2000) -> Adapter
     return Adapter(jnp.asarray(weight), jnp.asarray(bias))
 
 
-def training_items(setup: Setup, count: int) -> list[Item]:
+def training_items(run: Injected, count: int) -> list[Item]:
     """The items of the run's first batches, supervised and free as they come."""
+    program = run.program
     items: list[Item] = []
     step = 0
     while len(items) < count:
-        for some in setup.batches.items_at(step):
+        for some in items_at(program.task, program.config.data, seed=program.config.seed, step=step):
             items += some
         step += 1
     return items[:count]

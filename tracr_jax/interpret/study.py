@@ -1,7 +1,7 @@
 """What a trained run shows and uses of its program, in one file. Library form of `tracr-jax interpret`.
 
 The parts of interpretation.json: the scorecard of decoded variables, noise in the result subspace, counterfactual
-swaps, and a few items shown token by token. Source: method.md 11; the swaps are ours.
+swaps, and a few items shown token by token. Source: docs/method.md §11; the swaps are ours.
 """
 
 import time
@@ -11,21 +11,19 @@ from typing import Any
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
-from tracr_jax.injection import Run, about
 from tracr_jax.interpret.examples import examples
 from tracr_jax.interpret.noise import SEEDS, noise_curves
-from tracr_jax.interpret.pairs import last_read
 from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.interpret.swap import swaps
-from tracr_jax.runs.build import Setup
-from tracr_jax.runs.model import OpenedRun, open_run
-from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.runs.folder import about
+from tracr_jax.runs.model import Injected, open
+from tracr_jax.teacher.readers import last_read
 
 Progress = Callable[[str, int, int], None]  # (what is done, steps done, of; of 0 where they are not counted)
 
 
 def interpret(
-    run: str | Path | Run | OpenedRun,
+    run: str | Path | Injected,
     *,
     prompts: int = 1000,
     pairs: int = 100,
@@ -39,14 +37,14 @@ def interpret(
     """Measure what a run's model shows and uses of its program, and write interpretation.json into its folder.
 
     Args:
-      run: a run folder, or what `inject` or `open_run` returned.
+      run: a run folder, or what `inject` or `open` returned.
       prompts: test items under noise.
       pairs: pairs for each swapped variable and layer.
       items: items of each set in the scorecard.
       probe_items: training items that the scorecard's probe learns from.
       seeds: of the noise, each a pass over all prompts; the first also decides pairs and random directions.
       as_coded: the original's uniform rows for the random subspace.
-      folder: where the file goes; default the run's own folder, nowhere for an opened run.
+      folder: where the file goes; default the run's own folder.
       progress: receives what is being done, and how much of it is.
 
     Returns:
@@ -60,12 +58,9 @@ def interpret(
             raise UserError(f"interpret: {name} must be at least 1, got {value}")
     started = time.time()
     if isinstance(run, str | Path):
-        folder = folder or run
         progress("opening the run", 0, 0)
-        run = open_run(run)
-    elif isinstance(run, Run):
-        folder = folder or run.folder
-    setup, params = run.setup, run.params
+        run = open(run)
+    opened, folder = run, folder or run.folder
     seconds: dict[str, float] = {}
 
     def timed(name: str, part: Callable[[], Any]) -> Any:
@@ -80,21 +75,17 @@ def interpret(
     def line(what: str) -> None:
         progress(what, 0, 0)
 
-    card = timed(
-        "scorecard", lambda: scorecard(setup, params, items=items, probe_items=probe_items, progress=line)
-    )
+    card = timed("scorecard", lambda: scorecard(opened, items=items, probe_items=probe_items, progress=line))
     noise = timed(
         "noise",
-        lambda: noise_curves(
-            setup, params, prompts=prompts, seeds=seeds, as_coded=as_coded, progress=counted("noise")
-        ),
+        lambda: noise_curves(opened, prompts=prompts, seeds=seeds, as_coded=as_coded, progress=counted("noise")),
     )
-    swapped = timed("swaps", lambda: swaps(setup, params, pairs=pairs, seed=seeds[0], progress=counted("swaps")))
-    shown = timed("examples", lambda: examples(setup, params, progress=line))
-    blocks, depth = setup.lm.model.num_blocks, setup.shape.depth
+    swapped = timed("swaps", lambda: swaps(opened, pairs=pairs, seed=seeds[0], progress=counted("swaps")))
+    shown = timed("examples", lambda: examples(opened, progress=line))
+    blocks, depth = opened.model.num_blocks, opened.program.depth
     result = {
         "about": about(started) | {"seconds": seconds, "blocks": blocks, "depth": depth},
-        "variables": describe_variables(setup),
+        "variables": describe_variables(opened),
         "scorecard": card,
         "noise": noise,
         "swaps": swapped,
@@ -105,20 +96,20 @@ def interpret(
     return result
 
 
-def describe_variables(setup: Setup) -> list[dict[str, Any]]:
+def describe_variables(run: Injected) -> list[dict[str, Any]]:
     """Name, kind, values and layers of every variable of the teacher, in its order.
 
     The last reader's layer is the last l for which something is computed from the variable in r_l: L for the
     result, None where nothing reads it (or only the layer that writes it does).
     """
-    oracle = Oracle(setup.task.program(max_seq_len=setup.teacher.max_seq_len))
+    oracle = run.program.oracle
     return [
         {
             "name": v.name,
             "kind": v.kind,
             "values": [str(value) for value in v.values],
             "writer_layer": v.writer_layer,
-            "last_reader_layer": last_read(setup.teacher, oracle, v.name),
+            "last_reader_layer": last_read(run.program.teacher, oracle, v.name),
         }
-        for v in setup.teacher.variables
+        for v in run.program.teacher.variables
     ]

@@ -9,8 +9,9 @@ The rows of v are those of the values that occur in the sample: with those of al
 81 values would be most of a small model's width.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,90 +19,121 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tracr_jax.data.samples import ROWS
-from tracr_jax.interpret.answers import would_answer
+from tracr_jax.interpret.answers import answered
 from tracr_jax.interpret.exchange import CONTROLS, WEIGHTS, Change, exchange, random_directions, span_basis
 from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, Pairs, list_cells, pair_batches
 from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
 from tracr_jax.intervene import ResidualEdit
-from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.measure.stats import share
-from tracr_jax.runs.build import Setup
+from tracr_jax.runs.model import Injected
+from tracr_jax.runs.program import Program
 from tracr_jax.teacher import Teacher
 from tracr_jax.teacher.variables import DEFINED
-from tracr_jax.train.step import TrainParams
-from tracr_jax.types import Params
+from tracr_jax.train.losses import apply_adapter
+from tracr_jax.types import Adapter, Params
 
 POOL = 400  # items from which pairs are made
 
 Progress = Callable[[int, int], None]  # (done, of)
 
 
-def make_lm_swap(
-    model: LanguageModel, params: TrainParams, teacher: Teacher, pool: Pool
-) -> Callable[..., list[bool]]:
-    """A function (cell, pairs, change, other=None, seed=0) -> for each pair whether the LM answers as predicted.
+class Hits(NamedTuple):
+    """For each pair whether the prediction is met: by the answer, and by the result as the adapter decodes it."""
 
-    One compiled program serves all cells and changes: layer, basis, mask and weights are its arguments.
+    answer: list[bool]
+    decoded: list[bool]
+
+
+def make_lm_swap(run: Injected, pool: Pool) -> Callable[..., Hits]:
+    """A function (cell, pairs, change, other=None, seed=0) -> whether the LM answers and shows what is predicted.
+
+    One compiled program serves all cells and changes: block, basis, mask and weights are its arguments.
     """
-    depth = teacher.num_layers
-    short, cut = first_blocks(model, params.lm, depth + 1)
-    hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[: depth + 1]), cut, padded_items(pool))
-    variables = {v.name: v for v in teacher.variables}
-    bases = {}
-    for name in pool.oracle.names:
-        v = variables[name]
-        if v.kind == "categorical":
-            held = pool.held[name]
-            rows = [i for i, value in zip(v.indices, v.values, strict=True) if value in held]
-            if rows:
-                bases[name] = span_basis(np.asarray(params.adapter.weight, np.float32)[rows])
-    widest = max((b.shape[1] for b in bases.values()), default=1)
+    model, teacher, states = run.model, run.program.teacher, np.array(run.program.states)
+    short, cut = first_blocks(model, run.params, run.program.top + 1)
+    hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[states]), cut, padded_items(pool))
+    bases, everything = _bases(run, pool), _everything(run.program)
+    widest = max((b.shape[1] for b in (*bases.values(), *everything)), default=1)
     count = max((len(k.answer) for k in pool.items), default=1)
+    result = next(v for v in teacher.variables if v.name == pool.oracle.result)
+    reader = Adapter(*(x[np.array(result.indices)] for x in run.adapter))
+    place = {value: i for i, value in enumerate(result.values)}
 
     @jax.jit
-    def run(
+    def answers(
         params: Params,
         source: Float[Array, "B S d"],
         ids: Int[Array, "B S"],
         mask: Float[Array, "B S"],
+        shown: Int[Array, "B S"],
         where: Float[Array, "B S"],
-        layer: Int[Array, ""],
+        block: Int[Array, ""],
         basis: Float[Array, "d R"],
         weights: Float[Array, " 3"],
         key: Array,
-    ) -> Bool[Array, " B"]:
+    ) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
         direction = random_directions(key, source.shape).astype(source.dtype)
 
         def fn(h):
             return exchange(h, source, basis, where, weights=weights, direction=direction)
 
-        return would_answer(model, params, ids, mask, count=count, edit=ResidualEdit(layer - 1, fn))
+        said, out = answered(model, params, ids, mask, count=count, edit=ResidualEdit(block, fn))
+        read = jnp.argmax(apply_adapter(reader, out.hidden[states[-1]].astype(jnp.float32)), axis=-1)
+        return said, jnp.all((read == shown) | (mask == 0), axis=1)
 
     def swap(
         cell: Cell, pairs: Sequence[Pair], change: Change, *, other: str | None = None, seed: int = 0
-    ) -> list[bool]:
+    ) -> Hits:
         basis = bases[other if change == "other" and other else cell.variable]
+        if change == "outside":
+            basis = everything[cell.layer]
         basis = np.pad(basis, ((0, 0), (0, widest - basis.shape[1])))
         weights, key = np.asarray(WEIGHTS[change], np.float32), jax.random.key(seed)
-        out: list[bool] = []
+        out = Hits([], [])
         for i, (ids, mask, sources, where, held) in enumerate(pair_batches(pool, pairs)):
-            layer, k = np.int32(cell.layer), jax.random.fold_in(key, i)
+            shown = np.zeros(ids.shape, np.int32)
+            for row, pair in enumerate(pairs[i * len(ids) : i * len(ids) + held]):
+                shown[row, list(pool.items[pair.base].emitting)] = [place[v] for v in pair.values]
+            block, k = np.int32(states[cell.layer] - 1), jax.random.fold_in(key, i)
             source = hidden[cell.layer, sources]
-            hits = run(params.lm, source, ids, mask, where, layer, basis, weights, k)
-            out += np.asarray(hits)[:held].tolist()
+            found = answers(run.params, source, ids, mask, shown, where, block, basis, weights, k)
+            for hits, more in zip(out, found, strict=True):
+                hits += np.asarray(more)[:held].tolist()
         return out
 
     return swap
 
 
-def make_teacher_swap(
-    teacher: Teacher, phi: Any, residuals: Callable, pool: Pool
-) -> Callable[[Cell, Sequence[Pair]], list[bool]]:
+def _bases(run: Injected, pool: Pool) -> dict[str, Float[np.ndarray, "d R"]]:
+    """The subspace of each variable: its reserved directions, or the span of its rows of values in the sample."""
+    reserved, codes, bases = run.program.reserved, run.program.codes, {}
+    if reserved is not None and codes is not None:
+        q = np.asarray(reserved.basis(codes))
+        return {name: q[:, reserved.coordinates(name)] for name in reserved.names}
+    for v in run.program.teacher.variables:
+        if v.kind == "categorical" and v.name in pool.oracle.names:
+            held = pool.held[v.name]
+            rows = [i for i, value in zip(v.indices, v.values, strict=True) if value in held]
+            if rows:
+                bases[v.name] = span_basis(np.asarray(run.adapter.weight, np.float32)[rows])
+    return bases
+
+
+def _everything(program: Program) -> list[Float[np.ndarray, "d R"]]:
+    """At each layer the directions of all variables together; nothing for a full affine adapter, which has all."""
+    if program.reserved is None or program.codes is None:
+        return []
+    q = np.asarray(program.reserved.basis(program.codes))
+    return [q[:, alive] for alive in program.reserved.by_coordinate(program.reserved.alive)]
+
+
+def make_teacher_swap(program: Program, pool: Pool) -> Callable[[Cell, Sequence[Pair]], list[bool]]:
     """The ceiling: (cell, pairs) -> whether the compiled teacher answers as predicted after the same exchange.
 
     In its residual stream r_l the variable's own directions are exchanged; the layers from l on read them.
     """
+    teacher, phi, residuals = program.teacher, program.phi, program.residuals
     result = np.asarray(teacher.result_indices(pool.oracle.result))
     variables = {v.name: v for v in teacher.variables}
     values = {v: i for i, v in enumerate(variables[pool.oracle.result].values)}
@@ -144,8 +176,7 @@ def make_teacher_swap(
 
 
 def swaps(
-    setup: Setup,
-    params: TrainParams,
+    run: Injected,
     *,
     pairs: int = 100,
     pool_items: int = POOL,
@@ -155,32 +186,31 @@ def swaps(
     """Swap every variable at every layer where it can be, with controls and ceiling: "swaps" of the JSON.
 
     Args:
-      setup: the run's parts.
-      params: trained model and adapter.
+      run: the model with the program.
       pairs: pairs for each cell, at least half of them flips where so many are found.
       pool_items: items from which the pairs are made, see `sample_pool`.
       seed: of the pairs and of the random control.
       progress: called after every cell.
     """
-    teacher = setup.teacher
-    items, sets = sample_pool(setup.bridge, items=pool_items)
-    pool = make_pool(setup.bridge, items)
+    teacher = run.program.teacher
+    items, sets = sample_pool(run.program.task, run.program.bridge, items=pool_items)
+    pool = make_pool(run.program.task, run.program.bridge, items)
     cells, omitted = list_cells(teacher, pool.oracle)
     if not pool.items:
         reason = "no set has an item whose answer the program gives token for token"
         omitted += [Omission(name, None, reason) for name in dict.fromkeys(c.variable for c in cells)]
         cells = []
     else:
-        in_lm = make_lm_swap(setup.lm.model, params, teacher, pool)
-        in_teacher = make_teacher_swap(teacher, setup.phi, setup.residuals, pool)
+        in_lm = make_lm_swap(run, pool)
+        in_teacher = make_teacher_swap(run.program, pool)
     find = PairFinder(pool, count=pairs, seed=seed)
     out = []
-    unmoved: dict[int, dict[str, Any]] = {}
+    unmoved: dict[int, tuple[dict[str, Any], Hits]] = {}
     reasons = {}
     for done, cell in enumerate(cells):
         found = find(cell)
-        if isinstance(found, Pairs) and len(pool.held[cell.variable]) >= setup.lm.model.width:
-            found = f"has as many values as the model is wide ({setup.lm.model.width}): its span is everything"
+        if isinstance(found, Pairs) and len(pool.held[cell.variable]) >= run.model.width:
+            found = f"has as many values as the model is wide ({run.model.width}): its span is everything"
         if isinstance(found, str):
             reasons.setdefault((cell.variable, found), []).append(cell.layer)
             progress(done + 1, len(cells))
@@ -188,10 +218,15 @@ def swaps(
         chosen = found.pairs
         other = other_variable(teacher, pool, cell)
         changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
-        measured = {c: _share(in_lm(cell, chosen, c, other=other, seed=seed)) for c in ("swap", *changes)}
+        if run.program.reserved is not None:
+            changes.append("outside")
+        hits = {c: in_lm(cell, chosen, c, other=other, seed=seed) for c in ("swap", *changes)}
+        measured = {c: _share(h.answer) for c, h in hits.items()}
         # Without an edit the layer plays no part: measured once for each set of pairs.
         if id(found) not in unmoved:
-            unmoved[id(found)] = _share(in_lm(cell, chosen, "none"))
+            own = [_as_it_is(pool, pair) for pair in chosen]
+            unmoved[id(found)] = _share(in_lm(cell, chosen, "none").answer), in_lm(cell, own, "none")
+        plain, right = unmoved[id(found)]
         out.append(
             {
                 "variable": cell.variable,
@@ -203,7 +238,8 @@ def swaps(
                 "controls": {c: measured.get(c) for c in CONTROLS},
                 "other_variable": other,
                 "ceiling": _share(in_teacher(cell, chosen)),
-                "unmoved": unmoved[id(found)],
+                "unmoved": plain,
+                "followed": _followed(chosen, hits, right),
             }
         )
         progress(done + 1, len(cells))
@@ -212,7 +248,10 @@ def swaps(
     for (variable, reason), at in reasons.items():
         whole = at == layers[variable]
         omitted += [Omission(variable, None if whole else layer, reason) for layer in (at[:1] if whole else at)]
+    used, swapped = used_variables(out)
     return {
+        "used": used,
+        "swapped": swapped,
         "set": ", ".join(sets),
         "pool": len(pool.items),
         "pairs": pairs,
@@ -221,6 +260,41 @@ def swaps(
         "cells": out,
         "left_out": [{"variable": o.variable, "layer": o.layer, "reason": o.reason} for o in omitted],
     }
+
+
+def _as_it_is(pool: Pool, pair: Pair) -> Pair:
+    """The prediction that the base's own answer is given."""
+    base = pool.items[pair.base]
+    return dataclasses.replace(pair, values=base.result, answer=base.answer)
+
+
+def _followed(pairs: Sequence[Pair], hits: dict[str, Hits], right: Hits) -> dict[str, Any]:
+    """Shares of the pairs that flip the program's answer and whose base is right without a swap.
+
+    A model that always says no would follow every swap that leads to a no. By "answer" and by "decoded", each
+    counted on the bases that are right there; "swap", and every control.
+    """
+    out = {}
+    for place in Hits._fields:
+        asked = [i for i, p in enumerate(pairs) if p.flips and getattr(right, place)[i]]
+        out[place] = {change: _share([getattr(h, place)[i] for i in asked]) for change, h in hits.items()}
+    return out
+
+
+def used_variables(cells: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """(variables that the answer follows at all their layers, all that were swapped), from the "cells" of `swaps`.
+
+    Followed means: the interval of the swap's share lies above that of every control, of the pairs that flip the
+    program's answer and whose base is right.
+    """
+    names = list(dict.fromkeys(c["variable"] for c in cells))
+
+    def follows(cell: dict[str, Any]) -> bool:
+        found = cell["followed"]["answer"]
+        highest = max((s["high"] for change, s in found.items() if change != "swap" and s["total"]), default=1.0)
+        return found["swap"]["total"] > 0 and found["swap"]["low"] > highest
+
+    return [n for n in names if all(follows(c) for c in cells if c["variable"] == n)], names
 
 
 def other_variable(teacher: Teacher, pool: Pool, cell: Cell) -> str | None:

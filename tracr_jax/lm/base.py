@@ -1,69 +1,104 @@
-"""What every language model of this package offers; the list of families is in load.py.
+"""What every language model of this package is and offers; the list of families is in load.py.
 
-A model is a frozen dataclass around a configuration: it holds no parameters. Parameters are plain nested
-dicts of arrays, blocks stacked on a leading axis N (`scan_layers=True`) or one dict per block (`False`).
+A model is a frozen dataclass around a configuration and a linen module: it holds no parameters. Parameters are
+plain nested dicts of arrays: blocks stacked on a leading axis N (`scan_layers=True`), or one dict per block.
 """
 
-from typing import Any, Protocol
+import abc
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.errors import UserError
+from tracr_jax.intervene import Edit
+from tracr_jax.lm.attention import KVCache
+from tracr_jax.lm.packing import Packing
 from tracr_jax.types import LMOutput, Params
 
 
-class LanguageModel(Protocol):
-    """A causal language model with access to its residual stream."""
+@dataclass(frozen=True)
+class LanguageModel(abc.ABC):
+    """A causal language model with access to its residual stream; it holds no parameters.
+
+    A family adds `title`, `positions_field` and `module`, its sizes, `unembed` and `init_cache`.
+    """
+
+    config: Any
+    """Frozen dataclass; its fields carry Hugging Face's names."""
+    scan_layers: bool = True
+    """Whether block parameters are stacked under "blocks", or one dict per block: "block_0", "block_1"."""
+    remat: bool = False
+    dtype: str = "float32"
+
+    module: ClassVar[Callable[..., nn.Module]]  # (config, scan_layers, remat, dtype) -> module
 
     @property
-    def config(self) -> Any:
-        """Frozen dataclass; its fields carry Hugging Face's names."""
-        ...
+    @abc.abstractmethod
+    def title(self) -> str:
+        """The family's name, for error messages."""
 
     @property
-    def scan_layers(self) -> bool:
-        """Whether block parameters are stacked under "blocks", or one dict per block: "block_0", "block_1"."""
-        ...
+    @abc.abstractmethod
+    def positions_field(self) -> str:
+        """The configuration's name of the longest sequence."""
 
     @property
+    @abc.abstractmethod
     def num_blocks(self) -> int:
         """N."""
-        ...
 
-    def with_blocks(self, count: int) -> "LanguageModel":
+    @abc.abstractmethod
+    def with_blocks(self, count: int) -> Self:
         """The same family with another number of blocks, see `lm.blocks.first_blocks`."""
-        ...
 
     @property
+    @abc.abstractmethod
     def width(self) -> int:
         """Width d of the residual stream."""
-        ...
 
     @property
     def vocab_size(self) -> int:
         """V."""
-        ...
+        return self.config.vocab_size
 
     @property
     def max_positions(self) -> int:
-        """Longest sequence the model accepts."""
-        ...
+        """The longest sequence."""
+        return getattr(self.config, self.positions_field)
+
+    @functools.cached_property
+    def linen(self) -> nn.Module:
+        """The module, (ids) -> (LMOutput, cache); also for tools that want one, such as `nnx.bridge.ToNNX`."""
+        return type(self).module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
 
     def init(self, key: jax.Array) -> Params:
-        """Random parameters (float32)."""
-        ...
+        """Random float32 parameters."""
+        # Jitted: one program instead of a small one per tensor.
+        return jax.jit(self.linen.init)(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
     def apply(
         self,
         params: Params,
         ids: Int[Array, "B S"],
         *,
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> LMOutput:
-        """Run the model; logits at every position, or only at `logit_positions` [B, K] -> [B, K, V]."""
-        ...
+        """Logits and hidden[0..N]; logits at every position, or only at `logit_positions` [B, K] -> [B, K, V].
+
+        Raises:
+          UserError: there are more than `max_positions` tokens, or (outside jit) an id is beyond the vocabulary.
+        """
+        self._check(ids)
+        return self.linen.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
 
     def apply_beside(
         self,
@@ -71,33 +106,85 @@ class LanguageModel(Protocol):
         ids: Int[Array, "B S"],
         others: Int[Array, "C U"],
         *,
-        edit: ResidualEdit | None = None,
+        edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> tuple[LMOutput, LMOutput]:
         """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
-        ...
+        self._check(ids)
+        self._check(others)
+        (rows, length), (more, other_length) = ids.shape, others.shape
+        packing = Packing(((rows, length), (more, other_length)))
+        out, _ = self.linen.apply(  # pyright: ignore
+            {"params": params},
+            packing.join([ids, others]),
+            edit=packing.edit_first(edit),
+            logit_positions=logit_positions,
+            positions=packing.positions(),
+            packing=packing,
+        )
+        first, second = map(LMOutput, out.logits, packing.split(out.hidden, axis=1))
+        return first, second
 
+    def _check(self, ids: Int[Array, "B S"]) -> None:
+        check_ids(ids, self.vocab_size)
+        if ids.shape[1] > self.max_positions:
+            limit = f"{self.positions_field} is {self.max_positions}"
+            raise UserError(f"{self.title}: {ids.shape[1]} tokens, but {limit}; shorten the text")
+
+    @abc.abstractmethod
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:
         """Logits of states that already passed the final norm (hidden[N])."""
-        ...
 
-    def init_cache(self, batch: int, length: int) -> Any:
+    @abc.abstractmethod
+    def init_cache(self, batch: int, length: int) -> KVCache:
         """Empty key/value cache for `length` positions."""
-        ...
 
     def apply_cached(
         self,
         params: Params,
         ids: Int[Array, "B S"],
-        cache: Any,
+        cache: KVCache,
         *,
         positions: Int[Array, "B S"],
-        edit: ResidualEdit | None = None,
-    ) -> tuple[LMOutput, Any]:
+        edit: Edit | None = None,
+    ) -> tuple[LMOutput, KVCache]:
         """Process `ids` standing at `positions`, attending to the cache and to themselves.
 
         Rows may stand at different positions: each key is written at its own position, and a query at
         position p sees the keys at positions <= p of its row. A prompt padded on the right is therefore
         prefilled as it is: the pads' keys lie at later positions and are overwritten as decoding goes on.
         """
-        ...
+        check_ids(ids, self.vocab_size)
+        return self.linen.apply({"params": params}, ids, edit=edit, cache=cache, positions=positions)  # pyright: ignore
+
+
+def check_ids(ids: Any, vocab_size: int) -> None:
+    """Refuse ids for which there is no embedding: JAX would answer with NaN.
+
+    ids: of any shape; those of a traced function, or on other hosts, cannot be seen and pass.
+    Raises: UserError.
+    """
+    if isinstance(ids, Tracer) or not getattr(ids, "is_fully_addressable", True):
+        return
+    seen = np.asarray(ids)
+    bad = seen[(seen < 0) | (seen >= vocab_size)]
+    if bad.size:
+        raise UserError(f"token id {bad[0]}, but the model has embeddings for 0 to {vocab_size - 1} only")
+
+
+def read_logits(
+    final: Float[Array, "B S d"],
+    head: Float[Array, "V d"],
+    *,
+    logit_positions: Int[Array, "B K"] | None,
+    packing: Packing | None,
+) -> Any:
+    """Logits of states after the final norm, at `logit_positions` or everywhere.
+
+    Of a packed pass a list, one for each group; the positions are the first group's.
+    """
+    first, *others = [final] if packing is None else packing.split(final)
+    if logit_positions is not None:
+        first = jnp.take_along_axis(first, logit_positions[:, :, None], axis=1)
+    each = [jnp.einsum("bsd,vd->bsv", x, head.astype(x.dtype)) for x in (first, *others)]
+    return each[0] if packing is None else each

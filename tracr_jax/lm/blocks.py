@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tracr_jax.intervene import ResidualEdit, edited
+from tracr_jax.intervene import Edit, edited
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import Params
 
@@ -26,7 +26,7 @@ def run_blocks(
     scan: bool,
     remat: bool,
     cache: Any = None,
-    edit: ResidualEdit | None = None,
+    edit: Edit | None = None,
 ) -> tuple[Float[Array, "B S d"], Float[Array, "N B S d"], Any]:
     """Apply N blocks; returns (output of the last, input of each, cache of each).
 

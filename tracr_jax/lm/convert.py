@@ -1,7 +1,7 @@
 """Hugging Face tensors <-> our parameters: one strict table per family, read in both directions.
 
 A missing or unknown tensor, or a wrong shape, is a UserError with its name; nothing is skipped silently except
-buffers that hold no weights and a tied head that equals the embedding.
+buffers that hold no weights, and second copies of a weight (a tied head, a name without its prefix) that equal it.
 """
 
 import functools
@@ -45,6 +45,10 @@ class Table:
     tied_head: str | None
     embedding: str
 
+    def full(self, name: str) -> str:
+        """The name with the prefix, which the head does not have."""
+        return name if name == "lm_head.weight" else self.prefix + name
+
     def turned(self, name: str, value: Any) -> Any:
         """The array, or the shape, with its axes exchanged where the two sides differ."""
         if not (self.transposed and name.endswith(self.transposed)):
@@ -79,9 +83,12 @@ def _llama_table(config: LlamaConfig) -> Table:
     attention = {f"self_attn.{p}_proj": f"{p}_proj" for p in "qkvo"}
     mlp = {f"mlp.{p}_proj": f"{p}_proj" for p in ("gate", "up", "down")}
     block = {f"{k}.weight": f"{v}/kernel" for k, v in {**attention, **mlp}.items()}
-    biased = (attention if config.attention_bias else {}) | (mlp if config.mlp_bias else {})
-    block |= {f"{k}.bias": f"{v}/bias" for k, v in biased.items()}
-    block |= {f"{n}.weight": f"{n}/scale" for n in ("input_layernorm", "post_attention_layernorm")}
+    biases = {"o_proj": config.attention_bias, **dict.fromkeys(("q_proj", "k_proj", "v_proj"), config.qkv_bias)}
+    biases |= dict.fromkeys(mlp.values(), config.mlp_bias)
+    block |= {f"{k}.bias": f"{v}/bias" for k, v in {**attention, **mlp}.items() if biases[v]}
+    norms = {n: n for n in ("input_layernorm", "post_attention_layernorm")}
+    norms |= {f"self_attn.{n}": n for n in ("q_norm", "k_norm") if config.head_norms}
+    block |= {f"{k}.weight": f"{v}/scale" for k, v in norms.items()}
     tied = config.tie_word_embeddings
     return Table(
         prefix="model.",
@@ -90,7 +97,7 @@ def _llama_table(config: LlamaConfig) -> Table:
         | ({} if tied else {"lm_head.weight": "lm_head"}),
         block=block,
         transposed=("_proj.weight",),
-        buffers=r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+        buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
         tied_head="lm_head.weight" if tied else None,
         embedding="embed_tokens.weight",
     )
@@ -124,9 +131,12 @@ def from_tensors(model: LanguageModel, tensors: Tensors) -> Params:
       number that is not finite.
     """
     table, wanted, where = table_of(model), expected_shapes(model), tensors.where
-    names = {k.removeprefix(table.prefix): k for k in tensors.shapes}
+    names = _names_in_file(table, tensors)
     for name in sorted(set(wanted) - set(names)):
-        raise UserError(f"{where}: tensor {table.prefix}{name} {list(wanted[name])} is missing")
+        prefixed = any(k.startswith(table.prefix) for k in tensors.shapes)
+        hint = "; is tie_word_embeddings in config.json right?" if name == "lm_head.weight" else ""
+        shown = table.full(name) if prefixed else name
+        raise UserError(f"{where}: tensor {shown} {list(wanted[name])} is missing{hint}")
     for name in sorted(set(names) - set(wanted)):
         if not re.fullmatch(table.buffers, name) and name != table.tied_head:
             raise UserError(f"{where}: unknown tensor {names[name]}; config.json describes another model")
@@ -145,7 +155,8 @@ def from_tensors(model: LanguageModel, tensors: Tensors) -> Params:
     if table.tied_head in names:
         head, embedding = (get(k) for k in (table.tied_head, table.embedding))
         if not np.array_equal(head, embedding):
-            raise UserError(f"{where}: {names[table.tied_head]} differs from the embedding it should be tied to")
+            tied = f"{names[table.tied_head]} differs from {names[table.embedding]}"
+            raise UserError(f"{where}: {tied}, to which config.json ties it")
         del head, embedding
 
     params: Params = {}
@@ -167,14 +178,11 @@ def to_tensors(model: LanguageModel, params: Params) -> dict[str, np.ndarray]:
     if "blocks" not in params:
         params = stack_blocks(params)
 
-    def name_of(name):
-        return name if name.startswith("lm_head") else table.prefix + name
-
-    out = {name_of(k): np.asarray(_at(params, p), np.float32) for k, p in table.top.items()}
+    out = {table.full(k): np.asarray(_at(params, p), np.float32) for k, p in table.top.items()}
     for k, p in table.block.items():
         stack = np.asarray(_at(params["blocks"], p), np.float32)
         for i, value in enumerate(stack):
-            out[f"{table.prefix}{table.blocks}.{i}.{k}"] = table.turned(k, value)
+            out[table.full(f"{table.blocks}.{i}.{k}")] = table.turned(k, value)
     return out
 
 
@@ -198,6 +206,19 @@ def save_hf_folder(
         config |= {"eos_token_id": tokenizer.eos_id, "bos_token_id": tokenizer.bos_id}
     write_safetensors(folder / "model.safetensors", to_tensors(model, params), dtype=dtype)
     write_json(folder / "config.json", config)
+
+
+def _names_in_file(table: Table, tensors: Tensors) -> dict[str, str]:
+    """Name without prefix -> name in the file; two that claim one weight must be equal."""
+    names: dict[str, str] = {}
+    for name in tensors.shapes:
+        plain = name.removeprefix(table.prefix)
+        first = names.setdefault(plain, name)
+        if first == name or re.fullmatch(table.buffers, plain):
+            continue
+        if not np.array_equal(tensors.get(first), tensors.get(name)):
+            raise UserError(f"{tensors.where}: {first} and {name} are one weight and have different values")
+    return names
 
 
 def _stacked_shapes(model: LanguageModel) -> Any:

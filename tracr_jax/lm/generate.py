@@ -1,4 +1,4 @@
-"""Batched greedy decoding with a key/value cache. Source: method.md 9.
+"""Batched greedy decoding with a key/value cache. Source: docs/method.md §9.
 
 The original generates one prompt at a time; here prompts of different lengths, padded on the right, share one
 jitted program. Nothing stops at end-of-text: an answer has a known number of tokens.
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import Edit
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import Params
 
 # An edit, or one made for each forward pass: step (0 for the prompt, traced) -> edit, e.g. to draw fresh noise.
-StepEdit = ResidualEdit | Callable[[Int[Array, ""]], ResidualEdit]
+StepEdit = Edit | Callable[[Int[Array, ""]], Edit]
 
 
 def greedy(
@@ -64,7 +64,7 @@ def decode(
         )
 
     def edit_at(step):
-        return edit if edit is None or isinstance(edit, ResidualEdit) else edit(step)
+        return edit(step) if callable(edit) else edit
 
     def next_token(hidden):
         return jnp.argmax(model.unembed(params, hidden), axis=-1).astype(jnp.int32)

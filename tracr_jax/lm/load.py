@@ -19,13 +19,13 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import from_tensors, save_hf_folder
 from tracr_jax.lm.gguf import find_smollm2, read_gguf
 from tracr_jax.lm.gpt2 import GPT2, SIZES, GPT2Config
-from tracr_jax.lm.llama import Llama, LlamaConfig
+from tracr_jax.lm.llama import MEMBERS, Llama, LlamaConfig
 from tracr_jax.lm.tensors import open_safetensors
 from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
 from tracr_jax.types import Params
 
 # model_type of config.json -> (configuration, model)
-FAMILIES = {"gpt2": (GPT2Config, GPT2), "llama": (LlamaConfig, Llama)}
+FAMILIES = {"gpt2": (GPT2Config, GPT2), **dict.fromkeys(MEMBERS, (LlamaConfig, Llama))}
 
 TINY = "tiny"
 SMOLLM2 = "smollm2-135m-instruct"
@@ -96,8 +96,8 @@ def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32") -> L
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.vocab_size}; "
-            "they do not belong together"
+            f"{folder}: the tokenizer's ids go up to {tokenizer.vocab_size - 1}, the model has embeddings for "
+            f"{model.vocab_size}; they do not belong together"
         )
     return LoadedLM(model, from_tensors(model, open_safetensors(folder)), tokenizer, name, str(folder))
 
@@ -125,6 +125,8 @@ def _download(name: str) -> Path:
         "*.safetensors",
         "*.safetensors.index.json",
         "tokenizer*.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
         "vocab.json",
         "merges.txt",
     ]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import Edit, on_part
 
 
 class Packing(NamedTuple):
@@ -44,13 +44,13 @@ class Packing(NamedTuple):
         """The position of each token in its own sequence, [G, tokens]."""
         return self.join([jnp.broadcast_to(jnp.arange(s)[None], (b, s)) for b, s in self.shapes])
 
-    def edit_first(self, edit: ResidualEdit | None) -> ResidualEdit | None:
+    def edit_first(self, edit: Edit | None) -> Edit | None:
         """An edit of the first group's residual stream as one of the packed stream."""
         if edit is None:
             return None
 
-        def fn(x):
+        def change(fn, x):
             first, *others = self.split(x)
-            return self.join([edit.fn(first), *others])
+            return self.join([fn(first), *others])
 
-        return ResidualEdit(edit.block, fn, edit.before)
+        return on_part(edit, change)

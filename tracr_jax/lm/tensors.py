@@ -50,20 +50,17 @@ def open_safetensors(folder: str | Path, *, name: str = "model") -> Tensors:
         old = " (only pytorch_model.bin, which is not read: convert it to safetensors)"
         hint = old if (folder / "pytorch_model.bin").exists() else ""
         raise UserError(f"{folder}: no {single.name} and no {index.name}{hint}")
-    entries = {entry.name: entry for path in files for entry in _read_header(path)}
+    entries: dict[str, _Entry] = {}
+    for entry in (entry for path in files for entry in _read_header(path)):
+        first = entries.setdefault(entry.name, entry)
+        if first is not entry and not np.array_equal(_read(first), _read(entry)):
+            where = f"{first.path.name} and {entry.path.name}"
+            raise UserError(f"{folder}: {entry.name} stands in {where} with different values")
     if listed is not None and set(listed) != set(entries):
         odd = sorted(set(listed) ^ set(entries))[0]
         raise UserError(f"{index}: the index and its shards disagree about {odd}")
 
-    def get(name: str) -> np.ndarray:
-        e = entries[name]
-        if 0 in e.shape:  # which cannot be mapped
-            return np.zeros(e.shape, np.float32)
-        mapped = np.memmap(e.path, e.dtype, "r", e.offset, e.shape or (1,))
-        with np.errstate(over="ignore"):  # to infinity, which is refused with the name of the tensor
-            return mapped.reshape(e.shape).astype(np.float32)
-
-    return Tensors(str(folder), {name: e.shape for name, e in entries.items()}, get)
+    return Tensors(str(folder), {name: e.shape for name, e in entries.items()}, lambda name: _read(entries[name]))
 
 
 class _Entry(NamedTuple):
@@ -74,6 +71,15 @@ class _Entry(NamedTuple):
     dtype: Any
     shape: Shape
     offset: int
+
+
+def _read(e: _Entry) -> np.ndarray:
+    """The tensor in float32."""
+    if 0 in e.shape:  # which cannot be mapped
+        return np.zeros(e.shape, np.float32)
+    mapped = np.memmap(e.path, e.dtype, "r", e.offset, e.shape or (1,))
+    with np.errstate(over="ignore"):  # to infinity, which is refused with the name of the tensor
+        return mapped.reshape(e.shape).astype(np.float32)
 
 
 def _read_header(path: Path) -> Iterator[_Entry]:
@@ -87,7 +93,7 @@ def _read_header(path: Path) -> Iterator[_Entry]:
                     f"{path}: damaged, its header should have {length} bytes; the file has {size}, and a header "
                     f"at most {_HEADER_LIMIT}"
                 )
-            header = json.loads(f.read(length))
+            header = json.loads(f.read(length), object_pairs_hook=_distinct)
         header.pop("__metadata__", None)
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
@@ -112,6 +118,15 @@ def _read_header(path: Path) -> Iterator[_Entry]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         detail = " ".join(repr(e).split())[:200]
         raise UserError(f"{path}: damaged, its header is not that of a safetensors file ({detail})") from e
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose names must differ: of two tensors of one name the first would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)} stands there twice")
+    return found
 
 
 def _plain_name(shard: str) -> str:

@@ -1,4 +1,5 @@
-"""Byte-level BPE tokenizers whose merge list a task may filter. Source: method.md 2, findings.md 30.
+"""Byte-level BPE tokenizers whose merge list a task may filter. Source: docs/method.md §2,
+docs/differences.md D30.
 
 The vocabulary never changes, only the merges do, so token ids keep their meaning for the pretrained model.
 The original takes merges that begin with `#` for comments and so moves them to the front of the list; here they
@@ -12,33 +13,46 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tokenizers
+from tokenizers import models
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, read_text, reading, write_json, write_text
+from tracr_jax.files import reading, write_json, write_text
+from tracr_jax.lm.byte_level import BYTE_OF, CHAR_OF, END_OF_TEXT, byte_level
+from tracr_jax.lm.tokenizer_files import Backend, parsed, read_tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
+_MOST_IDS = 1 << 22  # the library's writer walks over every id from 0 on, and takes memory for the largest
 
 
 class Tokenizer:
-    """A tokenizer.json with its settings; never adds tokens of its own (no BOS, no padding).
+    """A tokenizer with its settings; never adds tokens of its own (no BOS, no EOS, no padding, no truncation).
+
+    Its ids are those of transformers with `add_special_tokens=False`: `add_bos_token` and `add_eos_token` say what
+    a caller may put around a text. `decode` gives the text exactly, without the clean-up of
+    `clean_up_tokenization_spaces`.
 
     Args:
-      text: the content of a tokenizer.json.
+      backend: the library's object, as `byte_level` or `parsed` make it.
       config: the content of tokenizer_config.json; its `eos_token` ends a text (END_OF_TEXT if absent).
+
+    Raises:
+      UserError: its end of text is not in the vocabulary, or its merges are random (BPE dropout).
     """
 
-    def __init__(self, text: str, config: dict[str, Any] | None = None):
-        self._spec: dict[str, Any] = json.loads(text)
+    def __init__(self, backend: Backend, config: dict[str, Any] | None = None):
+        self._inner = backend
         self._config = dict(config or {})
-        try:
-            self._inner = tokenizers.Tokenizer.from_str(text)
-        except BaseException as e:  # the library raises nothing more specific; its panics are no Exceptions
-            if isinstance(e, KeyboardInterrupt | SystemExit):
-                raise
-            raise UserError(f"tokenizer.json: the tokenizers library refuses it ({e})") from e
+        if dropout := getattr(backend.model, "dropout", None):
+            raise UserError(
+                f"tokenizer: BPE dropout {dropout:.2g} gives one text other ids at every call; set model.dropout "
+                "in tokenizer.json to null"
+            )
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        """Ids are below this number, added tokens included; there may be gaps between them."""
+        if self.vocab_size > _MOST_IDS:
+            raise UserError(f"tokenizer: damaged, a token has the id {self.vocab_size - 1}")
         self._inner.no_truncation()
         self._inner.no_padding()
+        self._inner.encode_special_tokens = bool(self._config.get("split_special_tokens"))
         eos = self._config.get("eos_token") or END_OF_TEXT
         self.eos_token: str = eos["content"] if isinstance(eos, dict) else eos
         self.eos_id: int = self._special_id(self.eos_token)
@@ -61,30 +75,15 @@ class Tokenizer:
         return token_id
 
     @classmethod
-    def from_spec(cls, spec: dict[str, Any], config: dict[str, Any] | None = None) -> "Tokenizer":
-        """From the content of a tokenizer.json as a dict, see `byte_level_spec`."""
-        return cls(json.dumps(spec), config)
+    def from_json(cls, text: str, config: dict[str, Any] | None = None) -> "Tokenizer":
+        """From the content of a tokenizer.json."""
+        return cls(parsed(text), config)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """From a folder with tokenizer.json, or with vocab.json and merges.txt."""
-        folder = Path(folder)
+        """From a folder with tokenizer.json, or with vocab.json and merges.txt; see `tokenizer_files`."""
         with reading(folder):
-            return cls._load(folder)
-
-    @classmethod
-    def _load(cls, folder: Path) -> "Tokenizer":
-        config = folder / "tokenizer_config.json"
-        config = read_json(config) if config.exists() else {}
-        if (folder / "tokenizer.json").exists():
-            return cls.from_spec(read_json(folder / "tokenizer.json"), config)
-        if not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
-            raise UserError(f"{folder}: no tokenizer.json, and no vocab.json with merges.txt")
-        lines = read_text(folder / "merges.txt").splitlines()
-        # Only the version line is a comment: "# #" and its like are merges.
-        merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-        vocab = read_json(folder / "vocab.json")
-        return cls.from_spec(byte_level_spec(vocab, merges, special=[END_OF_TEXT]), config)
+            return cls(*read_tokenizer(Path(folder)))
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, each in one step."""
@@ -97,12 +96,7 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The tokenizer.json."""
-        return json.dumps(self._spec, ensure_ascii=False)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return self._inner.get_vocab_size(with_added_tokens=True)
+        return self._inner.to_str()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; a special token written out becomes its id.
@@ -128,9 +122,13 @@ class Tokenizer:
         token = self._inner.id_to_token(token_id)
         if token is None:
             raise UserError(f"tokenizer: no token has the id {token_id}; there are {self.vocab_size}")
-        if token in self._added or not all(c in _BYTE_OF for c in token):
+        if token in self._added or not all(c in BYTE_OF for c in token):
             return token.replace("▁", " ")
-        return bytes(_BYTE_OF[c] for c in token).decode("utf-8", errors="replace")
+        return bytes(BYTE_OF[c] for c in token).decode("utf-8", errors="replace")
+
+    def token_ids(self) -> list[int]:
+        """All ids, in order; there may be gaps."""
+        return sorted(self._inner.get_vocab(with_added_tokens=True).values())
 
     def single_id(self, text: str) -> int | None:
         """The id if the text is exactly one token, else None."""
@@ -139,15 +137,13 @@ class Tokenizer:
 
     @functools.cached_property
     def _added(self) -> frozenset[str]:
-        return frozenset(t["content"] for t in self._spec.get("added_tokens", []))
+        return frozenset(t.content for t in self._inner.get_added_tokens_decoder().values())
 
     def merges(self) -> list[tuple[str, str]]:
         """Merge rules in order of priority, as written in tokenizer.json."""
-        model = self._spec["model"]
-        if model.get("type", "BPE") != "BPE":
-            raise UserError(f"tokenizer: merges belong to BPE, this one is {model['type']}")
-        pairs = (m.split(" ") if isinstance(m, str) else m for m in model["merges"])
-        return [(left, right) for left, right in pairs]
+        if not isinstance(self._inner.model, models.BPE):
+            raise UserError(f"tokenizer: merges belong to BPE, this one is {type(self._inner.model).__name__}")
+        return [(left, right) for left, right in json.loads(self.to_json())["model"]["merges"]]
 
     def filtered(self, keep_merge: Callable[[str, str], bool], *, as_coded_order: bool = False) -> "Tokenizer":
         """The same vocabulary with fewer merges.
@@ -159,48 +155,12 @@ class Tokenizer:
         kept = [m for m in self.merges() if keep_merge(_spaced(m[0]), _spaced(m[1]))]
         if as_coded_order:
             kept.sort(key=lambda m: not m[0].startswith("#"))  # stable
-        spec = copy.deepcopy(self._spec)
-        spec["model"]["merges"] = [list(m) for m in kept]
-        # Where whole words of the vocabulary bypass the merges, a filter would do nothing to them.
-        spec["model"]["ignore_merges"] = False
-        return Tokenizer.from_spec(spec, self._config)
-
-
-def byte_level_spec(
-    vocab: dict[str, int],
-    merges: Sequence[Sequence[str]],
-    *,
-    special: Sequence[str],
-    split_digits: bool = False,
-) -> dict[str, Any]:
-    """A tokenizer.json like GPT-2's; `split_digits` cuts every digit off first, as SmolLM2 does."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    digits = {"type": "Digits", "individual_digits": True}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": vocab[s], "content": s, **flags} for s in special if s in vocab],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, byte_level]}
-        if split_digits
-        else byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocab,
-            "merges": [list(m) for m in merges],
-        },
-    }
+        backend, old = parsed(self.to_json()), self._inner.model
+        # Without ignore_merges: where whole words bypass the merges, a filter would do nothing to them.
+        names = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback")
+        options = {name: value for name in names if (value := getattr(old, name)) is not None}
+        backend.model = models.BPE(vocab=backend.get_vocab(with_added_tokens=False), merges=kept, **options)
+        return Tokenizer(backend, self._config)
 
 
 def word_tokenizer(words: Sequence[str]) -> Tokenizer:
@@ -210,15 +170,15 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
     """
     # Words behind a space come first: their merges all begin at the space and cannot meet one another's.
     words = sorted(words, key=lambda w: not w.startswith(" "))
-    vocab = {c: i for i, c in enumerate(_BYTE_OF)}
+    vocab = {c: i for i, c in enumerate(BYTE_OF)}
     merges: dict[tuple[str, str], None] = {}
     for word in words:
-        letters = [_CHAR_OF[b] for b in word.encode()]
+        letters = [CHAR_OF[b] for b in word.encode()]
         for i in range(1, len(letters)):
             merges["".join(letters[:i]), letters[i]] = None
             vocab.setdefault("".join(letters[: i + 1]), len(vocab))
     vocab[END_OF_TEXT] = len(vocab)
-    tokenizer = Tokenizer.from_spec(byte_level_spec(vocab, list(merges), special=[END_OF_TEXT]))
+    tokenizer = Tokenizer(byte_level(models.BPE(vocab=vocab, merges=list(merges)), special=[END_OF_TEXT]))
     broken = [w for w in words if tokenizer.single_id(w) is None]
     if broken:
         raise UserError(f"word_tokenizer: {broken} cannot be single tokens together with the other words")
@@ -237,14 +197,3 @@ def _refuse_halves(text: str) -> None:
 
 def _spaced(piece: str) -> str:
     return piece.replace("Ġ", " ").replace("▁", " ")
-
-
-def _byte_chars() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: itself where Latin-1 prints it, else 256, 257, … in order."""
-    prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [b for b in range(256) if b not in prints]
-    return {b: chr(b) for b in prints} | {b: chr(256 + i) for i, b in enumerate(rest)}
-
-
-_CHAR_OF = _byte_chars()
-_BYTE_OF = {c: b for b, c in _CHAR_OF.items()}

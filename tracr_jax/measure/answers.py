@@ -1,4 +1,5 @@
-"""How well a run answers and how well its variables decode; writes evaluation.json. Source: method.md 9, 11.
+"""How well a run answers and how well its variables decode; writes evaluation.json. Source: docs/method.md §9,
+§11.
 
 Exact match: greedy generation of as many tokens as the label has, without the hook, batched and jitted. Every
 number stands beside its 95 % interval, the untouched model's, and predictors that know nothing of the program.
@@ -17,9 +18,8 @@ from tracr_jax.measure.stats import share
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
 from tracr_jax.measure.variables.reading import DecodeCounts, scores
-from tracr_jax.runs.build import Setup
+from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import EvalSet, Item
-from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Params
 
 Progress = Callable[[str], None]
@@ -33,20 +33,22 @@ class ModelScores(NamedTuple):
 
 
 def score_model(
-    setup: Setup, params: Params, samples: Mapping[str, Sequence[Item]], *, progress: Progress = lambda _: None
+    run: Injected, params: Params, samples: Mapping[str, Sequence[Item]], *, progress: Progress = lambda _: None
 ) -> ModelScores:
     """Answers to the items of named sets, and perplexity."""
-    predict = make_predictor(setup)
+    predict = make_predictor(run)
     right = {}
     for name, sample in samples.items():
         progress(f"{name}: {len(sample)} items")
         right[name] = predict(params, sample)
-    return ModelScores(right, perplexity(setup.lm.model, params, setup.valid_text))
+    return ModelScores(right, perplexity(run.model, params, run.valid_text))
 
 
-def score_original(setup: Setup, *, items: int | None = 300, progress: Progress = lambda _: None) -> ModelScores:
+def score_original(run: Injected, *, items: int | None = 300, progress: Progress = lambda _: None) -> ModelScores:
     """`score_model` of the untouched model, on the first `items` items of every reported set (None: all)."""
-    return score_model(setup, setup.lm.params, reported_samples(setup.task, items), progress=_before(progress))
+    return score_model(
+        run, run.original.params, reported_samples(run.program.task, items), progress=_before(progress)
+    )
 
 
 def _before(progress: Progress) -> Progress:
@@ -54,8 +56,7 @@ def _before(progress: Progress) -> Progress:
 
 
 def evaluate(
-    setup: Setup,
-    params: TrainParams,
+    run: Injected,
     *,
     items: int | None = 300,
     original: ModelScores | None = None,
@@ -64,8 +65,7 @@ def evaluate(
     """Accuracy on every set, decode accuracy per variable, retention: the content of evaluation.json.
 
     Args:
-      setup: the run's parts.
-      params: trained model and adapter.
+      run: the model with the program.
       items: at most this many items of each set (its first ones: a fixed sample); None for all.
       original: `score_original` of as many items, where that is known already.
       progress: called with one line before each piece of work.
@@ -73,19 +73,17 @@ def evaluate(
     Raises:
       UserError: `items` is less than one.
     """
-    samples, chosen = reported_samples(setup.task, items), setup.task.eval_sets()
-    original = original or score_model(setup, setup.lm.params, samples, progress=_before(progress))
-    injected = score_model(setup, params.lm, samples, progress=progress)
+    samples, chosen = reported_samples(run.program.task, items), run.program.task.eval_sets()
+    original = original or score_model(run, run.original.params, samples, progress=_before(progress))
+    injected = score_model(run, run.params, samples, progress=progress)
     progress("decoding variables")
     return {
         "items_per_set": items,
         "sets": {
-            name: _of_set(
-                setup, chosen[name], sample, original=original.right[name], injected=injected.right[name]
-            )
+            name: _of_set(run, chosen[name], sample, original=original.right[name], injected=injected.right[name])
             for name, sample in samples.items()
         },
-        "decode": decode_samples(setup, params, samples),
+        "decode": decode_samples(run, samples),
         "retention": {
             "text": "held-out windows of the retention corpus, perplexity per token",
             "original": original.perplexity,
@@ -95,19 +93,18 @@ def evaluate(
 
 
 def _of_set(
-    setup: Setup, chosen: EvalSet, sample: Sequence[Item], *, original: list[bool], injected: list[bool]
+    run: Injected, chosen: EvalSet, sample: Sequence[Item], *, original: list[bool], injected: list[bool]
 ) -> dict[str, Any]:
+    rules = run.program.task.baselines()
     return {
         "note": chosen.note,
         "size": chosen.size,
         "sample": len(sample),
-        "overlap_with_training": _overlap(setup, sample),
+        "overlap_with_training": _overlap(run, sample),
         "injected": share(sum(injected), len(injected)),
         "original": share(sum(original), len(original)),
-        "baselines": {
-            k: float(np.mean([f(i.prompt) == i.label for i in sample])) for k, f in setup.task.baselines().items()
-        },
-        "by_length": by_length(injected, [len(setup.bridge.split(i)[0]) for i in sample]),
+        "baselines": {k: float(np.mean([f(i.prompt) == i.label for i in sample])) for k, f in rules.items()},
+        "by_length": by_length(injected, [len(run.program.bridge.split(i)[0]) for i in sample]),
     }
 
 
@@ -123,20 +120,20 @@ def by_length(right: Sequence[bool], lengths: list[int]) -> list[dict[str, int]]
     ]
 
 
-def make_predictor(setup: Setup) -> Callable[[Params, Sequence[Item]], list[bool]]:
+def make_predictor(run: Injected) -> Callable[[Params, Sequence[Item]], list[bool]]:
     """A function (model parameters, items) -> whether each answer is right, token for token."""
 
     def predict(params: Params, items: Sequence[Item]) -> list[bool]:
-        answers = greedy_answers(setup, params, items)
-        return [a == list(setup.bridge.split(i)[1]) for a, i in zip(answers, items, strict=True)]
+        answers = greedy_answers(run, params, items)
+        return [a == list(run.program.bridge.split(i)[1]) for a, i in zip(answers, items, strict=True)]
 
     return predict
 
 
-def greedy_answers(setup: Setup, params: Params, items: Sequence[Item]) -> list[list[int]]:
+def greedy_answers(run: Injected, params: Params, items: Sequence[Item]) -> list[list[int]]:
     """The model's own answer to each item, of as many tokens as the label has."""
     out: list[list[int]] = [[] for _ in items]
-    encoded = [setup.bridge.split(i) for i in items]
+    encoded = [run.program.bridge.split(i) for i in items]
     # Longest first: neighbours share a padded shape.
     order = sorted(range(len(items)), key=lambda k: -len(encoded[k][0]))
     batch = min(ROWS, len(items))
@@ -144,56 +141,54 @@ def greedy_answers(setup: Setup, params: Params, items: Sequence[Item]) -> list[
         chosen = order[start : start + batch]
         length = round_up(max(len(encoded[k][0]) for k in chosen))
         count = max(len(encoded[k][1]) for k in chosen)
-        ids = np.full((batch, length), setup.tokenizer.eos_id, np.int32)
+        ids = np.full((batch, length), run.program.tokenizer.eos_id, np.int32)
         lengths = np.ones(batch, np.int32)
         for row, k in enumerate(chosen):
             ids[row, : len(encoded[k][0])] = encoded[k][0]
             lengths[row] = len(encoded[k][0])
-        tokens = np.asarray(
-            greedy(setup.lm.model, params, jnp.asarray(ids), jnp.asarray(lengths), num_tokens=count)
-        )
+        tokens = np.asarray(greedy(run.model, params, jnp.asarray(ids), jnp.asarray(lengths), num_tokens=count))
         for row, k in enumerate(chosen):
             out[k] = tokens[row, : len(encoded[k][1])].tolist()
     return out
 
 
-def _overlap(setup: Setup, items: Sequence[Item]) -> float:
-    return float(np.mean([setup.task.in_training(i.prompt) for i in items]))
+def _overlap(run: Injected, items: Sequence[Item]) -> float:
+    return float(np.mean([run.program.task.in_training(i.prompt) for i in items]))
 
 
-def decode_sets(setup: Setup, params: TrainParams, *, items: int | None = 300) -> dict[str, Any]:
+def decode_sets(run: Injected, *, items: int | None = 300) -> dict[str, Any]:
     """`decode_samples` of the first `items` items of every set that is reported."""
-    return decode_samples(setup, params, reported_samples(setup.task, items))
+    return decode_samples(run, reported_samples(run.program.task, items))
 
 
-def decode_samples(setup: Setup, params: TrainParams, samples: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+def decode_samples(run: Injected, samples: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
     """Decode accuracy of every categorical variable on items of named sets, against the program's own values.
 
     Items that fit the teacher's table are compared with the teacher's states; longer ones with the oracle's
     values, and values for which the teacher has no direction are counted apart ("unlabelled").
     """
-    labeller, counter = Labeller(setup), Counter(setup)
-    readers = every_layer(params.adapter, layers=setup.shape.depth + 1)
+    labeller, counter = Labeller(run), Counter(run)
+    readers = every_layer(run.adapter, layers=run.program.depth + 1)
     out = {}
     for name, sample in samples.items():
         parts, unlabelled = [], 0
         for rows in labeller.rows(sample):
-            parts.append(counter(params.lm, readers, rows))
+            parts.append(counter(run.params, readers, rows))
             unlabelled += rows.unlabelled
         counts = total(parts)
         out[name] = {
             "unlabelled_values": unlabelled,
-            "all_positions": _table(setup, counts, "all"),
-            "answer_positions": _table(setup, counts, "answer"),
+            "all_positions": _table(run, counts, "all"),
+            "answer_positions": _table(run, counts, "answer"),
         }
     return out
 
 
-def _table(setup: Setup, counts: DecodeCounts, position_class: str) -> dict[str, Any]:
+def _table(run: Injected, counts: DecodeCounts, position_class: str) -> dict[str, Any]:
     at = CLASSES.index(position_class)
     layers = [
-        scores(counts, layout=setup.layout, position_class=at, layer=layer)
-        for layer in range(setup.shape.depth + 1)
+        scores(counts, layout=run.program.layout, position_class=at, layer=layer)
+        for layer in range(run.program.depth + 1)
     ]
     return {
         last.name: {

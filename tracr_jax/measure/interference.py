@@ -10,66 +10,81 @@ The interference matrix of a run with several programs is evaluation.json's "pro
 for a run without alignment. Rows of earlier injections are those of the earlier runs, measured on the same items.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracr_jax.data.samples import reported_samples
-from tracr_jax.interpret.decode import Trained
-from tracr_jax.measure.answers import decode_samples, make_predictor
+from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, make_predictor
 from tracr_jax.measure.stats import share
-from tracr_jax.runs.build import Setup
+from tracr_jax.runs.model import Injected
+from tracr_jax.runs.record import Record, first_history, mean_decoded, read_record
+
+Progress = Callable[[str], None]
+_OWN = -1  # as many items as the configuration of each program's run says
 
 
-def first_history(setup: Setup, evaluation: Mapping[str, Any], *, run: str) -> dict[str, Any]:
-    """The matrix of a run with one program, from its evaluation.json."""
-    task = setup.task.name
-    return {
-        "tasks": [task],
-        "before": {task: _sets(evaluation, "original")},
-        "after": [
-            {
-                "task": task,
-                "run": run,
-                "steps": setup.config.steps,
-                "sets": {task: _sets(evaluation, "injected")},
-                "variables": {task: _variables(setup, evaluation["decode"])},
-            }
-        ],
-    }
+def evaluate_programs(
+    run: Injected,
+    *,
+    items: int | None = _OWN,
+    original: ModelScores | None = None,
+    record: Record | None = None,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """The content of a run's evaluation.json: of its newest program, and of several the matrix.
+
+    Args:
+      run: the model with all of its programs.
+      items: of each set; None for all. By default what each program's own run measured.
+      original: `score_original` of as many items, where that is known already.
+      record: what the run began with, where it is known; by default as its folder says.
+      progress: called with one line before each piece of work.
+
+    Raises:
+      UserError: `items` is less than one, or a task's own code is not at hand.
+    """
+
+    def count(one: Injected) -> int | None:
+        return one.program.config.eval_items if items == _OWN else items
+
+    evaluation = evaluate(run, items=count(run), original=original, progress=progress)
+    if len(run.programs) > 1:
+        assert run.folder
+        record = record or read_record(run.folder)
+        assert record  # where there are several programs, it was read to find them
+        evaluation["programs"] = extend_history(record.history, run, evaluation, items=count, progress=progress)
+    return evaluation
 
 
 def extend_history(
     history: Mapping[str, Any],
-    setup: Setup,
+    run: Injected,
     evaluation: Mapping[str, Any],
     *,
-    run: str | Path,
-    earlier: Sequence[Trained],
-    items: Callable[[Setup], int | None],
-    progress: Callable[[str], None] = lambda _: None,
+    items: Callable[[Injected], int | None],
+    progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """The matrix with the row of the newest injection.
 
     Args:
       history: the matrix before it.
-      setup: the newest program.
-      evaluation: its evaluation.
-      run: its run folder.
-      earlier: the other programs, each with the model as it is now and its adapter.
-      items: how many items of each set of a program are asked; None for all.
+      run: the model as it is now, with all of its programs.
+      evaluation: of the newest program.
+      items: how many items of each set of a program are answered; None for all.
       progress: called with one line before each program.
     """
     sets, variables = {}, {}
-    for other in earlier:
-        progress(f"{other.setup.task.name}, injected earlier")
-        samples = reported_samples(other.setup.task, items(other.setup))
-        predict, name = make_predictor(other.setup), other.setup.task.name
-        right = {n: predict(other.params.lm, sample) for n, sample in samples.items()}
+    for name in (p.name for p in run.programs[:-1]):
+        progress(f"{name}, injected earlier")
+        other = run.of(name)
+        samples = reported_samples(other.program.task, items(other))
+        predict = make_predictor(other)
+        right = {n: predict(other.params, sample) for n, sample in samples.items()}
         sets[name] = {n: share(sum(r), len(r)) for n, r in right.items()}
-        decoded = decode_samples(other.setup, other.params, {"test": samples["test"]})
-        variables[name] = _variables(other.setup, decoded)
-    own = first_history(setup, evaluation, run=str(run))
+        decoded = decode_samples(other, {"test": samples["test"]})
+        variables[name] = mean_decoded(decoded, other.program.config)
+    program = run.program
+    own = first_history(evaluation, task=program.name, config=program.config, run=str(run.folder))
     row = own["after"][0]
     row["sets"], row["variables"] = sets | row["sets"], variables | row["variables"]
     return {key: _joined(history[key], own[key]) for key in own}
@@ -77,14 +92,3 @@ def extend_history(
 
 def _joined(before: Any, own: Any) -> Any:
     return {**before, **own} if isinstance(own, dict) else [*before, *own]
-
-
-def _sets(evaluation: Mapping[str, Any], model: str) -> dict[str, Any]:
-    return {name: s[model] for name, s in evaluation["sets"].items()}
-
-
-def _variables(setup: Setup, decode: Mapping[str, Any]) -> float | None:
-    if setup.config.losses.alignment == "none":
-        return None
-    found = [v["accuracy"] for v in decode["test"]["all_positions"].values() if v["accuracy"] is not None]
-    return sum(found) / len(found) if found else None

@@ -15,7 +15,6 @@ BINS = 8  # of a length curve
 _TERMS = {
     "loss": "Whole loss",
     "supervised": "Answer: cross-entropy",
-    "supervised_clean": "Answer without the hook",
     "alignment": "Alignment with the program",
     "retention": "Language: KL to the original",
 }

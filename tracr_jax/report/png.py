@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import replacing
@@ -229,8 +230,6 @@ def _held(run: RunFiles, example: dict[str, Any]) -> list[int]:
 
 
 def _frame(x: int, y: int):
-    from matplotlib.patches import Rectangle
-
     return Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=_BAD, linewidth=1.6)
 
 

@@ -1,80 +1,77 @@
-"""Everything a run is made of, built and checked before a step is taken or a file written.
+"""Everything that training takes, built and checked before a step is taken or a file written.
 
 The order: language model -> tokenizer with the task's merges -> length of the longest item -> teacher of that
 length -> bridge and network, proved on items -> batches. A check that fails is one line with the numbers and what
 to change.
+What outlives training is a `Program`, see `tracr_jax.runs.program`.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from tracr_jax.config import DataConfig, RunConfig
-from tracr_jax.data.batches import Batches
-from tracr_jax.data.bridge import Bridge, BridgeReport, find_separator, make_bridge
+from tracr_jax.config import LossConfig, RunConfig
+from tracr_jax.data.batches import Batches, batch_length
+from tracr_jax.data.bridge import BridgeReport, find_separator, make_bridge
 from tracr_jax.data.encode import sequence_length
-from tracr_jax.data.hub import PREFIX, hub_text
-from tracr_jax.data.text import TextIds
+from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.runs.program import EXAMPLES, Program, make_program
 from tracr_jax.runs.proof import Proof, prove
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
-from tracr_jax.teacher import Teacher, cached_compile, make_forward
+from tracr_jax.teacher import cached_compile
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.teacher.variables import VariableLayout, variable_layout
-from tracr_jax.train.step import ResidualsFn, StepShape
+from tracr_jax.train.exchange import make_exchange_loss_fn
+from tracr_jax.train.mesh import Placement
+from tracr_jax.train.optimizer import make_optimizer
+from tracr_jax.train.reserved import directions, reserve
+from tracr_jax.train.step import (
+    Frozen,
+    LossFn,
+    StepShape,
+    TrainParams,
+    TrainState,
+    init_adapter,
+    make_loss_fn,
+    make_step,
+    sum_losses,
+)
+from tracr_jax.types import Batch, Params
 
 _PROVED_ITEMS = 300  # training items on which the bridge is proved, beside the longest
-_VALID_WINDOWS, _VALID_LENGTH = 64, 64
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setup:
-    """The parts of a run."""
+    """What training one program takes."""
 
     config: RunConfig
-    task: Task
     lm: LoadedLM
-    tokenizer: Tokenizer  # with the task's merges
-    teacher: Teacher
-    phi: Any  # teacher weights, an argument of the step
-    residuals: ResidualsFn
-    bridge: Bridge
+    """The original model, with its own tokenizer."""
+    program: Program
+    """With the adapter that training starts from."""
     bridge_report: BridgeReport
     proof: Proof
     batches: Batches
-    layout: VariableLayout
     shape: StepShape
-    valid_text: Int[np.ndarray, "W U"]  # held-out windows of the retention corpus
-
-    @property
-    def sequence_length(self) -> int:
-        """S: tokens of the longest training or in-distribution item, answer included."""
-        return self.batches.S
-
-    def token_count(self, item: Item) -> int:
-        """Tokens of an item with its answer."""
-        return sum(map(len, self.bridge.split(item)))
-
-    @functools.cached_property
-    def oracle(self) -> Oracle:
-        """The program's own evaluator, for items of any length."""
-        return Oracle(self.task.program(max_seq_len=self.teacher.max_seq_len))
+    valid_text: Int[np.ndarray, "W U"]
+    """Held-out windows of the retention text."""
+    done: int = 0
+    """Steps for which it was trained in earlier runs: its items go on from there."""
 
 
 def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say = lambda _: None) -> Setup:
-    """Build and check the parts of a run; nothing is written but the caches of teacher and text.
+    """Build and check what training a program takes; nothing is written but the caches of teacher and text.
 
     Args:
       config: the run.
@@ -86,16 +83,43 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
       UserError: the first thing that does not fit, with its numbers.
     """
     if isinstance(task, str):
-        task = get_task(task, as_coded=config.as_coded)
+        task = get_task(task, as_coded=config.fidelity.as_coded)
     else:
         task = check_task(task, type(task).__name__)
     if isinstance(lm, str):
         say(f"loading {lm}")
         lm = load_lm(lm, dtype=config.dtype)
-    tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.as_coded)
-    strict = not config.as_coded
+    program = build_program(config, task=task, lm=lm, say=say)
+    # Items that are proved against the program's own evaluator before they train anything.
+    proved = [*task.longest_items(), *(task.train_item(i, seed=config.seed) for i in range(_PROVED_ITEMS))]
+    oracle, strict = program.oracle, not config.fidelity.as_coded
+    report = program.bridge.check(task, proved, strict=strict, oracle=oracle)
+    say(f"{'warning: ' if report.first_mismatch else ''}{report}")
+    proof = prove(task, program.bridge, proved, oracle=oracle, strict=strict, say=say)
+    shape = _shape(program, lm, proved)
+    text, held_out = retention_text(config.data, program.tokenizer, say=say)
+    return Setup(
+        config=config,
+        lm=lm,
+        program=program,
+        bridge_report=report,
+        proof=proof,
+        batches=Batches(task, program.bridge, text, config.data, seed=config.seed, fidelity=config.fidelity),
+        shape=shape,
+        valid_text=held_out_windows(held_out),
+    )
+
+
+def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lambda _: None) -> Program:
+    """The program of a run for a language model, with the adapter that training starts from.
+
+    Raises:
+      UserError: the first thing that does not fit, with its numbers.
+    """
+    tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.fidelity.as_coded)
+    strict = not config.fidelity.as_coded
     separator = find_separator(task, tokenizer) if strict else None
-    length = _table_length(task, tokenizer, config.data, separator=separator)
+    length = _table_length(task, tokenizer, config, separator=separator)
     _check_positions(lm, length)
     say(f"compiling {task.name} for {length} positions")
     teacher = cached_compile(
@@ -105,60 +129,83 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         mlp_exactness=task.mlp_exactness(length),
     )
     bridge = make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
-    proved = [*task.longest_items(), *(task.train_item(i, seed=config.seed) for i in range(_PROVED_ITEMS))]
-    oracle = Oracle(task.program(max_seq_len=length))
-    report = bridge.check(proved, strict=strict, oracle=oracle)
-    say(f"{'warning: ' if report.first_mismatch else ''}{report}")
-    proof = prove(task, bridge, proved, oracle=oracle, strict=strict, say=say)
-    shape = _shape(teacher, task, lm, config, bridge, proved)
-    d = config.data
-    text, held_out = _texts(d, tokenizer, say)
-    batches = Batches(
-        task,
-        tokenizer,
+    test = task.eval_sets()["test"]
+    width, reserved = lm.model.width, None
+    if config.losses.alignment == "exchange":
+        oracle = Oracle(task.program(max_seq_len=length))
+        reserved = reserve(teacher, oracle, config.exchange, seed=config.seed)
+    program = make_program(
         bridge,
-        text,
-        batch=d.batch,
-        text_batch=d.text_batch,
-        text_length=d.text_length,
-        seed=config.seed,
-        free_items=d.free_items,
-        free_supervised=d.free_supervised,
-        answer_end=d.answer_end,
-        as_coded_mask=d.as_coded_mask,
-        as_coded_length=d.as_coded_length,
-        as_coded_text=config.as_coded,
-    )
-    phi, residuals = make_forward(teacher, dtype=jnp.float32)
-    return Setup(
-        config=config,
+        config,
+        name=task.name,
+        result=task.result,
+        length=batch_length(task, bridge, config.data, fidelity=config.fidelity),
+        examples=tuple(test.item(i) for i in range(min(EXAMPLES, test.size))),
+        adapter=init_adapter(jax.random.key(config.seed), width=width, directions=teacher.width),
+        reserved=reserved,
         task=task,
-        lm=lm,
-        tokenizer=tokenizer,
-        teacher=teacher,
-        phi=phi,
-        residuals=residuals,
-        bridge=bridge,
-        bridge_report=report,
-        proof=proof,
-        batches=batches,
-        layout=variable_layout(teacher.variables, weights=dict(config.losses.variable_weights)),
-        shape=shape,
-        valid_text=held_out.windows(_VALID_WINDOWS, length=_VALID_LENGTH),
+    )
+    if reserved is None:
+        return program
+    return program.trained(reserved.init(directions(config.seed, width=width, count=reserved.total)))
+
+
+def make_parts(
+    setups: Sequence[Setup], *, placement: Placement | None = None, lm_params: Params | None = None
+) -> tuple[TrainState, Frozen, Callable]:
+    """(initial state, frozen parameters, jitted step) of a run; the step donates its state.
+
+    Args:
+      setups: of each program, the newest last: the run's own.
+      placement: where the arrays lie; by default on one device.
+      lm_params: what the model starts from, where that is not the original model.
+    """
+    newest, placement = setups[-1], placement or Placement(None)
+    config = newest.config
+    optimizer = make_optimizer(config.optim, steps=config.steps)
+    original = placement.params(newest.lm.params)
+    adapters = tuple(a for s in setups if (a := s.program.trainable) is not None)  # all have one
+    params = TrainParams(
+        original if lm_params is None else placement.params(lm_params), placement.params(adapters)
+    )
+    frozen = Frozen(original, placement.replicated(tuple(s.program.phi for s in setups)))
+    # The language is kept once, with the newest run's text, tokenizer and weight.
+    others = [dataclasses.replace(s.config.losses, retention_weight=0.0) for s in setups[:-1]]
+    losses = [_loss_fn(s, config, placement) for s, config in zip(setups, [*others, config.losses], strict=True)]
+    loss = sum_losses(losses, names=[s.program.name for s in setups])
+    state, step = placement.start(params, optimizer, make_step(loss, optimizer, steps=config.steps))
+    return state, frozen, step
+
+
+def _loss_fn(setup: Setup, losses: LossConfig, placement: Placement) -> LossFn:
+    program, model = setup.program, setup.lm.model
+    if losses.alignment == "exchange":
+        assert program.reserved is not None
+        tokens = program.teacher.variable("tokens")
+        return make_exchange_loss_fn(
+            model,
+            program.residuals,
+            program.teacher,
+            reserved=program.reserved,
+            marker=tokens.indices[tokens.values.index(program.task.marker)],
+            losses=losses,
+            config=setup.config.exchange,
+            shape=setup.shape,
+            seed=setup.config.seed,
+            **placement.step_options,
+        )
+    return make_loss_fn(
+        model, program.residuals, config=losses, shape=setup.shape, layout=program.layout, **placement.step_options
     )
 
 
-def _texts(data: DataConfig, tokenizer: Tokenizer, say: Say) -> tuple[TextIds, TextIds]:
-    """(retention text, held-out text of the same kind)."""
-    name = data.text
-    if name.startswith(PREFIX):
-        here, all_of = jax.process_index(), jax.process_count()
-        name = str(hub_text(name, megabytes=data.text_megabytes, process=here, processes=all_of, say=say))
-    say(f"tokenising retention text: {name}")
-    text = TextIds.open(name, tokenizer)
-    if name == "bundled":
-        return text, TextIds.open("bundled", tokenizer, split="valid")
-    return text.hold_out(_VALID_WINDOWS * _VALID_LENGTH, row=_VALID_LENGTH)
+def make_batch_at(
+    setups: Sequence[Setup], *, placement: Placement | None = None
+) -> Callable[[int], tuple[Batch, ...]]:
+    """Step -> the batch of each program, the newest last."""
+    placement = placement or Placement(None)
+    parts = [(placement.batches(s.batches, s.config.data), s.done) for s in setups]
+    return lambda step: tuple(batch_at(first + step) for batch_at, first in parts)
 
 
 def _check_positions(lm: LoadedLM, length: int) -> None:
@@ -169,14 +216,16 @@ def _check_positions(lm: LoadedLM, length: int) -> None:
         )
 
 
-def check_depth(model: LanguageModel, *, name: str, task: str, depth: int, hook_block: int) -> None:
-    """The teacher's L layers and the hook must lie inside the model: L <= N - 1 and the hook's block < N."""
+def check_depth(model: LanguageModel, *, name: str, task: str, depth: int, top: int, hook_block: int) -> None:
+    """The last aligned state h_top and the hook must lie inside the model: top and the hook's block below N."""
     blocks = model.num_blocks
-    needed = max(depth, hook_block) + 1
+    needed = max(top, hook_block) + 1
     if blocks < needed:
+        where = "" if top == depth else f", the last of which is read from the output of block {top - 1}"
+        advice = "" if top == depth else ", or a smaller --layer-offset or --layer-stride"
         raise UserError(
-            f"{name} has {blocks} blocks, too few for {task}: its teacher has {depth} layers and the hook sits on "
-            f"block {hook_block}, so at least {needed} blocks are needed; choose a deeper --lm"
+            f"{name} has {blocks} blocks, too few for {task}: its teacher has {depth} layers{where} and the hook "
+            f"sits on block {hook_block}, so at least {needed} blocks are needed; choose a deeper --lm{advice}"
         )
 
 
@@ -189,28 +238,27 @@ def check_result_rank(rank: int, width: int, *, name: str) -> None:
         )
 
 
-def _shape(
-    teacher: Teacher, task: Task, lm: LoadedLM, config: RunConfig, bridge: Bridge, items: Sequence[Item]
-) -> StepShape:
-    rows = teacher.result_indices(task.result)
-    depth = teacher.num_layers
-    check_depth(lm.model, name=lm.name, task=task.name, depth=depth, hook_block=config.losses.hook_block(depth))
+def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
+    rows, depth, config = program.result_rows, program.depth, program.config
+    top, hook = program.top, config.losses.hook_block(program.top)
+    check_depth(lm.model, name=lm.name, task=program.name, depth=depth, top=top, hook_block=hook)
     check_result_rank(len(rows), lm.model.width, name=lm.name)
-    if config.data.as_coded_mask:
+    if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)
     else:
-        answers = max(len(bridge.split(i)[1]) for i in items) + int(config.data.answer_end)
+        answers = max(len(program.bridge.split(i)[1]) for i in items) + int(config.data.answer_end)
     return StepShape(
         depth=depth,
         result_rows=rows,
-        pad_id=bridge.tokenizer.eos_id,
+        pad_id=program.tokenizer.eos_id,
         max_answers=answers,
         free_rows=config.data.free_items - config.data.free_supervised,
+        layers=program.layers,
     )
 
 
-def _table_length(task: Task, tokenizer: Tokenizer, data: DataConfig, *, separator: str | None) -> int:
+def _table_length(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separator: str | None) -> int:
     """Positions of the teacher's table: the longest item, or the original's tables under its switch."""
-    if data.as_coded_length and hasattr(task, "as_coded_table"):
+    if config.fidelity.as_coded_length and hasattr(task, "as_coded_table"):
         return task.as_coded_table  # pyright: ignore[reportAttributeAccessIssue]
-    return sequence_length(task, tokenizer, answer_end=data.answer_end, separator=separator)
+    return sequence_length(task, tokenizer, answer_end=config.data.answer_end, separator=separator)

@@ -1,76 +1,242 @@
-"""A run read back from its folder: for decoding, interpretation, export and another measurement."""
+"""A language model that holds programs: what `inject` returns, and what `open` reads from a run or an export.
 
-from collections.abc import Callable
+Reading needs neither the task's own code nor the original model, its retention text or a proof: the folder holds
+the compiled program, the tokenizer and program.json. What needs more says so when it is asked for.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from tracr_jax.config import read_config
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from tracr_jax.config import RunConfig, read_config, read_format
+from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
-from tracr_jax.lm.load import LoadedLM
-from tracr_jax.measure.answers import evaluate
-from tracr_jax.measure.interference import extend_history
-from tracr_jax.runs.build import Setup, build
-from tracr_jax.runs.programs import read_record, restore
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.load import LoadedLM, load_lm, read_model
+from tracr_jax.lm.tensors import open_safetensors
+from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.runs.build import Setup, build_program
+from tracr_jax.runs.folder import MODEL, PROGRAMS
+from tracr_jax.runs.program import FILE, Program, load_program, read_program
+from tracr_jax.runs.record import read_record
 from tracr_jax.tasks.base import Task
+from tracr_jax.tasks.registry import get_task
+from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainParams
-
-Say = Callable[[str], None]
-
-
-class OpenedRun(NamedTuple):
-    """A run read from its folder; unpacks as (setup, params), and serves wherever a `Run` does."""
-
-    setup: Setup
-    params: TrainParams
+from tracr_jax.types import Adapter, Codes, Params
 
 
-def open_run(
-    folder: str | Path, *, task: Task | None = None, lm: LoadedLM | None = None, program: str | None = None
-) -> OpenedRun:
-    """Rebuild a run from its folder: its parts, and the trained parameters of the newest checkpoint.
+@dataclass(frozen=True, eq=False)
+class Injected:
+    """A language model that holds programs."""
+
+    model: LanguageModel
+    params: Params
+    """Of the trained model."""
+    programs: tuple[Program, ...]
+    """Each with its adapter, the newest last; one is the usual case."""
+    folder: Path | None = None
+    """Where it was read from or written to."""
+    evaluation: Mapping[str, Any] | None = None
+    """The content of evaluation.json, where `inject` made this."""
+    base: LoadedLM | None = None
+    """The original model, where it is loaded already; see `original`."""
+    windows: Int[np.ndarray, "W U"] | None = None
+    """The held-out windows, where they are made already; see `valid_text`."""
+
+    @property
+    def program(self) -> Program:
+        """The newest program: the run's own."""
+        return self.programs[-1]
+
+    @property
+    def adapter(self) -> Adapter:
+        """The newest program's adapter.
+
+        Raises:
+          UserError: an export of a run without alignment has none.
+        """
+        if self.program.adapter is None:
+            raise UserError(f"{self.folder}: a run without alignment, its adapter was not trained")
+        return self.program.adapter
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The newest program's tokenizer."""
+        return self.program.tokenizer
+
+    @property
+    def lm(self) -> LoadedLM:
+        """The trained model with the newest program's tokenizer, as `load_lm` gives models."""
+        return LoadedLM(self.model, self.params, self.tokenizer, self.program.config.lm, str(self.folder))
+
+    @functools.cached_property
+    def original(self) -> LoadedLM:
+        """The model before any program was injected, loaded by its name where that was not done yet.
+
+        Raises:
+          UserError: it is not at hand, or is another than the run began with.
+        """
+        if self.base is not None:
+            return self.base
+        config = self.program.config
+        lm = load_lm(config.lm, dtype=config.dtype)
+        if lm.model != self.model:
+            raise UserError(f"{config.lm}: is not the model that {self.folder} began with: its shape is another")
+        return lm
+
+    @functools.cached_property
+    def valid_text(self) -> Int[np.ndarray, "W U"]:
+        """Held-out windows of the retention text, in the newest program's tokens.
+
+        Raises:
+          UserError: the text is not at hand.
+        """
+        if self.windows is not None:
+            return self.windows
+        return held_out_windows(retention_text(self.program.config.data, self.tokenizer)[1])
+
+    def of(self, name: str) -> "Injected":
+        """The same model with one of its programs alone.
+
+        Raises:
+          UserError: it holds no program of that name.
+        """
+        found = [p for p in self.programs if p.name == name]
+        if not found:
+            known = ", ".join(p.name for p in self.programs)
+            raise UserError(f"{self.folder} holds no program {name!r}; its programs: {known}")
+        windows = self.windows if found[0] is self.program else None
+        return Injected(self.model, self.params, (found[0],), self.folder, self.evaluation, self.base, windows)
+
+
+def untouched(setup: Setup, *, folder: Path | None = None) -> Injected:
+    """The original model with a program that nothing was trained for yet."""
+    lm = setup.lm
+    return Injected(lm.model, lm.params, (setup.program,), folder, base=lm, windows=setup.valid_text)
+
+
+def open(
+    path: str | os.PathLike,
+    *,
+    program: str | None = None,
+    task: Task | str | Sequence[Task] | None = None,
+    lm: LoadedLM | None = None,
+) -> Injected:
+    """Read a model with its programs from a run folder or from an export.
 
     Args:
-      folder: a run folder.
-      task: the task object, where it was not given by name.
-      lm: the original model, where it was not given by name.
-      program: of a model with several programs, the name of the one to open with its adapter and its tokenizer;
-        by default the run's own, the newest.
+      path: the folder.
+      program: of a model with several programs, the one to read alone; by default all, of which the newest counts.
+      task: the task's own code, or its name, for items and labels; built-in tasks are found without.
+      lm: the original model, where it is loaded already.
 
     Raises:
-      UserError: no run folder, no checkpoint, or no program of that name.
+      UserError: neither a run nor an export, no checkpoint, a damaged file, or no program of that name.
     """
-    folder = Path(folder)
+    folder = Path(path)
+    found = _open_export(folder, lm) if (folder / FILE).exists() else _open_run(folder, task, lm)
+    if isinstance(task, str):
+        task = get_task(task, as_coded=found.program.config.fidelity.as_coded)
+    for one in () if task is None else task if isinstance(task, Sequence) else (task,):
+        programs = tuple(dataclasses.replace(p, given=one) if p.name == one.name else p for p in found.programs)
+        found = dataclasses.replace(found, programs=programs)
+        found.of(one.name)  # or the task is none of them
+    return found if program is None else found.of(program)
+
+
+def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: LoadedLM | None) -> Injected:
     config, record = read_config(folder), read_record(folder)
-    if record is None:
-        setup = build(config, task=task or config.task, lm=lm or config.lm)
-        if program not in (None, setup.task.name):
-            raise UserError(f"{folder} holds no program {program!r}, only {setup.task.name}")
-        params = restore(folder, setup.lm, directions=[setup.teacher.width])
-        return OpenedRun(setup, TrainParams(params.lm, params.adapters[0]))
-    names = [p.task for p in record.programs]
-    if program not in (None, *names):
-        raise UserError(f"{folder} holds no program {program!r}; its programs: {', '.join(names)}")
-    at = names.index(program or names[-1])
-    config = config if at == len(names) - 1 else record.programs[at].config
-    setup = build(config, task=task or config.task, lm=lm or config.lm)
-    params = restore(folder, setup.lm, directions=[p.directions for p in record.programs])
-    return OpenedRun(setup, TrainParams(params.lm, params.adapters[at]))
+    configs = [p.config for p in record.programs] if record else [config]
+    old = read_format(folder) == 0
+    if old:  # of a version before run folders held their programs: made again, with the task's own code
+        lm = lm or load_lm(config.lm, dtype=config.dtype)
+        programs = [build_program(c, task=_task_of(c, task), lm=lm) for c in configs]
+        model = lm.model
+    else:
+        model = read_model(folder / MODEL, dtype=config.dtype)
+        programs = [load_program(folder / PROGRAMS / str(i)) for i in range(len(configs))]
+    params = restore(folder, model, programs=programs, old=old)
+    trained = [p.trained(a) for p, a in zip(programs, params.adapters, strict=True)]
+    return Injected(model, params.lm, tuple(trained), folder, base=lm)
 
 
-def measure_again(folder: str | Path, *, items: int | None, progress: Say = lambda _: None) -> dict[str, Any]:
-    """The content of a finished run's evaluation.json, measured on `items` items of each set (None: all)."""
-    setup, params = open_run(folder)
-    evaluation = evaluate(setup, params, items=items, progress=progress)
-    record = read_record(folder)
-    if record:
-        earlier = [open_run(folder, lm=setup.lm, program=p.task) for p in record.programs[:-1]]
-        evaluation["programs"] = extend_history(
-            record.history,
-            setup,
-            evaluation,
-            run=folder,
-            earlier=earlier,
-            items=lambda _: items,
-            progress=progress,
-        )
-    return evaluation
+def _task_of(config: RunConfig, task: Task | str | Sequence[Task] | None) -> Task:
+    if task is None or isinstance(task, str):
+        return get_task(task or config.task, as_coded=config.fidelity.as_coded)
+    found = next((t for t in task if t.name == config.task), None) if isinstance(task, Sequence) else task
+    return found or get_task(config.task, as_coded=config.fidelity.as_coded)
+
+
+def _open_export(folder: Path, lm: LoadedLM | None) -> Injected:
+    content, _ = read_program(folder)
+    program = load_program(folder)
+    trained = load_lm(str(folder), dtype=program.config.dtype)
+    if program.aligned:
+        tensors = open_safetensors(folder, name="adapter")
+        shapes = {"weight": (program.teacher.width, content["width"]), "bias": (program.teacher.width,)}
+        if dict(tensors.shapes) != shapes or content["width"] != trained.model.width:
+            raise UserError(
+                f"{folder}: adapter.safetensors {dict(tensors.shapes)}, {FILE} {shapes} and a model of width "
+                f"{trained.model.width} do not belong together; export the run again"
+            )
+        program = program.trained(Adapter(*(jnp.asarray(tensors.get(name)) for name in Adapter._fields)))
+    return Injected(trained.model, trained.params, (program,), folder, base=lm)
+
+
+def restore(
+    folder: Path,
+    model: LanguageModel,
+    *,
+    programs: Sequence[Program],
+    finished: int | None = None,
+    old: bool = False,
+) -> TrainParams:
+    """Model and adapters of a run's newest checkpoint.
+
+    Args:
+      folder: the run folder.
+      model: for the shapes of its parameters.
+      programs: in the order of injection, for the shapes of their adapters.
+      finished: refuse a checkpoint after another number of steps.
+      old: of a version before, which held the adapter of a single program by itself.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def shape(*size: int) -> Any:
+        return jax.ShapeDtypeStruct(size, jnp.float32, sharding=here)
+
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    theta = jax.tree.map(lambda x: shape(*x.shape), theta)
+
+    def adapter(program: Program) -> Adapter | Codes:
+        if program.reserved is None:
+            d = program.teacher.width
+            return Adapter(shape(d, model.width), shape(d))
+        codes = jax.eval_shape(program.reserved.init, np.zeros((model.width, program.reserved.total)))
+        return jax.tree.map(lambda x: shape(*x.shape), codes)
+
+    adapters = tuple(map(adapter, programs))
+    checkpoints = Checkpoints(Path(folder) / "checkpoints", read_only=True)
+    try:
+        latest = checkpoints.latest()
+        if finished not in (None, latest):
+            raise UserError(f"{folder}: {latest or 0} of {finished} steps are done; finish that run with --resume")
+        if old and len(adapters) == 1:
+            found = checkpoints.restore_params({"lm": theta, "adapter": adapters[0]})
+            return TrainParams(found["lm"], (found["adapter"],))
+        return checkpoints.restore_params(TrainParams(theta, adapters))
+    finally:
+        checkpoints.close()

@@ -1,7 +1,7 @@
 """What a task is: a program, its vocabulary, the text around it, and its sets of items.
 
-Source: method.md 1, 2, 3, 6, 7. A user's own task is any object with these attributes; `tasks/dyck.py` is
-the example to read. Items are made by index (never a million at once): `train_item(i)` is a pure function of i.
+Source: docs/method.md §1, §2, §3, §6, §7. A user's own task is any object with these attributes; `tasks/dyck.py`
+is the example to read. Items are made by index (never a million at once): `train_item(i)` is a pure function of i.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,8 @@ class Item:
 class TokenMap:
     """LM text -> teacher token. Each piece is mapped in all forms that are one LM token: `s`, ` s`, `s `.
 
-    pieces: text piece -> teacher vocabulary value; fill: the value for every other token. Source: method.md 3.
+    pieces: text piece -> teacher vocabulary value; fill: the value for every other token. Source:
+    docs/method.md §3.
     """
 
     pieces: Mapping[str, Any]
@@ -82,7 +83,7 @@ class Task(Protocol):
         ...
 
     def in_training(self, prompt: str) -> bool:
-        """Whether `train_item` may return this prompt (reported as a set's overlap with training)."""
+        """Whether `train_item` or `free_item` may return this prompt: a set's reported overlap with training."""
         ...
 
     def eval_sets(self) -> Mapping[str, EvalSet]:

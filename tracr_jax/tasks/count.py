@@ -1,9 +1,9 @@
-"""How many x are there? Source: method.md 1.2, 2, 3, 7.
+"""How many x are there? Source: docs/method.md §1.2, §2, §3, §7.
 
 Differs from the original: numbers are split into digits on every tokenizer, because the teacher writes one digit
-per position (findings.md B15; `as_coded_merges` leaves 10..40 single tokens), the vocabulary holds only the digits
-that occur (`numbers`), length_ood holds only lengths beyond the training's (25), and replace_y comes from test
-items (28). `as_coded_sets` and `as_coded_exactness` restore the rest.
+per position (docs/differences.md B15; `as_coded_merges` leaves 10..40 single tokens), the vocabulary holds only
+the digits that occur (`numbers`), length_ood holds only lengths beyond the training's (C25), and replace_y comes
+from test items (C28). `as_coded_sets` and `as_coded_exactness` restore the rest.
 """
 
 # tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
@@ -55,7 +55,8 @@ class Count:
     max_words: int = 40
     """Most words in training."""
     as_coded_merges: bool = False
-    """Leave numbers of several digits single tokens: the teacher's digits then do not match (findings.md B15)."""
+    """Leave numbers of several digits single tokens: the teacher's digits then do not match
+    (docs/differences.md B15)."""
     as_coded_exactness: bool = False
     """The original's sharpness, 10,000."""
     as_coded_sets: bool = False
@@ -106,10 +107,10 @@ class Count:
         return draw(make, seed, index, 2, accept=self._may_be_free)
 
     def in_training(self, prompt: str) -> bool:
-        """Whether `train_item` may return this prompt."""
+        """Whether training may draw this prompt: x among words of one kind, y or other letters, never x alone."""
         words = _words_of(prompt)
-        fits = self.min_words <= len(words) <= self.max_words and set(words) <= {"x", "y"} and "y" in words
-        return fits and split_of(prompt) == "train"
+        inside = prompt == f"{_HEAD}{' '.join(words)}{_TAIL}" and 1 <= len(words) <= self.max_words
+        return inside and set(words) <= {"x", *_OTHERS} and set(words) != {"x"} and split_of(prompt) == "train"
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
         """In distribution first, then the original's sets and their mended forms."""

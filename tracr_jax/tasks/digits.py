@@ -1,4 +1,4 @@
-"""What int_sum and count share: a RASP program that writes a number digit by digit. Source: method.md 1.2.
+"""What int_sum and count share: a RASP program that writes a number digit by digit. Source: docs/method.md §1.2.
 
 The teacher writes the *next* token's digit: the most significant one at the marker, each following one at the
 position of the digit emitted before it.
@@ -63,6 +63,6 @@ def _place(d: int, max_seq_len: int):
 
 
 def one_digit_per_token(left: str, right: str) -> bool:
-    """Merge filter: no token holds two digits; a space before one digit may stay. Source: method.md 2."""
+    """Merge filter: no token holds two digits; a space before one digit may stay. Source: docs/method.md §2."""
     text = (left + right).strip()
     return not (len(text) > 1 and text.isdigit())

@@ -1,9 +1,9 @@
-"""Are these brackets matched, each type by itself (shuffle-dyck)? Source: method.md 1.2, 2, 3, 7.
+"""Are these brackets matched, each type by itself (shuffle-dyck)? Source: docs/method.md §1.2, §2, §3, §7.
 
-Differs from the original: test prompts are never in train (findings.md 24), length_ood holds only lengths beyond
-the training's (25), the teacher is sharp enough for its counts (teacher.md 3a). `as_coded_exactness`,
-`as_coded_split` and `as_coded_sets` restore these. The sets that parity or mere counting solves (23) are kept
-under their names, beside sets that they do not solve.
+Differs from the original: test prompts are never in train (docs/differences.md C24), length_ood holds only lengths
+beyond the training's (C25), the teacher is sharp enough for its counts (docs/teacher.md §3a).
+`as_coded_exactness`, `as_coded_split` and `as_coded_sets` restore these. The sets that parity or mere counting
+solves (C23) are kept under their names, beside sets that they do not solve.
 """
 
 # tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
@@ -83,9 +83,9 @@ class Dyck:
     max_length: int = 30
     """Longest bracket string in training."""
     as_coded_exactness: bool = False
-    """tracr's default sharpness, 100: wrong for counts above 6 (teacher.md 3a)."""
+    """tracr's default sharpness, 100: wrong for counts above 6 (docs/teacher.md §3a)."""
     as_coded_split: bool = False
-    """Let training items fall into the test split, as duplicates do in the original (findings.md 24)."""
+    """Let training items fall into the test split, as duplicates do in the original (docs/differences.md C24)."""
     as_coded_sets: bool = False
     """Add the original's form of sets that were mended, as `<name>_as_coded`."""
 
@@ -127,10 +127,12 @@ class Dyck:
         return draw(make, seed, index, 2, accept=lambda i: split_of(i.prompt) == "train")
 
     def in_training(self, prompt: str) -> bool:
-        """Whether `train_item` may return this prompt."""
+        """Whether training may draw this prompt: any string of its lengths; balanced ones are even."""
         text = prompt.removeprefix(_HEAD).removesuffix(_TAIL)
-        inside = self.min_length <= len(text) <= self._longest() and set(text) <= set("".join(self.pairs))
-        return inside and (self.as_coded_split or split_of(prompt) == "train")
+        inside = prompt == f"{_HEAD}{text}{_TAIL}" and set(text) <= set("".join(self.pairs))
+        longest = self._longest() if is_matched(text, self.pairs) else self.max_length
+        fits = inside and self.min_length <= len(text) <= longest
+        return fits and (self.as_coded_split or split_of(prompt) == "train")
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
         """In distribution first, then the original's sets, then those that parity and counting do not solve."""

@@ -1,8 +1,8 @@
-"""The sum of two numbers, digit by digit with carries. Source: method.md 1.2, 2, 3, 7.
+"""The sum of two numbers, digit by digit with carries. Source: docs/method.md §1.2, §2, §3, §7.
 
-Differs from the original: the teacher sees `=` (findings.md A3: unmapped, its result is empty everywhere),
-length_ood has no operand of the training's length (21), cascading_overflow has a form without the pairs that are
-trained on (22), and the split is fixed (28). `as_coded_equals`, `as_coded_sets` and `as_coded_exactness` restore
+Differs from the original: the teacher sees `=` (docs/differences.md A3: unmapped, its result is empty everywhere),
+length_ood has no operand of the training's length (C21), cascading_overflow has a form without the pairs that are
+trained on (C22), and the split is fixed (C28). `as_coded_equals`, `as_coded_sets` and `as_coded_exactness` restore
 the original.
 """
 
@@ -86,7 +86,7 @@ class IntSum:
     limit: int = 450
     """Training operands are smaller than this."""
     as_coded_equals: bool = False
-    """Leave `=` unmapped, so that the teacher never writes an answer (findings.md A3)."""
+    """Leave `=` unmapped, so that the teacher never writes an answer (docs/differences.md A3)."""
     as_coded_exactness: bool = False
     """tracr's default sharpness, 100."""
     as_coded_sets: bool = False
@@ -141,16 +141,18 @@ class IntSum:
             i = int(r.integers(0, total + 1))
             return self.item(i, total - i)
 
-        def allowed(item: Item) -> bool:
-            unseen_cascade = int(item.label) % 100 == 0 and not self.in_training(item.prompt)
-            return split_of(item.prompt) == "train" and not unseen_cascade
-
-        return draw(make, seed, index, 2, accept=allowed)
+        return draw(make, seed, index, 2, accept=lambda i: self.in_training(i.prompt))
 
     def in_training(self, prompt: str) -> bool:
-        """Whether `train_item` may return this prompt."""
+        """Whether training may draw this prompt: operands below the limit, or a sum that the program can write.
+
+        Of the latter no sum of whole hundreds: these are the set cascading_overflow_unseen.
+        """
         operands = _operands(prompt)
-        return all(o.isdigit() and int(o) < self.limit for o in operands) and split_of(prompt) == "train"
+        if not all(o.isdigit() and o == str(int(o)) for o in operands) or split_of(prompt) != "train":
+            return False
+        a, b = map(int, operands)
+        return (a < self.limit and b < self.limit) or (a + b < 10**self.digits and (a + b) % 100 != 0)
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
         """In distribution first, then the original's sets and their mended forms."""

@@ -1,5 +1,6 @@
-"""From a name to a task: the built-in three, or an object in the user's own file. Source: method.md 7."""
+"""From a name to a task: the built-in ones, or an object in the user's own file. Source: docs/method.md §7."""
 
+import difflib
 import importlib.util
 import sys
 from pathlib import Path
@@ -32,12 +33,15 @@ def get_task(spec: str, *, as_coded: bool = False) -> Task:
     """
     if spec in _BUILT_IN:
         return as_coded_task(spec) if as_coded else _BUILT_IN[spec]()
-    path, colon, name = spec.rpartition(":")
+    path, colon, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, ":", "")
     if not colon or not path.endswith(".py"):
+        near = difflib.get_close_matches(spec, _BUILT_IN, n=1)
         raise UserError(
             f"task {spec!r}: neither one of {', '.join(_BUILT_IN)} nor of the form path/to/file.py:NAME"
+            + (f"; did you mean {near[0]}?" if near else "")
         )
-    return check_task(_load(Path(path), name), spec)
+    found, name = _load(Path(path), name)
+    return check_task(found, f"{path}:{name}")
 
 
 def as_coded_task(name: str) -> Task:
@@ -53,7 +57,11 @@ def check_task(task: object, spec: str) -> Task:
     """The same object, or a UserError that lists what it lacks."""
     missing = [a for a in _REQUIRED if getattr(task, a, None) is None]
     if missing:
-        hint = "; make an instance of the class" if isinstance(task, type) else "; see tracr_jax/tasks/base.py"
+        hint = (
+            "; make an instance of the class"
+            if isinstance(task, type)
+            else "; tracr_jax.SampledTask has defaults for most, tracr_jax.StringTask needs a program and letters"
+        )
         raise UserError(f"task {spec}: {type(task).__name__} lacks {', '.join(missing)}{hint}")
     if isinstance(task, type):
         raise UserError(f"task {spec}: is a class; name an instance of it, as TASK = {task.__name__}()")
@@ -61,9 +69,10 @@ def check_task(task: object, spec: str) -> Task:
     return task  # type: ignore[return-value]
 
 
-def _load(path: Path, name: str) -> object:
+def _load(path: Path, name: str) -> tuple[object, str]:
+    """The object called `name` in a file, and its name; without a name, the one task that the file holds."""
     if not path.is_file():
-        raise UserError(f"task {path}:{name}: no such file")
+        raise UserError(f"task {path}:{name}: no such file" if name else f"task {path}: no such file")
     module_name = f"_tracr_jax_task_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None  # a .py file always has a loader
@@ -71,10 +80,29 @@ def _load(path: Path, name: str) -> object:
     module = importlib.util.module_from_spec(spec)
     # dataclasses look their module up by name.
     sys.modules[module_name] = module
+    beside = str(path.resolve().parent)
+    sys.path.insert(0, beside)  # the file may import what lies beside it
     try:
         spec.loader.exec_module(module)
+    except UserError as e:
+        raise UserError(f"task {path}: {e}{place(e)}") from e
     except (Exception, SystemExit) as e:
         raise UserError(f"task {path}: cannot be imported ({type(e).__name__}: {e}{place(e)})") from e
+    finally:
+        if beside in sys.path:
+            sys.path.remove(beside)
+    tasks = [n for n, o in vars(module).items() if not isinstance(o, type) and not _missing(o)]
+    if not name:
+        if len(tasks) != 1:
+            there = f"holds {', '.join(tasks)}; choose one as {path}:NAME" if tasks else "holds no task"
+            raise UserError(f"task {path}: {there}")
+        name = tasks[0]
     if not hasattr(module, name):
-        raise UserError(f"task {path}: has no {name!r}; it is the name after the colon")
-    return getattr(module, name)
+        there = f", only {', '.join(tasks)}" if tasks else ""
+        raise UserError(f"task {path}: has no {name!r}{there}; it is the name after the colon")
+    return getattr(module, name), name
+
+
+def _missing(task: object) -> list[str]:
+    # An attribute that computes something may fail: check_contract says how.
+    return [a for a in _REQUIRED if not hasattr(type(task), a) and getattr(task, a, None) is None]

@@ -1,8 +1,8 @@
 """Which prompts are for training and which for testing: decided by a hash of the prompt, never by a list.
 
 The original draws its splits again at every stage, so that "test" items of a later stage are mostly training items
-(findings.md 28), and 13 % of dyck's test prompts are in train (findings.md 24). A hash gives every stage the same
-answer without a file.
+(docs/differences.md C28), and 13 % of dyck's test prompts are in train (docs/differences.md C24). A hash gives
+every stage the same answer without a file.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ _TEST, _VALID = 0.10, 0.02  # shares of all prompts
 _TRIES = 100_000
 
 
-def split_of(prompt: str) -> Split:
-    """The split that a prompt belongs to, the same in every process."""
+def split_of(prompt: str, *, test: float = _TEST, valid: float = _VALID) -> Split:
+    """The split of a prompt, the same in every process; `test` and `valid` are shares of all prompts."""
     u = int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "big") / 2**64
-    return "test" if u < _TEST else "valid" if u < _TEST + _VALID else "train"
+    return "test" if u < test else "valid" if u < test + valid else "train"
 
 
 def rng(*key: int) -> np.random.Generator:
@@ -39,6 +39,40 @@ def draw(make: Callable[[np.random.Generator], Item], *key: int, accept: Callabl
         if accept(item):
             return item
     raise UserError(f"no acceptable item among {_TRIES} of the stream {key}: the condition cannot be met")
+
+
+def available_set(
+    name: str,
+    size: int,
+    candidate: Callable[[int], Item],
+    *,
+    note: str,
+    split: Split | None = "test",
+    tries: int = 3000,
+) -> EvalSet:
+    """`distinct_set` with as many items as the first `tries` candidates hold, at most `size`; found at once.
+
+    Raises:
+      UserError: there is none.
+    """
+    found: dict[str, Item] = {}
+    for i in range(tries):
+        item = candidate(i)
+        if split is None or split_of(item.prompt) == split:
+            found.setdefault(item.prompt, item)
+        if len(found) == size:
+            break
+    if not found:
+        raise UserError(
+            f"set {name}: none of {tries} samples lies in the {split} split; sample more different prompts"
+        )
+    items = list(found.values())
+    return EvalSet(name, len(items), items.__getitem__, shrunk(note, len(items), size))
+
+
+def shrunk(note: str, size: int, wanted: int) -> str:
+    """The note of a set, which says where it holds fewer items than it should."""
+    return note if size == wanted else f"{note} Only {size} of {wanted} items exist or were found."
 
 
 def distinct_set(

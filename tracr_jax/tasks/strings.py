@@ -1,34 +1,41 @@
-"""A task from nothing but a program that is true or false of a string of letters.
+"""A task from nothing but a program on letters: its answer is yes or no, a value, or one value for each letter.
 
-The letters stand in the prompt one by one, the answer is yes or no, and the labels are the program's own answers.
-Serves to try a program out in a few lines; for real text write a task of your own, with `tasks/dyck.py` as the
-example. Not one of the paper's tasks.
+The letters stand in the prompt one by one, and the labels are the program's own answers. Serves to try out a
+program in ten lines; for real text subclass `SampledTask`, `tasks/dyck.py` is the example. The paper has none.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
-from tracr_jax.tasks.split import distinct_set, draw, split_of
-from tracr_jax.teacher.compile import default_exactness
+from tracr_jax.tasks.language import Language, Letters, explore, random_string
+from tracr_jax.tasks.sampled import EVALUATION, SampledTask
+from tracr_jax.tasks.split import Split, rng, shrunk, split_of
 from tracr_jax.teacher.oracle import Oracle
 
 ASK, OTHER = "?", "other"
+_TAIL = "\nAnswer:"
+_WORK = 1_000_000  # variables x letters² that the search may evaluate: some seconds
+_CLASSES = 20  # more different answers than this are not balanced
+_COMPARED = 32  # strings whose answers are compared with and without words around them, and with `truth`
+_FEW = 10  # items of the other answers in a set where one has fewer
+_CANDIDATES = 50  # random strings looked at for each item of a set
 
 
 @dataclass(frozen=True)
-class StringTask:
-    """Whether a RASP program holds for the letters before the question mark of the teacher's input."""
+class StringTask(SampledTask):
+    """What a RASP program says of the letters before the question mark of the teacher's input."""
 
     name: str
     build: Callable[[], rasp.SOp]
-    """Makes the program: True or False at every position, from what stands there and before; reads `rasp.tokens`,
-    whose values are the letters, "other" for the words of the prompt, and "?" where the answer is asked."""
+    """Makes the program. It reads `rasp.tokens`: the letters, "other" for the words of the prompt, and "?" where
+    the answer is asked. Its value there is the answer; a position sees itself and what stands before it."""
     letters: tuple[str, ...]
     """Two or more pieces of text, each one token of the language model."""
     question: str = "What is the text"
@@ -37,111 +44,325 @@ class StringTask:
     """Fewest letters in training."""
     max_length: int = 10
     """Most letters in training; the set "longer" goes to twice as many."""
+    answer: Literal["yes/no", "value", "sequence"] = "yes/no"
+    """"yes/no": whether the value at "?" is true. "value": that value's text. "sequence": one value for each
+    letter, from "?" on; the values that were written stand in the input of those that follow."""
+    generate: Callable[[np.random.Generator], Sequence[str]] | None = None
+    """Makes strings that random drawing misses, for a program whose answer is nearly always the same."""
+    truth: Callable[[Sequence[str]], Any] | None = None
+    """The answer by other means than the program (a bool, a value, or a sequence), to be compared with it."""
+    set_size: int = 200
+    """Items of each evaluation set; a set holds fewer where fewer exist."""
 
     result = "final_result"
     marker = ASK
 
     def __post_init__(self):
-        if not 1 <= self.min_length <= self.max_length or len(self.letters) < 2:
+        if not 1 <= self.min_length <= self.max_length or len(set(self.letters)) < 2:
             raise UserError(
                 f"task {self.name}: needs two letters or more and 1 <= min_length <= max_length, got "
-                f"{len(self.letters)}, {self.min_length} and {self.max_length}"
+                f"{len(set(self.letters))}, {self.min_length} and {self.max_length}"
+            )
+        wrong = [c for c in self.letters if not isinstance(c, str) or c.split() != [c] or c in (ASK, OTHER)]
+        if wrong:
+            raise UserError(
+                f"task {self.name}: the letter {wrong[0]!r} must be a text without spaces, other than {ASK!r} and "
+                f"{OTHER!r}"
+            )
+        words = [w for w in self.question.split() if w in self.letters]
+        if words or ":" in self.question:
+            raise UserError(
+                f"task {self.name}: the question {self.question!r} contains {words[0] if words else ':'!r}, which "
+                "the program would read as part of the string; write the question without it"
+            )
+        if self.answer not in ("yes/no", "value", "sequence"):
+            raise UserError(
+                f"task {self.name}: answer must be 'yes/no', 'value' or 'sequence', got {self.answer!r}"
             )
 
+    # ---- the program and its tokens
+
     def program(self, *, max_seq_len: int) -> rasp.SOp:
-        """The program's answer at the question mark, False elsewhere."""
-        answer = rasp.SequenceMap(lambda m, t: bool(m) if t == ASK else False, self.build(), rasp.tokens)
+        """The program's answer: for yes or no, at the question mark only and False elsewhere."""
+        sop = self._built()
+        if self.answer != "yes/no":
+            return sop.named(self.result)
+        answer = rasp.SequenceMap(lambda m, t: bool(m) if t == ASK else False, sop, rasp.tokens)
         return answer.named(self.result)
 
-    def vocab(self) -> frozenset:
-        """The letters, the rest and the question mark."""
-        return frozenset({*self.letters, OTHER, ASK})
+    def _built(self) -> rasp.SOp:
+        sop = self.build()
+        if isinstance(sop, rasp.Selector):
+            raise UserError(
+                f"task {self.name}: the program is a selector, which has no value; return e.g. "
+                "rasp.SelectorWidth(selector), how many positions it selects"
+            )
+        if not isinstance(sop, rasp.SOp):
+            raise UserError(f"task {self.name}: build() must return a rasp.SOp, got a {type(sop).__name__}")
+        if self.answer != "yes/no" and rasp.is_numerical(sop):
+            raise UserError(
+                f"task {self.name}: the program's value is numerical, an answer is one of finitely many values; "
+                "put rasp.Map(...) around it that names them"
+            )
+        return sop
 
-    def mlp_exactness(self, max_seq_len: int) -> float:
-        """Sharpness of the teacher's MLPs."""
-        return default_exactness(max_seq_len)
+    def vocab(self) -> frozenset:
+        """The letters, the rest and the question mark; values that are written as a sequence."""
+        return frozenset({*self.letters, *self._written.values(), OTHER, ASK})
 
     def token_map(self) -> TokenMap:
-        """Letters stand for themselves, the colon of "Answer:" asks."""
-        return TokenMap({**{c: c for c in self.letters}, ":": ASK}, fill=OTHER)
+        """Letters and written values stand for themselves, the colon of "Answer:" asks."""
+        return TokenMap({**{c: c for c in self.letters}, **self._written, ":": ASK}, fill=OTHER)
 
     def keep_merge(self, left: str, right: str) -> bool:
-        """All merges."""
-        return True
+        """All merges; where digits are written one by one, no token holds two."""
+        digits = self.answer == "sequence" and self._joint == ""
+        return not (digits and (left.strip().isdigit() or right.strip().isdigit()))
 
-    def item(self, letters: tuple[str, ...]) -> Item:
+    @functools.cached_property
+    def _written(self) -> dict[str, Any]:
+        """Text and teacher token of each value that the answer may put into the input."""
+        if self.answer != "sequence":
+            return {}
+        values = {v for a in self._language.found for v in a}
+        return {_text(v): _text(v) if _text(v) in self.letters else v for v in sorted(values, key=str)}
+
+    @property
+    def _joint(self) -> str:
+        # Digits are joined without spaces: in some tokenizers a space is a token of its own before a digit.
+        return "" if all(t.isdigit() and len(t) == 1 for t in self._written) else " "
+
+    # ---- answers
+
+    def item(self, letters: Sequence[str]) -> Item:
         """The question about some letters, with the program's answer."""
-        return Item(f"{self.question} {' '.join(letters)}\nAnswer:", "yes" if self._holds(letters) else "no")
+        return Item(self._prompt(letters), self._label(self._answer(tuple(letters))))
 
-    def _holds(self, letters: tuple[str, ...]) -> bool:
-        values = self._oracle([*letters, ASK]).values[self._oracle.result]
-        return bool(values[-1])
+    def _prompt(self, letters: Sequence[str]) -> str:
+        return f"{self.question} {' '.join(letters)}{_TAIL}"
+
+    def _letters(self, prompt: str) -> Letters:
+        return tuple(prompt.removeprefix(self.question).removesuffix(_TAIL).split())
+
+    def _label(self, answer: Any) -> str:
+        if self.answer == "yes/no":
+            return "yes" if answer else "no"
+        return self._joint.join(map(_text, answer)) if self.answer == "sequence" else _text(answer)
+
+    def _answer(self, letters: Letters, before: int = 0, between: int = 0) -> Any:
+        """The program's answer, with so many words of the prompt before and behind the letters."""
+        tokens: list[Any] = [*[OTHER] * before, *letters, *[OTHER] * between, ASK]
+        values = []
+        for _ in range(len(letters) if self.answer == "sequence" else 1):
+            value = self._oracle(tokens).values[self._oracle.result][-1]
+            if self.answer != "yes/no" and value is None:
+                raise UserError(
+                    f"task {self.name}: the program has no value at the answer of {' '.join(letters)!r}; give its "
+                    "Aggregate a default, or its functions a value for every input"
+                )
+            values.append(value)
+            tokens.append(_text(value) if _text(value) in self.letters else value)
+        return tuple(values) if self.answer == "sequence" else bool(value) if self.answer == "yes/no" else value
 
     @functools.cached_property
     def _oracle(self) -> Oracle:
         return Oracle(self.program(max_seq_len=self.max_length))
 
-    def _draw(self, r: np.random.Generator, low: int, high: int) -> Item:
-        return self.item(
-            tuple(self.letters[k] for k in r.integers(0, len(self.letters), int(r.integers(low, high + 1))))
+    def teacher_label(self, item: Item) -> tuple[Any, ...]:
+        """The program's values at the answer's positions."""
+        if self.answer == "yes/no":
+            return (item.label == "yes",)
+        answer = self._answer(self._letters(item.prompt))
+        return answer if self.answer == "sequence" else (answer,)
+
+    # ---- strings by answer
+
+    @functools.cached_property
+    def _language(self) -> Language:
+        """The strings of training's lengths by answer, once the program is known to look at the letters alone."""
+        r = rng(EVALUATION + 8)
+        for _ in range(_COMPARED):
+            letters = random_string(r, self.letters, self.min_length, self.max_length)
+            self._compare(letters)
+        found = self._explore(self.min_length, self.max_length)
+        if self.answer == "yes/no" and len(found.found) == 1:
+            raise UserError(
+                f"task {self.name}: the program says {_shown(next(iter(found.found)))} of all "
+                f"{found.asked} strings asked, of {self.min_length} to {self.max_length} letters; give generate=, "
+                "which makes strings of the other answer, or mend the program"
+            )
+        return found
+
+    def _compare(self, letters: Letters) -> None:
+        alone = self._answer(letters)
+        words = len(self.question.split())
+        for before in (words, words + 1):
+            among = self._answer(letters, before, 2)
+            if among != alone:
+                raise UserError(
+                    f"task {self.name}: the program depends on the words of the prompt: of {' '.join(letters)!r} "
+                    f"it says {_shown(alone)} alone and {_shown(among)} with {before} words before and 2 behind; "
+                    f"let it look at letters only (words are {OTHER!r} in rasp.tokens, and count in rasp.indices)"
+                )
+        if self.truth:
+            true = self.truth(list(letters))
+            true = tuple(true) if self.answer == "sequence" else bool(true) if self.answer == "yes/no" else true
+            if true != alone:
+                raise UserError(
+                    f"task {self.name}: of {' '.join(letters)!r} the program says {_shown(alone)}, truth() "
+                    f"{_shown(true)}"
+                )
+
+    def _explore(self, low: int, high: int, seeds: Sequence[Letters] = ()) -> Language:
+        generate = self.generate
+        each = len(self._oracle.names) * (high + 1) ** 2 * (high if self.answer == "sequence" else 1)
+        return explore(
+            self._answer,
+            self.letters,
+            low=low,
+            high=high,
+            budget=max(200, min(20_000, _WORK // each)),
+            seeds=seeds,
+            generate=(lambda r: tuple(generate(r))) if generate else None,
         )
 
-    def _short(self, r: np.random.Generator) -> Item:
-        return self._draw(r, self.min_length, self.max_length)
+    @functools.cached_property
+    def _classes(self) -> tuple[Any, ...]:
+        """The answers that items are balanced over; (None,) where there are too many."""
+        found = self._language.found
+        if self.answer == "yes/no":
+            return (True, False)
+        return tuple(found) if self.answer == "value" and len(found) <= _CLASSES else (None,)
+
+    @functools.cached_property
+    def _rare(self) -> dict[Any, list[Letters]]:
+        """Training's strings of each answer that random drawing seldom meets."""
+        language = self._language
+        rare = {c: language.found[c] for c in self._classes if c is not None and not language.common(c)}
+        kept = {c: [s for s in of if self._split(s) == "train"] for c, of in rare.items()}
+        # An answer must be trained: where none of its strings is left, all are for training.
+        return {c: of or list(rare[c]) for c, of in kept.items()}
+
+    def _split(self, letters: Letters) -> Split:
+        return split_of(self._prompt(letters), **self._shares)
+
+    @functools.cached_property
+    def _shares(self) -> dict[str, float]:
+        """More than the usual shares for testing, where an answer has few strings."""
+        language = self._language
+        known = [
+            len(language.found[c])
+            for c in self._classes
+            if c is not None and (language.complete or not language.common(c))
+        ]
+        few = min(known, default=10**9)
+        wanted = self.set_size / len(self._classes)
+        return {"test": min(max(wanted / few, 0.1), 0.3), "valid": min(max(wanted / few / 5, 0.02), 0.1)}
+
+    # ---- items
+
+    def sample(self, r: np.random.Generator) -> Item:
+        """Any string of training's lengths."""
+        return self.item(random_string(r, self.letters, self.min_length, self.max_length))
 
     def train_item(self, index: int, *, seed: int) -> Item:
-        """As many of each answer, in turn."""
-        label = ("yes", "no")[index % 2]
-        return draw(self._short, seed, index, 1, accept=lambda i: i.label == label and self.in_training(i.prompt))
+        """As many of each answer, in turn; rare ones from the strings that were found."""
+        r, wanted = rng(seed, index, 1), self._classes[index % len(self._classes)]
+        if wanted in self._rare:
+            return self.item(self._rare[wanted][int(r.integers(len(self._rare[wanted])))])
+        return self.item(self._draw(r, wanted))
 
     def free_item(self, index: int, *, seed: int) -> Item:
-        """Any letters, never of the test or valid split."""
-        return draw(self._short, seed, index, 2, accept=lambda i: self.in_training(i.prompt))
+        """Any string of training's lengths; where an answer is rare, every other item is of the found strings."""
+        r = rng(seed, index, 2)
+        if self._rare and index % 2:
+            of = self._rare[list(self._rare)[index // 2 % len(self._rare)]]
+            return self.item(of[int(r.integers(len(of)))])
+        return self.item(self._draw(r, None))
+
+    def _draw(self, r: np.random.Generator, wanted: Any) -> Letters:
+        for _ in range(100_000):
+            letters = random_string(r, self.letters, self.min_length, self.max_length)
+            # The split first: a hash is cheaper than the program.
+            if self._split(letters) == "train" and (wanted is None or self._answer(letters) == wanted):
+                return letters
+        raise UserError(f"task {self.name}: all strings of these lengths are in the test split; raise max_length")
 
     def in_training(self, prompt: str) -> bool:
-        """Whether `train_item` may return this prompt."""
-        return split_of(prompt) == "train"
+        """Whether training may draw this prompt: its form, its letters, its length and its split."""
+        letters = self._letters(prompt)
+        inside = self.min_length <= len(letters) <= self.max_length and set(letters) <= set(self.letters)
+        if not inside or prompt != self._prompt(letters):
+            return False
+        return self._split(letters) == "train" or any(letters in of for of in self._rare.values())
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
-        """Both answers in turn: as in training, and up to twice as long."""
+        """Every answer in turn: as in training, and up to twice as long."""
         return self._sets
 
     @functools.cached_property
     def _sets(self) -> dict[str, EvalSet]:
         low, high = self.min_length, self.max_length
+        seeds = [s for c, of in self._language.found.items() if not self._language.common(c) for s in of]
+        longer = self._explore(high + 1, 2 * high, seeds)
+        how = "every answer in turn" if len(self._classes) > 1 else "answers as they come"
         return {
-            "test": self._balanced("test", 0, low, high, "In distribution, half yes, half no."),
-            "valid": self._balanced("valid", 2, low, high, "In distribution, for choosing settings."),
-            "longer": self._balanced(
-                "longer", 4, high + 1, 2 * high, "Longer than in training, half yes, half no."
-            ),
+            "test": self._set("test", 0, low, high, f"In distribution, {how}."),
+            "valid": self._set("valid", 2, low, high, "In distribution, for choosing settings."),
+            "longer": self._set("longer", 4, high + 1, 2 * high, f"Longer than in training, {how}.", among=longer),
         }
 
-    def _balanced(self, name: str, stream: int, low: int, high: int, note: str, *, size: int = 200) -> EvalSet:
-        def pick(label: str, stream: int) -> Callable[[int], Item]:
-            def one(i: int) -> Item:
-                # 2**32 keeps evaluation streams apart from every training seed that fits 32 bits.
-                return draw(
-                    lambda r: self._draw(r, low, high), 2**32 + stream, i, accept=lambda x: x.label == label
-                )
+    def _set(
+        self, name: str, stream: int, low: int, high: int, note: str, *, among: Language | None = None
+    ) -> EvalSet:
+        split: Split | None = None if name == "longer" else "valid" if name == "valid" else "test"
+        classes, r = self._classes, rng(EVALUATION + stream)
+        wanted = -(-self.set_size // len(classes))
+        chosen: dict[Any, dict[Letters, None]] = {c: {} for c in classes}
 
-            return one
+        def offer(letters: Letters) -> None:
+            if split is None or (self._split(letters) == split and not self.in_training(self._prompt(letters))):
+                answer = self._answer(letters) if classes != (None,) else None
+                if answer in chosen and len(chosen[answer]) < wanted:
+                    chosen[answer][letters] = None
 
-        split = None if name == "longer" else "valid" if name == "valid" else "test"
-        parts = [
-            distinct_set(name, size // 2, pick(label, stream + k), note=note, split=split)
-            for k, label in enumerate(("yes", "no"))
-        ]
-        return EvalSet(name, size, lambda i: parts[i % 2].item(i // 2), note)
+        language = among or self._language
+        for c in classes:
+            # What random drawing misses comes from the search, and so does everything where it met all there is.
+            if c is not None and c in language.found and (language.complete or not language.common(c)):
+                for k in rng(EVALUATION + stream, 1).permutation(len(language.found[c])):
+                    offer(language.found[c][k])
+        if not (language.complete and classes != (None,)):
+            waiting = [c for c in classes if c is None or (c in language.found and language.common(c))]
+            for _ in range(_CANDIDATES * self.set_size):
+                if all(len(chosen[c]) >= wanted for c in waiting):
+                    break
+                offer(random_string(r, self.letters, low, high))
+        parts = [list(of) for of in chosen.values() if of]
+        if not parts:
+            raise UserError(
+                f"task {self.name}: no string of {low} to {high} letters is in the {split} split; raise max_length"
+            )
+        # In turn, so that every beginning of a set is balanced, and nearly as many of each answer.
+        most = max(min(map(len, parts)), _FEW)
+        order = [of[i] for i in range(most) for of in parts if i < len(of)][: self.set_size]
+        return EvalSet(name, len(order), lambda i: self.item(order[i]), shrunk(note, len(order), self.set_size))
 
     def longest_items(self) -> tuple[Item, ...]:
         """Each letter as often as there is room."""
         return tuple(self.item((c,) * self.max_length) for c in self.letters)
 
-    def teacher_label(self, item: Item) -> tuple[bool]:
-        """True for yes."""
-        return (item.label == "yes",)
-
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
-        """A predictor that knows nothing."""
-        return {"always_no": lambda prompt: "no"}
+        """Predictors that know nothing of the program."""
+        if self.answer == "yes/no":
+            return {"always_no": lambda prompt: "no"}
+        copied = lambda prompt: self._joint.join(self._letters(prompt))  # noqa: E731
+        return {"copied": copied} if self.answer == "sequence" else super().baselines()
+
+
+def _shown(answer: Any) -> str:
+    return repr(" ".join(map(_text, answer)) if isinstance(answer, tuple) else _text(answer))
+
+
+def _text(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,6 +1,6 @@
 """One block of triples per RASP expression: attention heads and groups of hidden units.
 
-Implements teacher.md 2 (B) step 2: what tracr's craft blocks compute, written directly as entries between named
+Implements docs/teacher.md §2: what tracr's craft blocks compute, written directly as entries between named
 directions. Nothing is rounded: entries are float64, and each is computed by the same expression as tracr's.
 """
 

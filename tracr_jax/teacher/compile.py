@@ -1,8 +1,8 @@
 """RASP program -> teacher, equal to tracr's weights and labels to the bit.
 
-Implements method.md 1 and teacher.md 2 (B). Differences from the original: the default `mlp_exactness` is sharp
-enough for every count up to the maximum length (teacher.md 3a; 100 restores tracr's and the paper's dyck, 10⁴ its
-count), and nothing dense is made unless asked for.
+Implements docs/method.md §1 and docs/teacher.md §2. Differences from the original: the default `mlp_exactness` is
+sharp enough for every count up to the maximum length (docs/teacher.md §3a; 100 restores tracr's and the paper's
+dyck, 10⁴ its count), and nothing dense is made unless asked for.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.teacher import fallback as plain_tracr
 from tracr_jax.teacher.blocks import CLEAN_BOS, ONE, Head, Units, build
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths, describe, half_layers, trace
-from tracr_jax.teacher.model import Coo, Direction, Grid, Teacher, Variable
+from tracr_jax.teacher.model import Coo, Direction, Grid, Teacher, Variable, list_variables
 
 __all__ = ["Teacher", "Variable", "build_program", "compile_program", "default_exactness"]
 
@@ -200,20 +200,6 @@ def _assemble(traced: Trace, *, vocab, max_seq_len: int, bos, pad, exactness: fl
     )
 
 
-def list_variables(directions: Collection[Direction], writers: dict[str, int]) -> tuple[Variable, ...]:
-    """Group sorted directions by name; variables that no layer writes come from the embedding."""
-    groups: dict[str, list[tuple[int, Any]]] = defaultdict(list)
-    for i, (name, value) in enumerate(directions):
-        groups[name].append((i, value))
-    out = []
-    for name, members in groups.items():
-        numerical = members[0][1] is None
-        values = () if numerical else tuple(v for _, v in members)
-        kind = "numerical" if numerical else "categorical"
-        out.append(Variable(name, kind, tuple(i for i, _ in members), values, writers.get(name, 0)))
-    return tuple(out)
-
-
 def _layer_numbers(halves: list[int]) -> dict[int, int]:
     """Half layers fill attention, MLP, attention, ... greedily: a missing half leaves an empty one."""
     out, place = {}, -1
@@ -285,7 +271,7 @@ def _mlp(group: list[Units], clean: list[list[Direction]], index, bos: Direction
             a, b = block.grid
             grids.append(Grid(*(x.astype(np.int32) for x in (source[:a], source[a : a + b], unit.reshape(a, b)))))
     if clean:
-        # All SelectorWidths of a layer share this unit, so BOS is cleaned once per counter (teacher.md trap 2).
+        # All SelectorWidths of a layer share this unit, so BOS is cleaned once per counter (docs/teacher.md §5.2).
         fst.append(([index[bos]], [column[CLEAN_BOS]], [float(len(clean))]))
         dirty = [d for directions in clean for d in directions]
         snd.append(([column[CLEAN_BOS]] * len(dirty), [index[d] for d in dirty], [-1.0] * len(dirty)))

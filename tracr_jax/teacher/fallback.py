@@ -7,8 +7,8 @@ from tracr.compiler import compiling
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.teacher.graph import PROGRAM_ERRORS, describe, label_program
-from tracr_jax.teacher.model import Coo, Direction, Teacher
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, describe, label_program, trace
+from tracr_jax.teacher.model import Coo, Direction, Teacher, list_variables
 
 
 def compile_with_tracr(program: rasp.SOp, *, vocab, max_seq_len: int, bos: Any, pad: Any, exactness) -> Teacher:
@@ -17,8 +17,6 @@ def compile_with_tracr(program: rasp.SOp, *, vocab, max_seq_len: int, bos: Any, 
     Raises:
       UserError: tracr cannot compile it either.
     """
-    from tracr_jax.teacher.compile import list_variables
-
     label_program(program)
     try:
         model = compiling.compile_rasp_to_model(
@@ -61,8 +59,6 @@ def compile_with_tracr(program: rasp.SOp, *, vocab, max_seq_len: int, bos: Any, 
 
 def _directions(program: rasp.SOp, labels: list[str], vocab, vocab_ids, max_seq_len: int) -> list[Direction]:
     """Real (name, value) pairs behind tracr's labels."""
-    from tracr_jax.teacher.graph import trace
-
     traced = trace(program, vocab=vocab, max_seq_len=max_seq_len)
     known = {(f"{n}:{v}" if v is not None else n): (n, v) for s in traced.sops.values() for n, v in s.basis}
     known |= {f"{rasp.tokens.label}:{v}": (rasp.tokens.label, v) for v in vocab_ids}

@@ -1,11 +1,11 @@
 """The teacher's residual stream r_0..r_L under jit, from its sparse weights, and the dense form it must equal.
 
-Implements method.md 1.1 and teacher.md 3c, 4. Per layer: gathers of the directions that are read, small dense
-matrices, one gather that puts the written directions in place. Differences from tracr's dense float32 forward:
-steps are computed as clip(z + 1, 0, 1) and not as a difference of two large relus, the same function without its
-rounding error (1.9 against 1.6e-7 for dyck 40), and every product has the highest precision. `dense_residuals` is
-the literal form. `last_state` runs the same layers in NumPy: compiling one forward pass takes longer than
-running it on some hundred inputs.
+Implements docs/method.md §1.1 and docs/teacher.md §3c, §4. Per layer: gathers of the directions that are read,
+small dense matrices, one gather that puts the written directions in place. Differences from tracr's dense float32
+forward: steps are computed as clip(z + 1, 0, 1) and not as a difference of two large relus, the same function
+without its rounding error (1.9 against 1.6e-7 for dyck 40), and every product has the highest precision.
+`dense_residuals` is the literal form. `last_state` runs the same layers in NumPy: compiling one forward pass takes
+longer than running it on some hundred inputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import ResidualEdit, edited
+from tracr_jax.intervene import Edit, edited
 from tracr_jax.teacher.model import Coo, Grid, Teacher
 from tracr_jax.types import Residuals
 
@@ -32,7 +32,7 @@ def make_forward(teacher: Teacher, *, dtype: Any = jnp.float32) -> tuple[Phi, Ca
 
     φ is a tree of arrays to be passed as a jit argument; the structure (which directions are read and written) is
     static. No gradient flows into φ. An id outside the vocabulary gives NaN, visibly, where tracr gives a wrong
-    state silently (teacher.md trap 4). An edit of block l - 1 replaces r_l, as in the LM; layers l.. read it.
+    state silently (docs/teacher.md §5.4). An edit of block l - 1 replaces r_l, as in the LM; layers l.. read it.
 
     Raises (when called):
       UserError: T exceeds the position table.
@@ -41,7 +41,7 @@ def make_forward(teacher: Teacher, *, dtype: Any = jnp.float32) -> tuple[Phi, Ca
     phi = jax.tree.map(lambda x: jnp.asarray(x, dtype), phi)
     limit = teacher.max_seq_len + 1
 
-    def residuals(phi: Phi, ids: Int[Array, "B T"], *, edit: ResidualEdit | None = None) -> Residuals:
+    def residuals(phi: Phi, ids: Int[Array, "B T"], *, edit: Edit | None = None) -> Residuals:
         chex.assert_rank(ids, 2)
         chex.assert_type(ids, int)
         if ids.shape[1] > limit:
@@ -79,7 +79,7 @@ def last_state(teacher: Teacher) -> Callable[[Int[np.ndarray, "B T"]], Float[np.
 def dense_residuals(
     params: Mapping[str, Mapping[str, Array]], ids: Int[Array, "B T"], *, num_heads: int
 ) -> Residuals:
-    """r_0..r_L as method.md 1.1 writes them, from parameters under tracr's names (`Teacher.densify`)."""
+    """r_0..r_L as docs/method.md §1.1 writes them, from parameters under tracr's names (`Teacher.densify`)."""
     b, t = ids.shape
     x = params["token_embed"]["embeddings"][ids] + params["pos_embed"]["embeddings"][:t][None]
     states = [x]

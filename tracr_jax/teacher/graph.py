@@ -1,8 +1,8 @@
 """A RASP program as a graph: labels, value sets and layers, each expression visited once.
 
-Implements teacher.md 2 (B) step 1. tracr walks the graph once per *path* (567 million visits for int_sum with five
+Implements docs/teacher.md §2. tracr walks the graph once per *path* (567 million visits for int_sum with five
 digits); here every expression is visited once, with the same labels, order and layers. Labels do not depend on
-what ran before: the ids of the whole program are drawn afresh (teacher.md trap 1).
+what ran before: the ids of the whole program are drawn afresh (docs/teacher.md §5.1).
 """
 
 import itertools

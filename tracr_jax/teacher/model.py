@@ -1,10 +1,11 @@
 """What a compiled program is: sizes, labels, variables and sparse weights.
 
-Implements method.md 1.1 and teacher.md 2: tracr's transformer with every weight as (row, column, value) triples.
-Biases are zero in compiled models and are only made by `densify`.
+Implements docs/method.md §1.1 and docs/teacher.md §2: tracr's transformer with every weight as (row, column,
+value) triples. Biases are zero in compiled models and are only made by `densify`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -103,7 +104,7 @@ class Teacher:
         return self.vocab[self.pad]
 
     def variable(self, prefix: str) -> Variable:
-        """The one variable whose name is `prefix`, or `prefix` and tracr's counter (findings.md 37).
+        """The one variable whose name is `prefix`, or `prefix` and tracr's counter (docs/differences.md D37).
 
         Raises:
           UserError: no variable or several answer to it.
@@ -150,3 +151,17 @@ class Teacher:
 def _counted(prefix: str, name: str) -> list[str]:
     counter = name.removeprefix(f"{prefix}_")
     return [name] if name.startswith(f"{prefix}_") and counter.isdigit() else []
+
+
+def list_variables(directions: Collection[Direction], writers: dict[str, int]) -> tuple[Variable, ...]:
+    """Group sorted directions by name; variables that no layer writes come from the embedding."""
+    groups: dict[str, list[tuple[int, Any]]] = defaultdict(list)
+    for i, (name, value) in enumerate(directions):
+        groups[name].append((i, value))
+    out = []
+    for name, members in groups.items():
+        numerical = members[0][1] is None
+        values = () if numerical else tuple(v for _, v in members)
+        kind = "numerical" if numerical else "categorical"
+        out.append(Variable(name, kind, tuple(i for i, _ in members), values, writers.get(name, 0)))
+    return tuple(out)

@@ -1,7 +1,7 @@
 """The oracle: a RASP evaluator that visits every expression once and lets values be replaced.
 
-Implements teacher.md trap 10: tracr's own evaluator fails on a key or query that is undefined and evaluates once
-per path. Semantics are those of the compiled network, position by position without BOS:
+Implements docs/teacher.md §5.10: tracr's own evaluator fails on a key or query that is undefined and evaluates
+once per path. Semantics are those of the compiled network, position by position without BOS:
 
 * `None` is an undefined value (nothing selected, a function of an undefined value, an arithmetic error); it is
   never selected and selects nothing.
@@ -85,17 +85,23 @@ class Oracle:
         for label in _children_first(exprs):
             if isinstance(exprs[label], rasp.SOp):
                 self._sops[label] = exprs[label]
-        self._reads = {label: self._read_by(expr) for label, expr in self._sops.items()}
+        self._reads = {label: tuple(dict.fromkeys(self.inputs(label))) for label in self._sops}
         self._pool = _Pool()
         self._evaluated: dict[Hashable, Evaluation] = {}
         self._memo: dict[str, _Memo] = {label: {} for label in self._sops}
 
-    def _read_by(self, expr: rasp.SOp) -> tuple[str, ...]:
-        # A selector is no variable: its reader reads its keys and queries.
-        direct = [
-            c for child in expr.children for c in ([child] if isinstance(child, rasp.SOp) else child.children)
-        ]
-        return tuple(dict.fromkeys(self._names[id(c)] for c in direct))
+    def expression(self, name: str) -> rasp.SOp:
+        """The expression that computes a variable."""
+        return self._sops[name]
+
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """The variables that a variable is computed from, in the order of its arguments.
+
+        A selector is no variable: its keys and its queries stand in its place, before the aggregated variable.
+        """
+        children = self._sops[name].children
+        direct = [c for child in children for c in ([child] if isinstance(child, rasp.SOp) else child.children)]
+        return tuple(self._names[id(c)] for c in direct)
 
     @property
     def readers(self) -> dict[str, tuple[str, ...]]:

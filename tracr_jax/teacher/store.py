@@ -1,6 +1,6 @@
 """Teachers on disk: one .npz file with the arrays and a JSON header, no pickle; and a cache by content.
 
-Implements teacher.md trap 5. Values keep their types (1, True, 1.0 and "1" differ).
+Implements docs/teacher.md §5.5. Values keep their types (1, True, 1.0 and "1" differ).
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from tracr_jax.files import cache_folder, reading, replacing
 from tracr_jax.teacher.check import check_teacher
 from tracr_jax.teacher.compile import build_program, compile_program, default_exactness
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, trace
-from tracr_jax.teacher.model import Coo, Grid, Teacher, Variable
+from tracr_jax.teacher.model import Coo, Grid, Teacher, list_variables
 
 FORMAT = 1  # raise when the meaning of a file or of the compiler's result changes
 _LIMIT = 1 << 31  # bytes of a teacher's arrays; int_sum's of five digits has some 10 MB
@@ -100,17 +100,11 @@ def _read(path: Path) -> Teacher:
         directions=directions,
         vocab={_decode(value): i for value, i in header["vocab"]},
         result=header["result"],
-        variables=_variables(directions, header["writers"]),
+        variables=list_variables(directions, header["writers"]),
         weights=weights,
         pairs=pairs,
         grids=grids,
     )
-
-
-def _variables(directions, writers: dict[str, int]) -> tuple[Variable, ...]:
-    from tracr_jax.teacher.compile import list_variables
-
-    return list_variables(directions, writers)
 
 
 def cached_compile(

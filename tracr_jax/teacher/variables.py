@@ -8,6 +8,7 @@ import numpy as np
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.model import Variable
 
+NOTHING = -1  # in place of a value where the program holds none
 DEFINED = 0.5  # a categorical variable is defined where its largest teacher coordinate exceeds this
 
 

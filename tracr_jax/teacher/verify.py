@@ -1,8 +1,8 @@
 """Compare a teacher with its oracle, and with tracr, on given or random inputs.
 
-Implements teacher.md 3, 5: the compiled network is right where every variable's coordinates are the one-hot (or
-the number) that the program computes. Positions where the program holds a mixture have no single right value and
-are counted, not compared.
+Implements docs/teacher.md §3, §5: the compiled network is right where every variable's coordinates are the one-hot
+(or the number) that the program computes. Positions where the program holds a mixture have no single right value
+and are counted, not compared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -93,9 +93,9 @@ def verify(
       num: number of random inputs of random lengths, where `inputs` is not given.
       seed: of NumPy's generator.
       tolerance: a coordinate of a categorical variable further from the program's than this is wrong; tracr's
-        softmax leaks by design, up to 0.02 at 40 positions and more beyond (teacher.md 3b). An undefined value is
-        wrong where a coordinate exceeds 0.5, where the losses would take it for held. A number is wrong where it
-        is off by more than 0.001, or by more than 0.001 of its size. What is not finite is wrong anywhere.
+        softmax leaks by design, up to 0.02 at 40 positions and more beyond (docs/teacher.md §3b). An undefined
+        value is wrong where a coordinate exceeds 0.5, where the losses would take it for held. A number is wrong
+        where it is off by more than 0.001, or by more than 0.001 of its size. What is not finite is always wrong.
       inputs: token sequences, no longer than the teacher's table.
       tracr: also compile with tracr, slowly, and compare all weights and labels.
 

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,10 +17,7 @@ import orbax.checkpoint as ocp
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import reading
-from tracr_jax.train.step import ProgramsParams, TrainParams, TrainState
-
-P = TypeVar("P", TrainParams, ProgramsParams)
-
+from tracr_jax.train.step import TrainState
 
 # What fails in orbax's threads is said by it several times, with tracebacks, and then raised.
 _SAID_AGAIN = re.compile(r"_SignalingThread\.run\(\) raised|Save Finalize thread|Failed to run .* Commit")
@@ -81,8 +78,8 @@ class Checkpoints:
         count = jax.make_array_from_callback((), like.step.sharding, lambda _: np.int32(step))
         return TrainState(count, saved["params"], saved["optimizer"])
 
-    def restore_params(self, like: P, *, step: int | None = None) -> P:
-        """Only the parameters, for evaluation."""
+    def restore_params(self, like: Any, *, step: int | None = None) -> Any:
+        """Only the parameters, for evaluation; `like` is a tree of arrays, or of their shapes with a sharding."""
         step = self._step(step)
         with self._reading(step):
             saved = self._manager.restore(

@@ -17,8 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tracr_jax.errors import UserError
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.metrics import MetricWriter
-from tracr_jax.train.step import Frozen, TrainState
-from tracr_jax.types import Batch
+from tracr_jax.train.step import Batches, Frozen, TrainState
 
 _SHOWN = {"loss": "loss", "alignment": "align", "supervised": "answer", "retention": "retain"}
 
@@ -28,10 +27,10 @@ class TrainingDivergedError(UserError):
 
 
 def fit(
-    step_fn: Callable[[TrainState, Frozen, Batch], tuple[TrainState, dict[str, jax.Array]]],
+    step_fn: Callable[[TrainState, Frozen, Batches], tuple[TrainState, dict[str, jax.Array]]],
     state: TrainState,
     frozen: Frozen,
-    batch_at: Callable[[int], Batch],
+    batch_at: Callable[[int], Batches],
     *,
     steps: int,
     writer: MetricWriter,
@@ -44,10 +43,11 @@ def fit(
     """Run the jitted `step_fn` until `steps` steps are done, starting from state.step.
 
     Args:
-      step_fn: jitted (state, frozen, batch) -> (state, terms); may donate its state.
+      step_fn: jitted (state, frozen, batches) -> (state, terms); may donate its state.
       state: where to start; its `step` counts finished steps.
       frozen: θ₀ and φ.
-      batch_at: the batch of a step, a pure function of its index, so that a resumed run sees the same batches.
+      batch_at: the batches of a step, one for each program; a pure function of its index, so that a resumed run
+        sees the same ones.
       steps: total number of steps.
       writer: receives the terms of every `log_every`-th step, and "seconds" per step.
       checkpoints: where to save; None saves nothing.

@@ -1,4 +1,4 @@
-"""The losses of one training step: small pure functions of arrays. Source: method.md 4.
+"""The losses of one training step: small pure functions of arrays. Source: docs/method.md §4.
 
 The alignment loss comes in two forms. `cosine_alignment` is the paper's. `variable_alignment` is ours: the
 result variable carries only a few per cent of the squared norm of a teacher state, so a cosine hardly sees
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tracr_jax.teacher.variables import DEFINED, VariableLayout
 from tracr_jax.types import Adapter, Hidden, Residuals
 
-_NORM_FLOOR = 1e-12  # of both vectors of a cosine, method.md 4.4
+_NORM_FLOOR = 1e-12  # of both vectors of a cosine, docs/method.md §4.4
 
 
 def apply_adapter(adapter: Adapter, hidden: Float[Array, "*B d"]) -> Float[Array, "*B D"]:
@@ -32,7 +32,7 @@ def cosine_alignment(
     *,
     weights: Float[Array, "B S"] | None = None,
 ) -> Float[Array, " L1"]:
-    """Per-layer mean of 1 − cos(A h_i, r_i); the loss of method.md 4.4 is their sum over the L + 1 layers.
+    """Per-layer mean of 1 − cos(A h_i, r_i); the loss of docs/method.md §4.4 is their sum over the L + 1 layers.
 
     Args:
       adapter: the affine map.
@@ -79,7 +79,7 @@ def variable_alignment(
 
     Returns:
       [n] one loss per variable, in the order of layout.names. The alignment loss is
-      mean(layout.weights · this). Source: ours, see design.md and findings.md B10.
+      mean(layout.weights · this). Source: ours, see docs/design.md and docs/differences.md B10.
     """
     order = layout.order
     grouped = Adapter(adapter.weight[order], adapter.bias[order])
@@ -110,10 +110,10 @@ def variable_alignment(
 def supervised_loss(
     logits: Float[Array, "B S V"], ids: Int[Array, "B S"], answer_mask: Float[Array, "B S"]
 ) -> Float[Array, ""]:
-    """Mean cross-entropy (nats per answer token, one mean over the batch) of the next token; method.md 4.3.
+    """Mean cross-entropy (nats per answer token, one mean over the batch) of the next token; docs/method.md §4.3.
 
     `answer_mask[b, s]` = 1 where position s predicts an answer token s + 1; its last column is not used.
-    An empty mask gives 0, where the original divides by zero (findings.md A1).
+    An empty mask gives 0, where the original divides by zero (docs/differences.md A1).
     """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], ids[:, 1:])
     mask = answer_mask[:, :-1]
@@ -142,7 +142,7 @@ def weighted_cross_entropy(
 def retention_kl(
     logits: Float[Array, "B U V"], logits_original: Float[Array, "B U V"], *, reduction: str = "text"
 ) -> Float[Array, ""]:
-    """KL(LM₀ ‖ LM) on ordinary text, nats; method.md 4.2.
+    """KL(LM₀ ‖ LM) on ordinary text, nats; docs/method.md §4.2.
 
     reduction "text" (the paper's "batchmean"): sum over the U positions, mean over the texts;
     "token": mean over both, U times smaller.

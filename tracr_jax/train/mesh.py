@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -21,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from tracr_jax.config import DataConfig
 from tracr_jax.data.batches import Batches
 from tracr_jax.errors import UserError
-from tracr_jax.train.step import ProgramsParams, TrainParams, TrainState, init_state
+from tracr_jax.train.step import TrainParams, TrainState, init_state
 from tracr_jax.types import Batch
 
 AXES = ("data", "fsdp")
@@ -149,7 +150,7 @@ def put(tree: Tree, shardings: Any) -> Tree:
 
 
 def spread_state(
-    mesh: Mesh, params: TrainParams | ProgramsParams, optimizer: optax.GradientTransformation
+    mesh: Mesh, params: TrainParams, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, TrainState]:
     """(initial state, its shardings). Jitted, so that no device ever holds the whole of the optimiser's state."""
     start = functools.partial(init_state, optimizer=optimizer)
@@ -190,6 +191,69 @@ def _own_rows(sharding: NamedSharding, count: int) -> list[int]:
     """The rows that lie on this process's devices, in order."""
     pieces = sharding.addressable_devices_indices_map((count,)).values()
     return sorted({r for (piece,) in pieces for r in range(*piece.indices(count))})  # pyright: ignore
+
+
+class Placement:
+    """Where the arrays of a run lie: on one device, or over a mesh. The one place that knows the difference.
+
+    On one device nothing is annotated.
+    """
+
+    def __init__(self, mesh: Mesh | None):
+        """On one device where `mesh` is None."""
+        self.mesh = mesh
+        self.step_options: dict[str, Any] = {} if mesh is None else {"keep_rows": keep_rows(mesh)}
+        """For `make_train_step` and `make_loss_fn`."""
+
+    @classmethod
+    def of(cls, mesh: str, *, data: DataConfig) -> "Placement":
+        """As a configuration names it, "" for one device.
+
+        Raises:
+          UserError: see `make_mesh` and `check_rows`; or several processes and no mesh.
+        """
+        if mesh:
+            placement = cls(make_mesh(mesh))
+            placement.check_rows(data)
+            return placement
+        if jax.process_count() > 1:
+            raise UserError(
+                f"{jax.process_count()} processes with {jax.device_count()} devices, but no mesh: add e.g. "
+                f"--mesh data={jax.device_count()}"
+            )
+        return cls(None)
+
+    def check_rows(self, data: DataConfig) -> None:
+        """`check_rows` of the mesh."""
+        if self.mesh is not None:
+            check_rows(self.mesh, data)
+
+    def params(self, tree: Tree) -> Tree:
+        """Parameters of a model or of adapters."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, tree)
+        return put(tree, param_shardings(self.mesh, tree))
+
+    def replicated(self, tree: Tree) -> Tree:
+        """The same on every device."""
+        return tree if self.mesh is None else put(tree, whole(self.mesh))
+
+    def start(
+        self, params: TrainParams, optimizer: optax.GradientTransformation, step: Callable
+    ) -> tuple[TrainState, Callable]:
+        """(the initial state, the jitted step, which donates its state)."""
+        if self.mesh is None:
+            return init_state(params, optimizer), jax.jit(step, donate_argnums=0)
+        state, places = spread_state(self.mesh, params, optimizer)
+        return state, jax.jit(step, donate_argnums=0, out_shardings=(places, whole(self.mesh)))
+
+    def batches(self, batches: Batches, data: DataConfig) -> Callable[[int], Batch]:
+        """Step -> its batch, with its rows over the devices."""
+        return batches.batch_at if self.mesh is None else sharded_batches(batches, self.mesh, data)
+
+    def gather(self, tree: Tree) -> Tree:
+        """`gather` of the mesh."""
+        return tree if self.mesh is None else gather(tree, self.mesh)
 
 
 def start_processes(cluster: str) -> None:

@@ -1,11 +1,13 @@
-"""The jitted training step and the loop around it. Source: method.md 4 and 5.
+"""The training step, a pure function. Source: docs/method.md §4 and §5.
 
-One step takes (state, frozen, batch): `state` is what is trained, `frozen` the original model θ₀ and the
-teacher φ, both arguments of the compiled program and not constants in it. `make_train_step` returns a pure
-function; compile it with `jax.jit(step, donate_argnums=0)`, or compose it with anything else.
+One step takes (state, frozen, batches): `state` is what is trained, `frozen` the original model θ₀ and the
+teachers φ, both arguments of the compiled program and not constants in it. A model holds n programs, usually one:
+adapters, teachers and batches are tuples with one entry for each, and the loss is the sum of the programs' losses.
+`make_train_step` returns a pure function; compile it with `jax.jit(step, donate_argnums=0)`, or compose it with
+anything else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -14,49 +16,42 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from optax import contrib
 
-from tracr_jax.config import LossConfig, OptimConfig
-from tracr_jax.intervene import detach_and_roll, subspace_basis
+from tracr_jax.config import LossConfig
+from tracr_jax.intervene import detach_and_roll, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
-from tracr_jax.types import Adapter, Batch, Params, Residuals
+from tracr_jax.types import PAPER_LAYERS, Adapter, Batch, Codes, Hidden, LayerMap, Params, Residuals
 
 Metrics = dict[str, jax.Array]
 RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`
-LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batch, progress) -> (loss, terms)
+Batches = Sequence[Batch]  # of one step, one for each program
+LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batches, progress, step) -> (loss, terms)
 ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
 
 
 class TrainParams(NamedTuple):
-    """What is trained: the language model θ and the adapter A."""
+    """What is trained: the language model θ, and the adapter of each program, the newest last."""
 
     lm: Params
-    adapter: Adapter
-
-
-class ProgramsParams(NamedTuple):
-    """What is trained where a model holds several programs: θ, their adapters; see `tracr_jax.runs.programs`."""
-
-    lm: Params
-    adapters: tuple[Adapter, ...]  # in the order of injection, the newest last
+    adapters: tuple[Adapter | Codes, ...]
 
 
 class TrainState(NamedTuple):
     """Everything that changes from step to step, and all that a checkpoint holds."""
 
     step: Int[Array, ""]
-    params: TrainParams | ProgramsParams
+    params: TrainParams
     opt_state: optax.OptState
 
 
 class Frozen(NamedTuple):
-    """What is never trained and never saved: the original model θ₀ and the teacher φ (of several, a tuple)."""
+    """What is never trained and never saved: the original model θ₀, and the teacher φ of each program."""
 
     lm: Params
-    teacher: Any
+    teachers: tuple[Any, ...]
 
 
 class StepShape(NamedTuple):
@@ -67,10 +62,20 @@ class StepShape(NamedTuple):
     pad_id: int
     max_answers: int  # K, the largest number of answer tokens in an item
     free_rows: int = 0  # the last rows of a batch: aligned, never asked
+    layers: LayerMap = PAPER_LAYERS
+
+    @property
+    def top(self) -> int:
+        """The last aligned hidden state."""
+        return self.layers.top(self.depth)
+
+    def aligned(self, hidden: Hidden) -> Hidden:
+        """The hidden states that r_0..r_L are read from."""
+        return hidden[self.layers.offset : self.top + 1 : self.layers.stride]
 
 
 def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
-    """Uniform in ±1/√d for weight and bias, as the original initialises it (method.md 5)."""
+    """Uniform in ±1/√d for weight and bias, as the original initialises it (docs/method.md §5)."""
     bound = width**-0.5
     w, b = jax.random.split(key)
     return Adapter(
@@ -79,66 +84,14 @@ def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
     )
 
 
-def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """One schedule for the model and one for the adapter, behind a common norm limit; see `OptimConfig.kind`."""
-
-    def adamw(peak):
-        return optax.adamw(
-            _schedule(config, peak, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
-        )
-
-    def muon(peak):
-        return contrib.muon(
-            _schedule(config, peak, steps),
-            ns_steps=config.muon_iterations,
-            weight_decay=config.weight_decay,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            adam_weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=_block_matrices,
-            consistent_rms=0.2,  # updates as large as Adam's, so that one rate serves both
-        )
-
-    groups = optax.partition(
-        {
-            "lm": {"adamw": adamw, "muon": muon}[config.kind](config.learning_rate),
-            "adapter": adamw(config.adapter_learning_rate),
-        },
-        lambda params: type(params)("lm", "adapter"),  # of several programs, all adapters
-    )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
-
-
-def _block_matrices(params: Params) -> Any:
-    """Which axes are in and out of each matrix of a block, stacked over blocks or not; None for other tensors."""
-
-    def axes(path, x):
-        inside = any(getattr(k, "key", "").startswith("block") for k in path)
-        matrix = inside and path[-1].key == "kernel"
-        return contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1) if matrix else None
-
-    return jax.tree_util.tree_map_with_path(axes, params)
-
-
-def _schedule(config, peak, steps):
-    warm = config.warmup_steps
-    # Step 0 already moves: the warm-up starts at peak / (warm + 1), not at 0.
-    if config.schedule == "constant":
-        return optax.linear_schedule(peak / (warm + 1), peak, warm) if warm else peak
-    end = max(steps, warm + 1)
-    return optax.warmup_cosine_decay_schedule(
-        peak / (warm + 1), peak, warm, end, end_value=peak * config.final_rate
-    )
-
-
-def init_state(params: TrainParams | ProgramsParams, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: TrainParams, optimizer: optax.GradientTransformation) -> TrainState:
     """Step 0. Copies the parameters, so that donating the state leaves the caller's arrays (θ₀) alive."""
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def apply_gradients(
-    state: TrainState, grads: TrainParams | ProgramsParams, *, optimizer: optax.GradientTransformation
+    state: TrainState, grads: TrainParams, *, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Float[Array, ""]]:
     """(the next state, the global norm of the gradients before any clipping)."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -146,14 +99,28 @@ def apply_gradients(
     return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
 
 
-def _anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
+def anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
     """Rows on one device, or wherever the compiler puts them."""
     return x
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def wide(x: jax.Array) -> jax.Array:
     """Losses are computed in float32 at least, whatever the model computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def retention(
+    model: LanguageModel,
+    original: Params,
+    text_ids: Int[Array, "B2 U"],
+    logits: Float[Array, "B2 U V"],
+    config: LossConfig,
+    progress: jax.typing.ArrayLike,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(the KL to the original model on text, the same times its weight at this point of the run)."""
+    before = jax.lax.stop_gradient(model.apply(original, text_ids).logits)
+    kl = L.retention_kl(wide(logits), wide(before), reduction=config.retention_reduction)
+    return kl, kl * (config.retention_weight * config.retention_growth**progress)
 
 
 def make_loss_fn(
@@ -163,11 +130,14 @@ def make_loss_fn(
     config: LossConfig,
     shape: StepShape,
     layout: VariableLayout | None = None,
-    keep_rows: RowsFn = _anywhere,
+    keep_rows: RowsFn = anywhere,
 ) -> LossFn:
-    """The total loss of method.md 4.5 as a function of (params, frozen, batch, progress=0.0) -> (loss, terms).
+    """The total loss of one program, docs/method.md §4.5: (params, frozen, batches, progress, step) -> (loss,
+    terms).
 
+    The function takes parameters, teachers and batches of one program, tuples of length one; see `sum_losses`.
     progress: share of the run that is done, 0 to 1; only LossConfig.retention_growth depends on it.
+    step: for losses that draw something; this one draws nothing.
 
     terms: "alignment" (cosine: sum over layers; variable: weighted mean over variables, nats), "supervised"
     (nats per answer token), "retention" (nats; see LossConfig.retention_reduction), "answer_accuracy" (share of
@@ -177,20 +147,26 @@ def make_loss_fn(
         raise ValueError("variable alignment needs a VariableLayout")
     rows = np.array(shape.result_rows)
 
-    def loss_fn(params: TrainParams, frozen: Frozen, batch: Batch, progress: jax.typing.ArrayLike = 0.0):
+    def loss_fn(
+        params: TrainParams,
+        frozen: Frozen,
+        batches: Batches,
+        progress: jax.typing.ArrayLike = 0.0,
+        step: jax.typing.ArrayLike = 0,
+    ):
+        (adapter,), (phi,), (batch,) = params.adapters, frozen.teachers, batches
+        assert isinstance(adapter, Adapter)
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         terms: Metrics = {}
         edit = None
         if config.hook:
             # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
-            basis = subspace_basis(jax.lax.stop_gradient(params.adapter.weight[rows]))
+            basis = result_basis(jax.lax.stop_gradient(adapter.weight[rows]), span=config.result_span)
             edit = detach_and_roll(
                 basis,
-                block=shape.depth,
+                block=shape.top,
                 before=config.hook_offset < 0,  # block L reads another state; h_L is aligned as it was
-                share=config.roll_share,
-                gradient=config.answer_gradient,
             )
         asked = len(batch.ids) - shape.free_rows
         # Without a word, rows cut from a spread batch would end up whole on every device.
@@ -201,23 +177,23 @@ def make_loss_fn(
             out, text = model.apply_beside(params.lm, ids, batch.text_ids, **read)
         else:
             out, text = model.apply(params.lm, ids, **read), None
-        logits = _wide(out.logits)
+        logits = wide(out.logits)
         terms["supervised"] = L.weighted_cross_entropy(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         terms["answer_accuracy"] = right / jnp.maximum(jnp.sum(weights), 1.0)
         total = terms["supervised"]
 
         if config.alignment != "none":
-            target = jax.lax.stop_gradient(residuals(frozen.teacher, batch.teacher_ids))
-            target = _wide(target[:, :, 1:])  # BOS has no position in the language model
-            hidden = out.hidden[: shape.depth + 1]
+            target = jax.lax.stop_gradient(residuals(phi, batch.teacher_ids))
+            target = wide(target[:, :, 1:])  # BOS has no position in the language model
+            hidden = shape.aligned(out.hidden)
             if shape.free_rows:
                 # Nothing above h_L is asked of these rows: the blocks after it need not run.
-                lower, lm = first_blocks(model, params.lm, shape.depth + 1)
-                free = lower.apply(lm, keep_rows(batch.ids[asked:])).hidden[: shape.depth + 1]
+                lower, lm = first_blocks(model, params.lm, shape.top + 1)
+                free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:])).hidden)
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
-            hidden = _wide(hidden)
+            hidden = wide(hidden)
             chex.assert_equal_shape_prefix([hidden, target], 3)
             here = None
             if not config.align_padding:
@@ -226,29 +202,52 @@ def make_loss_fn(
                 answers = 1 + (config.answer_alignment - 1) * batch.answer_mask.astype(hidden.dtype)
                 here = answers if here is None else here * answers
             if config.alignment == "cosine":
-                parts = L.cosine_alignment(params.adapter, hidden, target, weights=here)
+                parts = L.cosine_alignment(adapter, hidden, target, weights=here)
                 terms["alignment"] = jnp.sum(parts)
             else:
                 assert layout is not None
-                parts = L.variable_alignment(params.adapter, hidden, target, layout=layout, weights=here)
+                parts = L.variable_alignment(adapter, hidden, target, layout=layout, weights=here)
                 terms["alignment"] = jnp.mean(parts * jnp.asarray(layout.weights, parts.dtype))
             terms["alignment_parts"] = parts
             total = total + config.alignment_weight * terms["alignment"]
 
-        if config.clean_weight:
-            clean = model.apply(params.lm, ids, logit_positions=where).logits
-            terms["supervised_clean"] = L.weighted_cross_entropy(_wide(clean), targets, weights)
-            total = total + config.clean_weight * terms["supervised_clean"]
-
         if text is not None:
-            original = jax.lax.stop_gradient(model.apply(frozen.lm, batch.text_ids).logits)
-            terms["retention"] = L.retention_kl(
-                _wide(text.logits), _wide(original), reduction=config.retention_reduction
-            )
-            growth = config.retention_growth**progress
-            total = total + config.retention_weight * growth * terms["retention"]
+            terms["retention"], priced = retention(model, frozen.lm, batch.text_ids, text.logits, config, progress)
+            total = total + priced
         terms["loss"] = total
         return total, terms
+
+    return loss_fn
+
+
+def sum_losses(losses: Sequence[LossFn], *, names: Sequence[str]) -> LossFn:
+    """The sum of the losses of n programs on one model, a function of the same arguments as each of them.
+
+    Args:
+      losses: of `make_loss_fn`, in the order of injection; only the newest should hold the retention.
+      names: of the programs.
+
+    Returns:
+      A function of n adapters, n teachers and n batches. Its terms are those of the newest program; the others'
+      have "NAME." in front; "loss" is the sum.
+    """
+
+    def loss_fn(
+        params: TrainParams,
+        frozen: Frozen,
+        batches: Batches,
+        progress: jax.typing.ArrayLike = 0.0,
+        step: jax.typing.ArrayLike = 0,
+    ):
+        parts, all_terms = [], {}
+        for i, (loss, name) in enumerate(zip(losses, names, strict=True)):
+            own = TrainParams(params.lm, (params.adapters[i],))
+            part, terms = loss(own, Frozen(frozen.lm, (frozen.teachers[i],)), (batches[i],), progress, step)
+            parts.append(part)
+            newest = i == len(losses) - 1
+            all_terms |= terms if newest else {f"{name}.{key}": value for key, value in terms.items()}
+        total = sum(parts[1:], start=parts[0])
+        return total, all_terms | {"loss": total}
 
     return loss_fn
 
@@ -261,14 +260,14 @@ def make_train_step(
     config: LossConfig,
     shape: StepShape,
     layout: VariableLayout | None = None,
-    keep_rows: RowsFn = _anywhere,
+    keep_rows: RowsFn = anywhere,
     steps: int = 1,
-) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
-    """A pure training step (state, frozen, batch) -> (state, terms), to be jitted by the caller.
+) -> Callable[[TrainState, Frozen, Batches], tuple[TrainState, Metrics]]:
+    """A pure training step of one program, (state, frozen, batches) -> (state, terms), to be jitted by the caller.
 
     Args:
       model: the language model, for θ and for θ₀.
-      residuals: (φ, teacher_ids [B, T]) -> r_0..r_L [L+1, B, T, D], e.g. `tracr_jax.teacher.residuals`.
+      residuals: (φ, teacher_ids [B, T]) -> r_0..r_L [L+1, B, T, D], from `tracr_jax.teacher.make_forward`.
       optimizer: see `make_optimizer`.
       config: which losses, and their weights.
       shape: static facts of the run.
@@ -285,12 +284,12 @@ def make_train_step(
 
 def make_step(
     loss_fn: LossFn, optimizer: optax.GradientTransformation, *, steps: int = 1
-) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Frozen, Batches], tuple[TrainState, Metrics]]:
     """`make_train_step` from its loss: one gradient, one update."""
 
-    def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, frozen: Frozen, batches: Batches) -> tuple[TrainState, Metrics]:
         progress = jnp.minimum(state.step / steps, 1.0)
-        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batch, progress)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(state.params, frozen, batches, progress, state.step)
         state, terms["grad_norm"] = apply_gradients(state, grads, optimizer=optimizer)
         return state, terms
 

@@ -1,4 +1,4 @@
-"""SST-2 and MRPC as two-shot prompts, from files on disk or from the hub. Source: method.md 10.
+"""SST-2 and MRPC as two-shot prompts, from files on disk or from the hub. Source: docs/method.md §10.
 
 The data are not bundled. They are looked for in a folder (GLUE's own .tsv files, or .jsonl with the hub's names),
 then on the Hugging Face hub (extra `hub`); where neither has them, `NotRun` says why. Nothing here waits for a

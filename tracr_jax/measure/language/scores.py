@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.base import LanguageModel, check_ids
 from tracr_jax.train.losses import retention_kl
 from tracr_jax.types import Params
 
@@ -36,7 +36,7 @@ def score_rows(model: LanguageModel, params: Params, rows: Rows) -> list[TokenSc
     """Scores of every token but the first of each row, in the order given; a row has at least two tokens.
 
     Raises:
-      UserError: a row has more than `max_positions` + 1 tokens.
+      UserError: a row has more than `max_positions` + 1 tokens, or an id beyond the vocabulary.
     """
     out: dict[int, TokenScores] = {}
     for chosen, ids in _batches(rows, model, inputs=-1):
@@ -51,7 +51,7 @@ def choose(model: LanguageModel, params: Params, rows: Rows, *, choices: Sequenc
     """For each row, which of the token ids `choices` is likeliest to follow: its index, the first of equals.
 
     Raises:
-      UserError: a row has more than `max_positions` tokens.
+      UserError: a row has more than `max_positions` tokens, or an id beyond the vocabulary.
     """
     out = np.zeros(len(rows), np.int64)
     for chosen, ids in _batches(rows, model, inputs=0):
@@ -75,6 +75,7 @@ def exp_of_mean(nll: Float[np.ndarray, " U1"]) -> np.floating:
 
 def mean_kl(model: LanguageModel, params: Params, original: Params, windows: Int[np.ndarray, "W U"]) -> float:
     """KL(original ‖ model) of the next-token distributions, nats per token: the mean over all W·U positions."""
+    check_ids(windows, model.vocab_size)
     # Two sets of logits at once.
     batch = max(1, min(len(windows), _batch_size(windows.shape[1], model.vocab_size) // 2))
     total = 0.0
@@ -101,6 +102,7 @@ def _batches(
         ids = np.zeros((batch, length - inputs), np.int32)
         for row, k in enumerate(chosen):
             ids[row, : len(rows[k])] = rows[k]
+        check_ids(ids, model.vocab_size)
         yield chosen, ids
         start += batch
 

@@ -1,9 +1,9 @@
 """The retention table: the same measures for the original, the injected and the fine-tuned model.
 
-Source: method.md 10. All columns use the run's tokenizer, the one with the task's merges (findings.md 31). Windows
-hold as many tokens as the model has positions, at most 1,024, and every token but a text's first is scored once,
-from the tokens before it in its window. Texts longer than the model are cut: LAMBADA on the left, where its target
-stays.
+Source: docs/method.md §10. All columns use the run's tokenizer, the one with the task's merges
+(docs/differences.md D31). Windows hold as many tokens as the model has positions, at most 1,024, and every token
+but a text's first is scored once, from the tokens before it in its window. Texts longer than the model are cut:
+LAMBADA on the left, where its target stays.
 """
 
 import dataclasses
@@ -21,8 +21,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.measure.language import glue, texts
 from tracr_jax.measure.language.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
 from tracr_jax.measure.stats import wilson
-from tracr_jax.runs.build import Setup
-from tracr_jax.runs.model import open_run
+from tracr_jax.runs.model import Injected, open
 from tracr_jax.types import Params
 
 LONGEST_WINDOW = 1024
@@ -58,8 +57,7 @@ class Measure:
 
 
 def measure_retention(
-    setup: Setup,
-    injected: Params,
+    run: Injected,
     *,
     baseline: Params | None = None,
     items: int | None = None,
@@ -70,8 +68,7 @@ def measure_retention(
     """How much of the language three models keep: "rows" of retention.json, with sizes and seconds beside them.
 
     Args:
-      setup: of the run; gives the model, its original parameters, the tokenizer and the held-out text.
-      injected: the run's language model.
+      run: gives both models, the tokenizer and the held-out text.
       baseline: the model that was only fine-tuned, see `open_baseline`.
       items: at most so many texts, lines or windows of each set, always the first ones; by default 800 texts of
         LAMBADA, SST-2 and MRPC, 2,000 lines, and windows of 32,768 tokens.
@@ -84,10 +81,10 @@ def measure_retention(
     """
     if items is not None and items < 1:
         raise UserError(f"--items must be at least 1, got {items}")
-    columns = dict(zip(COLUMNS, (setup.lm.params, injected, baseline), strict=True))
-    sizes = _Sizes(setup, items, full)
+    columns = dict(zip(COLUMNS, (run.original.params, run.params, baseline), strict=True))
+    sizes = _Sizes(run, items, full)
     rows, seconds = [], {}
-    for measure in _measures(setup, sizes, data_dir):
+    for measure in _measures(run, sizes, data_dir):
         started = time.perf_counter()
         if measure.score is not None:
             progress(f"{measure.name}: {measure.rows[0].note}")
@@ -95,11 +92,11 @@ def measure_retention(
         for i, row in enumerate(measure.rows):
             rows.append(_as_json(row, {name: None if v is None else v[i] for name, v in values.items()}))
         seconds[measure.name] = round(time.perf_counter() - started, 2)
-    about = {"positions": setup.lm.model.max_positions, "window": sizes.window, "items": items, "full": full}
+    about = {"positions": run.model.max_positions, "window": sizes.window, "items": items, "full": full}
     return {"about": about | {"seconds": seconds}, "rows": rows}
 
 
-def open_baseline(folder: str | Path, setup: Setup) -> Params:
+def open_baseline(folder: str | Path, run: Injected) -> Params:
     """The language model of a fine-tuning run of the same task and model.
 
     Raises:
@@ -110,7 +107,7 @@ def open_baseline(folder: str | Path, setup: Setup) -> Params:
         raise UserError(f"{folder}: not a run folder, there is no config.json; --baseline is a finished run")
     config = C.read_config(folder)
     for name in ("task", "lm"):
-        theirs, ours = getattr(config, name), getattr(setup.config, name)
+        theirs, ours = getattr(config, name), getattr(run.program.config, name)
         if theirs != ours:
             raise UserError(f"{folder}: its {name} is {theirs}, the run's {ours}; compare runs of the same {name}")
     if config.losses.alignment != "none":
@@ -118,7 +115,7 @@ def open_baseline(folder: str | Path, setup: Setup) -> Params:
             f"{folder}: an injected run (alignment {config.losses.alignment}), no fine-tuning baseline; make one "
             "with `tracr-jax inject --preset finetune`"
         )
-    return open_run(folder, task=setup.task, lm=setup.lm)[1].lm
+    return open(folder, lm=run.base).params
 
 
 def _values(measure: Measure, params: Params | None) -> tuple[float, ...] | None:
@@ -147,30 +144,28 @@ def _as_json(row: Row, values: dict[str, float | None]) -> dict[str, Any]:
 class _Sizes:
     """How much of each set is read."""
 
-    def __init__(self, setup: Setup, items: int | None, full: bool):
-        self.window = min(setup.lm.model.max_positions, LONGEST_WINDOW)
+    def __init__(self, run: Injected, items: int | None, full: bool):
+        self.window = min(run.model.max_positions, LONGEST_WINDOW)
         self.texts = None if full else items or DEFAULT_TEXTS
         self.lines = None if full else items
         self.windows = None if full else items or -(-DEFAULT_TOKENS // self.window)
 
 
-def _measures(setup: Setup, sizes: _Sizes, data_dir: Path | None) -> Iterator[Measure]:
-    yield _lambada(setup, sizes)
-    yield _lines(setup, sizes)
-    yield _stream(
-        setup, sizes, "Tiny Shakespeare, corpus", texts.shakespeare(), "the same 2,000 lines as one text"
-    )
-    yield _stream(setup, sizes, "WikiText-2", texts.wikitext(), "test split")
-    yield _held_out(setup, sizes)
+def _measures(run: Injected, sizes: _Sizes, data_dir: Path | None) -> Iterator[Measure]:
+    yield _lambada(run, sizes)
+    yield _lines(run, sizes)
+    yield _stream(run, sizes, "Tiny Shakespeare, corpus", texts.shakespeare(), "the same 2,000 lines as one text")
+    yield _stream(run, sizes, "WikiText-2", texts.wikitext(), "test split")
+    yield _held_out(run, sizes)
     for task in (glue.SST2, glue.MRPC):
-        yield _glue(setup, sizes, task, data_dir)
+        yield _glue(run, sizes, task, data_dir)
 
 
-def _lambada(setup: Setup, sizes: _Sizes) -> Measure:
-    model, positions = setup.lm.model, setup.lm.model.max_positions
+def _lambada(run: Injected, sizes: _Sizes) -> Measure:
+    model, positions = run.model, run.model.max_positions
     every = texts.lambada_texts()
     chosen = every[: sizes.texts]
-    rows = texts.last_word_rows(chosen, setup.tokenizer, positions=positions)
+    rows = texts.last_word_rows(chosen, run.program.tokenizer, positions=positions)
 
     def score(params):
         ends = [s.right[-n:] for s, n in zip(score_rows(model, params, rows.ids), rows.targets, strict=True)]
@@ -188,10 +183,10 @@ def _lambada(setup: Setup, sizes: _Sizes) -> Measure:
     return Measure("LAMBADA", both, score)
 
 
-def _lines(setup: Setup, sizes: _Sizes) -> Measure:
-    model, positions = setup.lm.model, setup.lm.model.max_positions
+def _lines(run: Injected, sizes: _Sizes) -> Measure:
+    model, positions = run.model, run.model.max_positions
     text = texts.shakespeare()
-    rows = texts.line_rows(text, setup.tokenizer, positions=positions, limit=sizes.lines)
+    rows = texts.line_rows(text, run.program.tokenizer, positions=positions, limit=sizes.lines)
     of = sum(bool(line.strip()) for line in text.splitlines())
     count = min(of, sizes.lines or of)
 
@@ -204,8 +199,8 @@ def _lines(setup: Setup, sizes: _Sizes) -> Measure:
     return Measure(name, (Row(name, PER_TOKEN, False, len(rows.ids), note),), score)
 
 
-def _stream(setup: Setup, sizes: _Sizes, name: str, text: str, what: str) -> Measure:
-    ids = setup.tokenizer.encode(text)
+def _stream(run: Injected, sizes: _Sizes, name: str, text: str, what: str) -> Measure:
+    ids = run.program.tokenizer.encode(text)
     rows = texts.stream_rows(ids, length=sizes.window, limit=sizes.windows)
     of = -(-(len(ids) - 1) // sizes.window)
     note = _note(what, f"{_first(len(rows), of, 'windows')} of {sizes.window} tokens")
@@ -213,16 +208,16 @@ def _stream(setup: Setup, sizes: _Sizes, name: str, text: str, what: str) -> Mea
     return Measure(
         name,
         (Row(name, PER_TOKEN, False, scored, note),),
-        lambda params: (perplexity(setup.lm.model, params, rows),),
+        lambda params: (perplexity(run.model, params, rows),),
     )
 
 
-def _held_out(setup: Setup, sizes: _Sizes) -> Measure:
-    windows = setup.valid_text[: sizes.windows]
+def _held_out(run: Injected, sizes: _Sizes) -> Measure:
+    windows = run.valid_text[: sizes.windows]
     count, length = windows.shape
     # The whole sample is that of evaluation.json.
-    note = _note(f"{_first(count, len(setup.valid_text), 'windows')} of {length} tokens")
-    model, original = setup.lm.model, setup.lm.params
+    note = _note(f"{_first(count, len(run.valid_text), 'windows')} of {length} tokens")
+    model, original = run.model, run.original.params
 
     def score(params):
         return perplexity(model, params, windows), mean_kl(model, params, original, windows)
@@ -232,17 +227,17 @@ def _held_out(setup: Setup, sizes: _Sizes) -> Measure:
     return Measure("held-out text", (first, second), score)
 
 
-def _glue(setup: Setup, sizes: _Sizes, task: glue.Glue, data_dir: Path | None) -> Measure:
-    model, positions = setup.lm.model, setup.lm.model.max_positions
+def _glue(run: Injected, sizes: _Sizes, task: glue.Glue, data_dir: Path | None) -> Measure:
+    model, positions = run.model, run.model.max_positions
     try:
         every = glue.examples(task, folder=data_dir)
-        choices = [setup.tokenizer.encode(answer)[0] for answer in task.answers]
+        choices = [run.program.tokenizer.encode(answer)[0] for answer in task.answers]
         if choices[0] == choices[1]:
             raise glue.NotRun(f"{' and '.join(map(repr, task.answers))} begin with the same token")
     except glue.NotRun as e:
         return _not_run(task.title, Row(task.title, SHARE, True, 0, ""), reason=str(e))
     chosen = every[: sizes.texts]
-    encoded = setup.tokenizer.encode_batch([e.prompt for e in chosen])
+    encoded = run.program.tokenizer.encode_batch([e.prompt for e in chosen])
     rows = texts.TextRows([r[-positions:] for r in encoded], [], sum(len(r) > positions for r in encoded))
     truth = np.array([e.label for e in chosen])
     most = max(np.mean(truth), 1 - np.mean(truth))

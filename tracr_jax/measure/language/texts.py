@@ -1,4 +1,4 @@
-"""The bundled evaluation texts as rows of token ids. Source: method.md 10, findings.md 33.
+"""The bundled evaluation texts as rows of token ids. Source: docs/method.md §10, docs/differences.md D33.
 
 Differs from the original: LAMBADA is scored on the last word too, not only on its last token, and corpus
 perplexities stand beside the original's mean over single lines. Licences: tracr_jax/data/corpus/README.md.

@@ -9,16 +9,15 @@ import numpy as np
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.measure.variables.labelled import LabelledRows
 from tracr_jax.measure.variables.reading import DecodeCounts, best_values, count_right
-from tracr_jax.runs.build import Setup
+from tracr_jax.runs.model import Injected
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter, Hidden, Params
 
 
-def aligned_states(setup: Setup, lm_params: Params, ids) -> Hidden:
-    """h_0..h_L in float32; h_L is the input of block L, so the blocks after it do not run."""
-    depth = setup.shape.depth
-    model, params = first_blocks(setup.lm.model, lm_params, depth + 1)
-    return model.apply(params, ids).hidden[: depth + 1].astype(jnp.float32)
+def aligned_states(run: Injected, lm_params: Params, ids) -> Hidden:
+    """The states that r_0..r_L are read from, in float32; the blocks after the last of them do not run."""
+    model, params = first_blocks(run.model, lm_params, run.program.top + 1)
+    return model.apply(params, ids).hidden[np.array(run.program.states)].astype(jnp.float32)
 
 
 def every_layer(adapter: Adapter, *, layers: int) -> Adapter:
@@ -29,9 +28,9 @@ def every_layer(adapter: Adapter, *, layers: int) -> Adapter:
 class Counter:
     """Counts for a model and a reader per layer; jitted once per shape of rows, so make one and keep it."""
 
-    def __init__(self, setup: Setup):
-        """For the model and the variables of `setup`."""
-        layout = setup.layout
+    def __init__(self, run: Injected):
+        """For the model and the variables of the newest program."""
+        layout = run.program.layout
 
         def count(lm_params, readers, ids, truth, masks):
             def one_layer(x):
@@ -41,7 +40,7 @@ class Counter:
                 return count_right(read, truth_here, masks, layout=layout)
 
             # Layer by layer: all readings together would be hundreds of megabytes.
-            return jax.lax.map(one_layer, (aligned_states(setup, lm_params, ids), truth, readers))
+            return jax.lax.map(one_layer, (aligned_states(run, lm_params, ids), truth, readers))
 
         self._count = jax.jit(count)
 

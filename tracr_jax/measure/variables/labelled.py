@@ -1,7 +1,7 @@
 """Items as rows of tokens with the program's own value of every variable at every position and layer.
 
 Items that fit the teacher's table take the values from the compiled teacher's states, longer ones from the oracle
-(tracr_jax.teacher.evaluate): a layer holds a variable from its writer on. What the program does not define is
+(tracr_jax.teacher.oracle): a layer holds a variable from its writer on. What the program does not define is
 NOTHING there; so is, for longer items, a value for which the teacher has no direction, which is counted apart.
 
 Classes of positions, which may overlap:
@@ -24,7 +24,8 @@ from jaxtyping import Float, Int
 
 from tracr_jax.data.samples import LONG, ROWS, padded_rows, round_up
 from tracr_jax.measure.variables.reading import NOTHING, held_values
-from tracr_jax.runs.build import Setup
+from tracr_jax.runs.model import Injected
+from tracr_jax.runs.program import Program
 from tracr_jax.tasks.base import Item
 
 CLASSES = ("all", "prompt", "program", "marker", "answer")
@@ -42,18 +43,18 @@ class LabelledRows(NamedTuple):
 class Labeller:
     """Makes labelled rows for a run; holds the compiled teacher, so make one and keep it."""
 
-    def __init__(self, setup: Setup):
-        """For `setup.task`, with the tokens of `setup.tokenizer`."""
-        self._setup = setup
-        layout, residuals = setup.layout, setup.residuals
+    def __init__(self, run: Injected):
+        """For `run.program.task`, with the tokens of `run.program.tokenizer`."""
+        self._run = run
+        layout, residuals = run.program.layout, run.program.residuals
         self._held = jax.jit(
             lambda phi, ids: held_values(residuals(phi, ids)[:, :, 1:][..., layout.order], layout=layout)
         )
 
     def rows(self, items: Sequence[Item], *, batch: int = ROWS) -> Iterator[LabelledRows]:
         """All items, `batch` at a time (or as many as there are); those that fit the teacher's table first."""
-        lengths = [self._setup.token_count(i) for i in items]
-        limit = self._setup.sequence_length
+        lengths = [self._run.program.token_count(i) for i in items]
+        limit = self._run.program.length
         batch = min(batch, len(items))
         fits = [i for i, n in zip(items, lengths, strict=True) if n <= limit]
         longer = [i for i, n in zip(items, lengths, strict=True) if n > limit]
@@ -61,52 +62,54 @@ class Labeller:
             yield self._fitting(fits[start : start + batch], batch)
         # One width for most sets: a program is compiled for each.
         width = round_up(max(lengths, default=0), to=LONG)
-        width = max(min(width, self._setup.lm.model.max_positions), *lengths) if longer else 0
+        width = max(min(width, self._run.model.max_positions), *lengths) if longer else 0
         for start in range(0, len(longer), batch):
             yield self._longer(longer[start : start + batch], batch, width)
 
     def _fitting(self, items: Sequence[Item], batch: int) -> LabelledRows:
-        ids, masks = padded_rows(self._setup, items, batch=batch, length=self._setup.sequence_length)
-        truth = self._held(self._setup.phi, self._setup.bridge.to_teacher(ids))
-        return LabelledRows(ids, position_classes(self._setup, ids, masks), truth, 0)
+        ids, masks = padded_rows(self._run.program.bridge, items, batch=batch, length=self._run.program.length)
+        truth = self._held(self._run.program.phi, self._run.program.bridge.to_teacher(ids))
+        truth = self._run.program.readable(np.asarray(truth))
+        return LabelledRows(ids, position_classes(self._run, ids, masks), truth, 0)
 
     def _longer(self, items: Sequence[Item], batch: int, width: int) -> LabelledRows:
-        ids, masks = padded_rows(self._setup, items, batch=batch, length=width)
-        truth, missing = oracle_values(self._setup, ids, masks[0].sum(axis=1).astype(int))
-        return LabelledRows(ids, position_classes(self._setup, ids, masks), truth, missing)
+        ids, masks = padded_rows(self._run.program.bridge, items, batch=batch, length=width)
+        truth, missing = oracle_values(self._run.program, ids, masks[0].sum(axis=1).astype(int))
+        truth = self._run.program.readable(truth)
+        return LabelledRows(ids, position_classes(self._run, ids, masks), truth, missing)
 
 
 def position_classes(
-    setup: Setup, ids: Int[np.ndarray, "B S"], masks: Float[np.ndarray, "2 B S"]
+    run: Injected, ids: Int[np.ndarray, "B S"], masks: Float[np.ndarray, "2 B S"]
 ) -> Float[np.ndarray, "C B S"]:
     """The masks of CLASSES from `samples.padded_rows`: own positions and those that emit the answer."""
     own, answer = masks
     # The prompt ends where the answer's first token is emitted.
     prompt = own * (np.cumsum(answer, axis=1) - answer == 0)
-    teacher_ids = setup.bridge.to_teacher(ids)[:, 1:]
-    vocab, task = setup.teacher.vocab, setup.task
+    teacher_ids = run.program.bridge.to_teacher(ids)[:, 1:]
+    vocab, task = run.program.teacher.vocab, run.program.task
     fill = teacher_ids == vocab[task.token_map().fill]
     marker = teacher_ids == vocab.get(task.marker, -1)
     return np.stack([own, prompt * fill, prompt * ~(fill | marker), prompt * marker, answer])
 
 
 def oracle_values(
-    setup: Setup, ids: Int[np.ndarray, "B S"], lengths: Sequence[int] | Int[np.ndarray, " B"]
+    program: Program, ids: Int[np.ndarray, "B S"], lengths: Sequence[int] | Int[np.ndarray, " B"]
 ) -> tuple[Int[np.ndarray, "L1 B S n"], int]:
     """The oracle's values of every categorical variable for rows of any length, and how many have no direction.
 
     Args:
-      setup: the run.
+      program: whose task's own code is at hand.
       ids: LM tokens.
       lengths: how many of each row are its own; the program is causal, the rest is left out.
     """
-    by_name = {v.name: v for v in setup.teacher.variables if v.kind == "categorical"}
-    variables = [by_name[n] for n in setup.layout.names if n in by_name]
+    by_name = {v.name: v for v in program.teacher.variables if v.kind == "categorical"}
+    variables = [by_name[n] for n in program.layout.names if n in by_name]
     index = [{value: k for k, value in enumerate(v.values)} for v in variables]
     truth = np.full((*ids.shape, len(variables)), NOTHING, np.int32)
     missing = 0
     for row, length in enumerate(lengths):
-        values = setup.oracle(setup.bridge.teacher_values(ids[row, :length].tolist())).values if length else {}
+        values = program.oracle(program.bridge.teacher_values(ids[row, :length].tolist())).values if length else {}
         # Every compiled teacher holds them, even where the program never reads them.
         values = {"indices": list(range(length))} | values
         for k, variable in enumerate(variables):
@@ -116,5 +119,5 @@ def oracle_values(
                 truth[row, s, k] = index[k].get(value, NOTHING)
                 missing += value not in index[k]
     writer = np.array([v.writer_layer for v in variables])
-    held = np.arange(setup.shape.depth + 1)[:, None] >= writer[None]
+    held = np.arange(program.depth + 1)[:, None] >= writer[None]
     return np.where(held[:, None, None], truth[None], NOTHING), missing

@@ -1,8 +1,9 @@
 """From readings to values: which value of each variable a state shows, and how often that is the right one.
 
-Source: method.md 11. A reading is a state in teacher coordinates in grouped order (`VariableLayout.order`), so
-that every variable of one size is handled at once; values are positions in the variable's list of values. Unlike
-the original, a position counts for a variable only where the program holds a value there (findings.md 36).
+Source: docs/method.md §11. A reading is a state in teacher coordinates in grouped order (`VariableLayout.order`),
+so that every variable of one size is handled at once; values are positions in the variable's list of values.
+Unlike the original, a position counts for a variable only where the program holds a value there
+(docs/differences.md D36).
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tracr_jax.teacher.variables import DEFINED, VariableLayout
-
-NOTHING = -1  # in place of a value where the program holds none
+from tracr_jax.teacher.variables import DEFINED, NOTHING, VariableLayout
 
 
 class DecodeCounts(NamedTuple):

@@ -1,5 +1,6 @@
 """Tables in the terminal: of a run, from evaluation.json; of the language kept, from retention.json."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -7,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def print_evaluation(console: Console, evaluation: dict[str, Any]) -> None:
+def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
     """Three tables: answers on every set, decoded variables on the test set, language kept."""
     console.print(answers_table(evaluation))
     console.print(decode_table(evaluation))
@@ -34,7 +35,7 @@ def programs_table(programs: dict[str, Any]) -> Table:
     return table
 
 
-def answers_table(evaluation: dict[str, Any]) -> Table:
+def answers_table(evaluation: Mapping[str, Any]) -> Table:
     """Exact match with 95 % intervals, before and after, beside predictors that know nothing of the program."""
     sets = evaluation["sets"]
     baselines = list(next(iter(sets.values()))["baselines"])
@@ -92,7 +93,7 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
 
 
-def decode_table(evaluation: dict[str, Any], *, worst: int = 5) -> Table:
+def decode_table(evaluation: Mapping[str, Any], *, worst: int = 5) -> Table:
     """Decode accuracy on the test set: the result and the variables that decode worst."""
     at_all = evaluation["decode"]["test"]["all_positions"]
     at_answer = evaluation["decode"]["test"]["answer_positions"]

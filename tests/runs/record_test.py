@@ -9,23 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tracr_jax
 from tests.helpers.programs_parts import SMALL, TASKS
 from tracr_jax import cli
 from tracr_jax.config import LossConfig, RunConfig, read_config
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.export.card import model_card
-from tracr_jax.export.program import describe_program
 from tracr_jax.files import read_json, write_json
-from tracr_jax.injection import Run, default_folder, inject, make_batch_at, make_parts
+from tracr_jax.injection import inject
 from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.measure.answers import make_predictor
-from tracr_jax.runs.build import build
-from tracr_jax.runs.model import open_run
-from tracr_jax.runs.programs import open_earlier, read_record
+from tracr_jax.runs.build import build, make_batch_at, make_parts
+from tracr_jax.runs.folder import default_folder
+from tracr_jax.runs.onto import open_earlier
+from tracr_jax.runs.program import describe_program
+from tracr_jax.runs.record import read_record
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.metrics import read_lines
-from tracr_jax.train.step import Frozen, ProgramsParams, TrainParams, TrainState, make_loss_fn
+from tracr_jax.train.step import Frozen, TrainParams, TrainState, make_loss_fn
 
 
 @pytest.fixture(scope="module")
@@ -48,42 +50,41 @@ def room(tmp_path_factory):
 
 
 def opened(room, name, onto):
-    """(setup of a further run, what it goes on from), with nothing trained yet."""
+    """What `open_earlier` gives a further run, with nothing trained yet."""
     config = dataclasses.replace(SMALL, lm=str(room / "lm"), onto=str(room / onto))
-    setup = build(config, task=f"{room}/tasks.py:{name}", lm=config.lm)
-    return setup, open_earlier(setup)
+    return open_earlier(build(config, task=f"{room}/tasks.py:{name}", lm=config.lm))
 
 
 def test_it_starts_from_the_trained_weights_and_keeps_the_original_for_the_language(room):
-    setup, earlier = opened(room, "MANY", "more")
-    state, frozen, _ = make_parts(setup, earlier=earlier)
-    before = open_run(room / "more")
-    chex.assert_trees_all_equal(state.params.lm, before.params.lm)
+    setups, lm_params, _ = opened(room, "MANY", "more")
+    state, frozen, _ = make_parts(setups, lm_params=lm_params)
+    before = tracr_jax.open(room / "more")
+    chex.assert_trees_all_equal(state.params.lm, before.params)
     chex.assert_trees_all_equal(frozen.lm, load_lm(str(room / "lm")).params)
-    assert len(state.params.adapters) == len(frozen.teacher) == 3
-    chex.assert_trees_all_equal(state.params.adapters[0], open_run(room / "more", program="odd").params.adapter)
-    chex.assert_trees_all_equal(state.params.adapters[1], before.params.adapter)
-    assert state.params.adapters[2].weight.shape == (setup.teacher.width, 32)
+    assert len(state.params.adapters) == len(frozen.teachers) == 3
+    chex.assert_trees_all_equal(state.params.adapters[:2], tuple(p.adapter for p in before.programs))
+    assert state.params.adapters[2].weight.shape == (setups[-1].program.teacher.width, 32)
 
 
 def test_each_step_adds_alignment_and_answer_of_the_earlier_programs_as_their_own_runs_had_them(room):
-    setup, earlier = opened(room, "MANY", "more")
-    state, frozen, step = make_parts(setup, earlier=earlier)
-    batches = make_batch_at(setup, earlier=earlier)(1)
+    setups, lm_params, _ = opened(room, "MANY", "more")
+    state, frozen, step = make_parts(setups, lm_params=lm_params)
+    batches = make_batch_at(setups)(1)
     # odd was trained for 40 steps and then for 30 more, more for 30: their items go on from there.
-    for s, batch, at in zip((*earlier.setups, setup), batches, (1 + 70, 1 + 30, 1), strict=True):
+    for s, batch, at in zip(setups, batches, (1 + 70, 1 + 30, 1), strict=True):
         chex.assert_trees_all_equal(batch, s.batches.batch_at(at))
-    assert [s.config.seed for s in earlier.setups] == [3, 4]
+    assert [s.config.seed for s in setups[:-1]] == [3, 4]
 
-    off = [dataclasses.replace(s.config.losses, retention_weight=0.0) for s in earlier.setups]
+    off = [dataclasses.replace(s.config.losses, retention_weight=0.0) for s in setups[:-1]]
     alone = []
-    for i, (s, config) in enumerate(zip((*earlier.setups, setup), (*off, setup.config.losses), strict=True)):
-        loss = make_loss_fn(s.lm.model, s.residuals, config=config, shape=s.shape, layout=s.layout)
-        own = TrainParams(state.params.lm, state.params.adapters[i])
-        alone.append(jax.jit(loss)(own, Frozen(frozen.lm, s.phi), batches[i])[1])
+    for i, (s, config) in enumerate(zip(setups, (*off, setups[-1].config.losses), strict=True)):
+        p = s.program
+        loss = make_loss_fn(s.lm.model, p.residuals, config=config, shape=s.shape, layout=p.layout)
+        own = TrainParams(state.params.lm, (state.params.adapters[i],))
+        alone.append(jax.jit(loss)(own, Frozen(frozen.lm, (p.phi,)), (batches[i],))[1])
     assert "retention" in alone[2]
     expected = alone[2]["loss"]
-    for s, terms in zip(earlier.setups, alone, strict=False):
+    for s, terms in zip(setups[:-1], alone, strict=False):
         expected += terms["supervised"] + s.config.losses.alignment_weight * terms["alignment"]
     _, terms = step(state, frozen, batches)
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
@@ -94,20 +95,21 @@ def test_each_step_adds_alignment_and_answer_of_the_earlier_programs_as_their_ow
 
 def test_the_folder_holds_every_program_and_is_read_as_a_run_of_the_newest(room):
     names = {p.name for p in (room / "many").iterdir()}
-    assert names >= {"config.json", "programs.json", "checkpoints", "teacher", "evaluation.json"}
+    assert names >= {"config.json", "programs.json", "checkpoints", "programs", "evaluation.json"}
     assert [p.task for p in read_record(room / "many").programs] == ["odd", "more", "many"]
     assert read_record(room / "odd") is None
-    runs = [open_run(room / "many", program=n) for n in ("odd", "more", None)]
-    assert [r.setup.task.name for r in runs] == ["odd", "more", "many"]
+    assert [p.name for p in tracr_jax.open(room / "many").programs] == ["odd", "more", "many"]
+    runs = [tracr_jax.open(room / "many", program=n) for n in ("odd", "more", None)]
+    assert [r.program.name for r in runs] == ["odd", "more", "many"]
     for r in runs:
-        chex.assert_trees_all_equal(r.params.lm, runs[0].params.lm)
-        assert r.params.adapter.weight.shape == (r.setup.teacher.width, 32)
+        chex.assert_trees_all_equal(r.params, runs[0].params)
+        assert r.adapter.weight.shape == (r.program.teacher.width, 32)
     # The earlier adapters went on being trained.
-    assert not np.array_equal(runs[0].params.adapter.weight, open_run(room / "odd").params.adapter.weight)
+    assert not np.array_equal(runs[0].adapter.weight, tracr_jax.open(room / "odd").adapter.weight)
     with pytest.raises(UserError, match="no program 'dyck'; its programs: odd, more, many"):
-        open_run(room / "many", program="dyck")
-    with pytest.raises(UserError, match="no program 'more', only odd"):
-        open_run(room / "odd", program="more")
+        tracr_jax.open(room / "many", program="dyck")
+    with pytest.raises(UserError, match="no program 'more'; its programs: odd"):
+        tracr_jax.open(room / "odd", program="more")
 
 
 def test_the_interference_matrix_is_what_each_model_answers(room):
@@ -118,24 +120,24 @@ def test_the_interference_matrix_is_what_each_model_answers(room):
     for row, folder in zip(table["after"], ("odd", "more", "many"), strict=True):
         assert row["run"] == str(room / folder)
         for name, sets in row["sets"].items():
-            setup, params = open_run(room / folder, program=name)
-            predict = make_predictor(setup)
-            for set_name, items in reported_samples(setup.task, 6).items():
+            run = tracr_jax.open(room / folder, program=name)
+            predict = make_predictor(run)
+            for set_name, items in reported_samples(run.program.task, 6).items():
                 share = sets[set_name]
-                assert (share["right"], share["total"]) == (sum(predict(params.lm, items)), 6)
+                assert (share["right"], share["total"]) == (sum(predict(run.params, items)), 6)
                 before = table["before"][name][set_name]
-                assert before["right"] == sum(predict(setup.lm.params, items))
+                assert before["right"] == sum(predict(run.original.params, items))
             assert 0 < row["variables"][name] < 1
 
 
 def test_the_card_of_an_export_names_the_other_programs(room):
-    setup = open_run(room / "more").setup
+    run = tracr_jax.open(room / "more")
     evaluation = read_json(room / "more" / "evaluation.json")
     odd = evaluation["programs"]["after"][-1]["sets"]["odd"]["test"]["accuracy"]
-    program = describe_program(setup)
-    card = model_card(setup, evaluation, program=program)
+    content = describe_program(run.program, width=run.model.width)
+    card = model_card(run.program, evaluation, content=content)
     assert f"injected before more: *odd* ({100 * odd:.1f} % of its test set)." in card
-    assert program["run"]["onto"] == "odd"  # no folder of the machine
+    assert content["run"]["onto"] == "odd"  # no folder of the machine
 
 
 def metrics(folder):
@@ -156,8 +158,10 @@ def test_cut_and_resumed_is_bit_for_bit(room, tmp_path):
     shutil.rmtree(folder / "checkpoints" / "30")
     (folder / "evaluation.json").unlink()
     cut = resume(room, folder, onto=room / "more")
-    for program, run in zip(("odd", "more", "many"), (*cut.earlier, cut), strict=True):
-        chex.assert_trees_all_equal(run.params, open_run(straight, program=program).params)
+    there = tracr_jax.open(straight)
+    chex.assert_trees_all_equal(cut.params, there.params)
+    for a, b in zip(cut.programs, there.programs, strict=True):
+        chex.assert_trees_all_equal(a.adapter, b.adapter)
     assert metrics(folder) == metrics(straight)
     assert {"odd.alignment", "more.supervised", "retention"} <= set(metrics(folder)[29])
     texts = [(f / "evaluation.json").read_text().replace(str(f), "") for f in (folder, straight)]
@@ -173,14 +177,12 @@ def test_a_changed_earlier_run_is_refused(room, tmp_path):
     write_json(folder / "config.json", read_json(folder / "config.json") | {"onto": str(base)})
     untouched = {f: (folder / f).read_bytes() for f in ("metrics.jsonl", "programs.json", "evaluation.json")}
     # Other weights after as many steps, as another seed would leave them: one number of one adapter.
-    runs = [open_run(base, program=p) for p in ("odd", "more")]
-    first = runs[0].params.adapter
-    adapters = (first._replace(bias=first.bias.at[0].add(1e-3)), runs[1].params.adapter)
+    before = tracr_jax.open(base)
+    first, second = (p.adapter for p in before.programs)
+    adapters = (first._replace(bias=first.bias.at[0].add(1e-3)), second)
     shutil.rmtree(base / "checkpoints")
     checkpoints = Checkpoints(base / "checkpoints")
-    checkpoints.save(
-        TrainState(jnp.int32(30), ProgramsParams(runs[0].params.lm, adapters), {"unused": jnp.zeros(1)})
-    )
+    checkpoints.save(TrainState(jnp.int32(30), TrainParams(before.params, adapters), {"unused": jnp.zeros(1)}))
     checkpoints.close()
     with pytest.raises(
         UserError, match=r"base has changed since .*run began: its weights were [0-9a-f]{12} after 30 "
@@ -195,7 +197,7 @@ def test_a_changed_earlier_run_is_refused(room, tmp_path):
     assert {f: (folder / f).read_bytes() for f in untouched} == untouched
     # What is done is read without the earlier run.
     shutil.rmtree(base)
-    assert open_run(folder, program="odd").setup.task.name == "odd"
+    assert tracr_jax.open(folder, program="odd").program.name == "odd"
 
 
 def test_what_does_not_fit_is_one_line_and_writes_nothing(room, tmp_path):
@@ -235,7 +237,7 @@ def test_by_command(room, tmp_path, capsys, monkeypatch):
 
     def stand_in(task, **options):
         given.update(options, task=task, default=str(default_folder(options["config"])))
-        return Run(folder, *open_run(folder), read_json(folder / "evaluation.json"))
+        return dataclasses.replace(tracr_jax.open(folder), evaluation=read_json(folder / "evaluation.json"))
 
     monkeypatch.setattr("tracr_jax.injection.inject", stand_in)
     cli.main(["inject", f"{room}/tasks.py:MORE", "--onto", str(room / "odd")])

@@ -28,7 +28,7 @@ _ENVIRONMENT = ("tracr_jax", "python", "packages", "device", "machine")
 
 
 def label(lm: str) -> str:
-    """Short name of a model, for file names and README markers."""
+    """Short name of a model, for file names and the markers of tables."""
     name = Path(lm).name.lower()
     return "smollm2" if name.startswith("smollm2-") else name
 
@@ -179,9 +179,12 @@ def summarise(by_seed: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]
 
 def shown_command(argv: list[str]) -> str:
     """A command as a reader types it in the checkout: the script's place on this machine is nobody's business."""
-    script = Path(argv[0]).name
-    ours = script in ("reproduce.py", "search.py")
-    return shlex.join(["python", f"experiments/{script}", *argv[1:]] if ours else argv)
+    parts = Path(argv[0]).with_suffix("").parts
+    if "experiments" not in parts:
+        return shlex.join(argv)
+    at = len(parts) - 1 - parts[::-1].index("experiments")
+    module = ".".join(p for p in parts[at:] if p != "__main__")
+    return shlex.join(["python", "-m", module, *argv[1:]])
 
 
 def stamp(results: dict[str, Any], command: str) -> None:

@@ -1,10 +1,13 @@
-"""The README's result table, in Markdown, from a results file of reproduce.py; nothing else goes into it."""
+"""The tables of results, in Markdown, from results files of the sweep; nothing else goes into them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from reproduce_results import label
+from experiments import marked
+from experiments.reproduce.results import label
+from tracr_jax.files import read_json
 
 _METHODS = {"finetune": "fine-tuning", "cosine": "injection, cosine", "variable": "injection, variables"}
 _NONE = "–"
@@ -91,23 +94,30 @@ def _value(
     return f"{prefix}{show(found['mean'])}{spread}{few}"
 
 
-_PLACES = re.compile(r" --(runs|out) \S+| --replace")
+_PLACES = re.compile(r" --(runs|out) \S+| --replace")  # where files went changes no number
+_SCRIPT = re.compile(r"^python experiments/(\w+)\.py")  # how the first runs were started
+_CELL = re.compile(r"--(task|method)s(?: (?!-)\S+)+")
+
+
+def _commands(runs: list[dict[str, Any]]) -> str:
+    shown = dict.fromkeys(_SCRIPT.sub(r"python -m experiments.\1", _PLACES.sub("", r["command"])) for r in runs)
+    if len(shown) > 1:
+        shown = dict.fromkeys(_CELL.sub(lambda m: f"--{m[1]}s {m[1].upper()}", command) for command in shown)
+    return ", ".join(f"`{command}`" for command in shown)
 
 
 def _caption(results: dict[str, Any]) -> str:
     runs = [run for cells in results["cells"].values() for cell in cells.values() for run in cell["runs"].values()]
-    # Where files went changes no number.
-    commands = dict.fromkeys(f"`{_PLACES.sub('', run['command'])}`" for run in runs)
     jax = sorted({e["packages"]["jax"] for e in results["environments"]})
     devices = sorted({e["device"] for e in results["environments"]})
     machine = results["machine"]
     return (
-        f"{', '.join(commands)}: {len(runs)} runs on {', '.join(devices)} ({machine['cpu']}, {machine['cores']} "
+        f"{_commands(runs)}: {len(runs)} runs on {', '.join(devices)} ({machine['cpu']}, {machine['cores']} "
         f"cores), jax {', '.join(jax)}. Exact match and decode accuracy in %, mean ± sample standard deviation "
         "over seeds; in parentheses the items of a set. *Before*: the untouched model with the same tokenizer. "
-        "*Trivial*: the best predictor that does not know the program (always no, length parity, counts without "
-        "order, …), or always the most frequent value. Decoded on the test set, all positions unless said "
-        "otherwise. Perplexity as a multiple of *before*."
+        "*Trivial*: the best baseline that does not know the program (always no, length parity, counts without "
+        "order, …); for a variable, its most frequent value. Decode accuracy is that of the test set, over all "
+        "positions where the row names no others. Perplexity is a multiple of *before*."
     )
 
 
@@ -125,5 +135,41 @@ def _missing(results: dict[str, Any]) -> list[str]:
 
 
 def block(results: dict[str, Any]) -> str:
-    """The name of the table's place in the README, see `marked`."""
+    """The name of the table's place in experiments/results.md, see `marked`."""
     return f"results {label(results['lm'])}"
+
+
+COMPARISON = "comparison"
+# Title, results file, task, quantity of each row. The baseline wins some: they stay.
+_COMPARED = (
+    ("dyck: one bracket wrong, or balanced", "tiny", "dyck", "accuracy/near_miss_balanced"),
+    ("dyck: two brackets exchanged, or balanced", "tiny", "dyck", "accuracy/order_miss_balanced"),
+    ("int_sum: operands larger than in training", "tiny", "int_sum", "accuracy/larger_operands"),
+    ("count: texts of x alone", "tiny", "count", "accuracy/x_only"),
+    ("dyck in SmolLM2-135M, 600 small steps: one bracket wrong", "smollm2", "dyck", "accuracy/near_miss_balanced"),
+    ("dyck: perplexity of held-out text", "tiny", "dyck", "perplexity/ratio"),
+)
+
+
+def comparison(files: Mapping[str, dict[str, Any]]) -> str:
+    """The README's table, from results by label: exact match, and perplexity relative to the untouched model's."""
+    lines = ["| exact match, % | untouched | fine-tuning | injection |", "|---|--:|--:|--:|"]
+    for title, lm, task, name in _COMPARED:
+        cells = [files[lm]["cells"][task][method] for method in ("finetune", "variable")]
+        if name.startswith("accuracy/"):
+            before = _percent(cells[0]["sets"][name.removeprefix("accuracy/")]["original"])
+            shown = [_value(c, name) for c in cells]
+        else:
+            before, shown = "×1", [_value(c, name, lambda x: f"{x:.3f}", "×") for c in cells]
+        lines.append(_row(title, [before, *shown]))
+    return "\n".join(lines)
+
+
+def write_pages(root: Path) -> None:
+    """Put every table between its markers: the full ones in experiments/results.md, the short one in README.md."""
+    files = {
+        p.stem.removeprefix("results_"): read_json(p) for p in sorted(root.glob("experiments/results_*.json"))
+    }
+    for results in files.values():
+        marked.replace(root / "experiments" / "results.md", block(results), markdown(results))
+    marked.replace(root / "README.md", COMPARISON, comparison(files))

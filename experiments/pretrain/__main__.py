@@ -1,12 +1,12 @@
 """Pretrain the bundled tiny GPT-2 (tracr_jax/lm/tiny) on shared/data: tokenizer, one pass, export.
 
-  python pretrain_tiny.py tokenize --run DIR     own BPE, token streams
-  python pretrain_tiny.py train --run DIR        resumes from DIR's newest checkpoint
-  python pretrain_tiny.py export --run DIR       the newest checkpoint as a Hugging Face folder
-  python pretrain_tiny.py evaluate --run DIR     perplexities, controls -> pretrain_tiny.json, README.md
+  python -m experiments.pretrain tokenize --run DIR     own BPE, token streams
+  python -m experiments.pretrain train --run DIR        resumes from DIR's newest checkpoint
+  python -m experiments.pretrain export --run DIR       the newest checkpoint as a Hugging Face folder
+  python -m experiments.pretrain evaluate --run DIR     perplexities, controls -> pretrain_tiny.json, the card
 
 Two CPU cores are enough (about an hour); what the run measured stands in pretrain_tiny.json. The recipe is in
-pretrain/recipe.py: 24 blocks x 128, grown from 6 and 12 during the pass. Run it here, with the package installed.
+recipe.py: 24 blocks x 128, grown from 6 and 12 during the pass.
 """
 
 import json
@@ -21,18 +21,19 @@ import jax
 import numpy as np
 import optax
 import tokenizers
-from pretrain import corpus, measure, publish
-from pretrain.ngram import NGram
-from pretrain.recipe import Recipe, Stage, grow, grow_optimizer, mean_loss
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from experiments.pretrain import corpus, measure, publish
+from experiments.pretrain.ngram import NGram
+from experiments.pretrain.recipe import Recipe, Stage, grow, grow_optimizer, mean_loss
 from tracr_jax.files import write_json
 from tracr_jax.host import keep_pages
 from tracr_jax.lm.load import load_lm
 
-DATA = Path(os.environ.get("TRACR_JAX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-TINY = Path(__file__).resolve().parents[1] / "tracr_jax" / "lm" / "tiny"
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("TRACR_JAX_DATA", ROOT.parent / "shared" / "data"))
+TINY = ROOT / "tracr_jax" / "lm" / "tiny"
 
 
 def tokenize(run: Path) -> None:
@@ -171,7 +172,7 @@ def evaluate(run: Path, out: Path, recipe: Recipe, *, length: int = 256) -> None
     steps, (_, _, step) = _steps(run, recipe), restore(run, recipe, recipe.optimizer(_steps(run, recipe)))
     seen = step * recipe.windows * corpus.WINDOW
     result = {
-        "command": "python experiments/pretrain_tiny.py evaluate --run RUN",
+        "command": "python -m experiments.pretrain evaluate --run RUN",
         "recipe": publish.recipe_as_json(recipe),
         "training": {
             "steps": step,
@@ -198,7 +199,7 @@ def evaluate(run: Path, out: Path, recipe: Recipe, *, length: int = 256) -> None
             ],
         },
     }
-    write_json(Path(__file__).with_suffix(".json"), result)
+    write_json(ROOT / "experiments" / "pretrain_tiny.json", result)
     publish.write_card(out, result)
     print(json.dumps(texts, indent=1))
     print("\n\n".join(s["prompt"] + s["text"] for s in result["sample"]["texts"]))

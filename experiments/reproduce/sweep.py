@@ -1,12 +1,12 @@
-"""All tasks x methods x seeds on one language model: the sweep behind the README's result table. Source: issue 4.
+"""All tasks x methods x seeds on one language model: the sweep behind the result table. Source: issue 4.
 
-  python experiments/reproduce.py                                 the bundled model, 27 runs
-  python experiments/reproduce.py --lm smollm2-135m-instruct --tasks dyck --seeds 0 --steps 600
-  python experiments/reproduce.py --table experiments/results_tiny.json --write-readme
+  python -m experiments.reproduce                                 the bundled model, 27 runs
+  python -m experiments.reproduce --lm smollm2-135m-instruct --tasks dyck --seeds 0 --steps 600
+  python -m experiments.reproduce --write                         the tables of results.md and README.md
 
 Seed 0 of every cell comes first, then the next seeds. Each run is `tracr_jax.inject` with its preset, in its own
 folder; a finished one (evaluation.json) is skipped, a started one goes on from its checkpoint, bit for bit. The
-results file is rewritten after every run. Hardware, times and measured results: experiments/README.md.
+results file is rewritten after every run. Hardware, times and measured results: experiments/results.md, diary.md.
 """
 
 import argparse
@@ -16,29 +16,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the package is not installed
-
-from tracr_jax.host import keep_pages, names_a_model
-
-if __name__ == "__main__":
-    # Before anything is imported: it starts the process again.
-    keep_pages(one_arena=names_a_model(sys.argv))
-
 import jax
-import marked
-import reproduce_results as R
-from reproduce_display import Display
-from reproduce_table import block, markdown
 
+from experiments.reproduce import results as R
+from experiments.reproduce.display import Display
+from experiments.reproduce.table import markdown, write_pages
 from tracr_jax.config import RunConfig, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.injection import check_folder, inject
+from tracr_jax.injection import inject
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
+from tracr_jax.runs.folder import check_folder
 from tracr_jax.train.loop import TrainingDivergedError
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 TASKS = ("dyck", "int_sum", "count")
 METHODS = ("variable", "cosine", "finetune")
 SEEDS = (0, 1, 2)
@@ -175,8 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="results file; default experiments/results_LM.json")
     add("--replace", action="store_true", help="drop a cell of the results file measured with other options")
     add("--table", type=Path, metavar="JSON", help="run nothing: print the Markdown table of a results file")
-    add("--write-readme", type=Path, nargs="?", const=HERE.parent / "README.md", metavar="README",
-        help="with --table: put the table between the README's markers instead of printing it")  # fmt: skip
+    add(
+        "--write",
+        action="store_true",
+        help="run nothing: write the tables of results.md and README.md",
+    )
     return parser
 
 
@@ -191,15 +186,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parser().parse_args(argv)
-        if args.write_readme and not args.table:
-            raise UserError("--write-readme needs --table JSON")
-        if args.table:
-            results = read_json(args.table)
-            if args.write_readme:
-                marked.replace(args.write_readme, block(results), markdown(results))
-            else:
-                print(markdown(results), end="")
-        elif sweep(args, command=R.shown_command(["reproduce.py", *argv])):
+        if args.write:
+            write_pages(HERE.parent)
+        elif args.table:
+            print(markdown(read_json(args.table)), end="")
+        elif sweep(args, command=R.shown_command(["experiments/reproduce", *argv])):
             sys.exit(1)
     except UserError as e:
         print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
@@ -207,7 +198,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Scripts that measure; each is run in the root of a checkout as `python -m experiments.NAME`."""

@@ -1,0 +1,1 @@
+"""All tasks x methods x seeds on one language model, see `sweep.py`."""

@@ -1,0 +1,150 @@
+"""Exchange training as a run: its folder, what is read back, what decode shows, and a second program beside it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers import interpret_parts as P
+from tracr_jax.config import DataConfig, ExchangeConfig, LossConfig, OptimConfig, RunConfig, from_dict, to_dict
+from tracr_jax.errors import UserError
+from tracr_jax.export import export_run
+from tracr_jax.injection import inject
+from tracr_jax.interpret.decode import decode
+from tracr_jax.interpret.exchange import write
+from tracr_jax.interpret.swap import swaps
+from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.presets import METHODS, preset
+from tracr_jax.runs.model import open as open_run
+from tracr_jax.train.losses import apply_adapter
+
+CONFIG = RunConfig(
+    steps=2,
+    eval_items=4,
+    checkpoint_every=1,
+    layer_offset=1,
+    losses=LossConfig(alignment="exchange", hook_offset=-1, retention_weight=0.1),
+    exchange=ExchangeConfig(directions=3, hand_on=True, merge_values=True),
+    optim=OptimConfig(kind="muon", warmup_steps=0),
+    data=DataConfig(batch=2, free_items=2, free_supervised=2, text_batch=2, text_length=8, answer_end=False),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        at = tmp_path_factory.mktemp("exchange")
+        patch.setenv("TRACR_JAX_CACHE", str(at / "cache"))
+        text = at / "text.txt"
+        text.write_text("the number of this text is here\n" * 900)
+        config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, text=str(text)))
+        lm = write_random_gpt2(at / "lm", num_blocks=9, width=48, heads=2)
+        yield inject(P.DYCK, lm=lm, config=config, folder=at / "run", progress=False)
+
+
+def test_what_was_trained(run):
+    program = run.program
+    assert program.states == (1, 2, 3, 4, 5, 6, 7)
+    basis = np.asarray(program.codes.basis)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-6)
+    start = program.reserved.start
+    moved = [np.abs(np.asarray(c) - s).max() for c, s in zip(program.codes.centroids, start, strict=True)]
+    fixed = [s.shape[1] == 2 for s in start]
+    assert all((m > 0) != f for m, f in zip(moved, fixed, strict=True) if not f)
+    adapter = program.reserved.adapter(program.codes)
+    np.testing.assert_array_equal(adapter.weight, run.adapter.weight)
+    sets = run.evaluation["decode"]["test"]["all_positions"]
+    assert sets["final_result_1"]["accuracy"] is not None
+    assert sets["indices"]["accuracy"] is None  # nothing is reserved for it: not counted
+
+
+def test_the_folder_holds_all_that_is_read(run):
+    again = open_run(run.folder, task=P.DYCK)
+    for one, other in zip(jax.tree.leaves(run.program.codes), jax.tree.leaves(again.program.codes), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(again.adapter.weight, run.adapter.weight)
+    assert again.program.reserved.names == run.program.reserved.names
+    assert again.program.states == run.program.states
+
+
+def test_decode_shows_what_the_directions_can_hold(run):
+    program = run.program
+    found = decode(run, program.examples[0].prompt)
+    r = program.reserved
+    for v in program.teacher.variables:
+        truth = found.truth[:, found.index(v.name)]
+        if v.name not in r.names:
+            assert np.all(truth == -1)
+            continue
+        alive = r.alive[:, r.names.index(v.name)]
+        assert np.all(truth[~alive] == -1)
+        assert np.any(truth[alive] >= 0)
+        first = set(r.first_of_class(program.teacher, v.name).tolist())
+        assert set(truth.ravel().tolist()) <= first | {-1}
+        assert set(found.values[alive, found.index(v.name)].ravel().tolist()) <= first
+        assert np.all(found.away[:, found.index(v.name)] > 0)
+        assert np.all(found.margins[:, found.index(v.name)] >= 0)
+    assert "no centroid is near" in found.show().legend
+
+
+def test_a_value_is_written_and_decoded_again(run):
+    program = run.program
+    r, teacher = program.reserved, program.teacher
+    states = np.random.default_rng(0).normal(size=(5, run.model.width)).astype(np.float32)
+    for name in r.names:
+        v = teacher.variable(name)
+        for place in {0, len(v.values) - 1}:
+            new = write(run, states, name, v.values[place])
+            read = np.asarray(apply_adapter(run.adapter, new))[:, list(v.indices)]
+            assert np.all(read.argmax(axis=1) == r.first_of_class(teacher, name)[place]), name
+    np.testing.assert_allclose(
+        write(run, states, "final_result", True), write(run, states, "final_result_1", True)
+    )
+    with pytest.raises(UserError, match="final_result_1 has no value 'yes'; its values: False, True"):
+        write(run, states, "final_result", "yes")
+    with pytest.raises(UserError, match="no directions are reserved for 'indices'"):
+        write(run, states, "indices", 0)
+
+
+def test_an_export_reads_the_same(run, tmp_path):
+    export_run(run, tmp_path / "export")
+    there = open_run(tmp_path / "export", task=P.DYCK)
+    np.testing.assert_array_equal(there.adapter.weight, run.adapter.weight)
+    text = run.program.examples[0].prompt
+    np.testing.assert_array_equal(decode(there, text).values, decode(run, text).values)
+
+
+def test_swaps_count_where_the_base_is_right_and_exchange_what_no_variable_holds(run):
+    found = swaps(run, pairs=6, pool_items=24)
+    assert found["cells"]
+    for cell in found["cells"]:
+        for place in ("answer", "decoded"):
+            changes = cell["followed"][place]
+            assert set(changes) >= {"swap", "random", "complement", "outside"}
+            assert len({s["total"] for s in changes.values()}) == 1
+            assert changes["swap"]["total"] <= cell["flips"]
+
+
+def test_configurations_that_cannot_be_are_refused():
+    for change, message in (
+        ({"answer_end": True}, "no block can know whether the answer is over"),
+        ({"free_supervised": 1}, "free_supervised must be free_items = 2, got 1"),
+        ({"batch": 1, "free_items": 0, "free_supervised": 0}, "one row has none to be mixed with"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **change))
+    with pytest.raises(UserError, match="hook_offset -1"):
+        LossConfig(alignment="exchange")
+    with pytest.raises(UserError, match="directions must be between 1 and 8, got 9"):
+        ExchangeConfig(directions=9)
+
+
+@pytest.mark.parametrize("task", ["dyck", "int_sum", "count"])
+def test_the_preset(task):
+    assert "exchange" in METHODS
+    config = preset("exchange", task=task)
+    assert config.losses.alignment == "exchange"
+    assert from_dict(to_dict(config)) == config
+    assert preset("paper", task=task).losses.result_span == "rows"
+    assert from_dict({"losses": {"alignment": "cosine"}}).losses.result_span == "rows"  # as it was before

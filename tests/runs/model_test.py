@@ -1,0 +1,175 @@
+"""A model read back: from its folder alone, with the task's code at hand, from an export, from an older folder."""
+
+import dataclasses
+import io
+import shutil
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tracr_jax
+from tests.helpers.programs_parts import SMALL, TASKS
+from tracr_jax import cli
+from tracr_jax.config import LossConfig
+from tracr_jax.errors import UserError
+from tracr_jax.files import read_json, write_json
+from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.runs import build, model, program
+from tracr_jax.train.checkpoint import Checkpoints
+from tracr_jax.train.step import TrainState
+
+SHORT, LONG = "What is the text x y x x\nAnswer:", "What is the text" + " x" * 20 + "\nAnswer:"
+PARTS = ("values", "margins", "truth", "numbers", "true_numbers")
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """(the folder of a small run, the run as `inject` returned it); the task's file lies beside the folder."""
+    folder = tmp_path_factory.mktemp("model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACR_JAX_CACHE", str(folder / "cache"))
+        write_random_gpt2(folder / "lm", num_blocks=6, width=32, heads=2)
+        (folder / "tasks.py").write_text(TASKS)
+        losses = LossConfig(variable_weights=(("final_result", 2.0),))
+        config = dataclasses.replace(SMALL, steps=2, eval_items=2, losses=losses)
+        where = {"lm": str(folder / "lm"), "folder": folder / "run"}
+        yield folder, tracr_jax.inject(f"{folder}/tasks.py:ODD", config=config, progress=False, **where)
+
+
+@pytest.fixture
+def alone(room, tmp_path, monkeypatch):
+    """The run's folder on a machine that has nothing else, and where nothing else may be asked for."""
+
+    def refuse(*_, **__):
+        raise AssertionError("only the folder is there")
+
+    folder = shutil.copytree(room[0] / "run", tmp_path / "elsewhere" / "copy")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache"))
+    for name in ("load_lm", "retention_text", "build_program"):
+        monkeypatch.setattr(model, name, refuse)
+    monkeypatch.setattr(build, "cached_compile", refuse)
+    config = read_json(folder / "config.json")
+    for path in (folder / "config.json", folder / "programs" / "0" / "program.json"):
+        text = path.read_text().replace(str(room[0]), "/nowhere")
+        path.write_text(text)
+    assert config["format"] == 1
+    return folder
+
+
+def same(a, b, *parts):
+    for name in parts:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+def test_a_run_folder_is_all_that_decoding_takes(room, alone, capsys):
+    run = tracr_jax.open(alone)
+    same(tracr_jax.decode(run, SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
+    assert run.program.layers == (0, 1)
+    cli.main(["decode", str(alone), SHORT.replace("\n", "\\n")])
+    cli.main(["decode", str(alone)])
+    shown = capsys.readouterr().out
+    assert shown.count("variables at layer") == 2
+    assert "final" in shown
+
+
+def test_beyond_the_table_it_says_what_is_not_known_and_why(room, alone):
+    before = tracr_jax.decode(room[1], LONG)
+    d = tracr_jax.decode(tracr_jax.open(alone), LONG)
+    same(d, before, "values", "margins", "numbers")
+    assert not before.unknown
+    assert (d.truth == -1).all()
+    out = io.StringIO()
+    Console(file=out, width=500).print(d)
+    assert f"not known: {len(d.tokens)} tokens are more than the {room[1].program.length} of the" in out.getvalue()
+    assert "the task's own code is needed and not at hand" in out.getvalue()
+    assert "≠" not in out.getvalue()
+    # From its first layer on, what was read is told, and not hidden as undefined.
+    i = d.index("xs")
+    first = d.variables[i].writer_layer
+    assert d.read("xs") == [d.variables[i].values[v] for v in d.values[-1, i]]
+    if first:
+        assert set(d.read("xs", layer=first - 1)) == {None}
+    # With the code at hand, it is judged as before.
+    for given in (f"{room[0]}/tasks.py:ODD", room[1].program.task):
+        same(tracr_jax.decode(tracr_jax.open(alone, task=given), LONG), before, *PARTS)
+    with pytest.raises(UserError, match="holds no program 'more'"):
+        tracr_jax.open(alone, task=f"{room[0]}/tasks.py:MORE")
+
+
+def test_a_file_that_now_holds_another_task_is_not_taken_for_it(room, tmp_path):
+    folder = shutil.copytree(room[0] / "run", tmp_path / "copy")
+    (tmp_path / "tasks.py").write_text(TASKS.replace('task("odd"', 'task("even"'))
+    path = folder / "programs" / "0" / "program.json"
+    path.write_text(path.read_text().replace(str(room[0]), str(tmp_path)))
+    run = tracr_jax.open(folder)
+    with pytest.raises(UserError, match=r"tasks.py:ODD is now the task even"):
+        _ = run.program.task
+
+
+def test_an_export_is_read_as_the_run_is(room, alone, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    export = tracr_jax.export_run(room[1], tmp_path / "export")
+    back = tracr_jax.open(export)
+    same(tracr_jax.decode(back, SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
+    assert [p.name for p in back.programs] == ["odd"]
+    # Neither is a folder that training can go on from.
+    with pytest.raises(UserError, match=r"export.*"):
+        tracr_jax.inject(
+            f"{room[0]}/tasks.py:MORE", onto=back, config=SMALL, folder=tmp_path / "x", progress=False
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def as_format_0(folder):
+    """The folder as the version before wrote it: no programs, and the adapter by itself in its checkpoint."""
+    run = tracr_jax.open(folder)
+    shutil.rmtree(folder / "programs")
+    shutil.rmtree(folder / "model")
+    shutil.rmtree(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = TrainState(jnp.int32(2), {"lm": run.params, "adapter": run.adapter}, {"unused": jnp.zeros(1)})
+    checkpoints.save(state)  # pyright: ignore[reportArgumentType]
+    checkpoints.close()
+    config = read_json(folder / "config.json")
+    del config["format"]
+    write_json(folder / "config.json", config)
+
+
+def test_a_folder_of_the_format_before_is_read_and_not_continued(room, tmp_path):
+    folder = shutil.copytree(room[0] / "run", tmp_path / "old")
+    as_format_0(folder)
+    run = tracr_jax.open(folder)
+    chex.assert_trees_all_equal((run.params, run.adapter), (room[1].params, room[1].adapter))
+    same(tracr_jax.decode(run, SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
+    config = room[1].program.config
+    with pytest.raises(UserError, match="a run of format 0, which this version reads but does not continue"):
+        tracr_jax.inject(config.task, lm=config.lm, config=config, folder=folder, resume=True, progress=False)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"format": 9})
+    with pytest.raises(UserError, match=r"format 9, this version reads 0 to 1"):
+        tracr_jax.open(folder)
+
+
+def test_files_that_do_not_belong_together(room, tmp_path):
+    folder = shutil.copytree(room[0] / "run", tmp_path / "run")
+    path = folder / "programs" / "0" / program.FILE
+    whole = read_json(path)
+    for damage, message in (
+        ({"layer_map": 3}, "damaged"),
+        ({"bridge": whole["bridge"] | {"fill": "none"}}, "damaged"),
+        ({"bridge": whole["bridge"] | {"longest_item": 999}}, "damaged"),
+        ({"bridge": whole["bridge"] | {"tokens": [{"id": 10**6, "value": "x"}]}}, "damaged"),
+        ({"variables": whole["variables"][:1], "directions": len(whole["variables"][0]["directions"])}, "belong"),
+        ({"run": {"steps": "many"}}, "damaged"),
+    ):
+        write_json(path, whole | damage)
+        with pytest.raises(UserError, match=message) as e:
+            tracr_jax.open(folder)
+        assert "\n" not in str(e.value)
+    write_json(path, whole)
+    (folder / "programs" / "0" / program.TEACHER).unlink()
+    with pytest.raises(UserError, match=r"teacher\.npz: no such file"):
+        tracr_jax.open(folder)

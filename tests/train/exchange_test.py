@@ -1,0 +1,260 @@
+"""Exchange training: targets against the oracle, what nothing mixed means, and where gradients go."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import exchange_parts as E
+from tracr_jax.config import ExchangeConfig, LossConfig
+from tracr_jax.teacher.oracle import reads_after
+from tracr_jax.train import exchange
+from tracr_jax.train import losses as L
+from tracr_jax.train.exchange import Written, apart, interleave, make_edit, make_exchange_loss_fn
+from tracr_jax.train.mesh import keep_rows, make_mesh, rows
+from tracr_jax.train.mixing import Mix, draw_mix, mixed_states, mixed_targets, variable_of
+from tracr_jax.train.step import Frozen, TrainParams
+from tracr_jax.types import Batch
+
+LOSSES = LossConfig(retention_weight=0.0, answer_alignment=5.0)
+LAYERS = E.LAYERS
+
+
+def rows_of_text(count, *, length=None, seed=0):
+    """Random brackets with the marker, the same number of tokens in each row: (values, teacher ids with BOS)."""
+    s, rng = E.setup(), np.random.default_rng(seed)
+    length = length or s.teacher.max_seq_len
+    brackets = rng.choice(list("()[]"), size=(count, length - 2)).tolist()
+    texts = [[*row, s.program.task.marker, " "] for row in brackets]
+    return texts, np.array([s.teacher.encode(t) for t in texts], np.int32)
+
+
+def values_at(state, *, of):
+    """Values of a variable in teacher states [S, D]; None where none is held."""
+    own = state[:, list(of.indices)]
+    return [of.values[row.argmax()] if row.max() > 0.5 else None for row in own]
+
+
+def mix_of(seed, *, rows, free):
+    config = ExchangeConfig(free_share=free, sparsest=0.5)
+    teacher = E.setup().teacher
+    return draw_mix(
+        jax.random.key(seed), variables=len(teacher.variables), rows=rows, layers=LAYERS, config=config
+    )
+
+
+@jax.jit
+def _passes(phi, ids, mix):
+    s = E.setup()
+    own = s.program.residuals(phi, ids)
+    mixed = mixed_states(own, mix, variable_of(s.teacher))
+    return own, mixed, mixed_targets(s.program.residuals, phi, ids, mixed, mix)
+
+
+@functools.cache
+def teacher_passes(seed, free):
+    """(texts, plan, states as they are, mixed, and what the layers make of the mixture), without BOS."""
+    s = E.setup()
+    texts, ids = rows_of_text(8, seed=seed)
+    mix = mix_of(seed, rows=8, free=free)
+    own, mixed, want = _passes(s.program.phi, jnp.asarray(ids), mix)
+    return texts, mix, *(np.asarray(x)[:, :, 1:] for x in (own, mixed, want))
+
+
+def overridden(mix, texts, own, row, layer):
+    """The oracle's overrides for the variables that r_layer holds in a row, from each variable's source row."""
+    s, out = E.setup(), {}
+    for i, v in enumerate(s.teacher.variables):
+        if v.name in s.oracle.names and v.kind == "categorical" and v.writer_layer <= layer:
+            source = int(mix.source[i, row])
+            for at, value in enumerate(values_at(own[layer, source], of=v)):
+                out[v.name, at] = value
+    return {k: v for k, v in out.items() if v is not None}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_targets_of_a_free_row_are_the_oracles_after_the_same_overrides(seed):
+    """All variables overridden at one layer, each by its own source's values, then everything that comes of it."""
+    s = E.setup()
+    texts, mix, own, _, want = teacher_passes(seed, 1.0)
+    changed = 0
+    for row, text in enumerate(texts):
+        layer = int(mix.layer[row])
+        overrides = overridden(mix, texts, own, row, layer)
+        sees = reads_after(s.teacher, layer)
+        found = s.oracle(text, overrides=overrides, sees=sees).values
+        plain = s.oracle(text).values
+        for v in s.teacher.variables:
+            if v.name in found and v.kind == "categorical" and v.writer_layer > layer:
+                read = values_at(want[-1, row], of=v)
+                assert read == found[v.name], (row, layer, v.name)
+                changed += read != plain[v.name]
+    assert changed >= 3
+
+
+def test_targets_of_a_mixed_row_are_one_step_of_the_oracle_at_every_layer():
+    s = E.setup()
+    texts, mix, own, _, want = teacher_passes(0, 0.0)
+    for row, text in enumerate(texts):
+        for layer in range(LAYERS):
+            overrides = overridden(mix, texts, own, row, layer)
+            found = s.oracle(text, overrides=overrides, sees=reads_after(s.teacher, layer)).values
+            for v in s.teacher.variables:
+                if v.name in found and v.kind == "categorical" and v.writer_layer == layer + 1:
+                    assert values_at(want[layer + 1, row], of=v) == found[v.name], (row, layer, v.name)
+
+
+def test_the_plan():
+    mix = mix_of(0, rows=8, free=0.5)
+    np.testing.assert_array_equal(mix.free, [0, 0, 0, 0, 1, 1, 1, 1])
+    for source in np.asarray(mix.source):
+        assert len(set(source[:4].tolist())) == 4  # a permutation, cut where the free rows begin
+        assert np.all((source[4:] >= 0) & (source[4:] < 8))
+    assert np.all(np.asarray(mix.layer)[:4] == -1)
+    assert np.all(np.isin(np.asarray(mix.layer)[4:], range(LAYERS)))
+    kept = np.mean(np.asarray(mix.source)[:, 4:] == np.arange(4, 8))
+    assert 0.1 < kept < 0.9
+    at = np.stack([mix.at(layer) for layer in range(LAYERS)])
+    assert np.all(at[:, :4])
+    np.testing.assert_array_equal(at[:, 4:].sum(axis=0), 1)
+
+
+def parts(form=(("hand_on", True), ("merge_values", True))):
+    s, r = E.setup(), E.reserved(**dict(form))
+    tokens = s.teacher.variable("tokens")
+    static = {
+        "reserved": r, "marker": tokens.indices[tokens.values.index(s.program.task.marker)],
+        "losses": LOSSES, "config": ExchangeConfig(directions=3), "shape": s.shape,
+    }  # fmt: skip
+    return s, r, static
+
+
+def batch_of(s, count=8, seed=0):
+    items = [s.program.task.free_item(i, seed=seed) for i in range(count)]
+    prompts = [s.program.bridge.split(i) for i in items]
+    ids = np.full((count, s.program.length), s.program.tokenizer.eos_id, np.int32)
+    mask = np.zeros(ids.shape, np.float32)
+    for row, (prompt, answer) in enumerate(prompts):
+        ids[row, : len(prompt) + len(answer)] = [*prompt, *answer]
+        mask[row, len(prompt) - 1] = 1
+    return Batch(ids, mask, s.program.bridge.to_teacher(ids), ids[:2])
+
+
+def test_with_nothing_mixed_it_is_plain_alignment(monkeypatch):
+    s, r, static = parts()
+    batch = batch_of(s)
+    rows_ = len(batch.ids)
+    never = Mix(
+        jnp.broadcast_to(jnp.arange(rows_), (len(s.teacher.variables), rows_)),
+        jnp.ones(rows_, bool),
+        jnp.full(rows_, LAYERS + 1),
+    )
+    monkeypatch.setattr(exchange, "draw_mix", lambda *a, **k: never)
+    loss_fn = make_exchange_loss_fn(s.model, s.program.residuals, s.teacher, **static)
+    codes = E.trained(r)
+    params = TrainParams(s.params, (codes,))
+    terms = jax.jit(lambda p: loss_fn(p, Frozen(s.params, (s.program.phi,)), (batch,))[1])(params)
+    hidden = jax.jit(s.model.apply)(s.params, batch.ids).hidden[np.array(E.STATES)]
+    truth = np.asarray(r.classes(jax.jit(s.program.residuals)(s.program.phi, batch.teacher_ids)[:, :, 1:]))
+    item = np.asarray(L.item_positions(jnp.asarray(batch.ids), pad_id=s.shape.pad_id))
+    # The definition, one variable and layer at a time.
+    logits = np.asarray(jax.jit(L.apply_adapter)(r.readout(codes), hidden), np.float64)
+    asks = np.asarray(batch.teacher_ids)[:, 1:] == s.teacher.vocab[s.program.task.marker]
+    weight = 0.3 * np.where(asks, 10.0, 1.0)  # every layer lies below an exchange that never comes
+    found = []
+    for g in r.groups:
+        for k in range(g.n):
+            total, cut = 0.0, slice(g.column + k * g.m, g.column + (k + 1) * g.m)
+            for layer in range(1, LAYERS + 1):
+                z, t = logits[layer][..., cut], truth[layer][..., cut]
+                here = (t.max(-1) > 0.5) & item & r.alive[layer, g.variable + k]
+                losses, weights = [], []
+                for c in range(g.m):
+                    those = here & (t.argmax(-1) == c)
+                    often = max(weight[those].sum(), 1.0)
+                    losses += (np.log(np.exp(z[those]).sum(-1)) - z[those][:, c]).tolist()
+                    weights += (weight[those] * often**-0.4).tolist()
+                total += np.average(losses, weights=weights) if weights else 0.0
+            alive = np.flatnonzero(r.alive[1:, g.variable + k])
+            share = (LAYERS - alive[0]) / LAYERS if len(alive) else 0.0  # as if aligned to the end
+            found.append(share * total / max(len(alive), 1))
+    assert min(found) > 1e-4
+    np.testing.assert_allclose(terms["alignment_parts"], found, rtol=1e-3)
+
+
+@functools.cache
+def gradients():
+    """Gradients of the states behind a written layer, by parameter: of rows mixed everywhere."""
+    s, r, _ = parts()
+    batch, layer = batch_of(s), 3
+    mix = mix_of(0, rows=8, free=0.0)
+    classes = r.classes(_passes(s.program.phi, jnp.asarray(batch.teacher_ids), mix)[1][:, :, 1:])
+    alive = jnp.asarray(r.by_coordinate(r.alive), jnp.float32)[:, None, None]
+
+    def read(params, result):
+        places, held = r.encode(params.adapters[0], classes)
+        edit = make_edit(
+            r,
+            params.adapters[0],
+            Written(places, held * alive),
+            mix,
+            states=E.STATES,
+            result=result,
+            keep_rows=lambda x: x,
+        )
+        both = interleave(jnp.asarray(batch.ids), jnp.asarray(batch.ids))
+        hidden = s.model.apply(params.lm, both, edit=edit).hidden
+        return jnp.sum(jnp.sin(apart(hidden, axis=1)[1][E.STATES[layer] + 1])), hidden
+
+    result = next(v.name for v in s.teacher.variables if v.indices[0] == s.shape.result_rows[0])
+    grads, hidden = jax.jit(jax.grad(lambda p: read(p, result), has_aux=True))(
+        TrainParams(s.params, (E.trained(r),))
+    )
+    return grads, hidden, E.STATES[layer], batch
+
+
+def test_the_gradient_of_what_is_written_reaches_the_centroids_and_nothing_else():
+    grads, _, block, _ = gradients()
+    codes = grads.adapters[0]
+    assert max(float(jnp.abs(c).max()) for c in codes.centroids) > 1e-4
+    assert not np.any(codes.basis)
+    assert not np.any(codes.sharpness)
+    for name, g in grads.lm.items():
+        if name != "blocks":
+            assert not np.any(g.get("embedding", 0)), name
+    for leaf in jax.tree.leaves(grads.lm["blocks"]):
+        assert not np.any(leaf[:block])  # below the write: cut
+        assert not np.any(leaf[block + 1 :])
+    assert max(float(jnp.abs(x[block]).max()) for x in jax.tree.leaves(grads.lm["blocks"])) > 1e-4
+
+
+def test_clean_rows_of_the_pass_are_the_plain_pass_up_to_the_hook():
+    s = E.setup()
+    _, hidden, _, batch = gradients()
+    plain = jax.jit(s.model.apply)(s.params, batch.ids).hidden
+    top = E.STATES[-1]
+    np.testing.assert_allclose(apart(hidden, axis=1)[0][: top + 1], plain[: top + 1], atol=1e-4)
+    assert np.abs(apart(hidden, axis=1)[0][top + 1] - plain[top + 1]).max() > 1e-2
+
+
+@pytest.mark.soak
+def test_rows_spread_over_devices_give_the_same_loss():
+    s, r, static = parts()
+    batch = batch_of(s)
+    params = TrainParams(s.params, (E.trained(r),))
+    frozen = Frozen(s.params, (s.program.phi,))
+    mesh = make_mesh("data=8")
+    there = Batch(*(jax.device_put(x, rows(mesh)) for x in batch[:3]), batch.text_ids)
+    found = []
+    for given, options in ((batch, {}), (there, {"keep_rows": keep_rows(mesh)})):
+        loss_fn = make_exchange_loss_fn(s.model, s.program.residuals, s.teacher, **static, **options)
+        run = jax.jit(lambda p, b, step, loss_fn=loss_fn: loss_fn(p, frozen, (b,), 0.0, step)[1])
+        found += [run(params, given, 3), run(params, given, 4)]
+    for one, other in (found[0::2], found[1::2]):
+        assert set(one) == set(other)
+        for name, value in one.items():
+            np.testing.assert_allclose(other[name], value, rtol=2e-4, atol=1e-5, err_msg=name)
+    # Another step, another mixture.
+    assert abs(float(found[0]["alignment"]) - float(found[1]["alignment"])) > 1e-6

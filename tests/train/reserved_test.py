@@ -1,0 +1,245 @@
+"""Reserved directions: who has some, that reading and writing are inverse to each other, that nothing overlaps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import exchange_parts as E
+from tests.helpers.teacher_programs import TASKS
+from tracr_jax.config import ExchangeConfig
+from tracr_jax.errors import UserError
+from tracr_jax.teacher import compile_program
+from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.readers import last_read, value_classes
+from tracr_jax.train.losses import apply_adapter
+from tracr_jax.train.reserved import directions, load_reserved, number_code, reserve, save_reserved
+
+FORMS = ({}, {"merge_values": True, "hand_on": True})
+forms = pytest.mark.parametrize("form", FORMS, ids=lambda f: "-".join(f) or "plain")
+
+
+def states(count=40, seed=1):
+    return np.random.default_rng(seed).normal(size=(count, E.WIDTH)).astype(np.float32)
+
+
+@forms
+def test_who_has_directions_and_how_many(form):
+    r, teacher, oracle = E.reserved(**form), E.setup().teacher, E.setup().oracle
+    why = dict(r.left_out)
+    assert set(r.names) | set(why) == {v.name for v in teacher.variables}
+    assert not set(r.names) & set(why)
+    assert why["indices"] == "the program does not use it"
+    classes = value_classes(teacher, oracle) if "merge_values" in form else {}
+    for v in teacher.variables:
+        read = v.kind == "categorical" and last_read(teacher, oracle, v.name) is not None
+        assert (v.name in r.names) == read
+        if read:
+            part = r.coordinates(v.name)
+            m = max(classes.get(v.name, range(len(v.values)))) + 1
+            assert part.stop - part.start == min(m - 1, 3)
+    with pytest.raises(UserError, match="no directions are reserved for 'indices': the program does not use it"):
+        r.coordinates("indices")
+
+
+@forms
+def test_variables_that_are_alive_together_share_no_direction(form):
+    r, teacher, oracle = E.reserved(**form), E.setup().teacher, E.setup().oracle
+    for layer in range(teacher.num_layers + 1):
+        alive = [n for i, n in enumerate(r.names) if r.alive[layer, i]]
+        used = np.concatenate([r.place[r.coordinates(n)] for n in alive])
+        assert len(set(used.tolist())) == len(used)
+        for n in r.names:
+            v = teacher.variable(n)
+            last = last_read(teacher, oracle, n) if "hand_on" in form else teacher.num_layers
+            assert (n in alive) == (v.writer_layer <= layer <= last)
+    most = max(r.by_coordinate(r.alive).sum(axis=1))
+    assert r.total == (most if "hand_on" in form else len(r.place))
+    basis = np.asarray(E.trained(r).basis)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(r.total), atol=1e-6)
+
+
+@forms
+def test_the_adapter_is_the_nearest_centroid(form):
+    """Differences of logits of one variable are those of -s |x - c|², for any state."""
+    r = E.reserved(**form)
+    codes, h = E.trained(r), states()
+    read = np.asarray(jax.jit(lambda c: apply_adapter(r.adapter(c), h))(codes), np.float64)
+    found, centroids, basis = jax.jit(lambda c: (r.read(c, h), r.centroids(c), r.basis(c)))(codes)
+    for i, name in enumerate(r.names):
+        v = E.setup().teacher.variable(name)
+        g = next(g for g in r.groups if g.variable <= i < g.variable + g.n)
+        c = np.asarray(centroids[r.groups.index(g)][i - g.variable], np.float64)
+        x = h @ np.asarray(basis)[:, r.coordinates(name)]
+        square = np.sum((x[:, None] - c) ** 2, axis=-1)  # [states, classes]
+        s = np.exp(float(codes.sharpness[i])) / r.sigma**2
+        classes = r.select[list(v.indices)][:, g.column + (i - g.variable) * g.m :][:, : g.m].argmax(1)
+        want = -s * square[:, classes]  # [states, values]
+        first = np.unique(classes, return_index=True)[1]  # of each class its first value
+        own, want = read[:, np.array(v.indices)[first]], want[:, first]
+        np.testing.assert_allclose(own - own[:, :1], want - want[:, :1], atol=1e-3)
+        np.testing.assert_array_equal(read[:, list(v.indices)].argmax(1), first[want.argmax(1)])
+        np.testing.assert_array_equal(np.asarray(found.classes)[:, i], square.argmin(1))
+    others = [v for v in E.setup().teacher.variables if v.name not in r.names]
+    assert not np.any(read[:, [i for v in others for i in v.indices]])
+
+
+@forms
+def test_writing_moves_one_variable_and_no_other(form):
+    r = E.reserved(**form)
+    codes, h = E.trained(r), states()
+    looked = jax.jit(lambda c, h: (r.read(c, h), apply_adapter(r.readout(c), h)))
+    before, logits = looked(codes, h)
+    basis = np.asarray(r.basis(codes))
+
+    def group(i):
+        return next(g for g in r.groups if g.variable <= i < g.variable + g.n)
+
+    values = [np.random.default_rng(i).integers(group(i).m, size=len(h)) for i in range(len(r.names))]
+    write_each = jax.jit(lambda c, h: [r.write(c, h, n, v) for n, v in zip(r.names, values, strict=True)])
+    for i, (name, new) in enumerate(zip(r.names, write_each(codes, h), strict=True)):
+        after, now = looked(codes, new)
+        np.testing.assert_array_equal(after.classes[:, i], values[i])
+        np.testing.assert_allclose(after.away[:, i], 0, atol=2e-3)  # the root of float32's rounding
+        np.testing.assert_allclose(after.margin[:, i], 1, atol=1e-4)
+        mine = set(r.place[r.coordinates(name)])
+        apart = [k for k, n in enumerate(r.names) if not set(r.place[r.coordinates(n)]) & mine]
+        np.testing.assert_array_equal(after.classes[:, apart], before.classes[:, apart])
+        for k in apart:
+            g = group(k)
+            part = slice(g.column + (k - g.variable) * g.m, g.column + (k + 1 - g.variable) * g.m)
+            scale = max(np.abs(logits[:, part]).max(), 1.0)
+            assert np.abs(now[:, part] - logits[:, part]).max() <= 1e-6 * scale, (name, r.names[k])
+        q = basis[:, r.coordinates(name)]
+        moved = np.asarray(new) - h
+        np.testing.assert_allclose(moved - moved @ q @ q.T, 0, atol=1e-6)
+
+
+def test_halfway_between_two_centroids_the_margin_is_nothing():
+    r = E.reserved()
+    codes = E.trained(r)
+    name = r.names[-1]  # of the most values
+    ends = [r.write(codes, jnp.asarray(states(1)), name, value) for value in (3, 4)]
+    look = jax.jit(r.read)
+    found = [look(codes, (1 - t) * ends[0] + t * ends[1]) for t in (0.0, 0.5, 1.0)]
+    assert [int(f.classes[0, -1]) for f in (found[0], found[2])] == [3, 4]
+    assert float(found[1].margin[0, -1]) <= 1e-4
+    assert float(found[1].away[0, -1]) > 0.49
+    far = look(codes, ends[0] + 100 * r.basis(codes)[:, r.coordinates(name)].sum(axis=1)[None])
+    assert float(far.away[0, -1]) > 10
+
+
+def test_encoded_classes_are_read_again_and_mixtures_are_not_written():
+    r = E.reserved()
+    codes = E.trained(r)
+    rng = np.random.default_rng(0)
+    parts, values = [], []
+    for g in r.groups:
+        value = rng.integers(g.m, size=(20, g.n))
+        parts.append(np.eye(g.m)[value].reshape(20, -1))
+        values.append(value)
+    one_hot = np.concatenate(parts, axis=1).astype(np.float32)
+    encode = jax.jit(r.encode)
+    places, held = encode(codes, one_hot)
+    assert np.all(np.asarray(held) == 1)
+    found = jax.jit(r.read)(codes, places @ r.basis(codes).T)
+    np.testing.assert_array_equal(found.classes, np.concatenate(values, axis=1))
+    nothing = encode(codes, np.zeros_like(one_hot))[1]
+    half = encode(codes, 0.5 * (one_hot + np.roll(one_hot, 1, axis=1)))[1]
+    assert not np.any(nothing)
+    assert np.asarray(half).sum() < half.size
+
+
+def test_centroids_keep_their_size():
+    """However large they grow in training, what is written is no larger than at the start."""
+    r = E.reserved()
+    codes = E.trained(r)
+    grown = codes._replace(centroids=tuple(10 * c for c in codes.centroids))
+    for start, usual, c in zip(r.start, r.usual, r.centroids(grown), strict=True):
+        size, most = (np.sqrt(np.sum(usual[..., None] * np.square(x), axis=(1, 2))) for x in (c, start))
+        if start.shape[1] > 2:
+            np.testing.assert_allclose(size, most, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dyck_12", "int_sum_2", "count_16"])
+def test_values_of_one_class_are_alike_to_the_whole_program(name):
+    """An override by another value of the same class changes no class of anything that is computed from it."""
+    task, length = TASKS[name]
+    teacher = compile_program(lambda: task.program(max_seq_len=length), vocab=task.vocab(), max_seq_len=length)
+    oracle = Oracle(task.program(max_seq_len=length))
+    classes = value_classes(teacher, oracle)
+    of = {
+        v.name: dict(zip(v.values, classes[v.name], strict=True)) for v in teacher.variables if v.name in classes
+    }
+    rng = np.random.default_rng(0)
+    tokens = [t for t in task.vocab()]
+    merged = [n for n, c in of.items() if len(set(c.values())) < len(c) and n in oracle.names and n != "tokens"]
+    assert merged
+    for variable in merged:
+        for _ in range(6):
+            text = [tokens[i] for i in rng.integers(len(tokens), size=8)]
+            at = int(rng.integers(8))
+            values = list(of[variable])
+            kind = of[variable][values[rng.integers(len(values))]]
+            alike = [v for v in values if of[variable][v] == kind]
+            one, other = (
+                oracle(text, overrides={(variable, at): alike[i]}).values for i in rng.integers(len(alike), size=2)
+            )
+            for reader in oracle.names:
+                if reader in of and reader != variable:
+                    pair = [[of[reader].get(v, v) for v in values[reader]] for values in (one, other)]
+                    assert pair[0] == pair[1], (variable, reader)
+
+
+def test_dyck_asks_signs_of_its_differences():
+    found = value_classes(E.setup().teacher, E.setup().oracle)
+    for v in E.setup().teacher.variables:
+        if "diffs_" in v.name and "aggregated" not in v.name:
+            assert [c for _, c in sorted(zip(v.values, found[v.name], strict=True))] == (
+                [0] * (len(v.values) // 2) + [1] + [2] * (len(v.values) // 2)
+            )
+        if "start_counts" in v.name and v.name in found:
+            assert len(set(found[v.name])) == len(v.values)
+
+
+def test_small_numbers_stand_apart():
+    code = number_code(range(-45, 46), 8)
+    steps = np.linalg.norm(np.diff(code, axis=0), axis=1)
+    assert min(steps[44:46]) > 0.4  # -1 to 0 and 0 to 1
+    assert steps.min() > 0.1
+
+
+def test_directions_beside_others():
+    first = directions(0, width=32, count=10)
+    second = directions(1, width=32, count=12, beside=first)
+    np.testing.assert_allclose(np.concatenate([first, second], 1).T @ second, np.eye(22)[:, 10:], atol=1e-12)
+    with pytest.raises(UserError, match=r"need 23, the model has 22 that are free"):
+        directions(3, width=32, count=23, beside=first)
+
+
+def test_a_program_of_which_nothing_is_read_is_refused():
+    from tracr.rasp import rasp
+
+    program = rasp.Map(lambda t: 0, rasp.tokens).named("final_result")
+    teacher = compile_program(program, vocab={"a", "b"}, max_seq_len=3)
+    r = reserve(teacher, Oracle(program), ExchangeConfig())
+    assert r.names == ("tokens",)  # read by the one layer; the result has a single value
+    with pytest.raises(UserError, match="no variable that a later operation reads"):
+        reserve(teacher, Oracle(program), ExchangeConfig(merge_values=True))
+
+
+@forms
+def test_it_is_read_back_from_its_file(form, tmp_path):
+    r = E.reserved(**form)
+    save_reserved(r, tmp_path / "reserved.npz")
+    again = load_reserved(tmp_path / "reserved.npz", E.setup().teacher)
+    for name, value in vars(r).items():
+        found = getattr(again, name)
+        if name in ("start", "usual"):
+            for one, other in zip(value, found, strict=True):
+                np.testing.assert_array_equal(one, other)
+        else:
+            np.testing.assert_array_equal(found, value)
+    (tmp_path / "reserved.npz").write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"reserved\.npz"):
+        load_reserved(tmp_path / "reserved.npz", E.setup().teacher)

@@ -1,0 +1,115 @@
+"""A run folder: its name, whether it may be written, and what stands in it before the first step.
+
+config.json       the configuration                 run.json          command, versions, machine, times
+model/            config.json of the language model  metrics.jsonl     every step's numbers
+programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program`
+checkpoints/      what was trained                   evaluation.json   what it is worth
+"""
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tracr_jax import __version__
+from tracr_jax.config import RUN_FORMAT, RunConfig, read_config, read_format, to_dict
+from tracr_jax.errors import UserError
+from tracr_jax.files import write_json
+from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lock import NAME
+from tracr_jax.runs.program import Program, save_program
+
+MODEL, PROGRAMS = "model", "programs"
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tracr-pypi",
+    "transformers",
+    "tokenizers",
+    "numpy",
+)
+
+
+def write_beginning(folder: Path, config: RunConfig, model: LanguageModel, programs: Sequence[Program]) -> None:
+    """What reading the run takes beside its checkpoints: config.json, the model's shape, and its programs."""
+    write_json(folder / "config.json", to_dict(config) | {"format": RUN_FORMAT})
+    write_json(folder / MODEL / "config.json", model.config.to_hf())
+    for i, program in enumerate(programs):
+        save_program(folder / PROGRAMS / str(i), program, width=model.width)
+
+
+def default_folder(config: RunConfig) -> Path:
+    """runs/TASK-LM-METHOD-seedN, from the last part of each name; with -onto-RUN where it goes on from a run."""
+    method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
+    task = config.task.split(":")[-1] if ":" in config.task else config.task
+    onto = f"-onto-{Path(config.onto).name}" if config.onto else ""
+    return Path("runs") / f"{task}-{Path(config.lm).name}-{method}-seed{config.seed}{onto}".lower()
+
+
+def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
+    """Refuse to mix two runs in one folder."""
+    there = (folder / "config.json").exists()
+    if not resume:
+        if there:
+            raise UserError(f"{folder} already holds a run: add --resume to continue it, or --folder for another")
+        if folder.exists() and any(map(_is_of_others, folder.iterdir())):
+            raise UserError(f"{folder} is not empty and holds no run: choose another --folder")
+        return
+    if not there:
+        raise UserError(f"{folder}: nothing to resume, there is no config.json; leave out --resume")
+    saved = read_config(folder)
+    if read_format(folder) < RUN_FORMAT:
+        raise UserError(
+            f"{folder}: a run of format {read_format(folder)}, which this version reads but does not "
+            "continue; begin again in another --folder, or finish it with the version that began it"
+        )
+    changed = [
+        f"{name} {a!r} -> {b!r}"
+        for name, a, b in _differences(to_dict(saved), to_dict(config))
+        if a != b and name != "mesh"  # a run may go on over other devices
+    ]
+    if changed:
+        raise UserError(f"{folder}: the run was started with other options ({'; '.join(changed)}); give the same")
+
+
+def _is_of_others(path: Path) -> bool:
+    """Not what a run leaves that was killed before it wrote its first file."""
+    return not (path.name.startswith(".") and (path.name == NAME or path.name.endswith(".tmp")))
+
+
+def _differences(a: dict, b: dict, prefix: str = ""):
+    for key in a:
+        if isinstance(a[key], dict):
+            yield from _differences(a[key], b[key], f"{prefix}{key}.")
+        else:
+            yield prefix + key, a[key], b[key]
+
+
+def about(started: float) -> dict[str, Any]:
+    """Command, versions, device and machine of a command that began at `started` (seconds since 1970)."""
+    device = jax.devices()[0]
+    return {
+        "tracr_jax": __version__,
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "machine": platform.platform(),
+    }
+
+
+def peak_memory() -> dict[str, float]:
+    """Of this process so far."""
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}

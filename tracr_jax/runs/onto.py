@@ -1,0 +1,106 @@
+"""Going on from a finished run: its programs as they are trained further, and its weights, see `runs.record`."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tracr_jax.config import RunConfig, read_config, read_format
+from tracr_jax.errors import UserError
+from tracr_jax.files import read_json, reading
+from tracr_jax.lm.load import LoadedLM
+from tracr_jax.runs.build import Setup, build
+from tracr_jax.runs.model import restore
+from tracr_jax.runs.record import Entry, Record, first_history, read_record
+from tracr_jax.tasks.base import Task
+from tracr_jax.train.reserved import directions
+from tracr_jax.train.step import TrainParams
+from tracr_jax.types import Adapter, Codes, Params
+
+Say = Callable[[str], None]
+
+
+def open_earlier(
+    setup: Setup, *, tasks: Sequence[Task] = (), say: Say = lambda _: None
+) -> tuple[tuple[Setup, ...], Params, Record]:
+    """Open the run that `setup.config.onto` names, whose model is to hold the program of `setup` as well.
+
+    Args:
+      setup: the new run.
+      tasks: earlier tasks that have no name to find them by.
+      say: receives one line before each slow part.
+
+    Returns:
+      (the programs that the model holds, and the new one last; the trained model; what the new run begins with).
+
+    Raises:
+      UserError: it is no finished run of this model, or it already holds a program of that name.
+    """
+    folder, name = Path(setup.config.onto), setup.program.name
+    if jax.process_count() > 1:
+        raise UserError(f"--onto {folder}: a run onto another needs one process, there are {jax.process_count()}")
+    own, evaluated = read_config(folder), folder / "evaluation.json"
+    _check_model(own, setup.lm, folder)
+    if not evaluated.exists():
+        raise UserError(
+            f"{evaluated}: no such file; finish that run with --resume, or: tracr-jax evaluate {folder}"
+        )
+    evaluation, before = read_json(evaluated), read_record(folder)
+    known = [(p.config, p.steps + own.steps) for p in before.programs[:-1]] if before else []
+    known.append((own, own.steps))
+    given = {t.name: t for t in tasks}
+    say(f"opening {folder}")
+    held = [
+        dataclasses.replace(build(c, task=given.get(c.task, c.task), lm=setup.lm, say=say), done=steps)
+        for c, steps in known
+    ]
+    names = [s.program.name for s in held]
+    if name in names:
+        raise UserError(
+            f"{folder} already holds {name} (its programs: {', '.join(names)}); inject another one onto it, or "
+            f"leave out --onto to inject {name} into the original model"
+        )
+    with reading(evaluated, f"measure again: tracr-jax evaluate {folder}"):
+        history = evaluation.get("programs") or first_history(
+            evaluation, task=names[0], config=known[0][0], run=str(folder)
+        )
+    old = read_format(folder) == 0
+    programs = [s.program for s in held]
+    params = restore(folder, setup.lm.model, programs=programs, finished=own.steps, old=old)
+    entries = [Entry(s.program.name, s.config, s.program.teacher.width, s.done) for s in (*held, setup)]
+    record = Record(
+        run=str(folder), steps=own.steps, weights=_digest(params), programs=tuple(entries), history=history
+    )
+    trained = (
+        dataclasses.replace(s, program=s.program.trained(a)) for s, a in zip(held, params.adapters, strict=True)
+    )
+    return (*trained, _beside(setup, params.adapters)), params.lm, record
+
+
+def _beside(setup: Setup, adapters: Sequence[Adapter | Codes]) -> Setup:
+    """The new program on directions that none of the model's programs has reserved."""
+    reserved, taken = setup.program.reserved, [np.asarray(a.basis) for a in adapters if isinstance(a, Codes)]
+    if reserved is None or not taken:
+        return setup
+    beside, width = np.concatenate(taken, axis=1), setup.lm.model.width
+    basis = directions(setup.config.seed, width=width, count=reserved.total, beside=beside)
+    return dataclasses.replace(setup, program=setup.program.trained(reserved.init(basis)))
+
+
+def _check_model(own: RunConfig, lm: LoadedLM, folder: Path) -> None:
+    if own.lm != lm.name and Path(own.lm).resolve() != Path(lm.name).resolve():
+        raise UserError(
+            f"{folder} began with the model {own.lm}, this run with {lm.name}: give --lm {own.lm}, or another "
+            "--onto"
+        )
+
+
+def _digest(params: TrainParams) -> str:
+    """SHA-256 of every number."""
+    h = hashlib.sha256()
+    for x in jax.tree.leaves(params):
+        h.update(np.asarray(x).tobytes())
+    return h.hexdigest()

@@ -1,0 +1,126 @@
+"""Which strings of letters have which answer, found by asking the program a fixed number of times.
+
+A rare answer (properly nested brackets among all strings of brackets) is not met by drawing at random. The search
+draws first, then changes and joins the strings that it has found. It counts evaluations and not seconds, so that
+the same strings are found on every machine: items stay pure functions of their index.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Letters = tuple[str, ...]
+COMMON = 0.05  # an answer with at least this share of random strings is drawn at random, else from the found ones
+_WANTED = 400  # strings of each answer after which the search ends
+
+
+@dataclass(frozen=True)
+class Language:
+    """Strings of lengths low..high by their answer."""
+
+    found: dict[Any, tuple[Letters, ...]]
+    """Different strings of each answer, in the order of the search; answers sorted by their text."""
+    share: dict[Any, float]
+    """Share of each answer among the strings that were drawn at random, 0 where only the search met it."""
+    complete: bool
+    """Whether every string of these lengths was asked."""
+    asked: int
+    """Evaluations of the program."""
+
+    def common(self, answer: Any) -> bool:
+        """Whether drawing at random meets this answer often enough."""
+        return self.share[answer] >= COMMON
+
+
+def explore(
+    answer: Callable[[Letters], Any],
+    letters: Sequence[str],
+    *,
+    low: int,
+    high: int,
+    budget: int,
+    seeds: Sequence[Letters] = (),
+    generate: Callable[[np.random.Generator], Letters] | None = None,
+) -> Language:
+    """Ask `answer` of strings of `low` to `high` letters.
+
+    Args:
+      answer: a string's answer, hashable.
+      letters: the alphabet.
+      low: fewest letters.
+      high: most letters.
+      budget: evaluations; all strings are asked where there are no more than this.
+      seeds: strings, shorter ones too, from which the search may start.
+      generate: the user's own generator of strings that random drawing misses.
+    """
+    asked: dict[Letters, Any] = {}
+
+    def ask(string: Letters) -> Any:
+        if string not in asked:
+            asked[string] = answer(string)
+        return asked[string]
+
+    if sum(len(letters) ** n for n in range(low, high + 1)) <= budget:
+        for n in range(low, high + 1):
+            for k in range(len(letters) ** n):
+                ask(tuple(letters[k // len(letters) ** i % len(letters)] for i in range(n)))
+        lengths = {n: [s for s in asked if len(s) == n] for n in range(low, high + 1)}
+        # Every length alike, as strings are drawn.
+        share = {
+            a: float(np.mean([np.mean([asked[s] == a for s in of]) for of in lengths.values()]))
+            for a in set(asked.values())
+        }
+        return _language(asked, share, complete=True)
+
+    r = np.random.default_rng([17, low, high, len(letters)])
+    drawn = [ask(random_string(r, letters, low, high)) for _ in range(budget // 2)]
+    share = {a: drawn.count(a) / len(drawn) for a in set(drawn)}
+    count: dict[Any, list[Letters]] = {}
+    for string, a in asked.items():
+        count.setdefault(a, []).append(string)
+    tries = 0
+    while len(asked) < budget and tries < 20 * budget:
+        tries += 1
+        rare = [a for a in count if share.get(a, 0.0) < COMMON and len(count[a]) < _WANTED]
+        if not rare and len(count) > 1:
+            break  # drawing at random meets every answer that there is
+        parents = [*(s for a in rare or count for s in count[a]), *seeds]
+        string = generate(r) if generate else _changed(r, letters, parents)
+        if low <= len(string) <= high and string not in asked:
+            count.setdefault(ask(string), []).append(string)
+    return _language(asked, share, complete=False)
+
+
+def _language(asked: dict[Letters, Any], share: dict[Any, float], *, complete: bool) -> Language:
+    answers = sorted(set(asked.values()), key=str)
+    found = {a: tuple(s for s, value in asked.items() if value == a) for a in answers}
+    return Language(found, {a: share.get(a, 0.0) for a in answers}, complete, len(asked))
+
+
+def random_string(r: np.random.Generator, letters: Sequence[str], low: int, high: int) -> Letters:
+    """Length uniform, then each letter uniform."""
+    return tuple(letters[k] for k in r.integers(0, len(letters), int(r.integers(low, high + 1))))
+
+
+def _changed(r: np.random.Generator, letters: Sequence[str], parents: Sequence[Letters]) -> Letters:
+    """A found string joined with another, put into another, or with some letters replaced, added or left out."""
+    picked = [list(parents[int(k)]) for k in r.integers(0, len(parents), 3)]
+    one, other = picked[0], min(picked[1:], key=len)  # a short one fits into more
+    kind = int(r.integers(4))
+    at = int(r.integers(len(one) + 1))
+    if kind == 0:
+        one = one + other
+    elif kind == 1:
+        one = one[:at] + other + one[at:]
+    elif kind == 2:
+        for _ in range(int(r.integers(1, 3))):
+            one[int(r.integers(len(one)))] = letters[int(r.integers(len(letters)))]
+    elif r.random() < 0.5:
+        pair = r.integers(0, len(letters), 2)
+        end = int(r.integers(at, len(one) + 1))
+        one = [*one[:at], letters[int(pair[0])], *one[at:end], letters[int(pair[1])], *one[end:]]
+    else:
+        one = one[:at] + one[at + int(r.integers(1, 3)) :]
+    return tuple(one)

@@ -1,0 +1,413 @@
+"""Directions of the residual stream that are reserved for a program's variables, and the codes that stand on them.
+
+Every variable that a later operation reads has k orthonormal directions of its own, disjoint from all others' and
+never trained, and one trained point on them, its centroid, per value. The adapter reads the nearest centroid,
+which is an affine map; a value is written by moving the coordinates to its centroid, which no other variable sees.
+
+A softmax does not see what all values of a variable have in common, so a variable of m values gets at most m - 1
+directions: a further one would carry something that the adapter cannot read. Not in the paper, which reads
+all variables with one full affine map.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from tracr_jax.config import ExchangeConfig
+from tracr_jax.errors import UserError
+from tracr_jax.files import reading, replacing
+from tracr_jax.teacher.model import Teacher, Variable
+from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.readers import last_read, value_classes
+from tracr_jax.types import Adapter, Codes
+
+_NUMBERS = 8  # whole numbers of more values than this are coded as places on a curve
+_NEVER = -1e4  # logit of a value for which the first of its class stands
+_MASS = 0.01  # a teacher's one-hot that sums to 1 up to this is one value, and no mixture of several
+
+
+class Group(NamedTuple):
+    """n variables of m value classes and k directions each; they stand one after another from these places on."""
+
+    n: int
+    m: int
+    k: int
+    variable: int
+    column: int  # of classes
+    coordinate: int
+
+
+class Reading(NamedTuple):
+    """What the coordinates of some states say, for every variable in `Reserved.names` order."""
+
+    classes: Int[Array, "*B V"]  # of the nearest centroid
+    margin: Float[Array, "*B V"]
+    """Distance to the border with the nearest other centroid: 0 on it, 1 on the own centroid."""
+    away: Float[Array, "*B V"]
+    """Distance to the nearest centroid, in units of that centroid's distance to its nearest neighbour. Above 1/2
+    no centroid is near: the state is in between."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reserved:
+    """Which variables have directions, how many, and what is read there; made by `reserve`. Holds no parameters.
+
+    Compared as an object, so that it can be a static argument of jit.
+    """
+
+    names: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]  # (variable, why it has no directions)
+    groups: tuple[Group, ...]
+    alive: np.ndarray  # [L + 1, V] bool: the teacher's layers at which each variable is aligned and written
+    place: Int[np.ndarray, " X"]  # which of the K directions each coordinate of each variable stands on, X >= K
+    select: Float[np.ndarray, "D C"]  # 1 where a teacher direction is a value of a class, in grouped order
+    start: tuple[Float[np.ndarray, "n m k"], ...]  # centroids before training
+    usual: tuple[Float[np.ndarray, "n m"], ...]  # how much each class counts in a variable's size; sums to 1
+    sigma: float
+
+    @property
+    def total(self) -> int:
+        """K, all directions."""
+        return int(self.place.max()) + 1
+
+    def by_coordinate(self, x: np.ndarray) -> np.ndarray:
+        """[*, V], one for each variable, as [*, X], the same for each of its coordinates."""
+        return np.repeat(x, [g.k for g in self.groups for _ in range(g.n)], axis=-1)
+
+    def coordinates(self, name: str) -> slice:
+        """The coordinates of one variable among the X.
+
+        Raises:
+          UserError: the variable has none.
+        """
+        i = self._index(name)
+        g = self._group(i)
+        first = g.coordinate + (i - g.variable) * g.k
+        return slice(first, first + g.k)
+
+    def _index(self, name: str) -> int:
+        if name not in self.names:
+            why = dict(self.left_out).get(name, "the program has no such variable")
+            raise UserError(f"no directions are reserved for {name!r}: {why}; there are {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def _group(self, variable: int) -> Group:
+        return next(g for g in self.groups if variable < g.variable + g.n)
+
+    def init(self, basis: Float[np.ndarray, "d K"]) -> Codes:
+        """The parameters before training, on the directions `basis`; see `directions`."""
+        sharpness = jnp.full(len(self.names), np.log(2.0), jnp.float32)
+        return Codes(jnp.asarray(basis, jnp.float32), tuple(map(jnp.asarray, self.start)), sharpness)
+
+    def basis(self, codes: Codes) -> Float[Array, "d X"]:
+        """The direction of each coordinate; two variables on the same directions are never alive together."""
+        return jax.lax.stop_gradient(codes.basis)[:, self.place]
+
+    def centroids(self, codes: Codes) -> tuple[Float[Array, "n m k"], ...]:
+        """Trained centroids, each variable's shrunk to its size at the start where it has outgrown it.
+
+        Two classes are fixed at ±sigma: on one direction there is nothing to learn.
+        """
+        out = []
+        for g, c, start, usual in zip(self.groups, codes.centroids, self.start, self.usual, strict=True):
+            if g.m == 2:
+                out.append(jax.lax.stop_gradient(c))
+                continue
+            size = jnp.sqrt(jnp.sum(usual[:, :, None] * c * c, axis=(1, 2), keepdims=True))
+            most = np.sqrt(np.sum(usual[:, :, None] * start**2, axis=(1, 2), keepdims=True))
+            out.append(c * jnp.minimum(1.0, most / size))
+        return tuple(out)
+
+    def readout(self, codes: Codes) -> Adapter:
+        """Nearest centroid as an affine map onto the C classes: logits -s |x - c|² but for what all share."""
+        q = self.basis(codes)
+        weights, biases = [], []
+        for g, c in zip(self.groups, self.centroids(codes), strict=True):
+            s = jnp.exp(codes.sharpness[g.variable : g.variable + g.n])[:, None, None] / self.sigma**2
+            own = q[:, g.coordinate : g.coordinate + g.n * g.k].reshape(-1, g.n, g.k)
+            weights.append(jnp.einsum("nmk,dnk->nmd", 2 * s * c, own).reshape(g.n * g.m, -1))
+            biases.append((-s[..., 0] * jnp.sum(c * c, axis=-1)).reshape(-1))
+        return Adapter(jnp.concatenate(weights), jnp.concatenate(biases))
+
+    def adapter(self, codes: Codes) -> Adapter:
+        """The affine map onto all D teacher directions; 0 where no variable is reserved.
+
+        Of the values of one class the first stands for all: the others are never the largest.
+        """
+        read, select = self.readout(codes), jnp.asarray(self.select)
+        first = np.arange(len(select)) == self.select.argmax(axis=0)[self.select.argmax(axis=1)]
+        later = jnp.asarray(np.where(first | ~self.select.any(axis=1), 0.0, _NEVER), jnp.float32)
+        return Adapter(select @ read.weight, select @ read.bias + later)
+
+    def class_of(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
+        """For each value of a variable the number of its class, as `write` takes it."""
+        own = self.select[list(teacher.variable(name).indices)]
+        return own.argmax(axis=1) - own.any(axis=0).argmax()
+
+    def first_of_class(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
+        """For each value of a variable the place of the first value of its class."""
+        own = self.select[list(teacher.variable(name).indices)]
+        return own.argmax(axis=0)[own.argmax(axis=1)]
+
+    def classes(self, residuals: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
+        """Teacher states as one-hots of value classes, in grouped order."""
+        return residuals @ self.select
+
+    def encode(
+        self, codes: Codes, classes: Float[Array, "*B C"]
+    ) -> tuple[Float[Array, "*B X"], Float[Array, "*B X"]]:
+        """(coordinates that stand for these classes, 1 where a variable holds one value and else 0)."""
+        places, held = [], []
+        for g, c in zip(self.groups, self.centroids(codes), strict=True):
+            x = self.group(classes, g)
+            one = (jnp.max(x, axis=-1) > 0.5) & (jnp.abs(jnp.sum(x, axis=-1) - 1) < _MASS)
+            places.append(jnp.einsum("...nm,nmk->...nk", x, c).reshape(*x.shape[:-2], g.n * g.k))
+            held.append(jnp.repeat(one, g.k, axis=-1))
+        places = jnp.concatenate(places, axis=-1)
+        return places, jnp.concatenate(held, axis=-1).astype(places.dtype)
+
+    def group(self, x: Float[Array, "*B C"], g: Group) -> Float[Array, "*B n m"]:
+        """One group's part of an array over classes."""
+        return x[..., g.column : g.column + g.n * g.m].reshape(*x.shape[:-1], g.n, g.m)
+
+    def read(self, codes: Codes, states: Float[Array, "*B d"]) -> Reading:
+        """The nearest centroid of every variable, and how near it is."""
+        x = states.reshape(-1, states.shape[-1]) @ self.basis(codes)  # [N, X]
+        found = []
+        for g, c in zip(self.groups, self.centroids(codes), strict=True):
+            own = x[:, g.coordinate : g.coordinate + g.n * g.k].reshape(-1, g.n, 1, g.k)
+            square = jnp.sum((own - c[None]) ** 2, axis=-1)  # [N, n, m]
+            apart = jnp.sum((c[:, :, None] - c[:, None]) ** 2, axis=-1)  # [n, m, m]
+            best = jnp.argmin(square, axis=-1)
+            here = jnp.take_along_axis(square, best[..., None], axis=-1)
+            between = apart[jnp.arange(g.n)[None], best]  # [N, n, m]
+            other = best[..., None] != jnp.arange(g.m)[None, None]
+            margin = jnp.where(other, (square - here) / jnp.where(other, between, 1.0), jnp.inf)
+            nearest = jnp.sqrt(jnp.min(jnp.where(other, between, jnp.inf), axis=-1))
+            found.append((best, jnp.min(margin, axis=-1), jnp.sqrt(here[..., 0]) / nearest))
+        joined = (jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+        return Reading(*(y.reshape(*states.shape[:-1], -1) for y in joined))
+
+    def write(
+        self, codes: Codes, state: Float[Array, "*B d"], name: str, value: int | Int[Array, "*B"]
+    ) -> Float[Array, "*B d"]:
+        """The state in which the variable's coordinates are the centroid of a value; nothing else changes.
+
+        Args:
+          codes: the trained parameters.
+          state: LM states.
+          name: the variable.
+          value: class of the value, one for all states or one for each.
+
+        Raises:
+          UserError: nothing is reserved for the variable.
+        """
+        i = self._index(name)
+        at = self.groups.index(self._group(i))
+        c = self.centroids(codes)[at][i - self.groups[at].variable]
+        q = self.basis(codes)[:, self.coordinates(name)]
+        new = jnp.broadcast_to(c[jnp.asarray(value)], (*state.shape[:-1], c.shape[-1]))
+        return state + ((new - state @ q) @ q.T).astype(state.dtype)
+
+
+def reserve(teacher: Teacher, oracle: Oracle, config: ExchangeConfig, *, seed: int = 0) -> Reserved:
+    """Decide which variables of a program have directions, and where the centroids of their values begin.
+
+    Args:
+      teacher: the compiled program.
+      oracle: its evaluator, which knows who reads what.
+      config: how many directions, of which size, and what is shared; see `ExchangeConfig`.
+      seed: of the codes that are drawn at random.
+
+    Raises:
+      UserError: no variable is left.
+    """
+    merged = value_classes(teacher, oracle) if config.merge_values else {}
+    found, left_out = [], []
+    for v in teacher.variables:
+        why = _left_out(teacher, oracle, v)
+        classes = merged.get(v.name, tuple(range(len(v.values))))
+        if not why and max(classes, default=0) == 0:
+            why = "it has a single value" if len(v.values) == 1 else "no reader tells its values apart"
+        if why:
+            left_out.append((v.name, why))
+        else:
+            found.append((max(classes) + 1, v, classes))
+    if not found:
+        raise UserError("reserved directions: the program has no variable that a later operation reads")
+    found.sort(key=lambda f: f[0])  # stable: within a size in the teacher's order
+    groups, start, usual, spans = [], [], [], []
+    rng = np.random.default_rng((seed, len(found)))
+    columns, rows = [], []
+    column = coordinate = variable = 0
+    for m in sorted({f[0] for f in found}):
+        members = [(v, classes) for count, v, classes in found if count == m]
+        k = min(m - 1, config.directions)
+        groups.append(Group(len(members), m, k, variable, column, coordinate))
+        codes, weights = zip(*(_code(v, classes, k, rng) for v, classes in members), strict=True)
+        start.append((config.sigma * np.stack(codes)).astype(np.float32))
+        usual.append(np.stack(weights).astype(np.float32))
+        for v, classes in members:
+            rows += v.indices
+            columns += [column + c for c in classes]
+            last = last_read(teacher, oracle, v.name) if config.hand_on else None
+            spans.append((v.writer_layer, teacher.num_layers if last is None else last, k))
+            column += m
+        coordinate, variable = coordinate + len(members) * k, variable + len(members)
+    select = np.zeros((teacher.width, column), np.float32)
+    select[rows, columns] = 1
+    layer = np.arange(teacher.num_layers + 1)[:, None]
+    first, last, _ = np.array(spans).T
+    return Reserved(
+        names=tuple(v.name for _, v, _ in found),
+        left_out=tuple(left_out),
+        groups=tuple(groups),
+        alive=(layer >= first) & (layer <= last),
+        place=_places(spans),
+        select=select,
+        start=tuple(start),
+        usual=tuple(usual),
+        sigma=config.sigma,
+    )
+
+
+def _places(spans: Sequence[tuple[int, int, int]]) -> Int[np.ndarray, " X"]:
+    """Directions for variables of (first layer, last layer, k); as few in all as any layer needs at once.
+
+    In the order of their first layers, each takes those that have been free for the longest.
+    """
+    free_from: list[int] = []  # for each direction, the first layer at which nobody has it
+    places: list[list[int]] = [[] for _ in spans]
+    for i in sorted(range(len(spans)), key=lambda i: spans[i][0]):
+        first, last, k = spans[i]
+        free = sorted((d for d, layer in enumerate(free_from) if layer <= first), key=lambda d: free_from[d])[:k]
+        free += range(len(free_from), len(free_from) + k - len(free))
+        free_from += [0] * (max(free) + 1 - len(free_from))
+        for d in free:
+            free_from[d] = last + 1
+        places[i] = free
+    return np.array([d for p in places for d in p])
+
+
+def _left_out(teacher: Teacher, oracle: Oracle, variable: Variable) -> str:
+    if variable.kind != "categorical":
+        return "a number on one direction, of which only its own layer makes use"
+    if variable.name not in oracle.readers:
+        return "the program does not use it"
+    if last_read(teacher, oracle, variable.name) is None:
+        later = oracle.readers[variable.name]
+        return "read only inside the layer that writes it" if later else "nothing reads it"
+    return ""
+
+
+def _code(
+    variable: Variable, classes: Sequence[int], k: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, " m"]]:
+    """Where the centroids of a variable begin (sigma = 1), and how much each class counts in their common size."""
+    m = max(classes) + 1
+    first = [variable.values[list(classes).index(c)] for c in range(m)]
+    if m == 2:
+        return np.array([[1.0], [-1.0]]), np.full(2, 0.5)
+    if m > _NUMBERS and all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in first):
+        often = 1 / (1 + np.abs(np.asarray(first, float)))
+        return number_code(first, k), often / often.sum()
+    return rng.normal(size=(m, k)), np.full(m, 1 / m)
+
+
+def number_code(values: Sequence[int], k: int) -> Float[np.ndarray, "m k"]:
+    """Places of whole numbers on a curve: a logarithmic, a clipped linear one, then waves of rising frequency.
+
+    Small numbers stand far apart: most states hold them, and signs are read between -1, 0 and 1. On cosines over
+    the whole range -1 and 0 stood a third of the noise apart, and no sign was ever learnt.
+    """
+    t = np.asarray(values, float)
+    p = np.sign(t) * np.log1p(np.abs(t) / 2.0)
+    u = (p - p.min()) / (p.max() - p.min()) * 2 - 1
+    centre = np.average(p, weights=1 / (1 + np.abs(t)))
+    columns = [1.6 * (p - centre) / np.abs(p).max(), 2.0 * np.clip(t / 12, -1.5, 1.5)]
+    for f in (1.5, 4.5, 9.0):
+        columns += [1.2 * np.cos(np.pi * f * u), 1.2 * np.sin(np.pi * f * u)]
+    return np.stack(columns, axis=1)[:, :k]
+
+
+def directions(
+    seed: int,
+    *,
+    width: int,
+    count: int,
+    beside: Float[np.ndarray, "d J"] | None = None,
+) -> Float[np.ndarray, "d K"]:
+    """Orthonormal directions, drawn at random.
+
+    Args:
+      seed: of the draw.
+      width: d.
+      count: K.
+      beside: orthonormal directions that are taken, by the programs that a model already holds.
+
+    Raises:
+      UserError: the model is too narrow.
+    """
+    taken = np.zeros((width, 0)) if beside is None else np.asarray(beside, np.float64)
+    free = width - taken.shape[1]
+    if count >= free:
+        raise UserError(
+            f"reserved directions: the program's variables need {count}, the model has {free} that are free and "
+            "must keep one for itself; give fewer directions per variable, or choose a wider --lm"
+        )
+    drawn = np.random.default_rng(seed).normal(size=(width, count))
+    drawn -= taken @ (taken.T @ drawn)
+    return np.linalg.qr(drawn)[0]
+
+
+def save_reserved(reserved: Reserved, path: Path) -> None:
+    """Write `reserved.npz`, in one step."""
+    arrays = {f"{kind}_{i}": x for kind in ("start", "usual") for i, x in enumerate(getattr(reserved, kind))}
+    row, column = np.nonzero(reserved.select)
+    with replacing(path) as file:
+        np.savez_compressed(
+            file,
+            names=np.array(reserved.names),
+            left_out=np.array(reserved.left_out).reshape(-1, 2),
+            groups=np.array(reserved.groups),
+            alive=reserved.alive,
+            place=reserved.place,
+            row=row,
+            column=column,
+            sigma=np.float64(reserved.sigma),
+            **arrays,
+        )
+
+
+def load_reserved(path: Path, teacher: Teacher) -> Reserved:
+    """Read `save_reserved`'s file.
+
+    Raises:
+      UserError: it is damaged, or belongs to another program.
+    """
+    with reading(path), np.load(path, allow_pickle=False) as file:
+        groups = tuple(Group(*map(int, g)) for g in file["groups"])
+        select = np.zeros((teacher.width, sum(g.n * g.m for g in groups)), np.float32)
+        select[file["row"], file["column"]] = 1
+        names = tuple(map(str, file["names"]))
+        known = {v.name for v in teacher.variables}
+        alive = file["alive"]
+        if not known.issuperset(names) or alive.shape != (teacher.num_layers + 1, len(names)):
+            raise UserError(f"{path}: does not belong to the program beside it; begin the run again")
+        return Reserved(
+            names=names,
+            left_out=tuple((str(name), str(why)) for name, why in file["left_out"]),
+            groups=groups,
+            alive=alive,
+            place=file["place"],
+            select=select,
+            start=tuple(file[f"start_{i}"] for i in range(len(groups))),
+            usual=tuple(file[f"usual_{i}"] for i in range(len(groups))),
+            sigma=float(file["sigma"]),
+        )
