@@ -97,7 +97,7 @@ def inject(
             if record:
                 record = keep_record(folder, record)
             write_beginning(folder, config, setup.lm.model, programs)
-            write_json(folder / "run.json", about(started))
+            write_json(folder / "run.json", about(started) | setup.proof.record())
         state, frozen, step = make_parts(setups, placement=placement, lm_params=lm_params)
         batch_at = make_batch_at(setups, placement=placement)
         with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
@@ -133,7 +133,8 @@ def inject(
         times["evaluation_s"] = time.time() - evaluated
         if first:
             write_json(folder / "evaluation.json", evaluation)
-            write_json(folder / "run.json", about(started) | {"times": times} | peak_memory())
+            ended = {"times": times} | peak_memory()
+            write_json(folder / "run.json", about(started) | setup.proof.record() | ended)
         return dataclasses.replace(run, evaluation=evaluation)
 
 

@@ -18,7 +18,7 @@ from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
 from tracr_jax.teacher import compile_program, make_forward
-from tracr_jax.teacher.forward import dense_residuals
+from tracr_jax.teacher.forward import _multiply_in_numpy, dense_residuals, last_state
 
 
 def random_ids(teacher, rows, *, seed=0):
@@ -205,3 +205,36 @@ def test_every_position_of_a_fresh_program_is_read():
     np.testing.assert_allclose(
         got[-1, 0, 1:, teacher.result_indices()[0]], [1, 1 / 2, 2 / 3, 3 / 4, 3 / 5], atol=1e-4
     )
+
+
+@pytest.mark.parametrize("name", ["dyck_12", "int_sum_2", "count_16"])
+def test_numpy_runs_the_same_layers(name):
+    """Real inputs, and ids of all kinds: there several products of a two-argument map are left, not one."""
+    program, vocab, length = of_task(name)
+    teacher = compile_program(program, vocab=vocab, max_seq_len=length)
+    ids = random_ids(teacher, 12)
+    exact = float64_residuals(teacher, ids)[-1]
+    np.testing.assert_allclose(last_state(teacher)(ids), exact, rtol=0, atol=1e-4)
+
+
+def test_numpy_computes_all_products_where_values_are_no_one_hots():
+    """A mixture of two values in each argument: four products of which none may be left out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, 3, 5, 2, 7)).astype(np.float32)
+    x[0], y[0] = np.eye(7)[rng.integers(0, 7, (5, 2))], np.eye(7)[rng.integers(0, 7, (5, 2))]
+    table = rng.random((2, 49, 4)).astype(np.float32)
+    expected = np.einsum(
+        "btnij,nijo->btno", np.maximum(x[..., None] + y[..., None, :] - 1, 0), table.reshape(2, 7, 7, 4)
+    )
+    np.testing.assert_allclose(_multiply_in_numpy(x, y, table), expected, rtol=1e-5)
+
+
+def test_numpy_runs_networks_without_steps_and_grids():
+    """As the fallback through tracr leaves them: plain units only."""
+    program, vocab, length = of_task("int_sum_2")
+    teacher = compile_program(program, vocab=vocab, max_seq_len=length)
+    assert teacher.pairs
+    assert teacher.grids
+    plain = dataclasses.replace(teacher, pairs={}, grids={})
+    ids = random_ids(teacher, 8)
+    np.testing.assert_allclose(last_state(plain)(ids), float64_residuals(teacher, ids)[-1], rtol=0, atol=0.05)

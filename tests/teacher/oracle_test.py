@@ -3,6 +3,7 @@
 import functools
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -264,3 +265,25 @@ def test_what_has_no_causal_meaning_is_refused():
     composite = rasp.SelectorNot(rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ))
     with pytest.raises(UserError, match="SelectorNot"):
         evaluate_program(rasp.SelectorWidth(composite), [1])
+
+
+@pytest.mark.parametrize(
+    "name", ["length_categorical_1", "sort_freq", "reverse_1", "pair_balance_1", "frac_prevs_2", "sort_1"]
+)
+def test_the_whole_string_is_what_tracrs_evaluator_reads(name):
+    """Without causality ours is RASP itself: calling a program evaluates it on the whole string."""
+    case = LIBRARY[name]
+    oracle = Oracle(case["program"], causal=False)
+    r = np.random.default_rng(0)
+    for length in range(1, case["max_seq_len"] + 1):
+        tokens = r.choice(sorted(case["vocab"]), length).tolist()
+        ours = oracle(tokens)
+        assert not any(ours.mixed[oracle.result])
+        assert ours.values[oracle.result] == case["program"](tokens)
+
+
+def test_functions_tell_true_from_one():
+    """To a dictionary they are one key, to a function of the program they are not."""
+    program = lambda: rasp.Map(str, rasp.tokens).named("final_result")  # noqa: E731
+    oracle = Oracle(program())
+    assert [oracle([x]).values[oracle.result] for x in (1, True, 1.0)] == [["1"], ["True"], ["1.0"]]

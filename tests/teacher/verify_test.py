@@ -11,6 +11,7 @@ from tests.helpers.teacher_programs import of_task
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.teacher import compile_program, verify
+from tracr_jax.teacher.verify import random_inputs
 
 
 @pytest.mark.parametrize("name", ["dyck_20", "int_sum_3", "count_16"])
@@ -89,3 +90,45 @@ def test_a_teacher_of_another_program_is_refused():
     teacher = compile_program(lib.make_hist, vocab="ab", max_seq_len=4)
     with pytest.raises(UserError, match="not of this program"):
         verify(teacher, lambda: lib.make_count(rasp.tokens, "a"))
+
+
+def test_a_number_that_is_slightly_off_is_wrong():
+    """0.001 is the limit of a number: a mean of n values is told from its neighbour by 1 / n^2."""
+
+    def program():
+        here = rasp.Select(rasp.indices, rasp.indices, rasp.Comparison.LEQ)
+        is_a = rasp.numerical(rasp.Map(lambda t: 1.0 if t == "a" else 0.0, rasp.tokens))
+        return rasp.numerical(rasp.Aggregate(here, is_a, default=0.0)).named("final_result")
+
+    teacher = compile_program(program, vocab="ab", max_seq_len=6)
+    report = verify(teacher, program, inputs=[list("abaaba"), list("b")])
+    assert report.ok, str(report)
+    assert report.largest_deviation < 1e-5
+    name, coo = next((n, c) for n, c in teacher.weights.items() if n.endswith("/attn/linear") and len(c.value))
+    broken = dataclasses.replace(
+        teacher, weights={**teacher.weights, name: coo._replace(value=coo.value * np.float64(1.005))}
+    )
+    report = verify(broken, program, inputs=[list("abaaba"), list("b")])
+    assert report.first_wrong.variable == teacher.result
+    assert report.first_wrong.tokens == tuple("abaaba")
+    assert 0.001 < report.first_wrong.deviation < 0.01
+
+
+def test_the_first_wrong_value_is_of_the_first_input():
+    task = Dyck()
+    program = lambda: task.program(max_seq_len=12)  # noqa: E731
+    blurred = compile_program(program, vocab=task.vocab(), max_seq_len=12, mlp_exactness=100)
+    report = verify(blurred, program, inputs=[["("], ["("] * 8, ["("] * 12])
+    assert report.first_wrong.tokens == ("(",) * 8
+
+
+def test_many_inputs_are_compared_as_one_by_one():
+    program, vocab, length = of_task("count_16")
+    teacher = compile_program(program, vocab=vocab, max_seq_len=length)
+    inputs = random_inputs(teacher, range(1, length + 1))
+    assert [len(i) for i in inputs] == list(range(1, length + 1))
+    together = verify(teacher, program, inputs=inputs)
+    alone = [verify(teacher, program, inputs=[i]) for i in inputs]
+    assert together.compared == sum(r.compared for r in alone)
+    assert together.mixtures == sum(r.mixtures for r in alone)
+    assert together.largest_deviation == pytest.approx(max(r.largest_deviation for r in alone), abs=1e-3)

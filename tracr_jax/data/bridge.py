@@ -9,7 +9,7 @@ Differs from the original: it checks nothing (docs/differences.md A3, B15); unde
 counts.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,18 +80,21 @@ class Bridge:
         """Token ids of the prompt and of the answer that follows it, see `split_item`."""
         return split_item(item, self.tokenizer, separator=self.separator)
 
-    def check(self, task: Task, items: Iterable[Item], *, strict: bool = True) -> BridgeReport:
+    def check(
+        self, task: Task, items: Iterable[Item], *, strict: bool = True, oracle: Oracle | None = None
+    ) -> BridgeReport:
         """Prove on every item that the program answers with the answer's tokens, position by position.
 
         Args:
           task: whose bridge this is.
           items: items whose answers the program can express.
           strict: raise at the first mismatch; False (as-coded switches) only counts.
+          oracle: of the task's program, where the caller already has it.
 
         Raises:
           UserError: a mismatch: the item, the position, the expected and the found value.
         """
-        answer = self._answers(task)
+        oracle = oracle or Oracle(task.program(max_seq_len=self.teacher.max_seq_len))
         token_value: dict[int, Any] = {}
         count = positions = filled = wanted = matched = 0
         mapped = set(self.mapped.tolist())
@@ -100,7 +103,7 @@ class Bridge:
             prompt, label = self.split(item)
             ids = prompt + label
             expected = task.teacher_label(item)
-            found = answer(self.teacher_values(ids))[len(prompt) - 1 : len(ids) - 1]
+            found = oracle(self.teacher_values(ids)).values[oracle.result][len(prompt) - 1 : len(ids) - 1]
             count, positions, wanted = count + 1, positions + len(ids), wanted + len(label)
             filled += sum(i not in mapped for i in ids)
             problem = ""
@@ -120,10 +123,6 @@ class Bridge:
                 raise UserError(f"bridge: {problem}; check the task's token_map, keep_merge and label")
             first = first or problem
         return BridgeReport(len(mapped), count, positions, filled / max(positions, 1), wanted, matched, first)
-
-    def _answers(self, task: Task) -> Callable[[list[Any]], list[Any]]:
-        oracle = Oracle(task.program(max_seq_len=self.teacher.max_seq_len))
-        return lambda tokens: oracle(tokens).values[oracle.result]
 
 
 def make_bridge(

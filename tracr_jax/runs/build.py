@@ -1,7 +1,8 @@
 """Everything that training takes, built and checked before a step is taken or a file written.
 
 The order: language model -> tokenizer with the task's merges -> length of the longest item -> teacher of that
-length -> bridge, proved on items -> batches. A check that fails is one line with the numbers and what to change.
+length -> bridge and network, proved on items -> batches. A check that fails is one line with the numbers and what
+to change.
 What outlives training is a `Program`, see `tracr_jax.runs.program`.
 """
 
@@ -23,6 +24,7 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.runs.program import EXAMPLES, Program, make_program
+from tracr_jax.runs.proof import Proof, prove
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.teacher import cached_compile
@@ -59,6 +61,7 @@ class Setup:
     program: Program
     """With the adapter that training starts from."""
     bridge_report: BridgeReport
+    proof: Proof
     batches: Batches
     shape: StepShape
     valid_text: Int[np.ndarray, "W U"]
@@ -89,8 +92,10 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     program = build_program(config, task=task, lm=lm, say=say)
     # Items that are proved against the program's own evaluator before they train anything.
     proved = [*task.longest_items(), *(task.train_item(i, seed=config.seed) for i in range(_PROVED_ITEMS))]
-    report = program.bridge.check(task, proved, strict=not config.fidelity.as_coded)
+    oracle, strict = program.oracle, not config.fidelity.as_coded
+    report = program.bridge.check(task, proved, strict=strict, oracle=oracle)
     say(f"{'warning: ' if report.first_mismatch else ''}{report}")
+    proof = prove(task, program.bridge, proved, oracle=oracle, strict=strict, say=say)
     shape = _shape(program, lm, proved)
     text, held_out = retention_text(config.data, program.tokenizer, say=say)
     return Setup(
@@ -98,6 +103,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         lm=lm,
         program=program,
         bridge_report=report,
+        proof=proof,
         batches=Batches(task, program.bridge, text, config.data, seed=config.seed, fidelity=config.fidelity),
         shape=shape,
         valid_text=held_out_windows(held_out),

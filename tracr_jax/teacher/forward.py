@@ -4,7 +4,8 @@ Implements docs/method.md §1.1 and docs/teacher.md §3c, §4. Per layer: gather
 small dense matrices, one gather that puts the written directions in place. Differences from tracr's dense float32
 forward: steps are computed as clip(z + 1, 0, 1) and not as a difference of two large relus, the same function
 without its rounding error (1.9 against 1.6e-7 for dyck 40), and every product has the highest precision.
-`dense_residuals` is the literal form.
+`dense_residuals` is the literal form. `last_state` runs the same layers in NumPy: compiling one forward pass takes
+longer than running it on some hundred inputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import Edit, edited
@@ -36,14 +37,8 @@ def make_forward(teacher: Teacher, *, dtype: Any = jnp.float32) -> tuple[Phi, Ca
     Raises (when called):
       UserError: T exceeds the position table.
     """
-    parts = [_layer(teacher, i) for i in range(teacher.num_layers)]
-    phi = {
-        "tokens": teacher.weights["token_embed"].dense(),
-        "positions": teacher.weights["pos_embed"].dense(),
-        "layers": [weights for weights, _ in parts],
-    }
+    phi, runs = _parts(teacher)
     phi = jax.tree.map(lambda x: jnp.asarray(x, dtype), phi)
-    runs = [run for _, run in parts]
     limit = teacher.max_seq_len + 1
 
     def residuals(phi: Phi, ids: Int[Array, "B T"], *, edit: Edit | None = None) -> Residuals:
@@ -62,6 +57,23 @@ def make_forward(teacher: Teacher, *, dtype: Any = jnp.float32) -> tuple[Phi, Ca
         return jnp.stack(states)
 
     return phi, residuals
+
+
+def last_state(teacher: Teacher) -> Callable[[Int[np.ndarray, "B T"]], Float[np.ndarray, "B T D"]]:
+    """The function ids (BOS first) -> r_L that NumPy computes in float32 from the layers of `make_forward`.
+
+    Ids and T must be within the teacher's tables.
+    """
+    phi, runs = _parts(teacher)
+    phi = jax.tree.map(lambda x: np.asarray(x, np.float32), phi)
+
+    def run(ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B T D"]:
+        x = phi["tokens"][ids] + phi["positions"][None, : ids.shape[1]]
+        for layer, weights in zip(runs, phi["layers"], strict=True):
+            x = layer(weights, x)
+        return x
+
+    return run
 
 
 def dense_residuals(
@@ -85,11 +97,76 @@ def dense_residuals(
     return jnp.stack(states)
 
 
+def _parts(teacher: Teacher) -> tuple[dict[str, Any], list[Callable]]:
+    """The weights φ (float64, NumPy), and for each layer the function that applies them."""
+    parts = [_layer(teacher, i) for i in range(teacher.num_layers)]
+    phi = {
+        "tokens": teacher.weights["token_embed"].dense(),
+        "positions": teacher.weights["pos_embed"].dense(),
+        "layers": [weights for weights, _ in parts],
+    }
+    return phi, [run for _, run in parts]
+
+
+# What follows takes the arrays of JAX or of NumPy.
+
+
 def _attend(q, k, v, *, key_size: int):
+    if isinstance(q, np.ndarray):
+        return _attend_in_numpy(q, k, v, key_size=key_size)
     scores = jnp.einsum("bthk,bshk->bhts", q, k, precision=_HIGHEST) / np.asarray(key_size**0.5, q.dtype)
     causal = np.tril(np.ones((1, 1, q.shape[1], q.shape[1]), bool))
     weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf))
     return jnp.einsum("bhts,bshv->bthv", weights, v, precision=_HIGHEST)
+
+
+def _attend_in_numpy(q, k, v, *, key_size: int):
+    q, k, v = (np.ascontiguousarray(x.transpose(0, 2, 1, 3)) for x in (q, k, v))  # b h t ·
+    scores = q @ k.swapaxes(-1, -2) / np.float32(key_size**0.5)
+    scores[..., ~np.tri(q.shape[2], dtype=bool)] = -np.inf
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    scores[scores < np.finfo(np.float32).tiny] = 0.0  # as XLA does: subnormal numbers are some ten times slower
+    return (scores / scores.sum(axis=-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
+
+
+def _read(x, index):
+    # NumPy's own indexing leaves the last axis strided, which its products do not like.
+    return np.take(x, index, axis=-1) if isinstance(x, np.ndarray) else x[..., index]
+
+
+def _matmul(x, w):
+    if isinstance(x, np.ndarray):
+        return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], -1)
+    return jnp.matmul(x, w, precision=_HIGHEST)
+
+
+def _each(x, w):
+    """One matrix for each of n: [B, T, n, i] and [n, i, o] -> [B, T, n, o]."""
+    if isinstance(x, np.ndarray):
+        return np.stack([_matmul(np.ascontiguousarray(x[:, :, n]), w[n]) for n in range(len(w))], axis=2)
+    return jnp.einsum("btni,nio->btno", x, w, precision=_HIGHEST)
+
+
+def _relu(x):
+    return np.maximum(x, 0) if isinstance(x, np.ndarray) else jax.nn.relu(x)
+
+
+def _multiply(x, y, table):
+    """relu(x_i + y_j - 1) of n pairs [B, T, n, a], [B, T, n, b] with a table [n, a·b, o] each -> [B, T, n, o]."""
+    both = _relu(x[..., :, None] + y[..., None, :] - 1)
+    return _each(both.reshape(*both.shape[:3], -1), table)
+
+
+def _multiply_in_numpy(x, y, table):
+    # Nearly always both are one-hot and one product is left; where more may be, all are computed.
+    most_x, most_y = x.max(axis=-1, keepdims=True), y.max(axis=-1, keepdims=True)
+    single = (np.sum(x + most_y - 1 > 0, axis=-1) <= 1) & (np.sum(most_x + y - 1 > 0, axis=-1) <= 1)
+    unit = x.argmax(axis=-1) * y.shape[-1] + y.argmax(axis=-1)
+    out = _relu(most_x + most_y - 1) * table[np.arange(len(table)), unit]
+    b, t = np.nonzero(~single.all(axis=-1))
+    if len(b):
+        out[b, t] = _multiply(x[b, t][None], y[b, t][None], table)[0]
+    return out
 
 
 def _layer(teacher: Teacher, layer: int) -> tuple[dict, Callable]:
@@ -136,10 +213,9 @@ def _attention(w: dict[str, Coo], *, heads: int, key_size: int) -> tuple[dict, C
     weights = {"qk": qk, "ov": ov} | ({} if mix is None else {"mix": mix})
 
     def run(weights, x):
-        q = x[..., qi]
-        q = jnp.einsum("bthq,hqk->bthk", q, weights["qk"], precision=_HIGHEST)
-        v = x[..., vi] * weights["ov"][None, None]
-        mixed = _attend(q, x[..., ki], v, key_size=key_size)
+        q = _each(_read(x, qi), weights["qk"])
+        v = _read(x, vi) * weights["ov"][None, None]
+        mixed = _attend(q, _read(x, ki), v, key_size=key_size)
         return x + _place(mixed.reshape(*x.shape[:2], -1), place, weights.get("mix"))
 
     return weights, run
@@ -187,17 +263,15 @@ def _mlp(fst: Coo, snd: Coo, pairs: np.ndarray, grids: tuple[Grid, ...]) -> tupl
     weights |= {} if mix is None else {"mix": mix}
 
     def run(weights, x):
-        outs = []
+        outs, xp = [], np if isinstance(x, np.ndarray) else jnp
         if "in" in weights:
-            z = jnp.matmul(x[..., read], weights["in"], precision=_HIGHEST)
-            z = jnp.concatenate([jnp.clip(z[..., :count] + 1, 0, 1), jax.nn.relu(z[..., count:])], axis=-1)
-            outs.append(jnp.matmul(z, weights["out"], precision=_HIGHEST))
+            z = _matmul(_read(x, read), weights["in"])
+            z = xp.concatenate([xp.clip(z[..., :count] + 1, 0, 1), _relu(z[..., count:])], axis=-1)
+            outs.append(_matmul(z, weights["out"]))
         for xi, yi, name, _ in products:
-            both = jax.nn.relu(x[..., xi][..., :, None] + x[..., yi][..., None, :] - 1)
-            both = both.reshape(*both.shape[:3], -1)
-            out = jnp.einsum("btgh,gho->btgo", both, weights[name], precision=_HIGHEST)
-            outs.append(out.reshape(*x.shape[:2], -1))
-        return x + _place(jnp.concatenate(outs, axis=-1), place, weights.get("mix"))
+            multiply = _multiply_in_numpy if isinstance(x, np.ndarray) else _multiply
+            outs.append(multiply(_read(x, xi), _read(x, yi), weights[name]).reshape(*x.shape[:2], -1))
+        return x + _place(xp.concatenate(outs, axis=-1), place, weights.get("mix"))
 
     return weights, run
 
@@ -215,7 +289,12 @@ def _placement(sources, targets, *, count: int, width: int):
 
 def _place(out, place, mix):
     if mix is not None:
-        return jnp.matmul(out, mix, precision=_HIGHEST)
+        return _matmul(out, mix)
+    if isinstance(out, np.ndarray):
+        written = np.zeros((*out.shape[:-1], len(place)), out.dtype)
+        at = np.flatnonzero(place < out.shape[-1])
+        written[..., at] = out[..., place[at]]
+        return written
     return out.at[..., place].get(mode="fill", fill_value=0)
 
 

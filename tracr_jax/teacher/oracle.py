@@ -1,4 +1,4 @@
-"""The oracle: a causal RASP evaluator that visits every expression once and lets values be replaced.
+"""The oracle: a RASP evaluator that visits every expression once and lets values be replaced.
 
 Implements docs/teacher.md §5.10: tracr's own evaluator fails on a key or query that is undefined and evaluates
 once per path. Semantics are those of the compiled network, position by position without BOS:
@@ -7,12 +7,15 @@ once per path. Semantics are those of the compiled network, position by position
   never selected and selects nothing.
 * A categorical Aggregate that selects positions with *different* values holds a mixture, not a value: it reads
   as None, and so does what is computed from it, unless all values of the mixture give one result (as a mask does).
+
+With `causal=False` a selector selects later positions too: RASP's own meaning, which no causal network has.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
@@ -25,6 +28,12 @@ Sees = Callable[[str, str], bool]  # (name of the reader, name of the variable i
 
 _State = frozenset  # possible values at one position: one element is a value, several a mixture
 States = dict[str, list[_State]]
+_Read = Callable[[rasp.SOp], list[_State]]
+_Memo = dict[Any, Any]  # by the ids of pooled states
+
+_SELECTION = "selection"  # in the memo of what reads a selector
+_KEPT = 1024  # evaluations
+_UNKNOWN, _PERHAPS = -1, 2  # beside 0 and 1 in a selector's answers
 
 
 class Evaluation(NamedTuple):
@@ -59,11 +68,16 @@ def reading_layers(teacher: Teacher) -> dict[str, int]:
 
 
 class Oracle:
-    """A program made ready for evaluation; `names` are the teacher's variable names without values."""
+    """A program made ready for evaluation; `names` are the teacher's variable names without values.
 
-    def __init__(self, program: rasp.SOp):
-        """Labels are drawn as in `compile_program`, so that both agree."""
+    What a function of the program returned is kept for all inputs: RASP's functions are pure.
+    """
+
+    def __init__(self, program: rasp.SOp, *, causal: bool = True):
+        """Labels are drawn as in `compile_program`, so that both agree; see the module for `causal`."""
         exprs = label_program(program)
+        self.program = program
+        self._causal = causal
         self.result = program.label
         self._sops: dict[str, Any] = {}
         # Kept by object: another program that shares an expression draws its label anew.
@@ -72,6 +86,9 @@ class Oracle:
             if isinstance(exprs[label], rasp.SOp):
                 self._sops[label] = exprs[label]
         self._reads = {label: tuple(dict.fromkeys(self.inputs(label))) for label in self._sops}
+        self._pool = _Pool()
+        self._evaluated: dict[Hashable, Evaluation] = {}
+        self._memo: dict[str, _Memo] = {label: {} for label in self._sops}
 
     def expression(self, name: str) -> rasp.SOp:
         """The expression that computes a variable."""
@@ -96,6 +113,17 @@ class Oracle:
         """All variables, inputs first."""
         return tuple(self._sops)
 
+    @property
+    def ahead(self) -> tuple[str, ...]:
+        """Without causality, the variables whose selector has selected a later position of any input so far."""
+        return tuple(n for n, memo in self._memo.items() if _SELECTION in memo and memo[_SELECTION].ahead)
+
+    @property
+    def selectors(self) -> dict[str, rasp.Selector]:
+        """The selector of each variable that has one."""
+        reads = rasp.Aggregate | rasp.SelectorWidth
+        return {name: sop.selector for name, sop in self._sops.items() if isinstance(sop, reads)}
+
     def states(self, tokens: Sequence[Any]) -> States:
         """Possible values of every variable at every position; for several calls on the same input."""
         tokens = list(tokens)
@@ -105,7 +133,8 @@ class Oracle:
         return states
 
     def _one(self, label: str, tokens: list, sources: Mapping[str, list[_State]]) -> list[_State]:
-        return _evaluate(self._sops[label], tokens, lambda child: sources[self._names[id(child)]])
+        read = lambda child: sources[self._names[id(child)]]  # noqa: E731
+        return _evaluate(self._sops[label], tokens, read, self._memo[label], self._pool, causal=self._causal)
 
     def __call__(
         self,
@@ -132,6 +161,8 @@ class Oracle:
           UserError: an override names no variable or no position.
         """
         tokens = list(tokens)
+        if not overrides and states is None:
+            return self._plain(tokens)
         overrides = dict(overrides or {})
         for name, position in overrides:
             if name not in self._sops or not 0 <= position < len(tokens):
@@ -154,8 +185,17 @@ class Oracle:
                 after[label] = list(before[label])
                 for (name, position), value in overrides.items():
                     if name == label:
-                        after[label][position] = frozenset([value])
+                        after[label][position] = self._pool.value(value)
         return _evaluation(after)
+
+    def _plain(self, tokens: list) -> Evaluation:
+        # Several checks ask about the same inputs in turn.
+        key = tuple((t.__class__, t) for t in tokens)
+        if key not in self._evaluated:
+            if len(self._evaluated) >= _KEPT:
+                self._evaluated.clear()
+            self._evaluated[key] = _evaluation(self.states(tokens))
+        return self._evaluated[key]
 
 
 def _evaluation(states: States) -> Evaluation:
@@ -180,25 +220,60 @@ def _children_first(exprs: dict[str, rasp.RASPExpr]) -> list[str]:
     return order
 
 
-def _evaluate(expr: Any, tokens: list, read: Callable[[rasp.SOp], list[_State]]) -> list[_State]:
+class _Pool:
+    """One object for each state, kept for good: its id stands for the state in every memo."""
+
+    def __init__(self):
+        self._states: dict[Hashable, _State] = {}
+
+    def value(self, value: Any) -> _State:
+        # To a dictionary True, 1 and 1.0 are one, to a function of the program they are not.
+        key = value.__class__, value
+        found = self._states.get(key)
+        return self._states.setdefault(key, frozenset([value])) if found is None else found
+
+    def state(self, state: _State) -> _State:
+        if len(state) == 1:
+            return self.value(next(iter(state)))
+        return self._states.setdefault(frozenset((v.__class__, v) for v in state), state)
+
+
+def _evaluate(expr: Any, tokens: list, read: _Read, memo: _Memo, pool: _Pool, *, causal: bool) -> list[_State]:
     if isinstance(expr, rasp.TokensType):
-        return [frozenset([t]) for t in tokens]
+        return [pool.value(t) for t in tokens]
     if isinstance(expr, rasp.IndicesType):
-        return [frozenset([i]) for i in range(len(tokens))]
+        return [pool.value(i) for i in range(len(tokens))]
     if isinstance(expr, rasp.Full):
-        return [frozenset([expr.fill])] * len(tokens)
+        return [pool.value(expr.fill)] * len(tokens)
     if isinstance(expr, rasp.Map):
-        return [frozenset(_call(expr.f, v) for v in s) for s in read(expr.inner)]
+        states = read(expr.inner)
+        for s in states:
+            if id(s) not in memo:
+                memo[id(s)] = pool.state(frozenset(_call(expr.f, v) for v in s))
+        return [memo[id(s)] for s in states]
     if isinstance(expr, rasp.SequenceMap):
-        return [_pointwise(expr.f, a, b) for a, b in zip(read(expr.fst), read(expr.snd), strict=True)]
+        pairs = list(zip(read(expr.fst), read(expr.snd), strict=True))
+        for a, b in pairs:
+            if (id(a), id(b)) not in memo:
+                memo[id(a), id(b)] = pool.state(_pointwise(expr.f, a, b))
+        return [memo[id(a), id(b)] for a, b in pairs]
     if isinstance(expr, rasp.SelectorWidth):
-        return [
-            frozenset(range(len(sure), len(sure) + len(maybe) + 1)) for sure, maybe in _rows(expr, tokens, read)
-        ]
+        found = _select(expr, read, memo, causal=causal)
+        widths = list(
+            zip(np.sum(found == 1, axis=1).tolist(), np.sum(found == _PERHAPS, axis=1).tolist(), strict=True)
+        )
+        for sure, maybe in widths:
+            if (sure, maybe) not in memo:
+                memo[sure, maybe] = pool.state(frozenset(range(sure, sure + maybe + 1)))
+        return [memo[w] for w in widths]
     if isinstance(expr, rasp.Aggregate):
         values = read(expr.sop)
         mean = rasp.is_numerical(expr)
-        return [_aggregate(expr, values, sure, maybe, mean=mean) for sure, maybe in _rows(expr, tokens, read)]
+        rows = (
+            (np.flatnonzero(row == 1).tolist(), np.flatnonzero(row == _PERHAPS).tolist())
+            for row in _select(expr, read, memo, causal=causal)
+        )
+        return [pool.state(_aggregate(expr, values, sure, maybe, mean=mean)) for sure, maybe in rows]
     raise UserError(f"oracle: {expr.label} is a {type(expr).__name__}, which has no causal meaning here")
 
 
@@ -217,36 +292,51 @@ def _pointwise(f: Callable, a: _State, b: _State) -> _State:
     return out | {None} if len(a) > 1 and len(b) > 1 else out
 
 
-def _rows(expr: Any, tokens: list, read: Callable) -> list[tuple[list[int], list[int]]]:
-    """For each position, the earlier positions that are selected for sure, and those that a mixture may select."""
+class _Selection:
+    """A selector's answer to every pair of query and key so far: 0 no, 1 yes, 2 perhaps, for a mixture."""
+
+    def __init__(self, predicate: Callable[[Any, Any], Any]):
+        self._predicate = predicate
+        self.ahead = False  # whether a later position was selected
+        self._keys: dict[int, int] = {}  # id of a pooled state -> column
+        self._queries: dict[int, int] = {}  # -> row
+        self._answers = np.full((64, 64), _UNKNOWN, np.int8)  # query, key
+
+    def __call__(self, keys: list[_State], queries: list[_State], *, causal: bool) -> np.ndarray:
+        """The answers [queries, keys]; no to later keys if causal."""
+        column = np.array([self._keys.setdefault(id(k), len(self._keys)) for k in keys])
+        row = np.array([self._queries.setdefault(id(q), len(self._queries)) for q in queries])
+        needed = max(len(self._keys), len(self._queries))
+        if needed > len(self._answers):
+            larger = np.full((2 * needed, 2 * needed), _UNKNOWN, np.int8)
+            larger[: len(self._answers), : len(self._answers)] = self._answers
+            self._answers = larger
+        place = row[:, None] * len(self._answers) + column
+        answers = self._answers.take(place)
+        seen = np.tri(len(keys), dtype=np.int8) if causal else np.ones_like(answers)
+        for q, k in np.argwhere((answers == _UNKNOWN) & (seen == 1)) if answers.min(initial=0) < 0 else ():
+            if self._answers[row[q], column[k]] == _UNKNOWN:
+                self._answers[row[q], column[k]] = self._ask(keys[k], queries[q])
+        answers = self._answers.take(place) * seen
+        self.ahead = self.ahead or (not causal and bool(np.triu(answers, 1).any()))
+        return answers
+
+    def _ask(self, key: _State, query: _State) -> int:
+        found = {
+            x is not None and y is not None and bool(self._predicate(x, y))
+            for x, y in itertools.product(key, query)
+        }
+        return _PERHAPS if len(found) == 2 else int(True in found)
+
+
+def _select(expr: Any, read: _Read, memo: _Memo, *, causal: bool) -> np.ndarray:
+    """What an Aggregate or a SelectorWidth selects, [position, position it reads], see `_Selection`."""
     select = expr.selector
     if not isinstance(select, rasp.Select):
         raise UserError(f"oracle: {select.label} is a {type(select).__name__}; only a Select can be compiled")
-    keys, queries = read(select.keys), read(select.queries)
-    memo: dict[tuple[_State, _State], frozenset[bool]] = {}
-
-    def selected(k: _State, q: _State) -> frozenset[bool]:
-        if (k, q) not in memo:
-            memo[k, q] = frozenset(
-                x is not None and y is not None and bool(select.predicate(x, y))
-                for x, y in itertools.product(k, q)
-            )
-        return memo[k, q]
-
-    rows = []
-    # Positions by key: a predicate is asked once per different key, not once per position.
-    where: dict[_State, list[int]] = {}
-    for t, (key, query) in enumerate(zip(keys, queries, strict=True)):
-        where.setdefault(key, []).append(t)
-        sure, maybe = [], []
-        for k, positions in where.items():
-            found = selected(k, query)
-            if len(found) == 2:
-                maybe += positions
-            elif True in found:
-                sure += positions
-        rows.append((sorted(sure), sorted(maybe)))
-    return rows
+    if _SELECTION not in memo:
+        memo[_SELECTION] = _Selection(select.predicate)
+    return memo[_SELECTION](read(select.keys), read(select.queries), causal=causal)
 
 
 def _aggregate(expr: Any, values: list[_State], sure: list[int], maybe: list[int], *, mean: bool) -> _State:

@@ -1,25 +1,28 @@
-"""Compare a teacher with its oracle, and with tracr, on random inputs.
+"""Compare a teacher with its oracle, and with tracr, on given or random inputs.
 
 Implements docs/teacher.md §3, §5: the compiled network is right where every variable's coordinates are the one-hot
 (or the number) that the program computes. Positions where the program holds a mixture have no single right value
 and are counted, not compared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.fallback import compile_with_tracr
-from tracr_jax.teacher.forward import make_forward
-from tracr_jax.teacher.model import Teacher
-from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.forward import last_state
+from tracr_jax.teacher.model import Teacher, Variable
+from tracr_jax.teacher.oracle import Evaluation, Oracle
 from tracr_jax.teacher.variables import DEFINED
+
+_NUMERICAL = 1e-3  # a number's deviation, absolute below 1 and relative above
+_NUMBERS = 1 << 21  # of one state of the inputs that run together
+_NO_VALUE, _IMPOSSIBLE = -1, -2  # columns of an undefined value, and of one that the compiler ruled out
 
 
 @dataclass(frozen=True)
@@ -72,90 +75,138 @@ class VerifyReport:
 
 def verify(
     teacher: Teacher,
-    program: Callable[[], rasp.SOp] | rasp.SOp,
+    program: Callable[[], rasp.SOp] | rasp.SOp | Oracle,
     *,
     num: int = 32,
     seed: int = 0,
     tolerance: float = 0.1,
-    inputs: list | None = None,
+    inputs: Sequence[Sequence[Any]] | None = None,
     tracr: bool = False,
 ) -> VerifyReport:
-    """Run the teacher and the oracle on `num` random inputs of random lengths.
+    """Compare the teacher's last state r_L with the program's own values: every variable, every position.
+
+    The state is that of the layers which `make_forward` compiles, run in NumPy (`last_state`).
 
     Args:
       teacher: compiled from `program`.
-      program: the program or its builder.
-      num: number of inputs (tokens uniform over the vocabulary, lengths over 1..max_seq_len).
+      program: the program, its builder, or its oracle.
+      num: number of random inputs of random lengths, where `inputs` is not given.
       seed: of NumPy's generator.
-      tolerance: a value further from the program's than this is wrong; tracr's softmax leaks by design, up to
-        0.02 at 40 positions and more beyond (docs/teacher.md §3b). An undefined value is wrong where a coordinate
-        exceeds 0.5, where the losses would take it for held.
-      inputs: token sequences to use in place of random ones.
+      tolerance: a coordinate of a categorical variable further from the program's than this is wrong; tracr's
+        softmax leaks by design, up to 0.02 at 40 positions and more beyond (docs/teacher.md §3b). An undefined
+        value is wrong where a coordinate exceeds 0.5, where the losses would take it for held. A number is wrong
+        where it is off by more than 0.001, or by more than 0.001 of its size. What is not finite is always wrong.
+      inputs: token sequences, no longer than the teacher's table.
       tracr: also compile with tracr, slowly, and compare all weights and labels.
 
     Raises:
       UserError: the program's variables are not the teacher's.
     """
-    program = build_program(program)
-    oracle = Oracle(program)
+    oracle = program if isinstance(program, Oracle) else Oracle(build_program(program))
     variables = [v for v in teacher.variables if v.name in set(oracle.names)]
     missing = [n for n in oracle.names if n not in {v.name for v in variables}]
     if missing or oracle.result != teacher.result:
         raise UserError(
             f"teacher: it is not of this program, whose variable {(missing or [oracle.result])[0]!r} it lacks"
         )
-    rng = np.random.default_rng(seed)
     if inputs is None:
-        choices = [t for t in teacher.vocab if t not in (teacher.bos, teacher.pad)]
-        lengths = rng.integers(1, teacher.max_seq_len + 1, num)
-        inputs = [[choices[i] for i in rng.integers(0, len(choices), n)] for n in lengths]
-    ids = np.full((len(inputs), teacher.max_seq_len + 1), teacher.pad_id, np.int32)
-    for row, tokens in enumerate(inputs):
-        ids[row, : len(tokens) + 1] = teacher.encode(tokens)
-    phi, residuals = make_forward(teacher)
-    last = np.asarray(jax.jit(lambda phi, ids: residuals(phi, ids)[-1])(phi, ids))[:, 1:]
+        lengths = np.random.default_rng(seed).integers(1, teacher.max_seq_len + 1, num)
+        inputs = random_inputs(teacher, lengths.tolist(), seed=seed)
+    inputs = [list(tokens) for tokens in inputs]
+    run = last_state(teacher)
+    tally = _Tally(variables, tolerance)
+    # The longest first: rows of like length need no padding.
+    order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
+    while order:
+        longest = len(inputs[order[0]])
+        rows = max(1, _NUMBERS // ((longest + 1) * teacher.width))
+        chunk, order = order[:rows], order[rows:]
+        ids = np.full((len(chunk), longest + 1), teacher.pad_id, np.int32)
+        for row, i in enumerate(chunk):
+            ids[row, : len(inputs[i]) + 1] = teacher.encode(inputs[i])
+        tally.add(run(ids)[:, 1:], {i: oracle(inputs[i]) for i in chunk})
+    against = _tracr_deviation(teacher, oracle.program) if tracr else None
+    first_wrong = None
+    if tally.wrong:
+        i, t, _, variable, got, off = min(tally.wrong, key=lambda w: w[:3])
+        first_wrong = Wrong(
+            tuple(inputs[i]), t, variable.name, oracle(inputs[i]).values[variable.name][t], got, off
+        )
+    return VerifyReport(
+        len(inputs),
+        tally.compared,
+        tally.mixtures,
+        tally.largest,
+        tally.largest_at,
+        tally.leak,
+        first_wrong,
+        against,
+    )
 
-    compared = mixtures = 0
-    largest, largest_at, leak, first_wrong = 0.0, "no variable", 0.0, None
-    for row, tokens in enumerate(inputs):
-        truth = oracle(tokens)
-        wrong = []
-        for variable in variables:
-            want, defined = _expected(variable, truth.values[variable.name], truth.mixed[variable.name])
-            mixtures += int(np.sum(truth.mixed[variable.name]))
-            compared += int(defined.sum())
-            got = last[row, : len(tokens)][:, list(variable.indices)]
-            off = np.where(defined, np.max(np.abs(got - want), axis=1), 0.0)
-            off = np.where(np.isnan(off), np.inf, off)
-            empty = np.array([v is None for v in truth.values[variable.name]])
-            leak = max(leak, float(np.max(off[empty], initial=0.0)))
-            if np.max(off[~empty], initial=0.0) > largest:
-                largest, largest_at = float(np.max(off[~empty])), variable.name
-            for t in np.flatnonzero(off > np.where(empty, DEFINED, tolerance))[:1]:
-                wrong.append((int(t), variable.writer_layer, variable, got[t], float(off[t])))
-        if wrong and first_wrong is None:
-            t, _, variable, got, off = min(wrong, key=lambda w: w[:2])
-            expected = truth.values[variable.name][t]
-            first_wrong = Wrong(tuple(tokens), t, variable.name, expected, tuple(map(float, got)), off)
-    against = _tracr_deviation(teacher, program) if tracr else None
-    return VerifyReport(len(inputs), compared, mixtures, largest, largest_at, leak, first_wrong, against)
+
+def random_inputs(teacher: Teacher, lengths: Sequence[int], *, seed: int = 0) -> list[list[Any]]:
+    """One input of each length, its tokens uniform over the vocabulary without BOS and PAD."""
+    rng = np.random.default_rng(seed)
+    choices = [t for t in teacher.vocab if t not in (teacher.bos, teacher.pad)]
+    return [[choices[i] for i in rng.integers(0, len(choices), n)] for n in lengths]
 
 
-def _expected(variable, values: list, mixed: list[bool]) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates [positions, values] and where they are defined; an undefined categorical value is all zeros."""
-    want = np.zeros((len(values), len(variable.indices)))
-    defined = ~np.array(mixed, bool)
-    index = {v: i for i, v in enumerate(variable.values)}
-    for t, value in enumerate(values):
-        if value is None:
-            defined[t] &= variable.kind == "categorical"
-        elif variable.kind == "numerical":
-            want[t] = value
-        elif value in index:
-            want[t, index[value]] = 1.0
+class _Tally:
+    """What `verify` counts over chunks of inputs."""
+
+    def __init__(self, variables: Sequence[Variable], tolerance: float):
+        self._variables, self._tolerance = variables, tolerance
+        self._columns = [{v: k for k, v in enumerate(variable.values)} for variable in variables]
+        self.compared = self.mixtures = 0
+        self.largest, self.largest_at, self.leak = 0.0, "no variable", 0.0
+        self.wrong: list[
+            tuple[int, int, int, Variable, tuple[float, ...], float]
+        ] = []  # at most one of each input
+
+    def add(self, states: np.ndarray, truths: Mapping[int, Evaluation]) -> None:
+        """States [B, T, D] of the inputs with these numbers, and what the program says of them."""
+        names, numbers = [v.name for v in self._variables], list(truths)
+        lengths = [len(truth.values[names[0]]) for truth in truths.values()]
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        position = np.concatenate([np.arange(n) for n in lengths])
+        states = states[row, position]
+        first: dict[int, tuple] = {}
+        for variable, columns in zip(self._variables, self._columns, strict=True):
+            values = [v for truth in truths.values() for v in truth.values[variable.name]]
+            mixed = [m for truth in truths.values() for m in truth.mixed[variable.name]]
+            got = states[:, list(variable.indices)]
+            off, limit, compared = self._deviations(variable, columns, got, values, np.array(mixed))
+            self.mixtures += sum(mixed)
+            self.compared += int(compared.sum())
+            defined = compared & np.array([v is not None for v in values])
+            self.leak = max(self.leak, float(np.max(off[compared & ~defined], initial=0.0)))
+            largest = float(np.max(off[defined], initial=0.0))
+            if largest > self.largest:
+                self.largest, self.largest_at = largest, variable.name
+            for k in np.flatnonzero(off > limit)[::-1]:
+                i, t = numbers[row[k]], int(position[k])
+                if i not in first or (t, variable.writer_layer) < first[i][1:3]:
+                    first[i] = (i, t, variable.writer_layer, variable, tuple(got[k].tolist()), float(off[k]))
+        self.wrong += first.values()
+
+    def _deviations(self, variable: Variable, columns: dict, got: np.ndarray, values: list, mixed: np.ndarray):
+        """How far each position is off [P], how far it may be, and where there is something to compare."""
+        if variable.kind == "numerical":
+            want = np.array([np.nan if v is None else v for v in values], np.float64)
+            compared = ~np.isnan(want) & ~mixed
+            off = np.where(compared, np.abs(got[:, 0] - want), 0.0)
+            limit = _NUMERICAL * np.maximum(1.0, np.abs(np.nan_to_num(want)))
         else:
-            want[t] = np.inf  # a value the compiler thought impossible
-    return want, defined
+            column = np.array([_NO_VALUE if v is None else columns.get(v, _IMPOSSIBLE) for v in values])
+            compared = ~mixed
+            off = np.abs(got)
+            at = np.flatnonzero(column >= 0)
+            off[at, column[at]] = np.abs(got[at, column[at]] - 1.0)
+            off = np.where(compared, off.max(axis=1), 0.0)
+            off[column == _IMPOSSIBLE] = np.inf
+            limit = np.where(column == _NO_VALUE, DEFINED, self._tolerance)
+        off[~np.isfinite(got).all(axis=1)] = np.inf
+        return off, limit, compared
 
 
 def _tracr_deviation(teacher: Teacher, program: rasp.SOp) -> float:
