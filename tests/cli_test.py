@@ -25,7 +25,7 @@ def test_unknown_option_names_the_nearest(capsys):
 
 
 def test_unknown_command(capsys):
-    assert "commands: inject, evaluate" in fails(capsys, "injekt")
+    assert "commands: inject, check, evaluate" in fails(capsys, "injekt")
 
 
 def test_unknown_preset(capsys):

@@ -22,6 +22,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
                                       TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
                                       --onto RUN: into the model of a finished run, beside the programs it holds
+  tracr-jax check [TASK] [--lm NAME]  before training: is the network the program, does it fit, what is asked
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
   tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
@@ -53,6 +54,18 @@ class Inject:
     """Also log to Weights & Biases (extra `wandb`)."""
     trackio: bool = False
     """Also log to Trackio (extra `trackio`)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Show a program, its items and its sets for a model, and prove the compiled network, without training it."""
+
+    task: tyro.conf.Positional[str] = "dyck"
+    """dyck, int_sum, count, or path/to/file.py:NAME."""
+    lm: str = "tiny"
+    """The model whose tokenizer and depth count; its weights are not read."""
+    tracr: bool = False
+    """Also compile with tracr, which may take minutes, and compare all weights."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "inject": _inject,
+        "check": _check,
         "evaluate": _evaluate,
         "decode": _decode,
         "interpret": _interpret,
@@ -224,6 +238,14 @@ def _inject(argv: list[str]) -> None:
     from tracr_jax.report import write_report
 
     console.print(f"report: {write_report([run.folder])}", markup=False, soft_wrap=True)
+
+
+def _check(argv: list[str]) -> None:
+    args = _parse(Check, argv)
+    from tracr_jax.report.terminal.check import print_check
+    from tracr_jax.runs.check import check
+
+    print_check(Console(highlight=False), check(args.task, lm=args.lm, tracr=args.tracr))
 
 
 def _writers(args: Inject):

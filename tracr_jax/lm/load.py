@@ -67,13 +67,14 @@ class LoadedLM:
     source: str
 
 
-def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32") -> LoadedLM:
+def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32", weights: bool = True) -> LoadedLM:
     """Load a language model.
 
     Args:
       name: "tiny", "smollm2-135m-instruct", "gpt2…", a local folder, or a hub id.
       scan_layers: blocks as one scan over stacked weights, or as a loop.
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      weights: False reads shape and tokenizer only, and leaves the parameters empty.
 
     Raises: UserError in one line: what is missing or damaged, and what to install or download.
     """
@@ -81,7 +82,7 @@ def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32") -> L
         path = find_smollm2()
         config, tensors, tokenizer = read_gguf(path)
         model = Llama(config, scan_layers=scan_layers, dtype=dtype)
-        return LoadedLM(model, from_tensors(model, tensors), tokenizer, name, str(path))
+        return LoadedLM(model, from_tensors(model, tensors) if weights else {}, tokenizer, name, str(path))
     if name == TINY:
         folder = Path(__file__).parent / "tiny"
         if not (folder / "config.json").exists():
@@ -99,7 +100,8 @@ def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32") -> L
             f"{folder}: the tokenizer's ids go up to {tokenizer.vocab_size - 1}, the model has embeddings for "
             f"{model.vocab_size}; they do not belong together"
         )
-    return LoadedLM(model, from_tensors(model, open_safetensors(folder)), tokenizer, name, str(folder))
+    params = from_tensors(model, open_safetensors(folder)) if weights else {}
+    return LoadedLM(model, params, tokenizer, name, str(folder))
 
 
 def read_model(folder: str | Path, *, scan_layers: bool = True, dtype: str = "float32") -> LanguageModel:

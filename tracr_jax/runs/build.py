@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from tracr_jax.config import LossConfig, RunConfig
 from tracr_jax.data.batches import Batches, batch_length
-from tracr_jax.data.bridge import BridgeReport, find_separator, make_bridge
+from tracr_jax.data.bridge import Bridge, BridgeReport, find_separator, make_bridge
 from tracr_jax.data.encode import sequence_length
 from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
@@ -90,8 +90,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         say(f"loading {lm}")
         lm = load_lm(lm, dtype=config.dtype)
     program = build_program(config, task=task, lm=lm, say=say)
-    # Items that are proved against the program's own evaluator before they train anything.
-    proved = [*task.longest_items(), *(task.train_item(i, seed=config.seed) for i in range(_PROVED_ITEMS))]
+    proved = proved_items(task, seed=config.seed)
     oracle, strict = program.oracle, not config.fidelity.as_coded
     report = program.bridge.check(task, proved, strict=strict, oracle=oracle)
     say(f"{'warning: ' if report.first_mismatch else ''}{report}")
@@ -116,23 +115,12 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
     Raises:
       UserError: the first thing that does not fit, with its numbers.
     """
-    tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.fidelity.as_coded)
-    strict = not config.fidelity.as_coded
-    separator = find_separator(task, tokenizer) if strict else None
-    length = _table_length(task, tokenizer, config, separator=separator)
-    _check_positions(lm, length)
-    say(f"compiling {task.name} for {length} positions")
-    teacher = cached_compile(
-        lambda: task.program(max_seq_len=length),
-        vocab=task.vocab(),
-        max_seq_len=length,
-        mlp_exactness=task.mlp_exactness(length),
-    )
-    bridge = make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
+    bridge = make_task_bridge(config, task=task, lm=lm, say=say)
+    teacher = bridge.teacher
     test = task.eval_sets()["test"]
     width, reserved = lm.model.width, None
     if config.losses.alignment == "exchange":
-        oracle = Oracle(task.program(max_seq_len=length))
+        oracle = Oracle(task.program(max_seq_len=teacher.max_seq_len))
         reserved = reserve(teacher, oracle, config.exchange, seed=config.seed)
     program = make_program(
         bridge,
@@ -148,6 +136,32 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
     if reserved is None:
         return program
     return program.trained(reserved.init(directions(config.seed, width=width, count=reserved.total)))
+
+
+def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lambda _: None) -> Bridge:
+    """The compiled program of a task and the bridge to it from a language model, whose weights are not used.
+
+    Raises:
+      UserError: the first thing that does not fit, with its numbers.
+    """
+    tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.fidelity.as_coded)
+    strict = not config.fidelity.as_coded
+    separator = find_separator(task, tokenizer) if strict else None
+    length = _table_length(task, tokenizer, config, separator=separator)
+    _check_positions(lm, length)
+    say(f"compiling {task.name} for {length} positions")
+    teacher = cached_compile(
+        lambda: task.program(max_seq_len=length),
+        vocab=task.vocab(),
+        max_seq_len=length,
+        mlp_exactness=task.mlp_exactness(length),
+    )
+    return make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
+
+
+def proved_items(task: Task, *, seed: int) -> list[Item]:
+    """Items that are proved against the program's own evaluator before they train anything."""
+    return [*task.longest_items(), *(task.train_item(i, seed=seed) for i in range(_PROVED_ITEMS))]
 
 
 def make_parts(

@@ -39,6 +39,7 @@ class Proof:
         """For run.json."""
         network = {
             "inputs": self.network.inputs,
+            "positions": self.network.positions,
             "values_compared": self.network.compared,
             "mixtures": self.network.mixtures,
             "largest_deviation": self.network.largest_deviation,
@@ -61,6 +62,7 @@ def prove(
     oracle: Oracle,
     strict: bool = True,
     tracr: bool = False,
+    every_meaning: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Proof:
     """Compare the bridge's teacher with its program, and the program's causal meaning with the whole string's.
@@ -72,6 +74,7 @@ def prove(
       oracle: of the task's program.
       strict: refuse a network that disagrees; False (as-coded switches) only says so.
       tracr: also compile with tracr, which may be slow, and compare all weights.
+      every_meaning: compare the two meanings on all items, also where the labels show which is meant.
       say: receives the warnings.
 
     Raises:
@@ -96,7 +99,7 @@ def prove(
     # Labels by other means than the program were proved to be the causal answers: then these are meant, unless a
     # selector of nothing but positions looks ahead, which asks for what no causal network can give.
     doubtful = labels_by_program(task) or bool(positional_lookahead(oracle, length=teacher.max_seq_len))
-    compared = slice(None) if doubtful else slice(_FEW)
+    compared = slice(None) if doubtful or every_meaning else slice(_FEW)
     meaning = compare_meanings(oracle, inputs[compared], prompts[compared])
     warning = _warning(task, meaning, items) if doubtful else ""
     if warning:

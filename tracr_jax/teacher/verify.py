@@ -49,6 +49,7 @@ class VerifyReport:
     """What `verify` measured. Deviations are absolute, in coordinates of the last state r_L."""
 
     inputs: int
+    positions: int  # of all inputs, without BOS
     compared: int  # (variable, position) pairs
     mixtures: int  # pairs without a single right value
     largest_deviation: float  # where the program has a value
@@ -133,14 +134,15 @@ def verify(
             tuple(inputs[i]), t, variable.name, oracle(inputs[i]).values[variable.name][t], got, off
         )
     return VerifyReport(
-        len(inputs),
-        tally.compared,
-        tally.mixtures,
-        tally.largest,
-        tally.largest_at,
-        tally.leak,
-        first_wrong,
-        against,
+        inputs=len(inputs),
+        positions=sum(map(len, inputs)),
+        compared=tally.compared,
+        mixtures=tally.mixtures,
+        largest_deviation=tally.largest,
+        largest_at=tally.largest_at,
+        largest_leak=tally.leak,
+        first_wrong=first_wrong,
+        tracr_weight_deviation=against,
     )
 
 
