@@ -73,7 +73,7 @@ PAPER_LAYERS = LayerMap()
 
 
 class Codes(NamedTuple):
-    """A reserved adapter among the trained parameters; `train.reserved.Reserved` says what stands where."""
+    """A reserved adapter among the trained parameters; see `tracr_jax.train.reserved.Reserved`."""
 
     basis: Float[Array, "d K"]  # orthonormal directions of the residual stream; never trained
     centroids: tuple[Float[Array, "n m k"], ...]  # for each group of n variables: a point per class of values

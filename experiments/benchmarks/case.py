@@ -185,7 +185,7 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
 
 
 def step_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, float]]]:
-    """A side for `workers.Worker`: one training step a repetition, which returns its losses."""
+    """A side for `Worker`: one training step a repetition, which returns its losses."""
     mesh = options.pop("mesh", "")
     case = Case(**options)
     parts = make_parts(case, mesh=mesh)
@@ -206,7 +206,7 @@ def step_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, f
 
 
 def product_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
-    """A side for `workers.Worker`: one square matrix product a repetition."""
+    """A side for `Worker`: one square matrix product a repetition."""
     run, flops = common.matrix_product(options["size"], dtype=options["dtype"])
     return {"flops": flops}, run
 

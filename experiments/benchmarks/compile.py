@@ -32,7 +32,7 @@ PROGRAMS = {
 
 
 def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, float]]]:
-    """A side for `workers.Worker`: one compilation. Imports are done before it is timed."""
+    """A side for `Worker`: one compilation. Imports are done before it is timed."""
     import dataclasses
 
     from tracr.compiler import compiling

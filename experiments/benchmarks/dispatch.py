@@ -23,7 +23,7 @@ _STEPS = 5  # in one repetition
 
 
 def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
-    """A side for `workers.Worker`: `_STEPS` steps of the main job, dispatched as options["asynchronous"] says."""
+    """A side for `Worker`: `_STEPS` steps of the main job, dispatched as options["asynchronous"] says."""
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", options["asynchronous"])  # before the backend starts

@@ -34,7 +34,7 @@ def _untouched(items: int) -> tuple[Any, list]:
 
 
 def ours(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
-    """A side for `workers.Worker`: all items in batches, with the cache, jitted."""
+    """A side for `Worker`: all items in batches, with the cache, jitted."""
     from tracr_jax.measure.answers import greedy_answers
 
     run, items = _untouched(options["items"])
@@ -42,7 +42,7 @@ def ours(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
 
 
 def one_at_a_time(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
-    """A side for `workers.Worker`: HF's generate, prompt by prompt, as the original evaluates
+    """A side for `Worker`: HF's generate, prompt by prompt, as the original evaluates
     (docs/method.md §9).
     """
     import torch

@@ -70,7 +70,7 @@ def op_names(compiled: str) -> dict[str, str]:
 
 
 def hotspots_worker(options: dict[str, Any]) -> tuple[dict, Any]:
-    """A side for `workers.Worker`: traces one step of a case."""
+    """A side for `Worker`: traces one step of a case."""
     import jax
     from jax.profiler import ProfileData
 

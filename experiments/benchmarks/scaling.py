@@ -35,7 +35,7 @@ TITLE = "growth of a step, medians"
 
 
 def idle_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
-    """A side for `workers.Worker` that imports what the others do and trains nothing: its memory is the floor."""
+    """A side for `Worker` that imports what the others do and trains nothing: its memory is the floor."""
     from experiments.benchmarks import case as C
 
     return {"shapes": len(C.SHAPES)}, lambda: None

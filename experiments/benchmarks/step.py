@@ -32,7 +32,7 @@ CHECKED = ("supervised", "retention", "alignment", "loss")
 
 
 def shares_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]:
-    """A side for `workers.Worker` that runs the step and its parts in turn, `repetitions` times."""
+    """A side for `Worker` that runs the step and its parts in turn, `repetitions` times."""
     import jax
     import jax.numpy as jnp
 

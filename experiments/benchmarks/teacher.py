@@ -25,7 +25,7 @@ _DENSE_LIMIT = 4e8  # dense weights; more than 1.6 GB of float32 is left out
 
 
 def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]:
-    """A side for `workers.Worker`: step and teacher forwards in turn, `repetitions` times."""
+    """A side for `Worker`: step and teacher forwards in turn, `repetitions` times."""
     import jax
     import numpy as np
 

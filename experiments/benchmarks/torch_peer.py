@@ -2,7 +2,7 @@
 
 HF's GPT2LMHeadModel, the dense teacher as a torch module, the losses of docs/method.md §4, AdamW of §5; eager or
 through torch.compile. Nothing of tracr_jax is imported: weights and batch come from the folder of
-`case.write_for_torch`.
+`write_for_torch`.
 
 It is faster than the original in two ways, both on purpose: the teacher gets no gradients (the original computes
 and never uses them), and AdamW is torch's fused one. Elsewhere it does what docs/method.md says, logits at every
@@ -111,7 +111,7 @@ class Peer(nn.Module):
 
 
 def load_peer(folder: Path) -> tuple[Peer, tuple[torch.Tensor, ...]]:
-    """The peer and its batch (ids, mask, teacher ids, text ids) from a folder of `case.write_for_torch`."""
+    """The peer and its batch (ids, mask, teacher ids, text ids) from a folder of `write_for_torch`."""
     from transformers import GPT2LMHeadModel
 
     arrays = dict(np.load(folder / "arrays.npz"))
@@ -153,7 +153,7 @@ def make_step(peer: Peer, *, compiled: bool, dtype: str = "float32") -> Callable
 
 
 def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, float]]]:
-    """A side for `workers.Worker`: one training step a repetition, which returns its losses."""
+    """A side for `Worker`: one training step a repetition, which returns its losses."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     peer, batch = load_peer(Path(options["folder"]))
     peer, batch = peer.to(device), tuple(x.to(device) for x in batch)

@@ -57,7 +57,7 @@ class LanguageModel(abc.ABC):
 
     @abc.abstractmethod
     def with_blocks(self, count: int) -> Self:
-        """The same family with another number of blocks, see `lm.blocks.first_blocks`."""
+        """The same family with another number of blocks, see `tracr_jax.lm.blocks.first_blocks`."""
 
     @property
     @abc.abstractmethod
@@ -76,7 +76,7 @@ class LanguageModel(abc.ABC):
 
     @functools.cached_property
     def linen(self) -> nn.Module:
-        """The module, (ids) -> (LMOutput, cache); also for tools that want one, such as `nnx.bridge.ToNNX`."""
+        """The module, (ids) -> (LMOutput, cache), for tools that want one, such as `flax.nnx.bridge.ToNNX`."""
         return type(self).module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
 
     def init(self, key: jax.Array) -> Params:

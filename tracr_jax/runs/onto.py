@@ -1,4 +1,7 @@
-"""Going on from a finished run: its programs as they are trained further, and its weights, see `runs.record`."""
+"""Going on from a finished run: its programs as they are trained further, and its weights.
+
+See `tracr_jax.runs.record`.
+"""
 
 import dataclasses
 import hashlib
@@ -26,7 +29,7 @@ Say = Callable[[str], None]
 def open_earlier(
     setup: Setup, *, tasks: Sequence[Task] = (), say: Say = lambda _: None
 ) -> tuple[tuple[Setup, ...], Params, Record]:
-    """Open the run that `setup.config.onto` names, whose model is to hold the program of `setup` as well.
+    """Open the run that `RunConfig.onto` of `setup` names, whose model is to hold the program of `setup` as well.
 
     Args:
       setup: the new run.

@@ -152,7 +152,7 @@ class Oracle:
             that reads the variable is computed from it, in turn, unless `sees` says otherwise.
           sees: (reader, variable) -> whether that reader sees the overrides of that variable; all do by default.
             `reads_after` makes one for an edit at a layer.
-          states: `self.states(tokens)`; with it only what the overrides reach is computed.
+          states: from `Oracle.states` on the same tokens; with it only what the overrides reach is computed.
 
         Returns:
           values with the overrides in place, and the mixtures.

@@ -49,7 +49,7 @@ class Checkpoints:
             return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Write the state after `state.step` steps, in the background; what fails there, the next call raises.
+        """Write the state of its `step` in the background; what fails there, the next call raises.
 
         Raises:
           UserError: it cannot be written; the checkpoints before it are intact.

@@ -165,7 +165,7 @@ def gather(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def sharded_batches(batches: Batches, mesh: Mesh, data: DataConfig) -> Callable[[int], Batch]:
-    """`batches.batch_at` as arrays over the mesh; each process makes the rows of its own devices only."""
+    """`Batches.batch_at` as arrays over the mesh; each process makes the rows of its own devices only."""
     where = rows(mesh)
     counts = (data.batch + data.free_items, data.text_batch)
     own, own_text = (_own_rows(where, n) for n in counts)

@@ -42,7 +42,7 @@ def draw_mix(key: Array, *, variables: int, rows: int, layers: int, config: Exch
 
 
 def variable_of(teacher: Teacher) -> Int[np.ndarray, " D"]:
-    """The variable that each teacher direction belongs to, as an index into `teacher.variables`."""
+    """The variable that each teacher direction belongs to, as an index into `Teacher.variables`."""
     out = np.zeros(teacher.width, np.int32)
     for i, v in enumerate(teacher.variables):
         out[list(v.indices)] = i

@@ -44,7 +44,7 @@ class Labeller:
     """Makes labelled rows for a run; holds the compiled teacher, so make one and keep it."""
 
     def __init__(self, run: Injected):
-        """For `run.program.task`, with the tokens of `run.program.tokenizer`."""
+        """For the task of `Injected.program`, with the tokens of its tokenizer."""
         self._run = run
         layout, residuals = run.program.layout, run.program.residuals
         self._held = jax.jit(
@@ -82,7 +82,7 @@ class Labeller:
 def position_classes(
     run: Injected, ids: Int[np.ndarray, "B S"], masks: Float[np.ndarray, "2 B S"]
 ) -> Float[np.ndarray, "C B S"]:
-    """The masks of CLASSES from `samples.padded_rows`: own positions and those that emit the answer."""
+    """The masks of CLASSES, made of those of `padded_rows`: own positions and those that emit the answer."""
     own, answer = masks
     # The prompt ends where the answer's first token is emitted.
     prompt = own * (np.cumsum(answer, axis=1) - answer == 0)
