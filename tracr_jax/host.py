@@ -1,17 +1,25 @@
-"""What a process is told before it computes on a CPU: to keep its pages, and to wait for each step by itself.
+"""What a process is told before it computes: to keep its pages and what it compiles, and to wait for each step.
 
 A third of a training step can be page faults: XLA takes its temporary buffers from malloc and gives them back
 after every step; glibc returns large ones to the kernel, which zeroes them again at the next step. glibc reads its
 settings only when a process starts.
 """
 
+import hashlib
 import itertools
 import os
+import platform
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from tracr_jax.files import cache_folder
 
 _SETTINGS = {"hugetlb": 1, "mmap_threshold": 2**33, "trim_threshold": 2**34, "top_pad": 2**28}
 _VARIABLE = "GLIBC_TUNABLES"
+_COMPILED = 2**30  # bytes of compiled programs that are kept; the least recently used go first
+_WORTH_KEEPING = 0.3  # seconds that a compilation takes at least
 
 
 def keep_pages(*, one_arena: bool = False) -> None:
@@ -41,6 +49,43 @@ def dispatch_inline() -> None:
     import jax  # not before `keep_pages`
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def keep_compiled() -> Path | None:
+    """Keep compiled programs from one process to the next, in JAX's persistent cache below `cache_folder("xla")`.
+
+    Each kind of processor has a folder, since XLA compiles for the instructions of the one at hand. Several processes
+    may share it. A cache that the user has set up stands.
+
+    Returns:
+      The folder; None where the user has another or it cannot be written.
+    """
+    import filelock  # noqa: F401 - JAX bounds the size of its cache with it
+    import jax  # not before `keep_pages`
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return None
+    folder = cache_folder("xla") / f"jax-{jax.__version__}-{_processor()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _COMPILED)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+    return folder
+
+
+def _processor() -> str:
+    """Name of the machine's kind, and on Linux a hash of what its processor can do."""
+    try:
+        features = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        features = None
+    known = features[1] if features else platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
 
 def names_a_model(argv: Sequence[str]) -> bool:

@@ -32,7 +32,7 @@ LATE = {
     "data.hub": {"datasets"},
     "export.tokenizer": {"transformers"},
     "measure.language.glue": {"datasets"},
-    "host": {"jax"},
+    "host": {"filelock", "jax"},
 }
 
 
