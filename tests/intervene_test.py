@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import lm_models as M
+from tests.helpers.numbers import FLOAT32, assert_same
 from tracr_jax.intervene import LayerEdit, ResidualEdit, detach_and_roll, project, subspace_basis
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 
@@ -25,10 +26,10 @@ def basis(rank=2):
 def test_projector(rank):
     rows = np.random.default_rng(0).normal(size=(rank, 24)).astype(np.float32)
     p = np.asarray(project(jnp.eye(24), subspace_basis(rows)))
-    np.testing.assert_allclose(p, np.linalg.pinv(rows) @ rows, atol=1e-5)
-    np.testing.assert_allclose(p @ p, p, atol=1e-5)
-    np.testing.assert_allclose(p, p.T, atol=1e-6)
-    np.testing.assert_allclose(np.trace(p), rank, rtol=1e-5)
+    assert_same(p, np.linalg.pinv(rows) @ rows)
+    assert_same(p @ p, p)
+    assert_same(p, p.T)
+    np.testing.assert_allclose(np.trace(p), rank, rtol=FLOAT32)
 
 
 def test_edit_leaves_earlier_states_and_changes_later_ones(model):
@@ -39,7 +40,7 @@ def test_edit_leaves_earlier_states_and_changes_later_ones(model):
     np.testing.assert_array_equal(plain, same)
     edited = model.apply(params, ids, edit=ResidualEdit(2, lambda h: h + 1.0)).hidden
     np.testing.assert_array_equal(edited[:3], plain[:3])
-    np.testing.assert_allclose(edited[3], plain[3] + 1.0, atol=1e-6)
+    assert_same(edited[3], plain[3] + 1.0)
     assert np.abs(edited[4] - plain[4]).max() > 0.5
 
 
@@ -65,11 +66,11 @@ def test_roll_exchanges_complements_and_is_the_identity_for_one_example(model):
     ids = np.arange(20).reshape(2, 10) % 40
     q = basis()
     one = model.apply(params, ids[:1], edit=detach_and_roll(q, block=2))
-    np.testing.assert_allclose(one.logits, model.apply(params, ids[:1]).logits, atol=1e-5)
+    assert_same(one.logits, model.apply(params, ids[:1]).logits)
     h = model.apply(params, ids).hidden[3]
     out = model.apply(params, ids, edit=detach_and_roll(q, block=2)).hidden[3]
-    np.testing.assert_allclose(project(out, q), project(h, q), atol=1e-5)
-    np.testing.assert_allclose(out - project(out, q), (h - project(h, q))[::-1], atol=1e-5)
+    assert_same(project(out, q), project(h, q))
+    assert_same(out - project(out, q), (h - project(h, q))[::-1])
 
 
 @pytest.mark.parametrize("scan", [True, False], ids=["scan", "loop"])
@@ -91,8 +92,8 @@ def test_layer_edit_changes_what_every_block_reads(family, scan):
     np.testing.assert_array_equal(out.hidden[0], plain.hidden[0])
     for i in range(4):
         single = alone(params, out.hidden[i] + added[i], i)
-        np.testing.assert_allclose(out.hidden[i + 1], single.hidden[i + 1], atol=1e-4)
-    np.testing.assert_allclose(out.logits, single.logits, atol=1e-4)
+        assert_same(out.hidden[i + 1], single.hidden[i + 1])
+    assert_same(out.logits, single.logits)
     assert np.abs(out.logits - plain.logits).max() > 1e-2
     again = jax.jit(model.apply)(params, others)
-    np.testing.assert_allclose(beside.logits, again.logits, atol=1e-4)  # the text beside it is not edited
+    assert_same(beside.logits, again.logits)  # the text beside it is not edited

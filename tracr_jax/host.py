@@ -54,8 +54,8 @@ def dispatch_inline() -> None:
 def keep_compiled() -> Path | None:
     """Keep compiled programs from one process to the next, in JAX's persistent cache below `cache_folder("xla")`.
 
-    Each kind of processor has a folder, since XLA compiles for the instructions of the one at hand. Several processes
-    may share it. A cache that the user has set up stands.
+    Each kind of processor has a folder, since XLA compiles for the instructions of the one at hand. Several
+    processes may share it. A cache that the user has set up stands.
 
     Returns:
       The folder; None where the user has another or it cannot be written.

@@ -15,6 +15,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from tests.helpers import lm_models as M
+from tests.helpers.numbers import assert_same
 from tests.train import loop_test as F
 from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis
@@ -221,7 +222,7 @@ def test_two_seeds_train_at_once():
         after, loss = alone(state, frozen, batch)
         mine = jax.tree.map(lambda x, i=i: x[i], together.params)
         chex.assert_trees_all_close(mine, after.params, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(terms["loss"][i], loss["loss"], rtol=1e-5)
+        assert_same(terms["loss"][i], loss["loss"])
     assert abs(float(terms["loss"][0] - terms["loss"][1])) > 1e-3
 
 
@@ -252,15 +253,15 @@ def test_to_nnx():
     nnx.update(net, params)
     out, _ = nnx.jit(lambda net, ids: net(ids))(net, ids)
     ours = M.run(model, params, ids)
-    np.testing.assert_allclose(out.logits, ours.logits, atol=1e-5)
-    np.testing.assert_allclose(out.hidden, ours.hidden, atol=1e-5)
+    assert_same(out.logits, ours.logits)
+    assert_same(out.hidden, ours.hidden)
 
     def loss(logits):
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
 
     theirs = nnx.jit(nnx.grad(lambda net: loss(net(ids)[0].logits)))(net)
     grads = jax.jit(jax.grad(lambda p: loss(model.apply(p, ids).logits)))(params)
-    chex.assert_trees_all_close(nnx.to_pure_dict(nnx.state(theirs, nnx.Param)), grads, atol=1e-5)
+    assert_same(nnx.to_pure_dict(nnx.state(theirs, nnx.Param)), grads)
 
 
 def test_treescope_draws_parameters_and_states():
@@ -287,7 +288,7 @@ def test_penzai_sees_every_parameter():
     ids = M.ids(2, 5)
     layer = unflaxify_apply(model.linen, {"params": params}, ids)
     run = jax.jit(lambda p: model.apply(p, ids).logits)
-    np.testing.assert_allclose(layer(ArgsAndKwargs.capture(ids))[0].logits, run(params), atol=1e-5)
+    assert_same(layer(ArgsAndKwargs.capture(ids))[0].logits, run(params))
     # Silence every MLP there, and here.
     found = pz.select(layer).at_instances_of(pz.Parameter).where(lambda p: "down_proj" in str(p.label))
     assert len(found.get_sequence()) == model.num_blocks
@@ -297,5 +298,5 @@ def test_penzai_sees_every_parameter():
         lambda path, x: jnp.zeros_like(x) if any(k.key == "down_proj" for k in path) else x, params
     )
     logits = layer(ArgsAndKwargs.capture(ids))[0].logits
-    np.testing.assert_allclose(logits, run(silent), atol=1e-5)
+    assert_same(logits, run(silent))
     assert np.max(np.abs(logits - run(params))) > 0.1

@@ -29,13 +29,18 @@ MODELS = {"gpt2": GPT2, "llama": Llama}
 
 @functools.cache
 def make(family, *, seed=0, **options):
-    """A model and parameters in which nothing is zero or one; made by NumPy, which has nothing to compile."""
+    """A model and parameters in which nothing is zero or one; made by NumPy, which has nothing to compile.
+
+    dtype "float64" makes the parameters float64 too, and needs the fixture `x64`.
+    """
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(MODELS[family](CONFIGS[family]).init, jax.random.key(0))
 
+    precise = options.get("dtype") == "float64"
+
     def draw(path, leaf):
         around = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(around + 0.2 * rng.standard_normal(leaf.shape), leaf.dtype)
+        return jnp.asarray(around + 0.2 * rng.standard_normal(leaf.shape), jnp.float64 if precise else leaf.dtype)
 
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     model = MODELS[family](CONFIGS[family], **options)
@@ -43,7 +48,7 @@ def make(family, *, seed=0, **options):
 
 
 def run(model, params, ids, **options):
-    """`model.apply`, jitted."""
+    """`LanguageModel.apply`, jitted."""
     return jax.jit(functools.partial(model.apply, **options))(params, ids)
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.interpret_parts import DYCK, known_run, small_run
+from tests.helpers.numbers import FLOAT32, assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode, hidden_states
 
@@ -33,7 +34,7 @@ def test_values_margins_and_truth_by_hand(decoded):
     assert decoded.read("[]_diffs") == decoded.program("[]_diffs") == [0] * 8 + [-1] * 4
     assert decoded.read("final_result")[-1] is False
     i = decoded.index("(_start_counts")
-    np.testing.assert_allclose(decoded.margins[-1, i], 1.0, atol=1e-5)  # the states are one-hots
+    np.testing.assert_allclose(decoded.margins[-1, i], 1.0, rtol=FLOAT32)  # the states are one-hots
     assert decoded.result == decoded.variables[decoded.index("final_result")].name
 
 
@@ -95,7 +96,7 @@ def test_hidden_states_by_name():
     assert list(states) == [f"hidden_{i}" for i in range(run.model.num_blocks + 1)] + ["logits"]
     ids = np.array([run.program.tokenizer.encode("()")])
     out = jax.jit(run.model.apply)(run.original.params, ids)
-    np.testing.assert_allclose(states["hidden_3"], out.hidden[3, 0], atol=1e-5)
+    assert_same(states["hidden_3"], out.hidden[3, 0])
     np.testing.assert_allclose(states["logits"], out.logits[0], atol=1e-4)
     # What the adapter makes of them is what decode reports.
     d = decode(run, "()")

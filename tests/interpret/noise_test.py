@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers import lm_models
 from tests.helpers.interpret_perfect import perfect, with_random_adapter
+from tests.helpers.numbers import FLOAT32, assert_same
 from tracr_jax.interpret.answers import would_answer
 from tracr_jax.interpret.noise import _make_run, noise, noise_curves, random_basis
 from tracr_jax.intervene import ResidualEdit, project
@@ -45,10 +46,10 @@ def test_noise_lies_in_its_subspace_and_has_its_length():
     key = jax.random.key(1)
     inside = noise(key, (2, 5, 16), basis, strength=10.0, complement=False)
     outside = noise(key, (2, 5, 16), basis, strength=10.0, complement=True)
-    np.testing.assert_allclose(np.linalg.norm(inside, axis=-1), 10, rtol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(outside, axis=-1), 10, rtol=1e-5)
-    np.testing.assert_allclose(project(inside, basis), inside, atol=1e-5)
-    np.testing.assert_allclose(project(outside, basis), 0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(inside, axis=-1), 10, rtol=FLOAT32)
+    np.testing.assert_allclose(np.linalg.norm(outside, axis=-1), 10, rtol=FLOAT32)
+    assert_same(project(inside, basis), inside)
+    np.testing.assert_allclose(project(outside, basis), 0, atol=10 * FLOAT32)
     # Fresh at every position.
     assert len(np.unique(np.asarray(inside).reshape(10, 16).round(4), axis=0)) == 10
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.interpret_perfect import perfect, with_random_adapter
+from tests.helpers.numbers import assert_same
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.data.encode import sequence_length
 from tracr_jax.interpret.exchange import exchange, move_to_value, random_directions, span_basis
@@ -286,12 +287,12 @@ def test_exchange_gives_the_sources_reading_and_keeps_the_rest():
     np.testing.assert_array_equal(new[:, [0, 3, 4]], h[:, [0, 3, 4]])
     np.testing.assert_allclose(new[:, 1:3] @ rows.T, source[:, 1:3] @ rows.T, atol=1e-4)
     outside = np.linalg.svd(rows)[2][3:]
-    np.testing.assert_allclose(new @ outside.T, h @ outside.T, atol=1e-5)
+    assert_same(new @ outside.T, h @ outside.T)
     rest = change(-1, 1, 0)
     np.testing.assert_allclose(rest[:, 1:3] @ rows.T, h[:, 1:3] @ rows.T, atol=1e-4)
-    np.testing.assert_allclose(rest[:, 1:3] @ outside.T, source[:, 1:3] @ outside.T, atol=1e-5)
+    assert_same(rest[:, 1:3] @ outside.T, source[:, 1:3] @ outside.T)
     sizes = [np.linalg.norm(x - h, axis=-1) for x in (new, change(0, 0, 1))]
-    np.testing.assert_allclose(*sizes, atol=1e-5)
+    assert_same(*sizes)
 
 
 def test_moving_to_a_value_is_the_smallest_change_that_reads_it():
@@ -308,7 +309,7 @@ def test_moving_to_a_value_is_the_smallest_change_that_reads_it():
     same = np.argmax(before, axis=-1) == 2
     assert same.any()
     assert not same.all()
-    np.testing.assert_allclose(np.asarray(moved)[same], np.asarray(h)[same], atol=1e-5)
+    assert_same(np.asarray(moved)[same], np.asarray(h)[same])
     # Smallest: nothing of it lies outside the span of the variable's rows.
     outside = np.linalg.svd(np.asarray(adapter.weight)[own])[2][3:]
     np.testing.assert_allclose((moved - h) @ outside.T, 0, atol=1e-4)

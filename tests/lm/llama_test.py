@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import lm_models as M
+from tests.helpers.numbers import assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.llama import Llama, LlamaConfig, _rotate
@@ -71,19 +72,17 @@ def test_members_and_dynamic_scaling_in_every_pass(kind, scaling):
     ids, others = M.ids(2, 14), M.ids(4, 9, seed=3)
     out, other = M.run(model, params, ids), M.run(model, params, others)
     first, second = jax.jit(model.apply_beside)(params, ids, others)
-    np.testing.assert_allclose(first.hidden, out.hidden, atol=1e-5)
-    np.testing.assert_allclose(second.hidden, other.hidden, atol=1e-5)
+    assert_same(first.hidden, out.hidden)
+    assert_same(second.hidden, other.hidden)
     looped = M.run(Llama(config, scan_layers=False), unstack_blocks(params), ids)
-    np.testing.assert_allclose(looped.hidden, out.hidden, atol=1e-5)
+    assert_same(looped.hidden, out.hidden)
     positions = jnp.broadcast_to(jnp.arange(14), (2, 14))
     cached, _ = jax.jit(model.apply_cached)(params, ids, model.init_cache(2, 14), positions=positions)
-    np.testing.assert_allclose(cached.hidden, out.hidden, atol=1e-5)
+    assert_same(cached.hidden, out.hidden)
     if scaling:
         plain = Llama(dataclasses.replace(config, rope_scaling=None, max_position_embeddings=24))
         assert np.abs(M.run(plain, params, ids).hidden - out.hidden).max() > 1e-3
-        np.testing.assert_allclose(
-            M.run(plain, params, ids[:, :8]).hidden, M.run(model, params, ids[:, :8]).hidden, atol=1e-6
-        )
+        assert_same(M.run(plain, params, ids[:, :8]).hidden, M.run(model, params, ids[:, :8]).hidden)
 
 
 @pytest.mark.parametrize(

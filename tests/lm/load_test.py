@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.numbers import assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.lm import load as L
 from tracr_jax.lm.gpt2 import GPT2Config
@@ -22,7 +23,7 @@ def test_random_folder(tmp_path):
     ids = jnp.asarray([lm.tokenizer.encode("Are parenthesis here? ()\nAnswer: yes")])
     loop = L.load_lm(str(tmp_path / "lm"), scan_layers=False)
     stacked, looped = (jax.jit(m.model.apply)(m.params, ids).logits for m in (lm, loop))
-    np.testing.assert_allclose(stacked, looped, atol=1e-5)
+    assert_same(stacked, looped)
     other = L.write_random_gpt2(tmp_path / "other", num_blocks=3, width=32, heads=2, positions=40, seed=6)
     assert not np.array_equal(other.params["wte"]["embedding"], lm.params["wte"]["embedding"])
     assert (

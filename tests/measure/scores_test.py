@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import lm_models
+from tests.helpers.numbers import assert_same
 from tests.helpers.retention_models import Summing, always, by_hand, log_probabilities, random_rows, table
 from tracr_jax.errors import UserError
 from tracr_jax.measure.language import perplexity, scores
@@ -21,7 +22,7 @@ def test_scores_are_those_of_plain_loops_in_the_order_given(monkeypatch):
     assert [len(s.nll) for s in got] == [len(r) - 1 for r in rows]
     for row, s in zip(rows, got, strict=True):
         expected = by_hand(logits, row)
-        np.testing.assert_allclose(s.nll, [nats for nats, _ in expected], rtol=1e-5)
+        assert_same(s.nll, np.array([nats for nats, _ in expected]))
         assert s.right.tolist() == [right for _, right in expected]
 
 
@@ -31,7 +32,7 @@ def test_right_padding_does_not_reach_the_tokens_of_a_real_model():
     for row, got in zip(rows, score_rows(model, params, rows), strict=True):
         logits = np.asarray(lm_models.run(model, params, np.array([row[:-1]])).logits[0])
         expected = [-log_probabilities(here)[token] for here, token in zip(logits, row[1:], strict=True)]
-        np.testing.assert_allclose(got.nll, expected, rtol=2e-4, atol=2e-5)
+        assert_same(got.nll, np.array(expected))
         assert got.right.tolist() == (logits.argmax(-1) == row[1:]).tolist()
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.numbers import assert_same
 from tests.train.losses_test import Var
 from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.errors import UserError
@@ -163,7 +164,7 @@ def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
             layout=variable_layout(VARIABLES),
         )
         grads.append(jax.jit(jax.value_and_grad(lambda p, f=loss: f(p, frozen, batch)[0]))(params))
-    chex.assert_trees_all_close(*grads, rtol=1e-4, atol=1e-6)
+    assert_same(*grads)
 
 
 @pytest.mark.parametrize("offset", [-1, 0])
@@ -181,7 +182,7 @@ def test_the_hook_leaves_what_is_aligned_as_it_is(offset):
             layout=variable_layout(VARIABLES),
         )
         found[hook] = jax.jit(loss)(params, Frozen(params.lm, (jnp.ones(()),)), batch_at(0))[1]
-    np.testing.assert_allclose(found[True]["alignment_parts"], found[False]["alignment_parts"], rtol=1e-5)
+    assert_same(found[True]["alignment_parts"], found[False]["alignment_parts"])
     assert abs(found[True]["supervised"] - found[False]["supervised"]) > 1e-4
 
 
@@ -214,7 +215,7 @@ def test_the_pure_step_runs_under_pmap():
     twice = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), (state, frozen, batch_at(0)))
     mapped, _ = jax.pmap(step)(*twice)
     for i in range(2):
-        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], mapped), alone, atol=1e-5)
+        assert_same(jax.tree.map(lambda x, i=i: x[i], mapped), alone)
 
 
 def test_torn_last_line_is_dropped_and_damage_elsewhere_is_named(tmp_path):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.numbers import assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.losses import (
@@ -83,7 +84,7 @@ def test_variable_alignment_is_its_definition(masked):
     got = variable_alignment(adapter, hidden, r, layout=layout, weights=weights if masked else None)
     want = by_loop(adapter, hidden, r, weights)
     assert sorted(layout.names) == sorted(want)
-    np.testing.assert_allclose(got, [want[n] for n in layout.names], rtol=2e-5)
+    assert_same(got, np.array([want[n] for n in layout.names]))
 
 
 def test_a_perfect_reading_costs_nothing_and_huge_logits_stay_finite():
