@@ -8,7 +8,7 @@ import abc
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -56,7 +56,7 @@ class LanguageModel(abc.ABC):
         """N."""
 
     @abc.abstractmethod
-    def with_blocks(self, count: int) -> Self:
+    def with_blocks(self, count: int) -> "LanguageModel":
         """The same family with another number of blocks, see `tracr_jax.lm.blocks.first_blocks`."""
 
     @property

@@ -7,7 +7,7 @@ run under `nn.scan` or as a readable loop.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -315,7 +315,7 @@ class Llama(LanguageModel):
         """N."""
         return self.config.num_hidden_layers
 
-    def with_blocks(self, count: int) -> Self:
+    def with_blocks(self, count: int) -> "Llama":
         """The same family with `count` blocks."""
         return replace(self, config=replace(self.config, num_hidden_layers=count))
 

@@ -1,0 +1,68 @@
+"""The zoo: each program says what its truth in Python says, and is what is compiled."""
+
+import itertools
+
+import pytest
+
+from tracr_jax.tasks.registry import get_task
+from tracr_jax.tasks.zoo import ZOO
+from tracr_jax.teacher.compile import compile_program
+from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.verify import random_inputs, verify
+
+_STRINGS = 150
+
+
+def strings(task):
+    """Short ones in order of length, then random ones of every length that is trained."""
+    every = itertools.chain.from_iterable(
+        itertools.product(task.letters, repeat=n) for n in range(task.min_length, task.max_length + 1)
+    )
+    return [*itertools.islice(every, _STRINGS), *((c,) * task.max_length for c in task.letters)]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_program_says_what_the_truth_says(name):
+    task = ZOO[name]
+    answers = set()
+    for letters in strings(task):
+        truth = task.truth(list(letters))
+        truth = tuple(truth) if task.answer == "sequence" else truth
+        answer = task._ask(letters)
+        assert answer == truth, letters
+        assert type(answer) is type(truth)
+        answers.add(answer)
+    assert len(answers) > 1
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_network_is_the_program(name):
+    task = ZOO[name]
+    length = task.max_length + 4
+    teacher = compile_program(
+        lambda: task.program(max_seq_len=length),
+        vocab=task.vocab(),
+        max_seq_len=length,
+        mlp_exactness=task.mlp_exactness(length),
+    )
+    asked = [[*s[: length - 3], "other", "?", s[0]] for s in strings(task)[::15]]
+    oracle = Oracle(task.program(max_seq_len=length))
+    report = verify(teacher, oracle, inputs=[*asked, *random_inputs(teacher, range(1, length + 1))])
+    assert report.ok, str(report)
+    assert report.compared > 1000
+
+
+@pytest.mark.parametrize("name", ["sort", "nested", "first_position"])
+def test_items_and_sets(name):
+    task = get_task(name)
+    assert task is ZOO[name]
+    sets = task.eval_sets()
+    assert sets["test"].size >= 50
+    for one in sets.values():
+        for i in range(0, one.size, 23):
+            item = one.item(i)
+            assert not (one.name != "longer" and task.in_training(item.prompt))
+            letters = task._letters(item.prompt)
+            assert item.label == task._label(task._answer(letters))
+    for i in range(20):
+        assert task.in_training(task.train_item(i, seed=0).prompt)

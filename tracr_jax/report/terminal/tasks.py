@@ -1,0 +1,23 @@
+"""`tracr-jax tasks` in the terminal."""
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tracr_jax.runs.listing import Listed
+
+
+def print_tasks(console: Console, tasks: Iterable[Listed]) -> None:
+    """One row for each; readable from 60 columns on."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("task", no_wrap=True)
+    table.add_column("layers", justify="right")
+    table.add_column("width", justify="right")
+    table.add_column("a question and its answer", overflow="fold")
+    for t in tasks:
+        question = Text(" ".join(t.example.prompt.split()))
+        table.add_row(t.name, str(t.layers), str(t.width), question.append(f" {t.example.label}", style="bold"))
+    console.print(table)

@@ -1,0 +1,82 @@
+"""Languages of brackets: one kind, and two kinds properly nested (shuffle-dyck is the task `dyck`)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tracr.rasp import rasp
+
+from tracr_jax.tasks.zoo.parts import NONE, constant, count, fetch, string
+
+ROUND = ("(", ")")
+BOTH = ("(", ")", "[", "]")
+_WIDE = 100  # more than brackets of one depth: depth and number in one value
+
+
+def _depth(of: rasp.SOp) -> rasp.SOp:
+    """Opening minus closing brackets so far."""
+    opened, closed = (
+        count(rasp.Map(lambda x, kind=kind: x in kind, of).named(name), constant(True))
+        for kind, name in (("([", "is_open"), (")]", "is_close"))
+    )
+    return rasp.SequenceMap(lambda a, b: a - b, opened, closed).named("depth")
+
+
+def _balanced(depth: rasp.SOp) -> rasp.SOp:
+    """The depth was never negative and is 0 now."""
+    below = count(rasp.Map(lambda d: d < 0, depth).named("negative"), constant(True)).named("below")
+    return rasp.SequenceMap(lambda n, d: n == 0 and d == 0, below, depth).named("balanced")
+
+
+def dyck1() -> rasp.SOp:
+    """Whether brackets of one kind are balanced (RASP paper: Dyck-1 PTF, asked at the end)."""
+    return _balanced(_depth(string(ROUND)))
+
+
+def nested() -> rasp.SOp:
+    """Whether brackets of two kinds are properly nested (RASP paper: Dyck-2).
+
+    The paper removes adjacent pairs again and again. Here a closing bracket finds its partner: among the opening
+    ones of its depth the last so far, known by its number among them. Both are one value for the selector.
+    """
+    of = string(BOTH)
+    depth = _depth(of)
+    is_open = rasp.Map(lambda x: x in "([", of).named("opens")
+    # Depth inside the bracket, the same for both partners; 0 where there is no bracket.
+    inside = rasp.SequenceMap(
+        lambda d, x: 0 if x == NONE else max(d, 0) if x in "([" else max(d + 1, 0), depth, of
+    ).named("inside")
+    open_at = rasp.SequenceMap(lambda d, o: d if o else -1, inside, is_open).named("open_at")
+    number = count(open_at, inside).named("number")
+    pair = rasp.SequenceMap(lambda d, n: _WIDE * d + n, inside, number).named("pair")
+    key = rasp.SequenceMap(lambda p, o: p if o else -1, pair, is_open).named("key")
+    # Where the depth is not negative every closing bracket has a partner.
+    wrong = rasp.SequenceMap(_mismatch, fetch(of, key, pair).named("opened_by"), of).named("mismatch")
+    faults = count(wrong, constant(True)).named("faults")
+    return rasp.SequenceMap(lambda n, b: n == 0 and b, faults, _balanced(depth)).named("nested")
+
+
+def _mismatch(opened: str, x: str) -> bool:
+    return x in (")", "]") and opened != {")": "(", "]": "["}[x]
+
+
+def balanced_of(letters: Sequence[str]) -> bool:
+    """Whether brackets are properly nested, in Python."""
+    left = []
+    for x in letters:
+        if x in "([":
+            left.append(x)
+        elif not left or left.pop() + x not in ("()", "[]"):
+            return False
+    return not left
+
+
+def balanced_string(letters: Sequence[str], r: np.random.Generator) -> list[str]:
+    """A properly nested string of 2 to 16 brackets, with one of them replaced in every third."""
+    pairs = [letters[i : i + 2] for i in range(0, len(letters), 2)]
+    out: list[str] = []
+    for _ in range(int(r.integers(1, 9))):
+        at = int(r.integers(0, len(out) + 1))
+        out[at:at] = pairs[int(r.integers(len(pairs)))]
+    if r.integers(3) == 0:
+        out[int(r.integers(len(out)))] = letters[int(r.integers(len(letters)))]
+    return out

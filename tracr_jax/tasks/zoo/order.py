@@ -1,0 +1,62 @@
+"""Programs whose answer is an order or a place: copy, reverse, sort, first position of a letter."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+from tracr.rasp import rasp
+
+from tracr_jax.tasks.zoo.parts import NONE, constant, count, fetch, here, length, rank, step, string
+
+LETTERS = ("a", "b", "c")
+
+
+def copy() -> rasp.SOp:
+    """The string again: each step of the answer fetches the letter of its number."""
+    return here(string(LETTERS)).named("copy")
+
+
+def reverse() -> rasp.SOp:
+    """The string from its end (RASP paper, section 3: reverse).
+
+    The paper fetches position length - index - 1 at every position, which is ahead in the first half. Behind the
+    question mark step k fetches letter length - k + 1, which is always seen.
+    """
+    of = string(LETTERS)
+    # 0 is the rank of what is no letter.
+    which = rasp.SequenceMap(lambda n, k: n - k + 1 if 0 < k <= n else -1, length(of), step()).named("which")
+    return fetch(of, rank(of), which).named("reverse")
+
+
+def sort() -> rasp.SOp:
+    """The letters in the alphabet's order (RASP paper: sort).
+
+    The paper counts for each letter the smaller ones and moves it there, which needs the letters behind it. At
+    step k of the answer the letter is the first one that is no smaller than k letters of the string.
+    """
+    of = string(LETTERS)
+    place = rasp.Map(lambda x: LETTERS.index(x) if x in LETTERS else len(LETTERS), of).named("place")
+    up_to = [
+        rasp.SelectorWidth(rasp.Select(place, constant(i), rasp.Comparison.LEQ)).named(f"up_to_{x}")
+        for i, x in enumerate(LETTERS[:-1])
+    ]
+    passed = [rasp.SequenceMap(lambda n, k: int(n < k), n, step()) for n in up_to]
+    return rasp.Map(lambda n: LETTERS[n], reduce(lambda a, b: rasp.SequenceMap(_add, a, b), passed)).named("sort")
+
+
+def _add(a: int, b: int) -> int:
+    return a + b
+
+
+def first_position() -> rasp.SOp:
+    """The number of the first letter that is an "a", 0 where there is none."""
+    of = string(LETTERS)
+    is_a = rasp.Map(lambda x: x == "a", of).named("is_a")
+    so_far = count(is_a, constant(True)).named("so_far")
+    before = rasp.SequenceMap(lambda x, n: x != NONE and n == 0, of, so_far).named("before_any")
+    passed = count(before, constant(True)).named("passed")
+    return rasp.SequenceMap(lambda n, k: k + 1 if n else 0, so_far, passed).named("first_position")
+
+
+def first_position_of(letters: Sequence[str]) -> int:
+    """The same in Python."""
+    return list(letters).index("a") + 1 if "a" in letters else 0
