@@ -13,7 +13,7 @@ import networkx as nx
 from tracr.compiler import nodes
 from tracr.rasp import rasp
 
-_MOST = 20_000  # values of a mean, and sums on the way to them
+_MOST = 100_000  # values of a mean, and sums on the way to them
 
 
 class Reached:
@@ -58,15 +58,17 @@ class Reached:
 
 
 def means(values: Any, length: int) -> set[float] | None:
-    """Means of 1 to `length` of the values, an undefined one counted as 0; None where they are too many."""
-    # Exact sums: 0.1 + 0.2 and 0.3 are one value.
-    exact = {Fraction(0 if v is None else v) for v in values}
-    sums, out = {Fraction(0)}, set()
+    """Means of 1 to `length` of the values; None where they are too many."""
+    # Exact sums, of whole multiples of one fraction: 0.1 + 0.2 and 0.3 are one value.
+    exact = {Fraction(v) for v in values}
+    unit = math.lcm(*(v.denominator for v in exact))
+    parts = {int(v * unit) for v in exact}
+    sums, out = {0}, set()
     for n in range(1, length + 1):
-        if len(sums) * len(exact) > 10 * _MOST:
+        if len(sums) * len(parts) > 2 * _MOST:
             return None
-        sums = {s + v for s in sums for v in exact}
-        out |= {float(s / n) for s in sums}
+        sums = {s + v for s in sums for v in parts}
+        out |= {s / (n * unit) for s in sums}
         if len(sums) > _MOST or len(out) > _MOST:
             return None
     return out
