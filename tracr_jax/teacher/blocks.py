@@ -168,8 +168,9 @@ def discretise(node: Node, source: Node, how: Build) -> Units:
         )
     off, gap = how.off.get(source.label, Off()), 1 / how.exactness
     xs, ys = _table(node, source.values)
-    defined = [(x, y) for x, y in zip(*_table(node, source.listed or source.values), strict=True) if y is not None]
-    tracrs = [x for x, _ in defined], [y for _, y in defined]
+    # tracr leaves undefined inputs out, and may list some that do not occur.
+    listed = zip(*_table(node, source.listed or source.values), strict=True)
+    tracrs = tuple(map(list, zip(*((x, y) for x, y in listed if y in node.values), strict=True))) or ([], [])
     for known, made in (tracrs, _where_it_changes(xs, ys)):
         if known and not _misread(known, made, xs, ys, off, gap):
             return steps(node, source.basis[0], known, made, how)

@@ -137,7 +137,7 @@ def _infer(
     depth = depths(exprs)
     # A selector is as deep as what it reads, and comes behind it.
     for label in sorted(exprs, key=lambda name: (depth[name], not isinstance(exprs[name], rasp.SOp))):
-        if reached and reached.skips(graph, label, most=_MOST_PAIRS):
+        if reached and reached.lists(graph, label, most=_MOST_PAIRS):
             continue
         _check_pairs(graph, exprs[label])
         try:
@@ -146,7 +146,7 @@ def _infer(
         except PROGRAM_ERRORS as e:
             reason = f"its possible values cannot be listed ({describe(e)})"
             raise UserError(f"program {program.label}: {reason}") from e
-        _check_numbers(graph, exprs[label])
+        _check_values(graph, exprs[label])
         if reached:
             reached.mend(graph, label)
         count = len(graph.nodes[label].get(nodes.VALUE_SET, ()))
@@ -194,14 +194,16 @@ def _is_number(expr: rasp.RASPExpr) -> bool:
     return isinstance(expr, rasp.SOp) and rasp.is_numerical(expr)
 
 
-def _check_numbers(graph: nx.DiGraph, expr: rasp.RASPExpr) -> None:
-    if not _is_number(expr):
+def _check_values(graph: nx.DiGraph, expr: rasp.RASPExpr) -> None:
+    if not isinstance(expr, rasp.SOp):
         return
     for value in graph.nodes[expr.label][nodes.VALUE_SET]:
-        if not is_number(value):
+        if _is_number(expr) and not is_number(value):
             raise UserError(
                 f"program: {expr.label} is a number, but can be {value!r}; give a number for every value"
             )
+        if value != value:
+            raise UserError(f"program: {expr.label} can be {value!r}, which equals nothing, not even itself")
 
 
 def check_kind(label: str, expr: rasp.RASPExpr) -> None:

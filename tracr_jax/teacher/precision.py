@@ -20,6 +20,7 @@ from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths
 TRACRS = 100.0  # factor of the scores
 _EPS = 2.0**-24  # float32's rounding, relative
 ROUNDING = 4 * _EPS  # of a difference, relative to its parts
+_LANES = 8  # partial sums that a product of matrices keeps, at least
 _GRID, _WHOLE = 2.0**10, 2.0**13  # sums of multiples of 1/_GRID below _WHOLE are exact in float32
 _NUMBER, _CATEGORY, _COUNT, _NOTHING = 5e-4, 0.1, 0.25, 1.0  # what is right, see `bound`
 
@@ -135,7 +136,7 @@ def _bound(label: str, expr: Any, trace: Trace, off: Mapping[str, Off], heads: _
             raise Imprecise(f"program: {label} may take what is not selected for its value; use fewer positions")
         return Off(source.absolute + leak)
     uneven = math.expm1(min(50.0, 2 * wrong))
-    rounded = source.relative + (heads.length + 8) * _EPS
+    rounded = source.relative + (heads.length / _LANES + 8) * _EPS
     values = trace.sops[expr.sop.label].values
     cancels = trace.sops[expr.sop.label].endless or (min(values) < 0 < max(values))
     absolute = source.absolute + source.scale * (nothing + leak + uneven + (rounded if cancels else 0.0))

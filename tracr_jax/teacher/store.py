@@ -142,7 +142,7 @@ def cached_compile(
     return teacher
 
 
-_COMPILER = 2  # counted up when the same program compiles to another teacher
+_COMPILER = 3  # counted up when the same program compiles to another teacher
 
 
 def _fingerprint(traced: Trace, *, vocab: Collection[Any], settings: tuple) -> str:

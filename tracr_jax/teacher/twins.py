@@ -35,6 +35,9 @@ def check_twins(trace: Trace) -> None:
             known[label] = {}  # which nothing may read
         elif isinstance(expr, rasp.Map):
             known[label] = _group(_outcomes(label, expr.f, known, expr.inner))
+        elif isinstance(expr, rasp.LinearSequenceMap):
+            values = trace.sops[label].values
+            known[label] = _group(w for v in values for w in ([float(v), int(v)] if v == int(v) else [v]))
         elif isinstance(expr, rasp.SequenceMap):
             known[label] = _group(_outcomes(label, expr.f, known, expr.fst, expr.snd))
         elif isinstance(expr, rasp.Aggregate):

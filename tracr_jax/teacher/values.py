@@ -5,7 +5,10 @@ the two stands wrongly. Here a mean is listed as what it can be: a sum of n valu
 length of the table. What is computed from it is listed by the rules of tracr from these values.
 """
 
+import itertools
 import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -24,11 +27,19 @@ class Reached:
         self.endless: set[str] = set()
         self._listed, self._length = listed, max_seq_len
 
-    def skips(self, graph: nx.DiGraph, label: str, *, most: int) -> bool:
-        """Whether a sum of two numbers has too many pairs of values to be listed, or reads an endless one."""
+    def lists(self, graph: nx.DiGraph, label: str, *, most: int) -> bool:
+        """Put in the values of a sum of two numbers, unless tracr's rule will do: the sum of every pair of values.
+
+        It will not for means over the same positions, and where there are too many pairs, or an endless number.
+        """
         expr = graph.nodes[label][nodes.EXPR]
         if not isinstance(expr, rasp.LinearSequenceMap):
             return False
+        together = _sums_of_means(graph, expr)
+        if together is not None:
+            graph.nodes[label].update(self._listed.nodes[label])
+            graph.nodes[label][nodes.VALUE_SET] = together
+            return True
         sizes = [len(graph.nodes[c.label][nodes.VALUE_SET]) for c in expr.children]
         if math.prod(sizes) <= most and not self._endless_source(expr):
             return False
@@ -72,6 +83,60 @@ def means(values: Any, length: int) -> set[float] | None:
         if len(sums) > _MOST or len(out) > _MOST:
             return None
     return out
+
+
+def _sums_of_means(graph: nx.DiGraph, expr: rasp.LinearSequenceMap) -> set[float] | None:
+    """Values of a sum of means that select the same positions; None of other sums, and of too many values."""
+    leaves: dict[str, Any] = {}
+    stack: list[rasp.RASPExpr] = [expr]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, rasp.LinearSequenceMap):
+            stack += one.children
+        else:
+            leaves[one.label] = one
+    if not all(isinstance(a, rasp.Aggregate) and isinstance(a.selector, rasp.Select) for a in leaves.values()):
+        return None
+    selectors = [a.selector for a in leaves.values()]
+    if len({(s.keys.label, s.queries.label, s.predicate) for s in selectors}) > 1:
+        return None
+    length = len(graph.nodes[rasp.indices.label][nodes.VALUE_SET])
+    each = {tuple(map(Fraction, vs)) for vs in _together(graph, [a.sop for a in leaves.values()])}
+    unit = math.lcm(*(v.denominator for vs in each for v in vs))
+    parts = {tuple(int(v * unit) for v in vs) for vs in each}
+    place = {label: i for i, label in enumerate(leaves)}
+
+    def reader(one: Any) -> Callable[[Sequence[float]], float]:
+        """The sum as a function of its means, added up in the program's order."""
+        if one.label in place:
+            return operator.itemgetter(place[one.label])
+        f, first, second = one.f, reader(one.fst), reader(one.snd)
+        return lambda means: f(first(means), second(means))
+
+    read = reader(expr)
+    out = {read([a.default for a in leaves.values()])}
+    sums, count = {(0,) * len(leaves)}, 0
+    for n in range(1, length + 1):
+        count += len(sums)
+        if len(sums) * len(parts) > 2 * _MOST or count > _MOST:
+            return None
+        sums = {tuple(map(operator.add, s, v)) for s in sums for v in parts}
+        out |= {read([x / (n * unit) for x in s]) for s in sums}
+    return out
+
+
+def _together(graph: nx.DiGraph, sops: Sequence[rasp.SOp]) -> Iterable[tuple]:
+    """What numbers can be at one position: where all are made of one variable, what its values give."""
+    inner = {sop.inner.label if isinstance(sop, rasp.Map) else sop.label for sop in sops}
+    if len(inner) == 1 and all(isinstance(sop, rasp.Map) for sop in sops):
+        try:
+            values = graph.nodes[inner.pop()][nodes.VALUE_SET]
+            made = [tuple(sop.f(v) for sop in sops) for v in values]  # pyright: ignore[reportAttributeAccessIssue]
+        except ArithmeticError:
+            made = []
+        if made and all(is_number(v) for vs in made for v in vs):
+            return made
+    return itertools.product(*(graph.nodes[sop.label][nodes.VALUE_SET] for sop in sops))
 
 
 def is_number(value: Any) -> bool:
