@@ -136,7 +136,10 @@ WIDE = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.TRUE)
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (lambda: rasp.length + rasp.tokens, "length is not causal"),
+        (
+            lambda: rasp.length + rasp.tokens,
+            "length is the number of all tokens.*`rasp.Map.lambda i: i . 1, rasp.indices.` counts",
+        ),
         (
             lambda: rasp.SelectorWidth(pick() & rasp.Select(rasp.indices, rasp.tokens, rasp.Comparison.EQ)),
             "selector",

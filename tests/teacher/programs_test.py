@@ -203,7 +203,7 @@ def test_every_input_of_a_mended_kind(name, length):
 REFUSED = {
     "is a number, but None at 'a'": lambda: number({"a": None, "b": 1, "c": 0}),
     "is a number, but None at 0": lambda: rasp.numerical(rasp.Map(lambda x: 1 / x, mean(equals("a")))),
-    "is a number and reads what can be undefined": lambda: rasp.numerical(
+    "is a number and reads aggregate, which can be undefined (None)": lambda: rasp.numerical(
         rasp.Map(lambda v: 1, rasp.Aggregate(BEFORE, rasp.tokens))
     ),
     "is a number, but can be inf": lambda: number({"a": float("inf"), "b": 1, "c": 0}),

@@ -19,6 +19,7 @@ from tracr_jax.teacher.precision import ROUNDING, TRACRS, Imprecise, Off
 from tracr_jax.teacher.twins import same
 
 ONE: Direction = ("one", None)
+_ROUNDED = 1e-12  # relative: what sums of float64 differ by
 CLEAN_BOS: Direction = ("_hidden_clean_bos_", None)
 
 Triples = tuple[Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray]
@@ -103,6 +104,7 @@ def steps(node: Node, source: Direction, xs: Sequence[float], ys: Sequence[Any],
     `ys` are its values at `xs`, in order; None, of a category only, writes nothing.
     """
     hidden, exactness = f"_hidden_{node.label}_", how.exactness
+    ys = ys if node.categorical else [float(y) for y in ys]
     index = {value: i for i, (_, value) in enumerate(node.basis)}
     units: list[Direction] = [(f"{hidden}start", None)]
     fst, snd, pairs = [(1, 0, 1.0)], [], []
@@ -176,6 +178,11 @@ def discretise(node: Node, source: Node, how: Build) -> Units:
             return steps(node, source.basis[0], known, made, how)
     k = min((k for k in range(1, len(xs)) if ys[k] != ys[k - 1]), key=lambda k: xs[k] - xs[k - 1])
     apart = 2 * (gap + off.of(xs[k]))
+    if xs[k] - xs[k - 1] < _ROUNDED * max(1.0, abs(xs[k])):
+        raise Imprecise(
+            f"program: {node.label} tells {xs[k - 1]!r} from {xs[k]!r}, two values of {source.label} that differ "
+            "by rounding alone; compare with a margin, as in x > 1e-6"
+        )
     raise Imprecise(
         f"program: {node.label} must tell {source.label} = {xs[k - 1]:.6g} from {xs[k]:.6g}; with the teacher's "
         f"mlp_exactness {how.exactness:g} values may lie {apart:.3g} apart and no closer; use counts "

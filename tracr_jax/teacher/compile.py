@@ -35,13 +35,18 @@ def default_exactness(max_seq_len: int) -> float:
 
 def build_program(program: Callable[[], rasp.SOp] | rasp.SOp) -> rasp.SOp:
     """A built program as it is, a function that builds one called."""
-    if not isinstance(program, rasp.SOp):
+    if not isinstance(program, rasp.RASPExpr):
         try:
             program = program()
         except UserError:
             raise
         except PROGRAM_ERRORS as e:
             raise UserError(f"program: building it failed ({describe(e)})") from e
+    if isinstance(program, rasp.Selector):
+        raise UserError(
+            "the program is a selector, which has no value; return e.g. rasp.SelectorWidth(selector), how many "
+            "positions it selects"
+        )
     if not isinstance(program, rasp.SOp):
         raise UserError(f"program: expected a tracr rasp.SOp or a function that returns one, got {program!r}")
     return program

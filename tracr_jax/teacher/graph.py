@@ -82,11 +82,11 @@ def _every_expression(program: rasp.SOp) -> list[rasp.RASPExpr]:
     return list(found.values())
 
 
-def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
-    """Labels, value sets and bases of every expression.
+def check_operations(program: rasp.SOp) -> dict[str, rasp.RASPExpr]:
+    """Refuse what no network can compute or tracr has no block for; gives the program's labels and expressions.
 
     Raises:
-      UserError: tracr cannot compile the program.
+      UserError: the first expression that cannot be compiled.
     """
     try:
         exprs = label_program(program)
@@ -95,11 +95,21 @@ def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
         rejected = [r for e in every if (r := validating._static_validate_expr(e)) is not None]
     except PROGRAM_ERRORS as e:
         raise UserError(f"program: it cannot be walked ({describe(e)})") from e
+    for label, expr in exprs.items():
+        check_kind(label, expr)
     if rejected:
         reasons = "; ".join(f"{r.expr.label}: {' '.join(r.reason.split())}" for r in rejected)
         raise UserError(f"program {program.label}: tracr cannot compile it ({reasons})")
-    for label, expr in exprs.items():
-        check_kind(label, expr)
+    return exprs
+
+
+def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
+    """Labels, value sets and bases of every expression.
+
+    Raises:
+      UserError: tracr cannot compile the program.
+    """
+    exprs = check_operations(program)
     if rasp.tokens.label not in exprs:
         raise UserError(
             f"program {program.label}: it does not read rasp.tokens, and tracr needs a program that does"
@@ -200,7 +210,7 @@ def _check_values(graph: nx.DiGraph, expr: rasp.RASPExpr) -> None:
     for value in graph.nodes[expr.label][nodes.VALUE_SET]:
         if _is_number(expr) and not is_number(value):
             raise UserError(
-                f"program: {expr.label} is a number, but can be {value!r}; give a number for every value"
+                f"program: {expr.label} is a number, but can be {value!r}; give a plain number of up to 1e30"
             )
         if value != value:
             raise UserError(f"program: {expr.label} can be {value!r}, which equals nothing, not even itself")
@@ -209,7 +219,10 @@ def _check_values(graph: nx.DiGraph, expr: rasp.RASPExpr) -> None:
 def check_kind(label: str, expr: rasp.RASPExpr) -> None:
     """Refuse what tracr has no block for, before its long error messages."""
     if isinstance(expr, rasp.LengthType):
-        raise UserError(f"program: {label} is not causal and not compilable; count positions with a SelectorWidth")
+        raise UserError(
+            f"program: {label} is the number of all tokens, which no causal network knows before the last; "
+            "`rasp.Map(lambda i: i + 1, rasp.indices)` counts the tokens so far"
+        )
     if isinstance(expr, rasp.Full | rasp.ConstantSOp | rasp.ConstantSelector):
         raise UserError(
             f"program: {label} is a constant, which tracr cannot compile; use a Map of tokens or indices"

@@ -13,7 +13,6 @@ With `causal=False` a selector selects later positions too: RASP's own meaning, 
 
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.graph import label_program
 from tracr_jax.teacher.model import Teacher
+from tracr_jax.teacher.values import exact
 
 Values = dict[str, list[Any]]
 Overrides = Mapping[tuple[str, int], Any]
@@ -347,7 +347,7 @@ def exact_mean(numbers: Sequence[float], count: int) -> float:
     """Sum over count, rounded once: in float64 the mean of 0.1, 0.1 and 0.1 is not 0.1."""
     if all(isinstance(v, int) for v in numbers):
         return sum(numbers) / count
-    return float(sum(map(Fraction, numbers)) / count)
+    return float(sum(map(exact, numbers)) / count)
 
 
 def _aggregate(expr: Any, values: list[_State], sure: list[int], maybe: list[int], *, mean: bool) -> _State:

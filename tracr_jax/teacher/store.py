@@ -193,6 +193,8 @@ def _encode(value: Any) -> Any:
     """JSON that remembers the type: [type, text or members]."""
     if value is None:
         return None
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, tuple):
         return ["tuple", [_encode(v) for v in value]]
     if isinstance(value, bool | int | float | str):

@@ -78,9 +78,11 @@ def check_numbers(trace: Trace, undefined: Undefined) -> None:
                         f"program: {label} is a number, but {y!r} at {x!r}; give a number for every value it meets"
                     )
         if label in undefined.variables:
+            source = next(c.label for c in expr.children if c.label in undefined.variables)
             raise UserError(
-                f"program: {label} is a number and reads what can be undefined (None), where a selector selects "
-                "nothing; no number stands for that: select something at every position, or leave it categorical"
+                f"program: {label} is a number and reads {source}, which can be undefined (None), as where a "
+                "selector selects nothing; no number stands for that: select something at every position, or keep "
+                "it categorical"
             )
 
 

@@ -13,9 +13,11 @@ from fractions import Fraction
 from typing import Any
 
 import networkx as nx
+import numpy as np
 from tracr.compiler import nodes
 from tracr.rasp import rasp
 
+_LARGEST = 1e30  # so that sums and products stay within float32
 _MOST = 100_000  # values of a mean, and sums on the way to them
 
 
@@ -35,7 +37,7 @@ class Reached:
         expr = graph.nodes[label][nodes.EXPR]
         if not isinstance(expr, rasp.LinearSequenceMap):
             return False
-        together = _sums_of_means(graph, expr)
+        together = _sums_of_means(graph, expr, length=self._length)
         if together is not None:
             graph.nodes[label].update(self._listed.nodes[label])
             graph.nodes[label][nodes.VALUE_SET] = together
@@ -71,9 +73,9 @@ class Reached:
 def means(values: Any, length: int) -> set[float] | None:
     """Means of 1 to `length` of the values; None where they are too many."""
     # Exact sums, of whole multiples of one fraction: 0.1 + 0.2 and 0.3 are one value.
-    exact = {Fraction(v) for v in values}
-    unit = math.lcm(*(v.denominator for v in exact))
-    parts = {int(v * unit) for v in exact}
+    fractions = {exact(v) for v in values}
+    unit = math.lcm(*(v.denominator for v in fractions))
+    parts = {int(v * unit) for v in fractions}
     sums, out = {0}, set()
     for n in range(1, length + 1):
         if len(sums) * len(parts) > 2 * _MOST:
@@ -85,7 +87,7 @@ def means(values: Any, length: int) -> set[float] | None:
     return out
 
 
-def _sums_of_means(graph: nx.DiGraph, expr: rasp.LinearSequenceMap) -> set[float] | None:
+def _sums_of_means(graph: nx.DiGraph, expr: rasp.LinearSequenceMap, *, length: int) -> set[float] | None:
     """Values of a sum of means that select the same positions; None of other sums, and of too many values."""
     leaves: dict[str, Any] = {}
     stack: list[rasp.RASPExpr] = [expr]
@@ -100,8 +102,7 @@ def _sums_of_means(graph: nx.DiGraph, expr: rasp.LinearSequenceMap) -> set[float
     selectors = [a.selector for a in leaves.values()]
     if len({(s.keys.label, s.queries.label, s.predicate) for s in selectors}) > 1:
         return None
-    length = len(graph.nodes[rasp.indices.label][nodes.VALUE_SET])
-    each = {tuple(map(Fraction, vs)) for vs in _together(graph, [a.sop for a in leaves.values()])}
+    each = {tuple(map(exact, vs)) for vs in _together(graph, [a.sop for a in leaves.values()])}
     unit = math.lcm(*(v.denominator for vs in each for v in vs))
     parts = {tuple(int(v * unit) for v in vs) for vs in each}
     place = {label: i for i, label in enumerate(leaves)}
@@ -140,5 +141,10 @@ def _together(graph: nx.DiGraph, sops: Sequence[rasp.SOp]) -> Iterable[tuple]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value can stand in a numerical variable."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Whether a value can stand in a numerical variable, in float32."""
+    return isinstance(value, int | float | np.integer | np.floating | np.bool_) and bool(abs(value) <= _LARGEST)
+
+
+def exact(value: Any) -> Fraction:
+    """A number without rounding."""
+    return Fraction(value if isinstance(value, int | float) else float(value))
