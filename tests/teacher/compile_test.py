@@ -14,7 +14,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
-from tracr_jax.teacher import compile_program, default_exactness
+from tracr_jax.teacher import compile_program, default_exactness, verify
 
 
 def assert_equal_to_tracr(teacher, model):
@@ -44,7 +44,7 @@ def test_tasks_are_tracrs_to_the_bit(name):
 def test_tracrs_own_programs_are_tracrs_to_the_bit(name):
     case = LIBRARY[name]
     teacher = compile_program(
-        case["program"], vocab=case["vocab"], max_seq_len=case["max_seq_len"], mlp_exactness=100, fallback=False
+        case["program"], vocab=case["vocab"], max_seq_len=case["max_seq_len"], mlp_exactness=100
     )
     model = exact_tracr(case["program"], case["vocab"], case["max_seq_len"], exactness=100)
     assert_equal_to_tracr(teacher, model)
@@ -120,14 +120,10 @@ def test_exactness_tells_every_count_apart():
     assert default_exactness(120) == 2 * 120 * 121
 
 
-def test_fallback_compiles_with_tracr_and_says_so():
-    with pytest.warns(UserWarning, match=r"final_result_1: values of mixed types.*tracr instead"):
-        teacher = compile_program(circle, vocab="abc", max_seq_len=3)
-    labels = [label for label in teacher.residual_labels if label.startswith("final_result")]
-    assert sorted(labels) == ["final_result_1:10", "final_result_1:5a", "final_result_1:9"]
-    assert set(teacher.variable("final_result").values) == {9, 10, "5a"}
-    with pytest.raises(UserError, match=r"mixed types.*is off"):
-        compile_program(circle, vocab="abc", max_seq_len=3, fallback=False)
+def test_values_without_a_consistent_order_are_ordered_by_type():
+    teacher = compile_program(circle, vocab="abc", max_seq_len=3)
+    assert teacher.variable("final_result").values == (10, 9, "5a")
+    assert verify(teacher, circle, num=20).ok
 
 
 def pick(predicate=rasp.Comparison.EQ, sop=rasp.tokens):
@@ -140,7 +136,10 @@ WIDE = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.TRUE)
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (lambda: rasp.length + rasp.tokens, "length is not causal"),
+        (
+            lambda: rasp.length + rasp.tokens,
+            "length is the number of all tokens.*`rasp.Map.lambda i: i . 1, rasp.indices.` counts",
+        ),
         (
             lambda: rasp.SelectorWidth(pick() & rasp.Select(rasp.indices, rasp.tokens, rasp.Comparison.EQ)),
             "selector",
@@ -149,7 +148,10 @@ WIDE = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.TRUE)
         (lambda: rasp.Map(lambda x: 1, rasp.indices), "does not read rasp.tokens"),
         (lambda: rasp.tokens, "computes nothing"),
         (lambda: rasp.Map(lambda x: {}[x], rasp.tokens), "possible values.*KeyError"),
-        (lambda: rasp.Map(lambda x: 1 // (x == "a"), rasp.tokens), "map_1.*ZeroDivisionError"),
+        (
+            lambda: rasp.Map(lambda x: 1 // (x == "c"), rasp.tokens),
+            "map_1 is undefined .* for every possible input",
+        ),
         (lambda: rasp.Aggregate(pick(), rasp.tokens, default="a"), "default"),
         (lambda: rasp.Aggregate(pick(), rasp.numerical(rasp.tokens == "a")), "encoding"),
         (lambda: rasp.SelectorWidth(pick(lambda k, q: k < 1)), "selector_width_1.*TypeError"),

@@ -12,7 +12,7 @@ from tracr.compiler import lib
 from tracr.rasp import rasp
 
 from tests.helpers import golden_data as G
-from tests.helpers.teacher_programs import LIBRARY, circle, exact_tracr, of_task
+from tests.helpers.teacher_programs import LIBRARY, exact_tracr, of_task
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
@@ -121,19 +121,6 @@ def test_dense_form_is_tracrs_and_compact_form_the_dense_ones(name):
             out = jax.jit(model.forward)(model.params, ids).transformer_output
         theirs = np.stack([out.input_embeddings, *out.residuals[1::2]])
         np.testing.assert_allclose(theirs, dense, rtol=0, atol=1e-4)
-
-
-def test_a_teacher_from_the_fallback_runs():
-    with pytest.warns(UserWarning, match="tracr instead"):
-        teacher = compile_program(circle, vocab="abc", max_seq_len=3)
-    ids = random_ids(teacher, 2)
-    got = run(teacher, ids)
-    np.testing.assert_allclose(got, float64_residuals(teacher, ids), rtol=0, atol=1e-6)
-    value = {teacher.vocab["a"]: 9, teacher.vocab["b"]: 10, teacher.vocab["c"]: "5a"}
-    result = teacher.variable("final_result")
-    for row, column in zip(*np.nonzero(np.isin(ids, list(value))), strict=True):
-        held = result.values[int(np.argmax(got[-1, row, column, list(result.indices)]))]
-        assert held == value[ids[row, column]]
 
 
 def test_two_writers_of_one_direction_add_up():

@@ -3,14 +3,11 @@
 import itertools
 from fractions import Fraction
 
-import numpy as np
 import pytest
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.teacher import compile_program
-from tracr_jax.teacher.forward import make_forward
-from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher import compile_program, verify
 from tracr_jax.teacher.values import means
 
 LENGTH = 5
@@ -53,33 +50,13 @@ PROGRAMS = {
 }  # fmt: skip
 
 
-def compare(build):
-    """Largest deviation of numbers, and wrong values, over all strings and all variables."""
-    teacher = compile_program(build, vocab=set("abc"), max_seq_len=LENGTH)
-    forward, oracle = make_forward(teacher), Oracle(build())
-    strings = list(itertools.product("abc", repeat=LENGTH))  # causal: shorter ones are their beginnings
-    ids = np.array([[teacher.bos_id, *(teacher.vocab[c] for c in s)] for s in strings], np.int32)
-    phi, residuals = forward
-    state = np.asarray(residuals(phi, ids))[-1][:, 1:]
-    wrong, off = 0, 0.0
-    for row, string in zip(state, strings, strict=True):
-        values = oracle(string).values
-        for v in teacher.variables:
-            if v.name not in values:
-                continue
-            for x, want in zip(row[:, list(v.indices)], values[v.name], strict=True):
-                if v.kind == "categorical":
-                    wrong += want is not None and (v.values[int(x.argmax())] != want or x.max() < 0.9)
-                else:
-                    off = max(off, abs(float(x[0]) - float(want)))
-    return wrong, off
-
-
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_string_of_five_letters(name):
-    wrong, off = compare(PROGRAMS[name])
-    assert wrong == 0
-    assert off < 1e-4  # float32, and softmax at temperature 1/100
+    teacher = compile_program(PROGRAMS[name], vocab=set("abc"), max_seq_len=LENGTH)
+    # Causal: shorter strings are their beginnings.
+    report = verify(teacher, PROGRAMS[name], inputs=list(itertools.product("abc", repeat=LENGTH)))
+    assert report.ok, str(report)
+    assert report.largest_deviation < 1e-4  # float32, and softmax at temperature 1/100
 
 
 def test_means_by_brute_force():
@@ -101,8 +78,8 @@ def shares_of_shares():
     ("build", "length", "message"),
     [
         (lambda: scores({"a": None, "b": 1, "c": 0}), 5, "score.* is a number, but None at 'a'"),
-        (lambda: scores({"a": "x", "b": 1, "c": 0}), 5, "is a number, but 'x' at 'a'"),
-        (lambda: scores({"a": float("nan"), "b": 1, "c": 0}), 5, "is a number, but nan at 'a'"),
+        (lambda: scores({"a": "x", "b": 1, "c": 0}), 5, "is a number, but can be 'x'"),
+        (lambda: scores({"a": float("nan"), "b": 1, "c": 0}), 5, "is a number, but can be nan"),
         (lambda: rasp.numerical(rasp.Map(lambda f: None if f > 0.5 else f, share_of("a"))), 5, "but None at"),
         (shares_of_shares, 30, "more values than can be told apart|may lie .* apart and no closer"),
         (lambda: rasp.Map(lambda f: f > 0.5, share_of("a")), 200, ""),

@@ -160,8 +160,18 @@ def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = 
 
 
 def proved_items(task: Task, *, seed: int) -> list[Item]:
-    """Items that are proved against the program's own evaluator before they train anything."""
-    return [*task.longest_items(), *(task.train_item(i, seed=seed) for i in range(_PROVED_ITEMS))]
+    """Items that are proved against the program's own evaluator before they train anything.
+
+    Raises:
+      UserError: their answer is always the same.
+    """
+    items = [*task.longest_items(), *(task.train_item(i, seed=seed) for i in range(_PROVED_ITEMS))]
+    if len({item.label for item in items}) == 1:
+        raise UserError(
+            f"task {task.name}: the answer is {items[0].label!r} in all of {len(items)} items, a constant that is "
+            "learned without the program; let the sampler draw others, or mend the program"
+        )
+    return items
 
 
 def make_parts(

@@ -8,8 +8,12 @@ import traceback
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
+from tracr.rasp import rasp
+
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
+from tracr_jax.teacher.compile import build_program
+from tracr_jax.teacher.graph import check_operations
 
 _ASKED = 3  # items of each kind
 
@@ -47,6 +51,12 @@ def check_contract(task: Task, spec: str) -> None:
     vocab = ask("vocab()", task.vocab)
     ok = isinstance(vocab, Collection) and not isinstance(vocab, str | bytes) and len(vocab) > 0
     need("vocab()", ok and all(isinstance(v, Hashable) for v in vocab), "a set of values", vocab)
+    program = ask("program(max_seq_len=16)", task.program, max_seq_len=16)
+    need("program(max_seq_len=16)", isinstance(program, rasp.RASPExpr), "a rasp.SOp", program)
+    try:
+        check_operations(build_program(program))
+    except UserError as e:
+        raise UserError(f"task {spec}: {e}") from e
     exactness = ask("mlp_exactness(16)", task.mlp_exactness, 16)
     ok = isinstance(exactness, int | float) and 0 < exactness < math.inf
     need("mlp_exactness(16)", ok, "a positive number", exactness)

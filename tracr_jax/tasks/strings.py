@@ -17,6 +17,7 @@ from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.language import Language, Letters, explore, random_string
 from tracr_jax.tasks.sampled import EVALUATION, SampledTask
 from tracr_jax.tasks.split import Split, rng, shrunk, split_of
+from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.oracle import Oracle
 
 ASK, OTHER = "?", "other"
@@ -91,14 +92,10 @@ class StringTask(SampledTask):
         return answer.named(self.result)
 
     def _built(self) -> rasp.SOp:
-        sop = self.build()
-        if isinstance(sop, rasp.Selector):
-            raise UserError(
-                f"task {self.name}: the program is a selector, which has no value; return e.g. "
-                "rasp.SelectorWidth(selector), how many positions it selects"
-            )
-        if not isinstance(sop, rasp.SOp):
-            raise UserError(f"task {self.name}: build() must return a rasp.SOp, got a {type(sop).__name__}")
+        try:
+            sop = build_program(self.build)
+        except UserError as e:
+            raise UserError(f"task {self.name}: {e}") from e
         if self.answer != "yes/no" and rasp.is_numerical(sop):
             raise UserError(
                 f"task {self.name}: the program's value is numerical, an answer is one of finitely many values; "

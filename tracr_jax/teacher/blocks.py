@@ -4,8 +4,9 @@ Implements docs/teacher.md §2: what tracr's craft blocks compute, written direc
 directions. Nothing is rounded: entries are float64, and each is computed by the same expression as tracr's.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Node, Trace, describe
 from tracr_jax.teacher.model import Direction
-from tracr_jax.teacher.values import is_number
+from tracr_jax.teacher.precision import ROUNDING, TRACRS, Imprecise, Off
+from tracr_jax.teacher.twins import same
 
 ONE: Direction = ("one", None)
+_ROUNDED = 1e-12  # relative: what sums of float64 differ by
 CLEAN_BOS: Direction = ("_hidden_clean_bos_", None)
-COLDNESS = 100
 
 Triples = tuple[Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray]
 
@@ -45,141 +47,168 @@ class Units:
     snd: Triples
     pairs: Sequence[tuple[int, int]] = ()
     grid: tuple[int, int] | None = None
+    twins: bool = False
+    """Whether two values of a category are equal and not the same (`tracr_jax.teacher.twins`)."""
 
 
-def attention(trace: Trace, selector: rasp.Select, *, bos: Direction, always_bos: bool) -> tuple[list, list, Any]:
+@dataclass(frozen=True)
+class Build:
+    """How the blocks of a program are built; tracr's way by default."""
+
+    bos: Direction
+    exactness: float
+    """Slope of the steps."""
+    coldness: float = TRACRS
+    """Score of a selected position, before it is divided by the root of the key size."""
+    off: Mapping[str, Off] = field(default_factory=dict)
+    """How far each variable may be off."""
+    quiet: bool = False
+    """Steps write nothing at BOS; tracr's write what their function makes of 0."""
+
+
+def attention(trace: Trace, selector: rasp.Select, how: Build, *, always_bos: bool) -> tuple[list, list, Any]:
     """Queries, keys and scores: 100 where the predicate holds; BOS gets 100 always, or 50 as the default."""
     query, key = trace.sops[selector.queries.label], trace.sops[selector.keys.label]
-    queries, keys = [*query.basis, ONE], [*key.basis, bos]
+    queries, keys = [*query.basis, ONE], [*key.basis, how.bos]
     qk = np.zeros((len(queries), len(keys)))
     for i, (_, q) in enumerate(query.basis):
         for j, (_, k) in enumerate(key.basis):
-            qk[i, j] = COLDNESS * selector.predicate(k, q)
-    qk[-1, -1] = COLDNESS * (1.0 if always_bos else 0.5)
+            qk[i, j] = how.coldness * bool(selector.predicate(k, q))
+    qk[-1, -1] = how.coldness * (1.0 if always_bos else 0.5)
     return queries, keys, qk
 
 
-def aggregate(trace: Trace, node: Node, *, bos: Direction) -> Head:
-    """Move a variable's directions to the aggregate's own, in sorted order."""
+def aggregate(trace: Trace, node: Node, how: Build) -> Head:
+    """Move a variable's directions to the aggregate's own, each to that of the same value."""
     source = trace.sops[node.expr.sop.label]
-    queries, keys, qk = attention(trace, node.expr.selector, bos=bos, always_bos=False)
-    return Head(queries, keys, qk, [*source.basis, bos], list(zip(source.basis, node.basis, strict=True)))
+    queries, keys, qk = attention(trace, node.expr.selector, how, always_bos=False)
+    to = {value: (name, value) for name, value in node.basis}
+    return Head(queries, keys, qk, [*source.basis, how.bos], [(d, to[d[1]]) for d in source.basis])
 
 
-def selector_width(
-    trace: Trace, node: Node, *, bos: Direction, exactness: float
-) -> tuple[Head, Units, list[Direction]]:
+def selector_width(trace: Trace, node: Node, how: Build) -> tuple[Head, Units, list[Direction]]:
     """1/(d+1) by attention, d by inversion, and the directions to be cleaned at BOS."""
     out: Direction = (f"{node.label}_selector_width_attn_output", None)
-    queries, keys, qk = attention(trace, node.expr.selector, bos=bos, always_bos=True)
-    units = steps(
-        node,
-        out,
-        inputs={1 / (v + 1) for v in node.values},
-        f=lambda x: round((1 / x) - 1),
-        exactness=exactness,
-    )
+    queries, keys, qk = attention(trace, node.expr.selector, how, always_bos=True)
+    xs = sorted(1 / (v + 1) for v in node.values)
+    units = steps(node, out, xs, [round(1 / x - 1) for x in xs], how)
     clean = [out]
-    if node.categorical:
+    if node.categorical and not how.quiet:
         clean.append(next(d for d in node.basis if d[1] == 0))
-    return Head(queries, keys, qk, [bos], [(bos, out)]), units, clean
+    return Head(queries, keys, qk, [how.bos], [(how.bos, out)]), units, clean
 
 
-def steps(node: Node, source: Direction, *, inputs: set, f: Callable, exactness: float) -> Units:
-    """A function of one number: a pair of units per threshold between neighbouring inputs, slope `exactness`."""
-    xs, ys = _table(node, inputs, f)
-    if not xs:
-        raise UserError(f"program: {node.label} is undefined for every possible input")
-    hidden = f"_hidden_{node.label}_"
+def steps(node: Node, source: Direction, xs: Sequence[float], ys: Sequence[Any], how: Build) -> Units:
+    """A function of one number: a pair of units per threshold between neighbouring inputs, slope `exactness`.
+
+    `ys` are its values at `xs`, in order; None, of a category only, writes nothing.
+    """
+    hidden, exactness = f"_hidden_{node.label}_", how.exactness
+    ys = ys if node.categorical else [float(y) for y in ys]
     index = {value: i for i, (_, value) in enumerate(node.basis)}
     units: list[Direction] = [(f"{hidden}start", None)]
     fst, snd, pairs = [(1, 0, 1.0)], [], []
 
-    def write(unit, sign, y, before):
+    def write(unit, factor, y):
         if not node.categorical:
-            snd.append((unit, 0, sign * (y - before)))
-        elif y != before:
-            snd.extend([(unit, index[y], sign * 1.0), (unit, index[before], -sign * 1.0)])
+            snd.append((unit, 0, factor * y))
+        elif y is not None:
+            snd.append((unit, index[y], factor * 1.0))
 
-    snd.append((0, index[ys[0]], 1.0) if node.categorical else (0, 0, ys[0]))
+    def silence(unit, z):
+        """Keep what a unit makes of a source of 0 or 1 below 0 where BOS stands."""
+        if how.quiet:
+            fst.append((2, unit, -(z + exactness + 2)))
+
+    write(0, 1, ys[0])
+    silence(0, 1.0)
     for k in range(1, len(xs)):
         threshold = (xs[k - 1] + xs[k]) / 2
         a = len(units)
         units += [(hidden, (k, 0)), (hidden, (k, 1))]
         fst += [(0, a, exactness), (1, a, 1 - exactness * threshold)]
         fst += [(0, a + 1, exactness), (1, a + 1, -exactness * threshold)]
-        write(a, 1, ys[k], ys[k - 1])
-        write(a + 1, -1, ys[k], ys[k - 1])
+        for unit, sign in ((a, 1), (a + 1, -1)):
+            silence(unit, exactness * abs(threshold))
+            if not node.categorical:
+                write(unit, sign, ys[k] - ys[k - 1])
+            elif ys[k] != ys[k - 1]:
+                write(unit, sign, ys[k])
+                write(unit, -sign, ys[k - 1])
         pairs.append((a, a + 1))
-    return Units(units, [source, ONE], list(node.basis), _columns(fst), _columns(snd), pairs)
+    inputs = [source, ONE, *([how.bos] if how.quiet else [])]
+    return Units(units, inputs, list(node.basis), _columns(fst), _columns(snd), pairs)
 
 
-def _table(node: Node, inputs: set, f: Callable) -> tuple[list, list]:
-    """Inputs at which a function is defined, in order, and its values there."""
-    xs, ys = [], []
-    for x in sorted(inputs):
-        try:
-            y = f(x)
-        except ArithmeticError:
-            continue  # as in tracr's inference: this input does not occur
-        if y is not None or not node.categorical:
-            xs.append(x)
-            ys.append(y if node.categorical else _number(node, x, y))
-    return xs, ys
+def _table(node: Node, inputs: Iterable[float]) -> tuple[list[float], list]:
+    """The inputs of a function of a number, in order, and its values there; None for undefined."""
+    xs = sorted(inputs)
+    return xs, [_call(node.expr.f, x) for x in xs]
 
 
-def _number(node: Node, x: Any, y: Any) -> Any:
-    if not is_number(y):
-        raise UserError(
-            f"program: {node.label} is a number, but {y!r} at {x!r}; give a number for every value that occurs"
-        )
-    return y
+def _call(f: Callable, *values: Any) -> Any:
+    try:
+        return f(*values)
+    except ArithmeticError:
+        return None  # undefined, as in tracr's inference
 
 
-def discretise(node: Node, source: Node, *, exactness: float) -> Units:
+def discretise(node: Node, source: Node, how: Build) -> Units:
     """`steps` on a number that another block computed.
 
     With tracr's thresholds where these are right at every value that the number can reach; else with thresholds
     between these values. Differs from tracr there: its table lacks most values of a mean.
 
     Raises:
-      UserError: two values of different outcome lie too close, or the number has too many values.
+      Imprecise: two values of different outcome lie too close.
+      UserError: the number has too many values.
     """
-    f, listed = node.expr.f, source.values if source.listed is None else source.listed
     if source.endless:
         raise UserError(
             f"program: {node.label} reads {source.label}, a number with more values than can be told apart; "
             "use counts (SelectorWidth) and a SequenceMap of two of them in place of means of means"
         )
-    if source.values == listed or _right_everywhere(node, listed, source.values, exactness=exactness):
-        return steps(node, source.basis[0], inputs=set(listed), f=f, exactness=exactness)
-    xs, ys = _table(node, set(source.values), f)
-    for k in range(1, len(xs)):
-        if ys[k] != ys[k - 1] and (xs[k] - xs[k - 1]) * exactness < 2:
-            raise UserError(
-                f"program: {node.label} must tell {source.label} = {xs[k - 1]:.6g} from {xs[k]:.6g}; with the "
-                f"teacher's mlp_exactness {exactness:g} values may lie {2 / exactness:.3g} apart and no closer; "
-                "use counts (SelectorWidth) and a SequenceMap of two of them, or a shorter table"
-            )
-    return steps(node, source.basis[0], inputs=_where_it_changes(xs, ys), f=f, exactness=exactness)
+    off, gap = how.off.get(source.label, Off()), 1 / how.exactness
+    xs, ys = _table(node, source.values)
+    # tracr leaves undefined inputs out, and may list some that do not occur.
+    listed = zip(*_table(node, source.listed or source.values), strict=True)
+    tracrs = tuple(map(list, zip(*((x, y) for x, y in listed if y in node.values), strict=True))) or ([], [])
+    for known, made in (tracrs, _where_it_changes(xs, ys)):
+        if known and not _misread(known, made, xs, ys, off, gap):
+            return steps(node, source.basis[0], known, made, how)
+    k = min((k for k in range(1, len(xs)) if ys[k] != ys[k - 1]), key=lambda k: xs[k] - xs[k - 1])
+    apart = 2 * (gap + off.of(xs[k]))
+    if xs[k] - xs[k - 1] < _ROUNDED * max(1.0, abs(xs[k])):
+        raise Imprecise(
+            f"program: {node.label} tells {xs[k - 1]!r} from {xs[k]!r}, two values of {source.label} that differ "
+            "by rounding alone; compare with a margin, as in x > 1e-6"
+        )
+    raise Imprecise(
+        f"program: {node.label} must tell {source.label} = {xs[k - 1]:.6g} from {xs[k]:.6g}; with the teacher's "
+        f"mlp_exactness {how.exactness:g} values may lie {apart:.3g} apart and no closer; use counts "
+        "(SelectorWidth) and a SequenceMap of two of them, or a shorter table"
+    )
 
 
-def _where_it_changes(xs: list, ys: list) -> set:
+def _where_it_changes(xs: list, ys: list) -> tuple[list, list]:
     """The inputs beside each change of a function: steps between others do nothing."""
-    beside = {x for k in range(1, len(xs)) if ys[k] != ys[k - 1] for x in (xs[k - 1], xs[k])}
-    return beside or set(xs[:1])
+    beside = sorted({i for k in range(1, len(xs)) if ys[k] != ys[k - 1] for i in (k - 1, k)} or {0})
+    return [xs[i] for i in beside], [ys[i] for i in beside]
 
 
-def _right_everywhere(node: Node, listed: frozenset, values: frozenset, *, exactness: float) -> bool:
-    """Whether steps between the listed inputs give the function at all values."""
-    xs, ys = _table(node, set(listed), node.expr.f)
-    changes = [((xs[k - 1] + xs[k]) / 2, ys[k]) for k in range(1, len(xs)) if ys[k] != ys[k - 1]]
-    for x, y in zip(*_table(node, set(values), node.expr.f), strict=True):
-        if any(threshold - 1 / exactness < x < threshold for threshold, _ in changes):
-            return False  # on the slope
-        if next((after for threshold, after in reversed(changes) if x >= threshold), ys[0] if ys else y) != y:
-            return False
-    return True
+def _misread(known: list, made: list, xs: list, ys: list, off: Off, gap: float) -> bool:
+    """Whether steps between the known inputs may give another value than y at one of the inputs x."""
+    changes = [((known[k - 1] + known[k]) / 2, made[k]) for k in range(1, len(known)) if made[k] != made[k - 1]]
+    places, heights = [t for t, _ in changes], [made[0], *(y for _, y in changes)]
+    for x, y in zip(xs, ys, strict=True):
+        i = bisect_right(places, x)
+        if heights[i] != y:
+            return True
+        for t in places[max(i - 1, 0) : i + 1]:
+            far = off.of(x) + ROUNDING * (abs(x) + abs(t))  # the slope times x - t is rounded too
+            if t - gap - far < x < t + far:
+                return True
+    return False
 
 
 def lookup(node: Node, source: Node, f: Callable) -> Units:
@@ -188,17 +217,18 @@ def lookup(node: Node, source: Node, f: Callable) -> Units:
     A number that may be negative takes two units, since a ReLU keeps nothing below zero; tracr's one loses it.
     """
     outputs = list(node.basis)
+    results = [_call(f, value) for _, value in source.basis]
     if not node.categorical:
-        numbers = [_number(node, value, f(value)) for _, value in source.basis]
-        if min(numbers, default=0) < 0:
-            return _signed(node, source, numbers)
-        fst = [(i, 0, y) for i, y in enumerate(numbers)]
+        if min(results) < 0:
+            return _signed(node, source, results)
+        fst, twins = [(i, 0, y) for i, y in enumerate(results)], False
     else:
         index = {value: i for i, (_, value) in enumerate(outputs)}
-        results = [f(value) for _, value in source.basis]
         fst = [(i, index[y], 1.0) for i, y in enumerate(results) if y in index]
-    same = np.arange(len(outputs))
-    return Units(outputs, list(source.basis), outputs, _columns(fst), (same, same, np.ones(len(outputs))))
+        twins = any(y in index and not same(y, outputs[index[y]][1]) for y in results)
+    every = np.arange(len(outputs))
+    snd = (every, every, np.ones(len(outputs)))
+    return Units(outputs, list(source.basis), outputs, _columns(fst), snd, twins=twins)
 
 
 def _signed(node: Node, source: Node, numbers: list) -> Units:
@@ -214,12 +244,14 @@ def product(node: Node, first: Node, second: Node) -> Units:
     hidden = f"_hidden_{node.label}_"
     a, b = len(first.basis), len(second.basis)
     index = {value: i for i, (_, value) in enumerate(node.basis)}
-    units, snd = [], []
+    units, snd, twins = [], [], False
     for x_name, x in first.basis:
         for y_name, y in second.basis:
-            out = index.get(node.expr.f(x, y))
+            made = _call(node.expr.f, x, y)
+            out = index.get(made)
             if out is not None:
                 snd.append((len(units), out, 1.0))
+                twins = twins or not same(made, node.basis[out][1])
             units.append((hidden, (x_name, x, y_name, y)))
     i, j = np.divmod(np.arange(a * b), b)
     unit = np.arange(a * b)
@@ -229,7 +261,7 @@ def product(node: Node, first: Node, second: Node) -> Units:
         np.concatenate([np.ones(2 * a * b), -np.ones(a * b)]),
     )
     inputs = [*first.basis, *second.basis, ONE]
-    return Units(units, inputs, list(node.basis), fst, _columns(snd), grid=(a, b))
+    return Units(units, inputs, list(node.basis), fst, _columns(snd), grid=(a, b), twins=twins)
 
 
 def linear(node: Node, first: Node, second: Node) -> Units:
@@ -242,7 +274,7 @@ def linear(node: Node, first: Node, second: Node) -> Units:
     return Units(units, [first.basis[0], second.basis[0]], list(node.basis), _columns(fst), _columns(snd))
 
 
-def build(trace: Trace, node: Node, *, bos: Direction, exactness: float):
+def build(trace: Trace, node: Node, how: Build):
     """The block of one expression: (head or None, units or None, directions to clean at BOS).
 
     Raises:
@@ -251,23 +283,23 @@ def build(trace: Trace, node: Node, *, bos: Direction, exactness: float):
     expr = node.expr
     try:
         if isinstance(expr, rasp.SelectorWidth):
-            return selector_width(trace, node, bos=bos, exactness=exactness)
+            return selector_width(trace, node, how)
         if isinstance(expr, rasp.Aggregate):
-            return aggregate(trace, node, bos=bos), None, []
-        return None, _units(trace, node, exactness=exactness), []
+            return aggregate(trace, node, how), None, []
+        return None, _units(trace, node, how), []
     except UserError:
         raise
     except PROGRAM_ERRORS as e:
         raise UserError(f"program: {node.label} cannot be compiled, a function in it fails ({describe(e)})") from e
 
 
-def _units(trace: Trace, node: Node, *, exactness: float) -> Units:
+def _units(trace: Trace, node: Node, how: Build) -> Units:
     expr = node.expr
     if isinstance(expr, rasp.Map):
         source = trace.sops[expr.inner.label]
         if source.categorical:
             return lookup(node, source, expr.f)
-        return discretise(node, source, exactness=exactness)
+        return discretise(node, source, how)
     first, second = trace.sops[expr.fst.label], trace.sops[expr.snd.label]
     if isinstance(expr, rasp.LinearSequenceMap):
         return linear(node, first, second)

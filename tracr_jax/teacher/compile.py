@@ -5,9 +5,10 @@ sharp enough for every count up to the maximum length (docs/teacher.md §3a; 100
 dyck, 10⁴ its count), and nothing dense is made unless asked for.
 """
 
-import warnings
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cmp_to_key
 from typing import Any
 
@@ -16,16 +17,15 @@ from tracr.craft.bases import BasisDirection
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.teacher import fallback as plain_tracr
-from tracr_jax.teacher.blocks import CLEAN_BOS, ONE, Head, Units, build
+from tracr_jax.teacher.blocks import CLEAN_BOS, ONE, Build, Head, Units, build
+from tracr_jax.teacher.bos import read_at_bos
 from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths, describe, half_layers, trace
 from tracr_jax.teacher.model import Coo, Direction, Grid, Teacher, Variable, list_variables
+from tracr_jax.teacher.precision import Imprecise, bound, colder
+from tracr_jax.teacher.twins import check_twins
+from tracr_jax.teacher.undefined import Undefined, check_numbers
 
 __all__ = ["Teacher", "Variable", "build_program", "compile_program", "default_exactness"]
-
-
-class Unsupported(Exception):
-    """tracr may accept the program, the sparse assembler cannot promise the same result."""
 
 
 def default_exactness(max_seq_len: int) -> float:
@@ -35,13 +35,18 @@ def default_exactness(max_seq_len: int) -> float:
 
 def build_program(program: Callable[[], rasp.SOp] | rasp.SOp) -> rasp.SOp:
     """A built program as it is, a function that builds one called."""
-    if not isinstance(program, rasp.SOp):
+    if not isinstance(program, rasp.RASPExpr):
         try:
             program = program()
         except UserError:
             raise
         except PROGRAM_ERRORS as e:
             raise UserError(f"program: building it failed ({describe(e)})") from e
+    if isinstance(program, rasp.Selector):
+        raise UserError(
+            "the program is a selector, which has no value; return e.g. rasp.SelectorWidth(selector), how many "
+            "positions it selects"
+        )
     if not isinstance(program, rasp.SOp):
         raise UserError(f"program: expected a tracr rasp.SOp or a function that returns one, got {program!r}")
     return program
@@ -55,7 +60,6 @@ def compile_program(
     bos: Any = "bos",
     pad: Any = "pad",
     mlp_exactness: float | None = None,
-    fallback: bool = True,
 ) -> Teacher:
     """Compile a program for causal attention.
 
@@ -67,10 +71,9 @@ def compile_program(
       bos: value of the token in front.
       pad: value of the padding token (it has an embedding, and no mask).
       mlp_exactness: slope of the discretising layers; `default_exactness` if None, tracr's own default is 100.
-      fallback: compile with tracr, slowly and with a warning, what the sparse assembler does not support.
 
     Raises:
-      UserError: tracr cannot compile the program; the reason in one line.
+      UserError: the program cannot be compiled, or not rightly; the reason in one line.
     """
     program = build_program(program)
     vocab = set(vocab)
@@ -85,31 +88,21 @@ def compile_program(
         raise UserError(f"teacher: BOS and PAD are the same token {bos!r}")
     exactness = default_exactness(max_seq_len) if mlp_exactness is None else mlp_exactness
     traced = trace(program, vocab=vocab, max_seq_len=max_seq_len)
-    try:
-        return _assemble(traced, vocab=vocab, max_seq_len=max_seq_len, bos=bos, pad=pad, exactness=exactness)
-    except Unsupported as e:
-        if not fallback:
-            raise UserError(f"program {traced.result}: {e}, and the slow path through tracr is off") from e
-        warnings.warn(f"program {traced.result}: {e}; compiled with tracr instead, slowly", stacklevel=2)
-    return plain_tracr.compile_with_tracr(
-        program, vocab=vocab, max_seq_len=max_seq_len, bos=bos, pad=pad, exactness=exactness
-    )
+    return _compile(traced, vocab=vocab, max_seq_len=max_seq_len, bos=bos, pad=pad, exactness=exactness)
 
 
 def sort_directions(directions: Collection[Direction]) -> list[Direction]:
     """By name, then value, as tracr sorts; values of mixed types by their text.
 
-    Raises:
-      Unsupported: texts and values order the directions in a circle, so tracr's order hangs on its set's order.
+    Where texts and values order the directions in a circle, tracr's order hangs on its set's: ours is by type.
     """
     directions = list(directions)
     try:
         return sorted(directions)
     except TypeError:
-        key = cmp_to_key(_compare)
-        ordered = sorted(directions, key=key)
+        ordered = sorted(directions, key=cmp_to_key(_compare))
     if any(_less(b, a) for i, a in enumerate(ordered) for b in ordered[i + 1 :] if a[0] == b[0]):
-        raise Unsupported("values of mixed types in one variable have no consistent order")
+        return sorted(directions, key=lambda d: (d[0], type(d[1]).__name__, repr(d[1])))
     return ordered
 
 
@@ -121,16 +114,41 @@ def _less(a: Direction, b: Direction) -> bool:
     return BasisDirection(*a) < BasisDirection(*b)
 
 
-def _assemble(traced: Trace, *, vocab, max_seq_len: int, bos, pad, exactness: float) -> Teacher:
-    bos_dir: Direction = (rasp.tokens.label, bos)
+def _compile(traced: Trace, *, vocab, max_seq_len: int, bos, pad, exactness: float) -> Teacher:
+    """As tracr does where that is the program, otherwise with colder heads or with steps that are quiet at BOS."""
+    undefined = functools.cache(lambda: Undefined(traced, max_seq_len=max_seq_len))
+    if not all(node.categorical for node in traced.sops.values()):
+        check_numbers(traced, undefined())
+    how = Build((rasp.tokens.label, bos), exactness)
+    make = functools.partial(_assemble, traced, vocab=vocab, max_seq_len=max_seq_len, bos=bos, pad=pad)
+    try:
+        how = replace(how, off=bound(traced, max_seq_len=max_seq_len, coldness=how.coldness))
+        teacher, heads = make(how)
+    except Imprecise:
+        coldness = colder(traced, max_seq_len=max_seq_len)
+        how = replace(how, coldness=coldness, off=bound(traced, max_seq_len=max_seq_len, coldness=coldness))
+        teacher, heads = make(how)
+    if read_at_bos(teacher, heads, selects=lambda label: undefined().selects(label)):
+        how = replace(how, quiet=True)
+        teacher, heads = make(how)
+        assert not read_at_bos(teacher, heads, selects=lambda label: undefined().selects(label))
+    return teacher
+
+
+def _assemble(traced: Trace, how: Build, *, vocab, max_seq_len: int, bos, pad) -> tuple[Teacher, dict[str, Head]]:
+    """The teacher, and the head of each variable that has one."""
+    bos_dir = how.bos
     blocks, kinds = {}, {}
     for label, node in traced.sops.items():
         if isinstance(node.expr, rasp.TokensType | rasp.IndicesType):
             continue
         if not isinstance(node.expr, rasp.Map | rasp.SequenceMap | rasp.Aggregate | rasp.SelectorWidth):
-            raise Unsupported(f"{label} is a {type(node.expr).__name__}, unknown to the sparse assembler")
-        head, units, _ = blocks[label] = build(traced, node, bos=bos_dir, exactness=exactness)
+            raise UserError(f"program: {label} is a {type(node.expr).__name__}, which tracr cannot compile")
+        head, units, _ = blocks[label] = build(traced, node, how)
         kinds[label] = "both" if head and units else "attn" if head else "mlp"
+    twins = any(units.twins for _, units, _ in blocks.values() if units)
+    if twins or not all(node.categorical for node in traced.sops.values()):
+        check_twins(traced)
     if not blocks:
         raise UserError(f"program {traced.result}: it computes nothing, tracr needs at least one layer")
 
@@ -180,14 +198,14 @@ def _assemble(traced: Trace, *, vocab, max_seq_len: int, bos, pad, exactness: fl
             pairs[layer] = np.asarray(steps, np.int32)
         if grid:
             grids[layer] = grid
-    return Teacher(
+    teacher = Teacher(
         num_layers=num_layers,
         width=len(directions),
         num_heads=num_heads,
         key_size=key_size,
         mlp_hidden_size=hidden,
         max_seq_len=max_seq_len,
-        mlp_exactness=float(exactness),
+        mlp_exactness=float(how.exactness),
         bos=bos,
         pad=pad,
         directions=tuple(directions),
@@ -198,6 +216,7 @@ def _assemble(traced: Trace, *, vocab, max_seq_len: int, bos, pad, exactness: fl
         pairs=pairs,
         grids=grids,
     )
+    return teacher, {label: block[0] for label, block in blocks.items() if block[0]}
 
 
 def _layer_numbers(halves: list[int]) -> dict[int, int]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import networkx as nx
 from tracr.compiler import basis_inference, nodes, validating
+from tracr.craft import bases
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.model import Direction
-from tracr_jax.teacher.values import Reached
+from tracr_jax.teacher.values import Reached, is_number
 
 # What user functions, and tracr, raise for a program that cannot be compiled: a user's may raise anything.
 PROGRAM_ERRORS = (Exception,)
@@ -56,15 +57,8 @@ class Trace:
 
 def label_program(program: rasp.SOp) -> dict[str, rasp.RASPExpr]:
     """Draw ids 1, 2, ... for the whole program in tracr's order; label -> expression, breadth first."""
-    stack: list[rasp.RASPExpr] = [program]
-    cleared: set[int] = set()
-    while stack:
-        expr = stack.pop()
-        if id(expr) in cleared:
-            continue
-        cleared.add(id(expr))
+    for expr in _every_expression(program):
         vars(expr).pop("unique_id", None)
-        stack.extend(expr.children)
     rasp.RASPExpr._ids = itertools.count(1)
     found: dict[str, rasp.RASPExpr] = {program.label: program}
     queue: list[rasp.RASPExpr] = [program]
@@ -76,22 +70,46 @@ def label_program(program: rasp.SOp) -> dict[str, rasp.RASPExpr]:
     return found
 
 
+def _every_expression(program: rasp.SOp) -> list[rasp.RASPExpr]:
+    """Every object once; some share a label, as rasp.tokens and its copies do."""
+    found: dict[int, rasp.RASPExpr] = {}
+    stack: list[rasp.RASPExpr] = [program]
+    while stack:
+        expr = stack.pop()
+        if id(expr) not in found:
+            found[id(expr)] = expr
+            stack.extend(expr.children)
+    return list(found.values())
+
+
+def check_operations(program: rasp.SOp) -> dict[str, rasp.RASPExpr]:
+    """Refuse what no network can compute or tracr has no block for; gives the program's labels and expressions.
+
+    Raises:
+      UserError: the first expression that cannot be compiled.
+    """
+    try:
+        exprs = label_program(program)
+        # One by one: tracr's own walk leaves out all but the first expression of a name.
+        every = _every_expression(program)
+        rejected = [r for e in every if (r := validating._static_validate_expr(e)) is not None]
+    except PROGRAM_ERRORS as e:
+        raise UserError(f"program: it cannot be walked ({describe(e)})") from e
+    for label, expr in exprs.items():
+        check_kind(label, expr)
+    if rejected:
+        reasons = "; ".join(f"{r.expr.label}: {' '.join(r.reason.split())}" for r in rejected)
+        raise UserError(f"program {program.label}: tracr cannot compile it ({reasons})")
+    return exprs
+
+
 def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
     """Labels, value sets and bases of every expression.
 
     Raises:
       UserError: tracr cannot compile the program.
     """
-    try:
-        rejected = validating.static_validate(program)
-        exprs = label_program(program)
-    except PROGRAM_ERRORS as e:
-        raise UserError(f"program: it cannot be walked ({describe(e)})") from e
-    if rejected:
-        reasons = "; ".join(f"{r.expr.label}: {' '.join(r.reason.split())}" for r in rejected)
-        raise UserError(f"program {program.label}: tracr cannot compile it ({reasons})")
-    for label, expr in exprs.items():
-        check_kind(label, expr)
+    exprs = check_operations(program)
     if rasp.tokens.label not in exprs:
         raise UserError(
             f"program {program.label}: it does not read rasp.tokens, and tracr needs a program that does"
@@ -108,6 +126,8 @@ def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
         if isinstance(expr, rasp.SOp):
             node, listed = exact.nodes[label], frozenset(graph.nodes[label][nodes.VALUE_SET])
             basis = tuple((d.name, d.value) for d in node[nodes.OUTPUT_BASIS])
+            if not node[nodes.VALUE_SET]:
+                raise UserError(f"program: {label} is undefined (None) for every possible input")
             sops[label] = Node(label, expr, frozenset(node[nodes.VALUE_SET]), basis, listed, label in endless)
     return Trace(exprs, sops, program.label)
 
@@ -127,23 +147,37 @@ def _infer(
     depth = depths(exprs)
     # A selector is as deep as what it reads, and comes behind it.
     for label in sorted(exprs, key=lambda name: (depth[name], not isinstance(exprs[name], rasp.SOp))):
-        if reached and reached.skips(graph, label, most=_MOST_PAIRS):
+        if reached and reached.lists(graph, label, most=_MOST_PAIRS):
             continue
         _check_pairs(graph, exprs[label])
         try:
-            basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
+            if not _of_other_numbers(graph, exprs[label]):
+                basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
         except PROGRAM_ERRORS as e:
             reason = f"its possible values cannot be listed ({describe(e)})"
             raise UserError(f"program {program.label}: {reason}") from e
+        _check_values(graph, exprs[label])
         if reached:
             reached.mend(graph, label)
         count = len(graph.nodes[label].get(nodes.VALUE_SET, ()))
-        if count > _MOST_VALUES:
+        if count > _MOST_VALUES and not _is_number(exprs[label]):
             raise UserError(
                 f"program: {label} has {count:,} possible values, at most {_MOST_VALUES:,} can be listed: bound "
                 "them, as in min(x, 9)"
             )
     return graph
+
+
+def _of_other_numbers(graph: nx.DiGraph, expr: rasp.RASPExpr) -> bool:
+    """Whether this is a mean for which tracr lists no values, since not all are 0 or 1; it gets its source's."""
+    if not isinstance(expr, rasp.Aggregate) or not _is_number(expr):
+        return False
+    values = graph.nodes[expr.sop.label][nodes.VALUE_SET]
+    if {0, 1}.issuperset(map(int, values)):  # as tracr asks
+        return False
+    space = bases.VectorSpaceWithBasis.from_names([expr.label])
+    graph.nodes[expr.label].update({nodes.VALUE_SET: values, nodes.OUTPUT_BASIS: space.basis})
+    return True
 
 
 class _OneNodeAtATime(nx.DiGraph):
@@ -166,10 +200,29 @@ def _check_pairs(graph: nx.DiGraph, expr: rasp.RASPExpr) -> None:
         )
 
 
+def _is_number(expr: rasp.RASPExpr) -> bool:
+    return isinstance(expr, rasp.SOp) and rasp.is_numerical(expr)
+
+
+def _check_values(graph: nx.DiGraph, expr: rasp.RASPExpr) -> None:
+    if not isinstance(expr, rasp.SOp):
+        return
+    for value in graph.nodes[expr.label][nodes.VALUE_SET]:
+        if _is_number(expr) and not is_number(value):
+            raise UserError(
+                f"program: {expr.label} is a number, but can be {value!r}; give a plain number of up to 1e30"
+            )
+        if value != value:
+            raise UserError(f"program: {expr.label} can be {value!r}, which equals nothing, not even itself")
+
+
 def check_kind(label: str, expr: rasp.RASPExpr) -> None:
     """Refuse what tracr has no block for, before its long error messages."""
     if isinstance(expr, rasp.LengthType):
-        raise UserError(f"program: {label} is not causal and not compilable; count positions with a SelectorWidth")
+        raise UserError(
+            f"program: {label} is the number of all tokens, which no causal network knows before the last; "
+            "`rasp.Map(lambda i: i + 1, rasp.indices)` counts the tokens so far"
+        )
     if isinstance(expr, rasp.Full | rasp.ConstantSOp | rasp.ConstantSelector):
         raise UserError(
             f"program: {label} is a constant, which tracr cannot compile; use a Map of tokens or indices"

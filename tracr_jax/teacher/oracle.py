@@ -21,6 +21,7 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.graph import label_program
 from tracr_jax.teacher.model import Teacher
+from tracr_jax.teacher.values import exact
 
 Values = dict[str, list[Any]]
 Overrides = Mapping[tuple[str, int], Any]
@@ -247,9 +248,12 @@ def _evaluate(expr: Any, tokens: list, read: _Read, memo: _Memo, pool: _Pool, *,
         return [pool.value(expr.fill)] * len(tokens)
     if isinstance(expr, rasp.Map):
         states = read(expr.inner)
+        # The number of a mixture lies between those of its values, where a function may have any value.
+        between = {None} if rasp.is_numerical(expr.inner) else set()
         for s in states:
             if id(s) not in memo:
-                memo[id(s)] = pool.state(frozenset(_call(expr.f, v) for v in s))
+                made = frozenset(_call(expr.f, v) for v in s)
+                memo[id(s)] = pool.state(made | between if len(s) > 1 else made)
         return [memo[id(s)] for s in states]
     if isinstance(expr, rasp.SequenceMap):
         pairs = list(zip(read(expr.fst), read(expr.snd), strict=True))
@@ -339,6 +343,13 @@ def _select(expr: Any, read: _Read, memo: _Memo, *, causal: bool) -> np.ndarray:
     return memo[_SELECTION](read(select.keys), read(select.queries), causal=causal)
 
 
+def exact_mean(numbers: Sequence[float], count: int) -> float:
+    """Sum over count, rounded once: in float64 the mean of 0.1, 0.1 and 0.1 is not 0.1."""
+    if all(isinstance(v, int) for v in numbers):
+        return sum(numbers) / count
+    return float(sum(map(exact, numbers)) / count)
+
+
 def _aggregate(expr: Any, values: list[_State], sure: list[int], maybe: list[int], *, mean: bool) -> _State:
     if maybe:
         return frozenset().union({None}, *(values[s] for s in sure + maybe))
@@ -349,4 +360,4 @@ def _aggregate(expr: Any, values: list[_State], sure: list[int], maybe: list[int
     if any(len(values[s]) > 1 for s in sure):
         return frozenset().union({None}, *(values[s] for s in sure))
     numbers = [v for s in sure for v in values[s] if v is not None]
-    return frozenset([sum(numbers) / len(sure) if numbers else None])
+    return frozenset([exact_mean(numbers, len(sure)) if numbers else None])

@@ -142,7 +142,7 @@ def cached_compile(
     return teacher
 
 
-_COMPILER = 2  # counted up when the same program compiles to another teacher
+_COMPILER = 3  # counted up when the same program compiles to another teacher
 
 
 def _fingerprint(traced: Trace, *, vocab: Collection[Any], settings: tuple) -> str:
@@ -193,6 +193,8 @@ def _encode(value: Any) -> Any:
     """JSON that remembers the type: [type, text or members]."""
     if value is None:
         return None
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, tuple):
         return ["tuple", [_encode(v) for v in value]]
     if isinstance(value, bool | int | float | str):
