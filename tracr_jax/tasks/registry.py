@@ -60,7 +60,7 @@ def as_coded_task(name: str) -> Task:
 
 def check_task(task: object, spec: str) -> Task:
     """The same object, or a UserError that lists what it lacks."""
-    missing = [a for a in _REQUIRED if getattr(task, a, None) is None]
+    missing = _missing(task)
     if missing:
         hint = (
             "; make an instance of the class"
