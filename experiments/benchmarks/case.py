@@ -173,10 +173,10 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
         grid = M.make_mesh(mesh)
         options["keep_rows"] = M.keep_rows(grid)
         trained = M.put(trained, M.param_shardings(grid, trained))
-        frozen = Frozen(M.put(frozen.lm, M.param_shardings(grid, frozen.lm)), M.put((phi,), M.whole(grid)))
-        batch = M.put(batch, M.rows(grid))
-        state, places = M.spread_state(grid, trained, optimizer)
-        where = {"out_shardings": (places, M.whole(grid))}
+        frozen = Frozen(M.put(frozen.lm, M.param_shardings(grid, frozen.lm)), M.put((phi,), M.replicated(grid)))
+        batch = M.put(batch, M.batch_sharding(grid))
+        state, places = M.init_sharded_state(grid, trained, optimizer)
+        where = {"out_shardings": (places, M.replicated(grid))}
     else:
         state = init_state(trained, optimizer)
     step = jax.jit(make_train_step(model, residuals, optimizer, **options), donate_argnums=0, **where)

@@ -19,7 +19,7 @@ from tests.helpers.numbers import assert_same
 from tests.train import loop_test as F
 from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis
-from tracr_jax.lm.generate import decode
+from tracr_jax.lm.generate import generate_ids
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 from tracr_jax.lm.llama import Llama, LlamaConfig
 from tracr_jax.measure.variables.reading import best_values, held_values, margins, one_hot
@@ -129,7 +129,7 @@ SMOOTH = {
 }
 DISCRETE = {
     "greedy": (
-        functools.partial(decode, SMALL["gpt2"], num_tokens=3),
+        functools.partial(generate_ids, SMALL["gpt2"], num_tokens=3),
         lambda s: (like(SMALL["gpt2"], s), ints(s, 11, B, S), jnp.asarray([2, 4])),
     ),
     "best_values": (functools.partial(best_values, layout=LAYOUT), lambda s: (normal(s, B, S, D),)),

@@ -13,7 +13,7 @@ from tests.helpers.numbers import FLOAT32, assert_same
 from tracr_jax.interpret.answers import would_answer
 from tracr_jax.interpret.noise import _make_run, noise, noise_curves, random_basis
 from tracr_jax.intervene import ResidualEdit, project
-from tracr_jax.lm.generate import decode
+from tracr_jax.lm.generate import generate_ids
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -23,7 +23,7 @@ def test_one_pass_tells_what_greedy_decoding_would_answer(family):
     lengths, tokens = np.array([4, 7, 9, 10]), 3
     prompts = np.array(lm_models.ids(4, 10))
     edit = ResidualEdit(1, lambda h: 1.5 * h)
-    run = jax.jit(functools.partial(decode, model, num_tokens=tokens, edit=edit))
+    run = jax.jit(functools.partial(generate_ids, model, num_tokens=tokens, edit=edit))
     answers = np.asarray(run(params, prompts, lengths))
     wrong = answers.copy()
     wrong[[0, 1, 2], [0, 1, 2]] += 1  # one token of each answer, the last row stays right

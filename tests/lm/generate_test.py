@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import lm_models as M
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import ResidualEdit
-from tracr_jax.lm.generate import decode, greedy
+from tracr_jax.lm.generate import generate_ids, greedy
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 
@@ -52,7 +52,7 @@ def test_an_edit_may_depend_on_the_step():
         return ResidualEdit(3, lambda h: jnp.where(step >= 2, 0.0 * h, h))
 
     ids, lengths = M.ids(batch=3, length=6), jnp.asarray([6, 4, 5])
-    out = np.asarray(jax.jit(lambda p: decode(model, p, ids, lengths, num_tokens=5, edit=edit))(params))
+    out = np.asarray(jax.jit(lambda p: generate_ids(model, p, ids, lengths, num_tokens=5, edit=edit))(params))
     plain = np.asarray(greedy(model, params, ids, lengths, num_tokens=5))
     np.testing.assert_array_equal(out[:, :2], plain[:, :2])
     assert len(np.unique(out[:, 2:])) == 1

@@ -13,7 +13,7 @@ from tracr_jax.teacher.oracle import reads_after
 from tracr_jax.train import exchange
 from tracr_jax.train import losses as L
 from tracr_jax.train.exchange import Written, apart, interleave, make_edit, make_exchange_loss_fn
-from tracr_jax.train.mesh import keep_rows, make_mesh, rows
+from tracr_jax.train.mesh import batch_sharding, keep_rows, make_mesh
 from tracr_jax.train.mixing import Mix, draw_mix, mixed_states, mixed_targets, variable_of
 from tracr_jax.train.step import Frozen, TrainParams
 from tracr_jax.types import Batch
@@ -246,7 +246,7 @@ def test_rows_spread_over_devices_give_the_same_loss():
     params = TrainParams(s.params, (E.trained(r),))
     frozen = Frozen(s.params, (s.program.phi,))
     mesh = make_mesh("data=8")
-    there = Batch(*(jax.device_put(x, rows(mesh)) for x in batch[:3]), batch.text_ids)
+    there = Batch(*(jax.device_put(x, batch_sharding(mesh)) for x in batch[:3]), batch.text_ids)
     found = []
     for given, options in ((batch, {}), (there, {"keep_rows": keep_rows(mesh)})):
         loss_fn = make_exchange_loss_fn(s.model, s.program.residuals, s.teacher, **static, **options)

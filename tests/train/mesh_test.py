@@ -32,6 +32,7 @@ from tracr_jax.runs.folder import check_folder
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.mesh import (
+    batch_sharding,
     check_rows,
     gather,
     keep_rows,
@@ -39,11 +40,10 @@ from tracr_jax.train.mesh import (
     param_shardings,
     param_spec,
     put,
-    rows,
+    replicated,
     sharded_batches,
     start_processes,
     state_shardings,
-    whole,
 )
 from tracr_jax.train.metrics import read_lines
 from tracr_jax.train.optimizer import make_optimizer
@@ -110,7 +110,7 @@ def recorded(optimizer):
 def spread(mesh, state, frozen):
     places = state_shardings(mesh, state)
     lm = put(frozen.lm, param_shardings(mesh, frozen.lm))
-    return places, put(state, places), Frozen(lm, put(frozen.teachers, whole(mesh)))
+    return places, put(state, places), Frozen(lm, put(frozen.teachers, replicated(mesh)))
 
 
 def test_eight_devices_compute_what_one_does():
@@ -124,9 +124,9 @@ def test_eight_devices_compute_what_one_does():
     mesh = make_mesh("data=4,fsdp=2")
     places, *wide = spread(mesh, state, frozen)
     batch = (jax.tree.map(jnp.asarray, make_batch(0)),)
-    wide.append(put(batch, rows(mesh)))
+    wide.append(put(batch, batch_sharding(mesh)))
     alone = jax.jit(make_step(optimizer))
-    together = jax.jit(make_step(optimizer, keep_rows=keep_rows(mesh)), out_shardings=(places, whole(mesh)))
+    together = jax.jit(make_step(optimizer, keep_rows=keep_rows(mesh)), out_shardings=(places, replicated(mesh)))
     alone = alone.lower(state, frozen, batch).compile()
     together = together.lower(*wide).compile()
     expected, new = alone(state, frozen, batch), together(*wide)

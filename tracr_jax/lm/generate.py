@@ -20,7 +20,7 @@ from tracr_jax.types import Params
 StepEdit = Edit | Callable[[Int[Array, ""]], Edit]
 
 
-def greedy(
+def generate_ids(
     model: LanguageModel,
     params: Params,
     prompt_ids: Int[Array, "B S"],
@@ -31,30 +31,18 @@ def greedy(
 ) -> Int[Array, "B K"]:
     """The K = `num_tokens` most likely next tokens after each prompt, each fed back into the model.
 
+    A pure function, to be composed and jitted by the caller; `greedy` is the same, jitted.
+
     Args:
       model: the language model.
       params: its parameters.
       prompt_ids: prompts, padded on the right with anything.
       lengths: tokens of each prompt without padding, at least 1.
       num_tokens: K, static.
-      edit: applied in every forward pass, so once at each position. A program is compiled for every new edit
-        object; where that costs too much, jit `decode` together with what builds the edit.
+      edit: applied in every forward pass, so once at each position.
 
     Raises: UserError if S + K - 1 exceeds the model's positions.
     """
-    return _jitted(model, params, prompt_ids, lengths, num_tokens=num_tokens, edit=edit)
-
-
-def decode(
-    model: LanguageModel,
-    params: Params,
-    prompt_ids: Int[Array, "B S"],
-    lengths: Int[Array, " B"],
-    *,
-    num_tokens: int,
-    edit: StepEdit | None = None,
-) -> Int[Array, "B K"]:
-    """`greedy` as a pure function, to be composed and jitted by the caller."""
     batch, width = prompt_ids.shape
     longest = width + num_tokens - 1
     if num_tokens < 1 or longest > model.max_positions:
@@ -89,4 +77,6 @@ def decode(
     return jnp.concatenate([first[:, None], rest.T], axis=1)
 
 
-_jitted = functools.partial(jax.jit, static_argnames=("model", "num_tokens", "edit"))(decode)
+greedy = functools.partial(jax.jit, static_argnames=("model", "num_tokens", "edit"))(generate_ids)
+"""`generate_ids`, jitted. A program is compiled for every new edit object; where that costs too much, jit
+`generate_ids` together with what builds the edit."""

@@ -73,19 +73,19 @@ def check_rows(mesh: Mesh, data: DataConfig) -> None:
             )
 
 
-def whole(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds all of it."""
     return NamedSharding(mesh, P())
 
 
-def rows(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
+def batch_sharding(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     """Rows of a batch, on axis `axis`, over all devices."""
     return NamedSharding(mesh, P(*[None] * axis, AXES))
 
 
 def keep_rows(mesh: Mesh) -> Callable[..., jax.Array]:
     """For `make_train_step`: a function (x, axis=0) that keeps x's rows spread over all devices, inside jit."""
-    return lambda x, axis=0: jax.lax.with_sharding_constraint(x, rows(mesh, axis=axis))
+    return lambda x, axis=0: jax.lax.with_sharding_constraint(x, batch_sharding(mesh, axis=axis))
 
 
 def param_spec(shape: Sequence[int], *, stacked: bool, fsdp: int) -> P:
@@ -130,10 +130,10 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
         for end in (path[i:] for i in range(len(path))):
             if end in known and known[end][0] == x.shape:
                 return known[end][1]
-        return whole(mesh)
+        return replicated(mesh)
 
     opt_state = jax.tree_util.tree_map_with_path(moment, state.opt_state)
-    return TrainState(whole(mesh), params, opt_state)  # pyright: ignore[reportArgumentType]
+    return TrainState(replicated(mesh), params, opt_state)  # pyright: ignore[reportArgumentType]
 
 
 def put(tree: Tree, shardings: Any) -> Tree:
@@ -149,7 +149,7 @@ def put(tree: Tree, shardings: Any) -> Tree:
     return jax.tree.map(place, tree, shardings)
 
 
-def spread_state(
+def init_sharded_state(
     mesh: Mesh, params: TrainParams, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, TrainState]:
     """(initial state, its shardings). Jitted, so that no device ever holds the whole of the optimiser's state."""
@@ -160,13 +160,13 @@ def spread_state(
 
 def gather(tree: Tree, mesh: Mesh) -> Tree:
     """The whole tree on this process's first device, tensor by tensor; every process must call it."""
-    join = jax.jit(lambda x: x, out_shardings=whole(mesh))
+    join = jax.jit(lambda x: x, out_shardings=replicated(mesh))
     return jax.tree.map(lambda x: join(x).addressable_data(0), tree)
 
 
 def sharded_batches(batches: Batches, mesh: Mesh, data: DataConfig) -> Callable[[int], Batch]:
     """`Batches.batch_at` as arrays over the mesh; each process makes the rows of its own devices only."""
-    where = rows(mesh)
+    where = batch_sharding(mesh)
     counts = (data.batch + data.free_items, data.text_batch)
     own, own_text = (_own_rows(where, n) for n in counts)
     part = batches.part(own, own_text)
@@ -236,7 +236,7 @@ class Placement:
 
     def replicated(self, tree: Tree) -> Tree:
         """The same on every device."""
-        return tree if self.mesh is None else put(tree, whole(self.mesh))
+        return tree if self.mesh is None else put(tree, replicated(self.mesh))
 
     def start(
         self, params: TrainParams, optimizer: optax.GradientTransformation, step: Callable
@@ -244,8 +244,8 @@ class Placement:
         """(the initial state, the jitted step, which donates its state)."""
         if self.mesh is None:
             return init_state(params, optimizer), jax.jit(step, donate_argnums=0)
-        state, places = spread_state(self.mesh, params, optimizer)
-        return state, jax.jit(step, donate_argnums=0, out_shardings=(places, whole(self.mesh)))
+        state, places = init_sharded_state(self.mesh, params, optimizer)
+        return state, jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(self.mesh)))
 
     def batches(self, batches: Batches, data: DataConfig) -> Callable[[int], Batch]:
         """Step -> its batch, with its rows over the devices."""
