@@ -14,7 +14,7 @@ from tracr_jax import cli
 from tracr_jax.report.terminal.check import print_check
 from tracr_jax.runs.check import check
 
-PROGRAMS = '''
+PROGRAMS = """
 from tracr.rasp import rasp
 import tracr_jax
 
@@ -45,7 +45,7 @@ def of(program):
 
 
 ODD, FROM_THE_END, ALWAYS, SELECTOR = map(of, (odd, from_the_end, always, selector))
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,8 @@ def shown(checked, width):
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "needed", "variable"), [("dyck", 7, 8, "unfiltered_result"), ("count", 13, None, "yes_count")]
+    ("name", "layers", "needed", "variable"),
+    [("dyck", 7, 8, "unfiltered_result"), ("count", 13, None, "yes_count")],
 )
 def test_a_bundled_task(name, layers, needed, variable):
     checked = check(name)
@@ -101,7 +102,9 @@ def test_a_users_program_its_tokens_and_its_look_ahead(file):
 
 def test_a_program_without_look_ahead_is_told_so(file):
     checked = check(f"{file}:ODD")
-    assert checked.whole_string == f"the same answers on the whole string ({checked.proof.meaning.answers} compared)"
+    assert (
+        checked.whole_string == f"the same answers on the whole string ({checked.proof.meaning.answers} compared)"
+    )
     assert checked.proof.meaning.answers > 300
 
 
