@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from tracr_jax import cli
+from tracr_jax.cli import commands, options, parse
+from tracr_jax.presets import preset
 
 
 def fails(capsys, *argv):
@@ -58,7 +60,7 @@ def test_ctrl_c_advises_to_resume_only_what_can_be_resumed(capsys, monkeypatch, 
     def stopped(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, f"_{command}", stopped)
+    monkeypatch.setitem(commands.COMMANDS, command, stopped)
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "run"])
     assert stop.value.code == 130
@@ -97,9 +99,9 @@ def test_help_lists_commands(capsys):
 
 
 def test_options_reach_the_configuration():
-    default = cli.Inject(cli.preset("cosine", task="count", lm="smollm2-135m-instruct"))
-    args = cli._parse(
-        cli.Inject, ["--steps", "60", "--batch", "4", "--no-hook", "--learning-rate", "1e-5"], default=default
+    default = options.Inject(preset("cosine", task="count", lm="smollm2-135m-instruct"))
+    args = parse.parse(
+        options.Inject, ["--steps", "60", "--batch", "4", "--no-hook", "--learning-rate", "1e-5"], default=default
     )
     c = args.config
     assert (c.task, c.lm, c.steps, c.data.batch) == ("count", "smollm2-135m-instruct", 60, 4)
