@@ -1,59 +1,104 @@
 """What each command does: options in, a call of the library, tables out."""
 
+import re
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from tracr_jax.cli import options
+from tracr_jax.cli.interrupt import answering
 from tracr_jax.cli.parse import parse, peek
-from tracr_jax.config import read_config
+from tracr_jax.config import RunConfig, read_config, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.host import dispatch_inline
 from tracr_jax.presets import METHODS, preset
 
+if TYPE_CHECKING:
+    from tracr_jax.runs.model import Injected
+    from tracr_jax.train.metrics import MetricWriter
+
 
 def _inject(argv: list[str]) -> None:
-    # A bare first word is the task; the preset and the model decide what the other defaults are.
-    if argv and not argv[0].startswith("-"):
-        argv = ["--task", *argv]
-    first = {name: peek(argv, name) for name in ("task", "lm", "preset", "onto")}
+    # The task, the model and the preset decide what the other defaults are.
+    if "--task" in argv[:-1]:
+        at = argv.index("--task")
+        argv = [argv[at + 1], *argv[:at], *argv[at + 2 :]]
+    task = argv[0] if argv and not argv[0].startswith("-") else "dyck"
+    first = {name: peek(argv, name) for name in ("lm", "preset", "onto")}
     if first["preset"] not in (None, *METHODS):
         raise UserError(f"unknown preset {first['preset']!r}; presets: {', '.join(METHODS)}")
     # What goes on from a run has its model.
     lm = first["lm"] or (read_config(first["onto"]).lm if first["onto"] else None)
-    start = preset(first["preset"] or "variable", task=first["task"] or "dyck", lm=lm)
+    start = preset(first["preset"] or "variable", task=task, lm=lm)
     args = parse(options.Inject, argv, default=options.Inject(start))
-    if args.cluster:
+    if args.config.task != task:
+        raise UserError(f"the task comes first: tracr-jax inject {args.config.task} and then the options")
+    _start(args.cluster)
+    from tracr_jax.injection import inject
+    from tracr_jax.runs.folder import default_folder
+
+    folder = args.folder or default_folder(args.config)
+    with answering(folder):
+        run = inject(
+            args.config.task,
+            lm=args.config.lm,
+            config=args.config,
+            folder=folder,
+            resume=args.resume,
+            **_shown(args, folder, args.config),
+        )
+        _finish(run)
+
+
+def _resume(argv: list[str]) -> None:
+    args = parse(options.Resume, argv)
+    config = read_config(args.run)
+    _start(args.cluster)
+    from tracr_jax.injection import resume
+
+    with answering(args.run):
+        run = resume(args.run, task=args.task, mesh=args.mesh, **_shown(args, args.run, config))
+        _finish(run)
+
+
+def _start(cluster: str) -> None:
+    if cluster:
         from tracr_jax.train.mesh import start_processes
 
-        start_processes(args.cluster)  # before anything else asks JAX for its devices
-    import jax
-
+        start_processes(cluster)  # before anything else asks JAX for its devices
     dispatch_inline()
 
-    from tracr_jax.injection import inject
-    from tracr_jax.report.terminal.table import print_evaluation
 
-    console = Console(highlight=False, quiet=jax.process_index() > 0)  # of several processes, the first speaks
-    run = inject(
-        args.config.task,
-        lm=args.config.lm,
-        config=args.config,
-        folder=args.folder,
-        resume=args.resume,
-        writers=() if console.quiet else _writers(args),
-        progress=sys.stderr.isatty() or sys.stdout.isatty(),
-        say=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
-    )
+def _console() -> Console:
+    import jax
+
+    return Console(highlight=False, quiet=jax.process_index() > 0)  # of several processes, the first speaks
+
+
+def _shown(args: "options.Inject | options.Resume", folder: Path, config: RunConfig) -> dict[str, Any]:
+    """Where the numbers of a run go while it is trained."""
+    console = _console()
+    return {
+        "writers": () if console.quiet else _writers(args, folder, config),
+        "progress": sys.stderr.isatty() or sys.stdout.isatty(),
+        "say": lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+    }
+
+
+def _finish(run: "Injected") -> None:
+    console = _console()
     if console.quiet:
         return
+    from tracr_jax.report import write_report
+    from tracr_jax.report.terminal.table import print_evaluation
+
     assert run.evaluation is not None  # it was just made
     assert run.folder is not None
     print_evaluation(console, run.evaluation)
-    console.print(f"\nrun folder: {run.folder}", markup=False)
-    from tracr_jax.report import write_report
-
+    console.print(f"\nrun folder: {run.folder}", markup=False, soft_wrap=True)
     console.print(f"report: {write_report([run.folder])}", markup=False, soft_wrap=True)
 
 
@@ -65,17 +110,17 @@ def _check(argv: list[str]) -> None:
     print_check(Console(highlight=False), check(args.task, lm=args.lm, tracr=args.tracr))
 
 
-def _writers(args: options.Inject):
-    from tracr_jax.config import to_dict
-    from tracr_jax.runs.folder import default_folder
-    from tracr_jax.train.metrics import MetricWriter, TensorBoard, WandbLike
+def _writers(
+    args: "options.Inject | options.Resume", folder: Path, config: RunConfig
+) -> tuple["MetricWriter", ...]:
+    from tracr_jax.train.metrics import TensorBoard, WandbLike
 
     writers: list[MetricWriter] = []
     if args.tensorboard:
-        writers.append(TensorBoard((args.folder or default_folder(args.config)) / "tensorboard"))
+        writers.append(TensorBoard(folder / "tensorboard"))
     for service in ("wandb", "trackio"):
         if getattr(args, service):
-            writers.append(WandbLike(service, project="tracr-jax", config=to_dict(args.config)))
+            writers.append(WandbLike(service, project="tracr-jax", config=to_dict(config)))
     return tuple(writers)
 
 
@@ -101,6 +146,13 @@ def _evaluate(argv: list[str]) -> None:
 
 def _decode(argv: list[str]) -> None:
     args = parse(options.Decode, argv)
+    if args.text is not None and re.fullmatch(r"-?\d+", args.text) and "--layer" in argv[:-2]:
+        at = argv.index("--layer")
+        if argv[at + 2 : at + 3] == [args.text]:
+            raise UserError(
+                f"unexpected word {args.text!r}: --layer takes one layer, here {args.layer}; a text to decode "
+                "stands before the options"
+            )
     from tracr_jax.interpret.decode import decode
     from tracr_jax.runs.model import open
 
@@ -185,6 +237,7 @@ def _export(argv: list[str]) -> None:
 
 COMMANDS = {
     "inject": _inject,
+    "resume": _resume,
     "check": _check,
     "evaluate": _evaluate,
     "decode": _decode,

@@ -11,7 +11,7 @@ from tracr_jax.config import RunConfig
 
 @dataclass(frozen=True)
 class Inject:
-    """Inject a program into a language model; every option of the run is below."""
+    """Inject a program into a language model, measure it, and leave a run folder."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     preset: Literal["exchange", "variable", "cosine", "finetune", "paper", "paper-fixed"] = "variable"
@@ -24,6 +24,26 @@ class Inject:
     cluster: str = ""
     """Several processes, with --mesh over the devices of all: "auto" (TPU slices, Slurm, Open MPI), or
     HOST:PORT,COUNT,INDEX (experiments/scaling.md)."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra `tensorboard`)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (extra `wandb`)."""
+    trackio: bool = False
+    """Also log to Trackio (extra `trackio`)."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run that was stopped, from its newest checkpoint; the options are those that it began with."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, where the run began from Python with a task object."""
+    mesh: str | None = None
+    """Other devices than those that the run began on, as in inject."""
+    cluster: str = ""
+    """Several processes, as in inject."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra `tensorboard`)."""
     wandb: bool = False

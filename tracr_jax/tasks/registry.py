@@ -12,7 +12,7 @@ from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
 
-_BUILT_IN = {"dyck": Dyck, "int_sum": IntSum, "count": Count}
+BUILT_IN = {"dyck": Dyck, "int_sum": IntSum, "count": Count}
 
 # Everything the rest of the package reads of a task, see base.py.
 _REQUIRED = (
@@ -31,13 +31,13 @@ def get_task(spec: str, *, as_coded: bool = False) -> Task:
     Raises:
       UserError: no such task, file or object, or the object lacks attributes of a task.
     """
-    if spec in _BUILT_IN:
-        return as_coded_task(spec) if as_coded else _BUILT_IN[spec]()
+    if spec in BUILT_IN:
+        return as_coded_task(spec) if as_coded else BUILT_IN[spec]()
     path, colon, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, ":", "")
     if not colon or not path.endswith(".py"):
-        near = difflib.get_close_matches(spec, _BUILT_IN, n=1)
+        near = difflib.get_close_matches(spec, BUILT_IN, n=1)
         raise UserError(
-            f"task {spec!r}: neither one of {', '.join(_BUILT_IN)} nor of the form path/to/file.py:NAME"
+            f"task {spec!r}: neither one of {', '.join(BUILT_IN)} nor of the form path/to/file.py:NAME"
             + (f"; did you mean {near[0]}?" if near else "")
         )
     found, name = _load(Path(path), name)
