@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -128,6 +130,53 @@ def test_a_sample_of_nothing_is_refused_before_the_run_is_opened(capsys, tmp_pat
     for items in ("0", "-1"):
         said = fails(capsys, "evaluate", str(tmp_path), "--items", items)
         assert f"items of each set must be at least 1, got {items}" in said
+
+
+_BUSY = """
+import hashlib, sys
+from pathlib import Path
+from tracr_jax.cli.interrupt import answering
+from tracr_jax.train.interrupt import requests_to_stop
+import contextlib
+with answering(Path(sys.argv[1])), requests_to_stop() if sys.argv[2] == "2" else contextlib.nullcontext():
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)  # as a compiler: the main thread hears nothing
+"""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_is_answered_while_the_main_thread_computes(tmp_path, presses):
+    """Once outside of training, where nothing is to be saved; in training the second one ends at once."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BUSY, tmp_path, str(presses)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "busy\n"
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    if presses == 2:
+        assert process.stderr
+        assert process.stderr.readline() == "\n"
+        assert process.stderr.readline().startswith("stopping after this step, with a checkpoint; Ctrl-C again")
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == f"interrupted; nothing was written to {tmp_path}"
+    assert time.monotonic() - begun < (10 if presses == 1 else 5)  # 1.5 s and 0 s on a machine that is not shared
+
+
+def test_ctrl_c_elsewhere_is_one_word(capsys, monkeypatch):
+    def stopped(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "evaluate", stopped)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", "run"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_dispatch_is_set_before_the_backend_starts():
