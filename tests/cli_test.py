@@ -1,12 +1,18 @@
 """The command line's errors are one line with exit status 2; options reach the configuration."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+import tracr_jax
 from tracr_jax import cli
+from tracr_jax.cli import commands, options, parse
+from tracr_jax.presets import preset
 
 
 def fails(capsys, *argv):
@@ -24,12 +30,85 @@ def test_unknown_option_names_the_nearest(capsys):
     assert "--steps" in fails(capsys, "inject", "dyck", "--stepz", "3")
 
 
-def test_unknown_command(capsys):
-    assert "commands: inject, check, evaluate" in fails(capsys, "injekt")
+def test_unknown_command_names_the_nearest_and_all(capsys):
+    said = fails(capsys, "injekt")
+    assert "did you mean inject? commands: inject, resume, check, evaluate" in said
 
 
 def test_unknown_preset(capsys):
     assert "paper-fixed" in fails(capsys, "inject", "--preset", "papre")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("inject dyck extra", "unexpected word 'extra': tracr-jax inject takes TASK, and options"),
+        ("inject --seed 1 count", "the task comes first: tracr-jax inject count and then the options"),
+        ("inject dyck --steps 3 4", "unexpected word '4': --steps takes one value, here '3'"),
+        ("inject dyck --steps many", "--steps: invalid literal for int() with base 10: 'many'"),
+        ("inject dyck --steps", "Missing value for argument '--steps'"),
+        ("inject dyck --zzz", "unknown option '--zzz'; tracr-jax inject --help-all lists the options"),
+        ("decode", "Missing from tracr-jax decode: RUN The run folder"),
+        (
+            "decode run a b",
+            "unexpected word 'b': tracr-jax decode takes RUN TEXT, and options; a text with",
+        ),
+        ("decode run --layer 0 1", "unexpected word '1': --layer takes one layer, here 0"),
+        ("decode run text --layer 0 1", "unexpected word '1': --layer takes one value, here '0'"),
+        ("export run", "Missing from tracr-jax export: FOLDER"),
+        ("resume nowhere", "nowhere: no such folder"),
+        ("report nowhere", "nowhere: no such folder"),
+    ],
+)
+def test_words_that_do_not_fit_are_told_in_one_line(capsys, words, says):
+    assert says in fails(capsys, *words.split())
+
+
+def helped(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(argv)
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_first_help_shows_the_ten_options_people_use_and_the_other_all(capsys):
+    every = parse._option_names(options.Inject)
+    short, whole = helped(capsys, "inject", "--help"), helped(capsys, "inject", "count", "--help-all")
+    shown = re.findall(r"^\W{1,3}?(\[TASK\]|--[a-z][a-z-]*)", short, re.MULTILINE)
+    names = {f"--{name.replace('_', '-')}" for name in parse.FIRST} - {"--task"}
+    assert len(parse.FIRST) == 10
+    assert set(shown) == {"[TASK]", *names}
+    assert "usage: tracr-jax inject [-h] [OPTIONS] [TASK]" in short
+    assert f"{len(every)} options in all: tracr-jax inject --help-all" in short
+    assert set(re.findall(r"^\W{1,3}?(--[a-z][a-z0-9-]*)", whole, re.MULTILINE)) >= set(every) - {"--task"}
+    for group in ("losses", "exchange", "optim", "data", "fidelity"):
+        assert re.search(rf"^\W*{group} options\W*$", whole, re.MULTILINE)
+    # The defaults are those of the task and the preset.
+    assert f"Training steps. (default: {preset(task='count').steps})" in whole
+
+
+def test_help_and_version_start_neither_jax_nor_a_second_process():
+    code = (
+        "import sys; from tracr_jax import cli, host\n"
+        "host.os.execv = None\n"
+        "for argv in (['--version'], ['--help'], ['inject', '--help']):\n"
+        "    sys.argv = ['tracr-jax', *argv]\n"
+        "    try: cli.main()\n"
+        "    except SystemExit: pass\n"
+        "assert 'jax' not in sys.modules"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"tracr-jax {tracr_jax.__version__}\n")
+
+
+def test_a_task_may_still_be_given_as_an_option(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(commands, "_start", lambda _: None)
+    monkeypatch.setattr("tracr_jax.injection.inject", lambda task, **rest: seen.update(rest, task=task))
+    monkeypatch.setattr(commands, "_finish", lambda run: None)
+    cli.main(["inject", "--steps", "3", "--task", "count"])
+    assert (seen["task"], seen["config"].steps, seen["config"].optim) == ("count", 3, preset(task="count").optim)
 
 
 def test_not_a_run_folder(capsys, tmp_path):
@@ -53,19 +132,51 @@ def test_a_sample_of_nothing_is_refused_before_the_run_is_opened(capsys, tmp_pat
         assert f"items of each set must be at least 1, got {items}" in said
 
 
-@pytest.mark.parametrize("command", ["inject", "evaluate", "decode", "interpret", "retention", "report"])
-def test_ctrl_c_advises_to_resume_only_what_can_be_resumed(capsys, monkeypatch, command):
+_BUSY = """
+import hashlib, sys
+from pathlib import Path
+from tracr_jax.cli.interrupt import answering
+from tracr_jax.train.interrupt import requests_to_stop
+import contextlib
+with answering(Path(sys.argv[1])), requests_to_stop() if sys.argv[2] == "2" else contextlib.nullcontext():
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)  # as a compiler: the main thread hears nothing
+"""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_is_answered_while_the_main_thread_computes(tmp_path, presses):
+    """Once outside of training, where nothing is to be saved; in training the second one ends at once."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BUSY, tmp_path, str(presses)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "busy\n"
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    if presses == 2:
+        assert process.stderr
+        assert process.stderr.readline() == "\n"
+        assert process.stderr.readline().startswith("stopping after this step, with a checkpoint; Ctrl-C again")
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == f"interrupted; nothing was written to {tmp_path}"
+    assert time.monotonic() - begun < (10 if presses == 1 else 5)  # 1.5 s and 0 s on a machine that is not shared
+
+
+def test_ctrl_c_elsewhere_is_one_word(capsys, monkeypatch):
     def stopped(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, f"_{command}", stopped)
+    monkeypatch.setitem(commands.COMMANDS, "evaluate", stopped)
     with pytest.raises(SystemExit) as stop:
-        cli.main([command, "run"])
+        cli.main(["evaluate", "run"])
     assert stop.value.code == 130
-    said = capsys.readouterr().err
-    assert said.startswith("interrupted")
-    assert len(said.splitlines()) == 1
-    assert ("--resume" in said) == (command == "inject")
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_dispatch_is_set_before_the_backend_starts():
@@ -97,9 +208,9 @@ def test_help_lists_commands(capsys):
 
 
 def test_options_reach_the_configuration():
-    default = cli.Inject(cli.preset("cosine", task="count", lm="smollm2-135m-instruct"))
-    args = cli._parse(
-        cli.Inject, ["--steps", "60", "--batch", "4", "--no-hook", "--learning-rate", "1e-5"], default=default
+    default = options.Inject(preset("cosine", task="count", lm="smollm2-135m-instruct"))
+    args = parse.parse(
+        options.Inject, ["--steps", "60", "--batch", "4", "--no-hook", "--learning-rate", "1e-5"], default=default
     )
     c = args.config
     assert (c.task, c.lm, c.steps, c.data.batch) == ("count", "smollm2-135m-instruct", 60, 4)

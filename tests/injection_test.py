@@ -9,6 +9,7 @@ import pytest
 
 import tracr_jax
 from tracr_jax import cli
+from tracr_jax.cli import interrupt as cli_interrupt
 from tracr_jax.config import RUN_FORMAT, DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.injection import inject
@@ -87,7 +88,7 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
     chex.assert_trees_all_equal(trained(tracr_jax.open(folder)), trained(run))
 
 
-def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
+def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys, monkeypatch):
     common = ["inject", "dyck", "--lm", models(8), "--steps", "4", "--batch", "2", "--eval-items", "2"]
     common += ["--text-batch", "1", "--text-length", "8", "--checkpoint-every", "2"]
     cli.main([*common, "--folder", str(tmp_path / "straight")])
@@ -95,7 +96,9 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
     # As if killed during step 3: the newest checkpoint is gone, the metrics have more lines than it.
     shutil.rmtree(folder / "checkpoints" / "4")
     (folder / "evaluation.json").unlink()
-    cli.main([*common, "--folder", str(folder), "--resume"])
+    assert cli_interrupt.standing(folder) == (f"interrupted; tracr-jax resume {folder} goes on after step 2 of 4")
+    monkeypatch.chdir(tmp_path)  # nothing is retyped, and nothing depends on where it is typed
+    cli.main(["resume", str(folder)])
     assert "resumed after 2 of 4 steps" in capsys.readouterr().out
     a, b = (trained(tracr_jax.open(tmp_path / n)) for n in ("straight", "cut"))
     chex.assert_trees_all_equal(a, b)
@@ -106,6 +109,7 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys):
     assert lines[0] == lines[1]
     evaluations = [(tmp_path / n / "evaluation.json").read_text() for n in ("straight", "cut")]
     assert evaluations[0] == evaluations[1]
+    assert cli_interrupt.standing(folder).startswith("interrupted; all 4 steps are trained and saved, tracr-jax")
 
 
 def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
@@ -267,14 +271,17 @@ def test_folders_are_not_mixed(models, tmp_path):
 def test_default_folder_names_task_model_method_and_seed():
     assert str(default_folder(preset("finetune", task="count"))) == "runs/count-tiny-finetune-seed0"
     assert (
-        str(default_folder(preset("variable", task="a/b.py:TASK", lm="./x/Gpt"))) == "runs/task-gpt-variable-seed0"
+        str(default_folder(preset("variable", task="a/b.py:TASK", lm="./x/Gpt")))
+        == "runs/b-task-gpt-variable-seed0"
     )
+    assert str(default_folder(preset(task="my.py"))) == "runs/my-tiny-variable-seed0"
 
 
 def test_public_names_resolve_and_stay_functions():
     for name in tracr_jax.__all__:
         assert getattr(tracr_jax, name) is getattr(tracr_jax, name)
     assert callable(tracr_jax.inject)
+    assert dir(tracr_jax) == sorted([*tracr_jax.__all__, "__version__"])
     assert sorted(tracr_jax._HOME) == sorted(tracr_jax.__all__)
     assert all(getattr(tracr_jax, old) is getattr(tracr_jax, new) for old, new in tracr_jax._RENAMED.items())
     assert tracr_jax.OpenedRun is tracr_jax.Injected

@@ -3,6 +3,7 @@
 The public names, loaded when first used (importing the package starts neither JAX nor a compiler):
 
     run = tracr_jax.inject("dyck", lm="smollm2-135m-instruct")
+    run = tracr_jax.resume("runs/…")    # go on with a run that was stopped
     run = tracr_jax.open("runs/…")      # the same again, from a run folder or an export
     tracr_jax.decode(run, "a text")     # the program's variables at each of its tokens; a table in a notebook
     step = tracr_jax.make_train_step(model, residuals, optimizer, config=…, shape=…, layout=…)
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
     from tracr_jax.errors import UserError
     from tracr_jax.export import export_run
-    from tracr_jax.injection import inject
+    from tracr_jax.injection import inject, resume
     from tracr_jax.interpret.decode import decode, hidden_states
     from tracr_jax.interpret.display import Decoded
     from tracr_jax.interpret.exchange import write
@@ -47,6 +48,7 @@ _HOME = {
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
     "inject": "injection",
+    "resume": "injection",
     "write": "interpret.exchange",
     "LayerEdit": "intervene",
     "ResidualEdit": "intervene",
@@ -106,6 +108,7 @@ __all__ = [
     "make_train_step",
     "open",
     "preset",
+    "resume",
     "split_of",
     "write",
 ]
@@ -116,3 +119,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tracr_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tracr_jax.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

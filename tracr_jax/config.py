@@ -7,11 +7,10 @@ width, positions) is checked in `tracr_jax.runs.build`, before anything is writt
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
-from tracr_jax.types import LayerMap
 
 # What a file without the option was written with.
 _BEFORE = {"result_span": "rows"}
@@ -23,6 +22,24 @@ RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
+
+
+class LayerMap(NamedTuple):
+    """Teacher layer l is read from the LM's hidden state offset + stride · l; (0, 1) is the paper's."""
+
+    offset: int = 0
+    stride: int = 1
+
+    def states(self, depth: int) -> tuple[int, ...]:
+        """The hidden states of r_0..r_L, for a teacher of L = `depth` layers."""
+        return tuple(self.offset + self.stride * layer for layer in range(depth + 1))
+
+    def top(self, depth: int) -> int:
+        """The hidden state of r_L."""
+        return self.offset + self.stride * depth
+
+
+PAPER_LAYERS = LayerMap()
 
 
 @dataclass(frozen=True)
@@ -250,7 +267,7 @@ def _check_exchange(config: RunConfig) -> None:
     data = config.data
     _require(
         not data.answer_end,
-        "exchange: give --no-data.answer-end; in exchanged rows no block can know whether the answer is over",
+        "exchange: give --no-answer-end; in exchanged rows no block can know whether the answer is over",
     )
     _require(
         data.free_supervised == data.free_items,
@@ -285,6 +302,8 @@ def read_format(folder: str | Path) -> int:
 
 def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
     path = Path(folder) / "config.json"
+    if not Path(folder).exists():
+        raise UserError(f"{folder}: no such folder")
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
     if (Path(folder) / "program.json").exists():

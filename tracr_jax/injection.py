@@ -12,6 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from tracr_jax import config as C
+from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lock import only_writer
@@ -19,11 +20,21 @@ from tracr_jax.measure.answers import ModelScores, score_original
 from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.presets import preset
 from tracr_jax.runs.build import build, make_batch_at, make_parts
-from tracr_jax.runs.folder import about, check_folder, default_folder, peak_memory, write_beginning
-from tracr_jax.runs.model import Injected, untouched
+from tracr_jax.runs.folder import (
+    about,
+    check_folder,
+    default_folder,
+    located,
+    newest_program,
+    peak_memory,
+    write_beginning,
+)
+from tracr_jax.runs.model import Injected, tell_changed, untouched
 from tracr_jax.runs.onto import open_earlier
 from tracr_jax.runs.record import keep_record
 from tracr_jax.tasks.base import Task
+from tracr_jax.tasks.kept import file_of, own_spec
+from tracr_jax.tasks.registry import BUILT_IN, get_task
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.loop import fit
 from tracr_jax.train.mesh import Placement
@@ -73,7 +84,70 @@ def inject(
         "lm": lm if isinstance(lm, str) else lm.name,
     }
     config = dataclasses.replace(config or preset(task=names["task"], lm=names["lm"]), **names, onto=before)
+    config = located(config)
     folder = Path(folder) if folder else default_folder(config)
+    task = config.task if isinstance(task, str) else task
+    return _run(
+        config, task=task, lm=lm, onto=onto, folder=folder, resume=resume, writers=writers,
+        progress=progress, say=say,
+    )  # fmt: skip
+
+
+def resume(
+    folder: str | Path,
+    *,
+    task: Task | str | None = None,
+    lm: LoadedLM | None = None,
+    mesh: str | None = None,
+    writers: tuple[MetricWriter, ...] = (),
+    progress: bool = True,
+    say: Say = lambda _: None,
+) -> Injected:
+    """Go on with the run of a folder from its newest checkpoint, bit for bit, with the options it began with.
+
+    Args:
+      folder: the run folder.
+      task: the task's own code, or its name, where the run began with an object that has no name to find it by.
+      lm: the original model, where it is loaded already or has no name to find it by.
+      mesh: other devices than those that the run began on, see `RunConfig.mesh`.
+      writers: further places for metrics, beside metrics.jsonl.
+      progress: draw a progress bar.
+      say: receives one line before each stage.
+
+    Returns:
+      The trained model with its programs, and its evaluation.
+
+    Raises:
+      UserError: the folder holds no run, or what the run began with is not at hand.
+    """
+    config = located(C.read_config(folder))
+    if mesh is not None:
+        config = dataclasses.replace(config, mesh=mesh)
+    if task is None and config.task not in BUILT_IN and file_of(config.task) is None:
+        raise UserError(
+            f"{folder}: began with the task object {config.task!r}, which has no file: give it, as "
+            "tracr_jax.resume(folder, task=…) or tracr-jax resume RUN --task path/to/file.py:NAME"
+        )
+    if isinstance(task, str):
+        task = get_task(task, as_coded=config.fidelity.as_coded)
+    return _run(
+        config, task=config.task if task is None else task, lm=lm or config.lm, onto=None, folder=Path(folder),
+        resume=True, writers=writers, progress=progress, say=say,
+    )  # fmt: skip
+
+
+def _run(
+    config: C.RunConfig,
+    *,
+    task: Task | str,
+    lm: LoadedLM | str,
+    onto: str | Path | Injected | None,
+    folder: Path,
+    resume: bool,
+    writers: tuple[MetricWriter, ...],
+    progress: bool,
+    say: Say,
+) -> Injected:
     placement = Placement.of(config.mesh, data=config.data)
     first = jax.process_index() == 0  # of several processes one writes and speaks
     if not first:
@@ -82,6 +156,10 @@ def inject(
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("folder checked")  # before the first process writes into it
     started = time.time()
+    if resume and isinstance(task, str):
+        kept = newest_program(folder)
+        tell_changed(config, kept)
+        task = own_spec(task, kept)
     setup = build(config, task=task, lm=lm, say=say)
     setups, lm_params, record = (setup,), None, None
     if config.onto:

@@ -35,7 +35,7 @@ def only_writer(folder: str | os.PathLike) -> Iterator[None]:
     except OSError as e:
         raise UserError(
             f"{folder}: cannot be written ({e.strerror or e}); what was there before is intact: make room or "
-            "choose another --folder, then go on with the same command and --resume"
+            "choose another --folder; tracr-jax resume goes on"
         ) from e
 
 

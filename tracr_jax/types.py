@@ -54,24 +54,6 @@ class Adapter(NamedTuple):
     bias: Float[Array, " D"]
 
 
-class LayerMap(NamedTuple):
-    """Teacher layer l is read from the LM's hidden state offset + stride · l; (0, 1) is the paper's."""
-
-    offset: int = 0
-    stride: int = 1
-
-    def states(self, depth: int) -> tuple[int, ...]:
-        """The hidden states of r_0..r_L, for a teacher of L = `depth` layers."""
-        return tuple(self.offset + self.stride * layer for layer in range(depth + 1))
-
-    def top(self, depth: int) -> int:
-        """The hidden state of r_L."""
-        return self.offset + self.stride * depth
-
-
-PAPER_LAYERS = LayerMap()
-
-
 class Codes(NamedTuple):
     """A reserved adapter among the trained parameters; see `tracr_jax.train.reserved.Reserved`."""
 

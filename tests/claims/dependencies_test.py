@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["projec
 # Distributions whose modules have other names.
 DISTRIBUTION = {"orbax": "orbax-checkpoint", "tracr": "tracr-pypi"}
 # Extras of the tests, the site and the notebook; all others are imported by the package.
-TOOLS = {"dev", "parity", "browser", "docs", "notebook"}
+TOOLS = {"dev", "parity", "browser", "docs", "notebook", "release"}
 # These need their extra to be imported at all.
 WHOLE_FILES = {PACKAGE / "export" / name: "lm-eval" for name in ("lm_eval.py", "lm_eval_options.py")}
 
@@ -88,3 +88,21 @@ def test_what_the_gate_installs_is_declared():
     assert "-e '.[parity]'" in gate
     parity = declared(PROJECT["optional-dependencies"]["parity"])
     assert {"torch", "transformer-lens", "penzai", "lm-eval"} <= parity
+
+
+def test_the_project_says_what_a_release_needs():
+    """Addresses apart, of which there are none yet: one that does not exist would mislead."""
+    assert PROJECT["authors"] == [{"name": "tracr_jax contributors"}]
+    assert {"description", "readme", "license", "license-files", "keywords", "requires-python"} <= PROJECT.keys()
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    minors = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if ":: Python :: 3." in c]
+    assert minors[0] == oldest
+    workflow = (PACKAGE.parent / ".github" / "workflows" / "tests.yml").read_text()
+    tested = re.findall(r'"(3\.\d+)"', workflow)
+    assert tested == [minors[0], minors[-1]]
+    assert re.findall(r'"(main job|tests)"', workflow) == ["main job", "tests"]
+    for line in PROJECT["dependencies"]:
+        assert ">=" in line, line  # what it was tried with
+    gate = (PACKAGE.parent / ".ci" / "run").read_text()
+    assert "-m build" in gate
+    assert "twine check --strict" in gate

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.helpers import interpret_parts as P
-from tracr_jax.config import ExchangeConfig
+from tracr_jax.config import ExchangeConfig, LayerMap
 from tracr_jax.lm.gpt2 import GPT2
 from tracr_jax.train.reserved import Reserved, directions, reserve
 from tracr_jax.train.step import StepShape
-from tracr_jax.types import Codes, LayerMap
+from tracr_jax.types import Codes
 
 WIDTH, BLOCKS = 64, 10
 LAYERS = 6  # of the small program's teacher

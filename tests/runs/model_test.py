@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import shutil
+from pathlib import Path
 
 import chex
 import jax.numpy as jnp
@@ -14,10 +15,12 @@ import tracr_jax
 from tests.helpers.programs_parts import SMALL, TASKS
 from tracr_jax import cli
 from tracr_jax.config import LossConfig
+from tracr_jax.data.retention import retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.runs import build, model, program
+from tracr_jax.tasks import kept
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainState
 
@@ -78,6 +81,9 @@ def test_a_run_folder_is_all_that_decoding_takes(room, alone, capsys):
 
 def test_beyond_the_table_it_says_what_is_not_known_and_why(room, alone):
     before = tracr_jax.decode(room[1], LONG)
+    # The folder keeps the task's file too; without it, and without the file, nothing can judge this text.
+    same(tracr_jax.decode(tracr_jax.open(alone), LONG), before, *PARTS)
+    shutil.rmtree(alone / "programs" / "0" / "task")
     d = tracr_jax.decode(tracr_jax.open(alone), LONG)
     same(d, before, "values", "margins", "numbers")
     assert not before.unknown
@@ -100,14 +106,66 @@ def test_beyond_the_table_it_says_what_is_not_known_and_why(room, alone):
         tracr_jax.open(alone, task=f"{room[0]}/tasks.py:MORE")
 
 
-def test_a_file_that_now_holds_another_task_is_not_taken_for_it(room, tmp_path):
+CHANGES = {
+    "another task": lambda text: text.replace('task("odd"', 'task("even"'),
+    "a renamed variable": lambda text: text.replace('named("xs")', 'named("exes")'),
+    "another letter": lambda text: text.replace('letters=("x", "y")', 'letters=("x", "y", "z")'),
+    "no Python": lambda text: text + "def (",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_goes_by_its_own_program_whatever_becomes_of_the_file(room, tmp_path, change):
     folder = shutil.copytree(room[0] / "run", tmp_path / "copy")
-    (tmp_path / "tasks.py").write_text(TASKS.replace('task("odd"', 'task("even"'))
-    path = folder / "programs" / "0" / "program.json"
-    path.write_text(path.read_text().replace(str(room[0]), str(tmp_path)))
-    run = tracr_jax.open(folder)
-    with pytest.raises(UserError, match=r"tasks.py:ODD is now the task even"):
-        _ = run.program.task
+    (tmp_path / "tasks.py").write_text(CHANGES[change](TASKS))
+    for path in (folder / "config.json", folder / "programs" / "0" / "program.json"):
+        path.write_text(path.read_text().replace(f"{room[0]}/tasks.py", f"{tmp_path}/tasks.py"))
+    line = rf"^{tmp_path}/tasks.py has changed since this run began; the run goes by its own copy in .*programs/0$"
+    with pytest.warns(UserWarning, match=line):
+        run = tracr_jax.open(folder)
+    same(tracr_jax.decode(run, SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
+    same(tracr_jax.decode(run, LONG), tracr_jax.decode(room[1], LONG), *PARTS)
+    assert run.program.task.eval_sets()["test"].item(1) == room[1].program.task.eval_sets()["test"].item(1)
+    # As it was again, nothing is said (a warning would fail here).
+    (tmp_path / "tasks.py").write_text(TASKS)
+    assert tracr_jax.open(folder).program.name == "odd"
+
+
+def test_a_moved_run_whose_file_is_gone_does_all_that_it_did(room, alone, capsys, monkeypatch):
+    monkeypatch.setattr(model, "retention_text", retention_text)  # bundled, and not the user's
+    monkeypatch.setattr(model, "load_lm", lambda name, **_: load_lm(str(room[0] / "lm")))
+    cli.main(["evaluate", str(alone), "--items", "2"])
+    assert read_json(alone / "evaluation.json")["sets"] == room[1].evaluation["sets"]
+    cli.main(["interpret", str(alone), "--prompts", "4", "--pairs", "2", "--items", "2", "--seeds", "0"])
+    cli.main(["report", str(alone)])
+    cli.main(["export", str(alone), "exported"])
+    capsys.readouterr()
+    same(tracr_jax.decode(tracr_jax.open("exported"), SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
+
+
+def test_what_a_task_imports_beside_it_is_kept_with_it(tmp_path):
+    (tmp_path / "words").mkdir()
+    for name, text in {
+        "task.py": "import helper\nfrom words.more import X\nimport json\n",
+        "helper.py": "import task\n",
+        "words/__init__.py": "",
+        "words/more.py": "X = 1\n",
+        "unused.py": "",
+    }.items():
+        (tmp_path / name).write_text(text)
+    spec, folder = f"{tmp_path}/task.py:TASK", tmp_path / "run"
+    kept.keep_files(spec, folder)
+    files = sorted(p.relative_to(folder / "task").as_posix() for p in (folder / "task").rglob("*.py"))
+    assert files == ["helper.py", "task.py", "words/__init__.py", "words/more.py"]
+    assert kept.own_spec(spec, folder) == spec
+    (tmp_path / "helper.py").write_text("import task  # changed\n")
+    assert kept.has_changed(spec, folder)
+    assert kept.own_spec(spec, folder) == f"{folder}/task/task.py:TASK"
+    kept.keep_files(spec, folder)  # once only
+    assert "changed" not in (folder / "task" / "helper.py").read_text()
+    assert kept.own_spec("dyck", folder) == "dyck"
+    assert kept.located("a/b.py") == f"{Path('a/b.py').resolve()}"
+    assert kept.located("a/b.py:T") == f"{Path('a/b.py').resolve()}:T"
 
 
 def test_an_export_is_read_as_the_run_is(room, alone, tmp_path, monkeypatch):

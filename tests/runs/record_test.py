@@ -211,16 +211,16 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(room, tmp_path):
         assert "\n" not in str(e.value)
         assert not folder.exists()
 
-    refused("nowhere: not a run folder", onto=tmp_path / "nowhere")
+    refused("nowhere: no such folder", onto=tmp_path / "nowhere")
     refused(r"already holds odd \(its programs: odd, more, many\)", task="ODD", onto=room / "many")
     write_random_gpt2(tmp_path / "other", num_blocks=6, width=32, heads=2, seed=1)
     refused(r"began with the model .*lm, this run with .*other", lm=str(tmp_path / "other"))
     shutil.rmtree(base / "checkpoints" / "40")
-    refused("20 of 40 steps are done; finish that run with --resume")
+    refused("20 of 40 steps are done; finish it: tracr-jax resume ")
     (base / "evaluation.json").write_text("{}")
     refused(r"evaluation.json: damaged \(KeyError: 'sets'\)")
     (base / "evaluation.json").unlink()
-    refused("evaluation.json: no such file; finish that run")
+    refused("evaluation.json: no such file; tracr-jax resume .* finishes that run")
     broken = tmp_path / "broken"
     shutil.copytree(room / "more", broken)
     for text in ("{}", '{"programs": 3}', '{"programs": [{"config": {}}]}', "[]"):
@@ -243,7 +243,7 @@ def test_by_command(room, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("tracr_jax.injection.inject", stand_in)
     cli.main(["inject", f"{room}/tasks.py:MORE", "--onto", str(room / "odd")])
     assert (given["lm"], given["config"].onto) == (str(room / "lm"), str(room / "odd"))
-    assert given["default"] == "runs/more-lm-variable-seed0-onto-odd"
+    assert given["default"] == "runs/tasks-more-lm-variable-seed0-onto-odd"
     shown = capsys.readouterr().out
     assert "after each injection" in " ".join(shown.split())
     assert 'class="plain programs"' in (folder / "report.html").read_text()

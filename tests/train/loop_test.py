@@ -1,7 +1,10 @@
 """The loop: resuming is bit for bit, a number that is not finite stops it, one program is compiled."""
 
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +21,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
+from tracr_jax.train.interrupt import InterruptedRunError, requests_to_stop, training
 from tracr_jax.train.loop import TrainingDivergedError, fit
 from tracr_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from tracr_jax.train.optimizer import make_optimizer
@@ -111,6 +115,58 @@ def test_resume_equals_the_straight_run_bit_for_bit(tmp_path):
     )
     assert [line["step"] for line in a] == list(range(STEPS))
     assert a == b
+
+
+def interrupted_at(number, *, times=1):
+    """Batches of which one arrives with Ctrl-C."""
+
+    def batches(step):
+        if step == number:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return batch_at(step)
+
+    return batches
+
+
+def test_ctrl_c_saves_the_step_under_way_and_the_run_goes_on_bit_for_bit(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    straight = run(tmp_path / "a", until=STEPS)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(tmp_path / "b", until=STEPS, every=100, batches=interrupted_at(2))
+    assert isinstance(stop.value, InterruptedRunError)
+    # Batches are made one ahead: the step under way is 1 or 2.
+    assert stop.value.steps in (2, 3)
+    assert [p.name for p in (tmp_path / "b" / "checkpoints").iterdir()] == [str(stop.value.steps)]
+    assert len(read_lines(tmp_path / "b" / "metrics.jsonl")) == stop.value.steps
+    assert signal.getsignal(signal.SIGINT) is before
+    chex.assert_trees_all_equal(straight, run(tmp_path / "b", until=STEPS, state="resume"))
+
+
+def test_the_second_ctrl_c_ends_at_once_and_another_handler_stays():
+    def twice():
+        with requests_to_stop() as asked:
+            assert training()
+            os.kill(os.getpid(), signal.SIGINT)
+            assert asked.wait(5)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        twice()
+    assert type(stop.value) is KeyboardInterrupt
+    assert not training()
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
+        with requests_to_stop() as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        assert (heard, asked.is_set()) == ([1], False)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_losses_fall_and_frozen_sets_stay(tmp_path):

@@ -16,7 +16,8 @@ from tracr_jax.report.markup import esc, key, kind, missing, place, prose, secti
 from tracr_jax.report.swaps import swaps_reading
 from tracr_jax.report.words import duration, interval, percent, plain
 
-_MARKS = {"yes": "●", "partly": "◐", "no": "○", None: "–"}
+_MARKS = {"yes": "●", "partly": "◐", "no": "○", "open": "–", None: "–"}
+_WORDS = {"open": "cannot be told", None: "not measured"}
 
 
 def summary(runs: Sequence[RunFiles]) -> str:
@@ -39,10 +40,10 @@ def summary(runs: Sequence[RunFiles]) -> str:
 
 
 def _answer(a: readings.Answer, name: str) -> str:
-    word = a.verdict or "not measured"
+    word = _WORDS.get(a.verdict, a.verdict)
     of = f'<span class="of">{esc(name)}</span>' if name else ""
     return (
-        f'<div class="answer v-{(a.verdict or "none")}"><p class="verdict">'
+        f'<div class="answer v-{"none" if a.verdict in _WORDS else a.verdict}"><p class="verdict">'
         f'{of}<span class="mark" aria-hidden="true">'
         f"{_MARKS[a.verdict]}</span> {word}</p><p>{prose(a.text)}</p></div>"
     )

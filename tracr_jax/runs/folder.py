@@ -6,6 +6,7 @@ programs/0 …      one folder for each program, the newest last, see `tracr_jax
 checkpoints/      what was trained                   evaluation.json   what it is worth
 """
 
+import dataclasses
 import platform
 import resource
 import sys
@@ -22,8 +23,11 @@ from tracr_jax.config import RUN_FORMAT, RunConfig, read_config, read_format, to
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.load import SMOLLM2, TINY
 from tracr_jax.lock import NAME
 from tracr_jax.runs.program import Program, save_program
+from tracr_jax.tasks.kept import file_of
+from tracr_jax.tasks.kept import located as located_task
 
 MODEL, PROGRAMS = "model", "programs"
 _PACKAGES = (
@@ -47,10 +51,33 @@ def write_beginning(folder: Path, config: RunConfig, model: LanguageModel, progr
         save_program(folder / PROGRAMS / str(i), program, width=model.width)
 
 
+def newest_program(folder: Path) -> Path | None:
+    """The folder of a run's own program; None where it was stopped before it was written."""
+    numbers = [int(p.name) for p in (folder / PROGRAMS).glob("*") if p.name.isdecimal()]
+    return folder / PROGRAMS / str(max(numbers)) if numbers else None
+
+
+def located(config: RunConfig) -> RunConfig:
+    """The same configuration, from every directory: what names a file or a folder here names its whole path."""
+
+    def whole(name: str) -> str:
+        return str(Path(name).resolve()) if Path(name).exists() else name
+
+    text = config.data.text
+    return dataclasses.replace(
+        config,
+        task=located_task(config.task),
+        lm=config.lm if config.lm in (TINY, SMOLLM2) else whole(config.lm),
+        onto=config.onto and whole(config.onto),
+        data=config.data if text == "bundled" else dataclasses.replace(config.data, text=whole(text)),
+    )
+
+
 def default_folder(config: RunConfig) -> Path:
-    """runs/TASK-LM-METHOD-seedN, from the last part of each name; with -onto-RUN where it goes on from a run."""
+    """runs/TASK-LM-METHOD-seedN, TASK of a file FILE-NAME; with -onto-RUN where it goes on from a run."""
     method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
-    task = config.task.split(":")[-1] if ":" in config.task else config.task
+    file = file_of(config.task)
+    task = config.task if file is None else "-".join([file.stem, *config.task.split(".py:")[1:]])
     onto = f"-onto-{Path(config.onto).name}" if config.onto else ""
     return Path("runs") / f"{task}-{Path(config.lm).name}-{method}-seed{config.seed}{onto}".lower()
 
@@ -60,13 +87,17 @@ def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     there = (folder / "config.json").exists()
     if not resume:
         if there:
-            raise UserError(f"{folder} already holds a run: add --resume to continue it, or --folder for another")
+            held = read_config(folder).task
+            what = "a run" if held == config.task else f"a run of {held}"
+            raise UserError(
+                f"{folder} already holds {what}: tracr-jax resume {folder} continues it, --folder names another"
+            )
         if folder.exists() and any(map(_is_of_others, folder.iterdir())):
             raise UserError(f"{folder} is not empty and holds no run: choose another --folder")
         return
     if not there:
         raise UserError(f"{folder}: nothing to resume, there is no config.json; leave out --resume")
-    saved = read_config(folder)
+    saved = located(read_config(folder))
     if read_format(folder) < RUN_FORMAT:
         raise UserError(
             f"{folder}: a run of format {read_format(folder)}, which this version reads but does not "

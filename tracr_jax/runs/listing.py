@@ -7,7 +7,7 @@ from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
 from tracr_jax.runs.build import make_task_bridge
 from tracr_jax.tasks.base import Item
-from tracr_jax.tasks.registry import TASK_NAMES, get_task
+from tracr_jax.tasks.registry import BUILT_IN, get_task
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def list_tasks(lm: str = "tiny", *, say: Callable[[str], None] = lambda _: None)
       say: receives one line before each task is compiled.
     """
     model = load_lm(lm, weights=False)
-    for name in TASK_NAMES:
+    for name in BUILT_IN:
         task = get_task(name)
         teacher = make_task_bridge(preset(task=name, lm=lm), task=task, lm=model, say=say).teacher
         example = task.train_item(0, seed=0)

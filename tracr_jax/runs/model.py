@@ -7,6 +7,7 @@ the compiled program, the tokenizer and program.json. What needs more says so wh
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from tracr_jax.runs.folder import MODEL, PROGRAMS
 from tracr_jax.runs.program import FILE, Program, load_program, read_program
 from tracr_jax.runs.record import read_record
 from tracr_jax.tasks.base import Task
+from tracr_jax.tasks.kept import file_of, has_changed
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainParams
@@ -165,9 +167,20 @@ def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: Loaded
     else:
         model = read_model(folder / MODEL, dtype=config.dtype)
         programs = [load_program(folder / PROGRAMS / str(i)) for i in range(len(configs))]
+        for program in programs:
+            tell_changed(program.config, program.kept)
     params = restore(folder, model, programs=programs, old=old)
     trained = [p.trained(a) for p, a in zip(programs, params.adapters, strict=True)]
     return Injected(model, params.lm, tuple(trained), folder, base=lm)
+
+
+def tell_changed(config: RunConfig, kept: Path | None) -> None:
+    """Warn, in one line, where a task's file is not what it was."""
+    if has_changed(config.task, kept):
+        warnings.warn(
+            f"{file_of(config.task)} has changed since this run began; the run goes by its own copy in {kept}",
+            stacklevel=3,
+        )
 
 
 def _task_of(config: RunConfig, task: Task | str | Sequence[Task] | None) -> Task:
@@ -233,7 +246,9 @@ def restore(
     try:
         latest = checkpoints.latest()
         if finished not in (None, latest):
-            raise UserError(f"{folder}: {latest or 0} of {finished} steps are done; finish that run with --resume")
+            raise UserError(
+                f"{folder}: {latest or 0} of {finished} steps are done; finish it: tracr-jax resume {folder}"
+            )
         if old and len(adapters) == 1:
             found = checkpoints.restore_params({"lm": theta, "adapter": adapters[0]})
             return TrainParams(found["lm"], (found["adapter"],))

@@ -16,9 +16,11 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.runs.build import Setup, build
+from tracr_jax.runs.folder import PROGRAMS
 from tracr_jax.runs.model import restore
 from tracr_jax.runs.record import Entry, Record, first_history, read_record
 from tracr_jax.tasks.base import Task
+from tracr_jax.tasks.kept import own_spec
 from tracr_jax.train.reserved import directions
 from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter, Codes, Params
@@ -49,7 +51,8 @@ def open_earlier(
     _check_model(own, setup.lm, folder)
     if not evaluated.exists():
         raise UserError(
-            f"{evaluated}: no such file; finish that run with --resume, or: tracr-jax evaluate {folder}"
+            f"{evaluated}: no such file; tracr-jax resume {folder} finishes that run, tracr-jax evaluate {folder} "
+            "measures it"
         )
     evaluation, before = read_json(evaluated), read_record(folder)
     known = [(p.config, p.steps + own.steps) for p in before.programs[:-1]] if before else []
@@ -57,8 +60,8 @@ def open_earlier(
     given = {t.name: t for t in tasks}
     say(f"opening {folder}")
     held = [
-        dataclasses.replace(build(c, task=given.get(c.task, c.task), lm=setup.lm, say=say), done=steps)
-        for c, steps in known
+        _held(c, folder / PROGRAMS / str(i), task=given.get(c.task), done=steps, lm=setup.lm, say=say)
+        for i, (c, steps) in enumerate(known)
     ]
     names = [s.program.name for s in held]
     if name in names:
@@ -81,6 +84,12 @@ def open_earlier(
         dataclasses.replace(s, program=s.program.trained(a)) for s, a in zip(held, params.adapters, strict=True)
     )
     return (*trained, _beside(setup, params.adapters)), params.lm, record
+
+
+def _held(config: RunConfig, kept: Path, *, task: Task | None, done: int, lm: LoadedLM, say: Say) -> Setup:
+    """A program that the model holds, by the task's code as its run keeps it."""
+    setup = build(config, task=task or own_spec(config.task, kept), lm=lm, say=say)
+    return dataclasses.replace(setup, program=dataclasses.replace(setup.program, kept=kept), done=done)
 
 
 def _beside(setup: Setup, adapters: Sequence[Adapter | Codes]) -> Setup:

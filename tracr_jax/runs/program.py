@@ -4,6 +4,7 @@
     teacher.npz                              the compiled program
     tokenizer.json  tokenizer_config.json    the tokenizer, without the merges that the task refuses
     reserved.npz                             in a run folder with a reserved adapter: which variables stand where
+    task/                                    in a run folder: the task's own file, and what it imports beside it
 
 JSON keeps True, 1, 1.0 and "1" apart, and a list stands for a tuple (RASP's values are hashable, so none is a
 list): what is read back is what the compiler wrote.
@@ -21,19 +22,20 @@ import numpy as np
 from jaxtyping import Int
 
 from tracr_jax import __version__
-from tracr_jax.config import RunConfig, from_dict, to_dict
+from tracr_jax.config import PAPER_LAYERS, LayerMap, RunConfig, from_dict, to_dict
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.tasks.base import Item, Task
+from tracr_jax.tasks.kept import FOLDER, keep_files, own_spec
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, load_teacher, make_forward, save_teacher
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.variables import NOTHING, VariableLayout, variable_layout
 from tracr_jax.train.reserved import Reserved, load_reserved, save_reserved
 from tracr_jax.train.step import ResidualsFn
-from tracr_jax.types import PAPER_LAYERS, Adapter, Codes, LayerMap
+from tracr_jax.types import Adapter, Codes
 
 FILE, TEACHER, RESERVED = "program.json", "teacher.npz", "reserved.npz"
 FORMAT = 2  # raise when the meaning of the files changes
@@ -69,6 +71,8 @@ class Program:
     codes: Codes | None = None
     given: Task | None = None
     """The task's own code, where it was given; see `task`."""
+    kept: Path | None = None
+    """The folder that keeps the files of the task, see `tracr_jax.tasks.kept`."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -111,7 +115,7 @@ class Program:
 
     @functools.cached_property
     def task(self) -> Task:
-        """The task's own code: what was given, a built-in task, or what the run's configuration names.
+        """The task's own code: what was given, a built-in task, or what the run's configuration names, as it was.
 
         Raises:
           UserError: it is not at hand.
@@ -119,7 +123,8 @@ class Program:
         if self.given is not None:
             return self.given
         try:
-            task = get_task(self.config.task, as_coded=self.config.fidelity.as_coded)
+            spec = own_spec(self.config.task, self.kept)
+            task = get_task(spec, as_coded=self.config.fidelity.as_coded)
         except UserError as e:
             raise UserError(f"the task's own code is needed and not at hand ({e}); give it with task=") from e
         if task.name != self.name:
@@ -256,6 +261,8 @@ def save_program(folder: Path, program: Program, *, width: int, shareable: bool 
     if program.reserved is not None and not shareable:
         save_reserved(program.reserved, folder / RESERVED)
     program.tokenizer.save(folder)
+    if not shareable:
+        keep_files(program.config.task, folder, kept=program.kept)
     write_json(folder / FILE, describe_program(program, width=width, shareable=shareable))
 
 
@@ -288,7 +295,7 @@ def load_program(folder: str | Path) -> Program:
         at = Path(folder) / RESERVED
         reserved = load_reserved(at, teacher) if at.exists() else None
         bridge = Bridge(tokenizer, teacher, lookup, separator, np.array(sorted(mapped), np.int64), fill)
-        return make_program(
+        program = make_program(
             bridge,
             config,
             name=str(content["task"]),
@@ -297,6 +304,7 @@ def load_program(folder: str | Path) -> Program:
             examples=examples,
             reserved=reserved,
         )
+        return dataclasses.replace(program, kept=Path(folder) if (Path(folder) / FOLDER).is_dir() else None)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, UserError) as e:
         raise UserError(f"{path}: damaged ({type(e).__name__}: {e}); export the run again") from e
 

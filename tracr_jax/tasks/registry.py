@@ -13,9 +13,9 @@ from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
 from tracr_jax.tasks.zoo import ZOO
 
-_BUILT_IN = {"dyck": Dyck, "int_sum": IntSum, "count": Count}
-TASK_NAMES = (*_BUILT_IN, *ZOO)
-"""Tasks that the package brings."""
+_PAPER = {"dyck": Dyck, "int_sum": IntSum, "count": Count}
+BUILT_IN = (*_PAPER, *ZOO)
+"""Names of the tasks that the package brings."""
 
 # Everything the rest of the package reads of a task, see base.py.
 _REQUIRED = (
@@ -34,15 +34,15 @@ def get_task(spec: str, *, as_coded: bool = False) -> Task:
     Raises:
       UserError: no such task, file or object, or the object lacks attributes of a task.
     """
-    if spec in _BUILT_IN:
-        return as_coded_task(spec) if as_coded else _BUILT_IN[spec]()
+    if spec in _PAPER:
+        return as_coded_task(spec) if as_coded else _PAPER[spec]()
     if spec in ZOO:
         return check_task(ZOO[spec], spec)
     path, colon, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, ":", "")
     if not colon or not path.endswith(".py"):
-        near = difflib.get_close_matches(spec, TASK_NAMES, n=1)
+        near = difflib.get_close_matches(spec, BUILT_IN, n=1)
         raise UserError(
-            f"task {spec!r}: neither one of {', '.join(TASK_NAMES)} nor of the form path/to/file.py:NAME"
+            f"task {spec!r}: neither one of {', '.join(BUILT_IN)} nor of the form path/to/file.py:NAME"
             + (f"; did you mean {near[0]}?" if near else "")
         )
     found, name = _load(Path(path), name)

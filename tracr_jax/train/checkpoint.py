@@ -91,7 +91,7 @@ class Checkpoints:
     def _step(self, step):
         step = self.latest() if step is None else step
         if step is None:
-            raise UserError(f"{self.folder}: no finished checkpoint; start the run again without --resume")
+            raise UserError(f"{self.folder}: no finished checkpoint; begin the run again in another folder")
         return step
 
     def wait(self) -> None:
@@ -124,7 +124,7 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder}: a checkpoint cannot be written ({reason}); "
                 + (f"the one after {kept[-1]} steps is intact" if kept else "there is no earlier one")
-                + ": make room, then go on with the same command and --resume"
+                + ": make room, then tracr-jax resume goes on"
             ) from e
 
     def _numbers(self) -> list[int]:

@@ -4,6 +4,8 @@ The host prepares the next batch and writes the previous step's numbers while th
 device never waits for them.
 """
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tracr_jax.errors import UserError
 from tracr_jax.train.checkpoint import Checkpoints
+from tracr_jax.train.interrupt import InterruptedRunError, requests_to_stop
 from tracr_jax.train.metrics import MetricWriter
 from tracr_jax.train.step import Batches, Frozen, TrainState
 
@@ -61,10 +64,13 @@ def fit(
 
     Raises:
       TrainingDivergedError: a loss or gradient norm is not finite. Nothing of that step is saved.
+      InterruptedRunError: Ctrl-C, once; the step under way was finished and saved.
     """
     first = int(state.step)
     clock = _Clock()
-    with _bar(progress) as bar, ThreadPoolExecutor(1) as host:
+    # Of several processes one would stop and the others wait for it.
+    listening = requests_to_stop() if jax.process_count() == 1 else contextlib.nullcontext(threading.Event())
+    with _bar(progress) as bar, ThreadPoolExecutor(1) as host, listening as asked:
         task = bar.add_task("training", total=steps, completed=first, terms="compiling")
 
         def settle(number: int, terms: dict[str, Any]) -> None:
@@ -94,12 +100,17 @@ def fit(
             if pending:
                 settle(*pending)
             pending = (number, terms)
-            if checkpoints and ((number + 1) % checkpoint_every == 0 or number + 1 == steps):
+            due = (number + 1) % checkpoint_every == 0 or number + 1 == steps or asked.is_set()
+            if checkpoints and due:
                 settle(*pending)  # a checkpoint is only written of a step whose numbers are finite
                 pending = None
                 if not _all_finite(state):
                     _stop("parameters", number, checkpoints)
                 checkpoints.save(state)
+            if asked.is_set() and due:
+                if checkpoints:
+                    checkpoints.wait()
+                raise InterruptedRunError(number + 1)
         if pending:
             settle(*pending)
     if checkpoints:

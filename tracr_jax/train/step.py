@@ -17,13 +17,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from tracr_jax.config import LossConfig
+from tracr_jax.config import PAPER_LAYERS, LayerMap, LossConfig
 from tracr_jax.intervene import detach_and_roll, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
-from tracr_jax.types import PAPER_LAYERS, Adapter, Batch, Codes, Hidden, LayerMap, LMOutput, Params, Residuals
+from tracr_jax.types import Adapter, Batch, Codes, Hidden, LMOutput, Params, Residuals
 
 Metrics = dict[str, jax.Array]
 RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`

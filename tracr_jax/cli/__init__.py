@@ -1,0 +1,63 @@
+"""The command line: `tracr-jax inject TASK`, `tracr-jax report RUN`, … Each command is a call of the library."""
+
+import difflib
+import sys
+import warnings
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from tracr_jax import __version__
+from tracr_jax.cli.commands import COMMANDS
+from tracr_jax.errors import UserError
+from tracr_jax.host import keep_pages, names_a_model
+
+_HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrained language model
+
+  tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
+                                      TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
+                                      --onto RUN: into the model of a finished run, beside the programs it holds
+  tracr-jax resume RUN                go on with a run that was stopped; nothing else needs to be given
+  tracr-jax check [TASK] [--lm NAME]  before training: is the network the program, does it fit, what is asked
+  tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
+  tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model
+  tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
+  tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
+  tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
+  tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card
+  tracr-jax COMMAND --help            the options of a command; inject --help-all: every one
+  tracr-jax --version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; a UserError is one line on standard error and exit status 2."""
+    from_shell = argv is None
+    argv = list(sys.argv[1:] if argv is None else argv)
+    helps = not argv or any(a in ("-h", "--help", "--help-all", "--version") for a in argv)
+    if from_shell and not helps:
+        keep_pages(one_arena=names_a_model(sys.argv))
+    console = Console(stderr=True, highlight=False)
+    warnings.showwarning = lambda message, category, *_, **__: _line(console, "warning:", "yellow", str(message))
+    try:
+        if not argv or argv[0] in ("-h", "--help", "--help-all", "help"):
+            print(_HELP)
+        elif argv[0] == "--version":
+            print(f"tracr-jax {__version__}")
+        elif argv[0] not in COMMANDS:
+            near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"unknown command {argv[0]!r}; {meant}commands: {', '.join(COMMANDS)}")
+        else:
+            COMMANDS[argv[0]](argv[1:])
+    except UserError as e:
+        _line(console, "error:", "bold red", str(e))
+        sys.exit(2)
+    except KeyboardInterrupt as e:
+        console.print(str(e) or "interrupted", style="yellow", markup=False, soft_wrap=True)
+        sys.exit(130)
+
+
+def _line(console: Console, word: str, style: str, text: str) -> None:
+    console.print(word, style=style, end=" ")
+    console.print(" ".join(text.split()), markup=False, soft_wrap=True)

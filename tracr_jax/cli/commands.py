@@ -1,0 +1,248 @@
+"""What each command does: options in, a call of the library, tables out."""
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from tracr_jax.cli import options
+from tracr_jax.cli.interrupt import answering
+from tracr_jax.cli.parse import parse, peek
+from tracr_jax.config import RunConfig, read_config, to_dict
+from tracr_jax.errors import UserError
+from tracr_jax.host import dispatch_inline
+from tracr_jax.presets import METHODS, preset
+
+if TYPE_CHECKING:
+    from tracr_jax.runs.model import Injected
+    from tracr_jax.train.metrics import MetricWriter
+
+
+def _inject(argv: list[str]) -> None:
+    # The task, the model and the preset decide what the other defaults are.
+    if "--task" in argv[:-1]:
+        at = argv.index("--task")
+        argv = [argv[at + 1], *argv[:at], *argv[at + 2 :]]
+    task = argv[0] if argv and not argv[0].startswith("-") else "dyck"
+    first = {name: peek(argv, name) for name in ("lm", "preset", "onto")}
+    if first["preset"] not in (None, *METHODS):
+        raise UserError(f"unknown preset {first['preset']!r}; presets: {', '.join(METHODS)}")
+    # What goes on from a run has its model.
+    lm = first["lm"] or (read_config(first["onto"]).lm if first["onto"] else None)
+    start = preset(first["preset"] or "variable", task=task, lm=lm)
+    args = parse(options.Inject, argv, default=options.Inject(start))
+    if args.config.task != task:
+        raise UserError(f"the task comes first: tracr-jax inject {args.config.task} and then the options")
+    _start(args.cluster)
+    from tracr_jax.injection import inject
+    from tracr_jax.runs.folder import default_folder
+
+    folder = args.folder or default_folder(args.config)
+    with answering(folder):
+        run = inject(
+            args.config.task,
+            lm=args.config.lm,
+            config=args.config,
+            folder=folder,
+            resume=args.resume,
+            **_shown(args, folder, args.config),
+        )
+        _finish(run)
+
+
+def _resume(argv: list[str]) -> None:
+    args = parse(options.Resume, argv)
+    config = read_config(args.run)
+    _start(args.cluster)
+    from tracr_jax.injection import resume
+
+    with answering(args.run):
+        run = resume(args.run, task=args.task, mesh=args.mesh, **_shown(args, args.run, config))
+        _finish(run)
+
+
+def _start(cluster: str) -> None:
+    if cluster:
+        from tracr_jax.train.mesh import start_processes
+
+        start_processes(cluster)  # before anything else asks JAX for its devices
+    dispatch_inline()
+
+
+def _console() -> Console:
+    import jax
+
+    return Console(highlight=False, quiet=jax.process_index() > 0)  # of several processes, the first speaks
+
+
+def _shown(args: "options.Inject | options.Resume", folder: Path, config: RunConfig) -> dict[str, Any]:
+    """Where the numbers of a run go while it is trained."""
+    console = _console()
+    return {
+        "writers": () if console.quiet else _writers(args, folder, config),
+        "progress": sys.stderr.isatty() or sys.stdout.isatty(),
+        "say": lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+    }
+
+
+def _finish(run: "Injected") -> None:
+    console = _console()
+    if console.quiet:
+        return
+    from tracr_jax.report import write_report
+    from tracr_jax.report.terminal.table import print_evaluation
+
+    assert run.evaluation is not None  # it was just made
+    assert run.folder is not None
+    print_evaluation(console, run.evaluation)
+    console.print(f"\nrun folder: {run.folder}", markup=False, soft_wrap=True)
+    console.print(f"report: {write_report([run.folder])}", markup=False, soft_wrap=True)
+
+
+def _check(argv: list[str]) -> None:
+    args = parse(options.Check, argv)
+    from tracr_jax.report.terminal.check import print_check
+    from tracr_jax.runs.check import check
+
+    print_check(Console(highlight=False), check(args.task, lm=args.lm, tracr=args.tracr))
+
+
+def _writers(
+    args: "options.Inject | options.Resume", folder: Path, config: RunConfig
+) -> tuple["MetricWriter", ...]:
+    from tracr_jax.train.metrics import TensorBoard, WandbLike
+
+    writers: list[MetricWriter] = []
+    if args.tensorboard:
+        writers.append(TensorBoard(folder / "tensorboard"))
+    for service in ("wandb", "trackio"):
+        if getattr(args, service):
+            writers.append(WandbLike(service, project="tracr-jax", config=to_dict(config)))
+    return tuple(writers)
+
+
+def _evaluate(argv: list[str]) -> None:
+    args = parse(options.Evaluate, argv)
+    from tracr_jax.data.samples import check_items
+    from tracr_jax.files import write_json
+    from tracr_jax.measure.interference import evaluate_programs
+    from tracr_jax.report.terminal.table import print_evaluation
+    from tracr_jax.runs.model import open
+
+    console = Console(highlight=False)
+    items = None if args.full else args.items
+    check_items(items)  # before the run is opened, which takes a while
+    result = evaluate_programs(
+        open(args.run, task=args.task),
+        items=items,
+        progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+    )
+    write_json(args.run / "evaluation.json", result)
+    print_evaluation(console, result)
+
+
+def _decode(argv: list[str]) -> None:
+    args = parse(options.Decode, argv)
+    if args.text is not None and re.fullmatch(r"-?\d+", args.text) and "--layer" in argv[:-2]:
+        at = argv.index("--layer")
+        if argv[at + 2 : at + 3] == [args.text]:
+            raise UserError(
+                f"unexpected word {args.text!r}: --layer takes one layer, here {args.layer}; a text to decode "
+                "stands before the options"
+            )
+    from tracr_jax.interpret.decode import decode
+    from tracr_jax.runs.model import open
+
+    run = open(args.run, program=args.program, task=args.task)
+    # Shells hand over a backslash and an n; the tasks' prompts end with a line of their own.
+    text = args.text.replace("\\n", "\n") if args.text is not None else run.program.examples[0].prompt
+    Console(highlight=False).print(decode(run, text).show(layer=args.layer, everything=args.all))
+
+
+def _interpret(argv: list[str]) -> None:
+    args = parse(options.Interpret, argv)
+    from tracr_jax.interpret.study import interpret
+    from tracr_jax.report.terminal.summary import print_interpretation, progress_bars
+    from tracr_jax.runs.model import open
+
+    console = Console(highlight=False)
+    run = open(args.run, task=args.task)
+    with progress_bars(console, live=sys.stdout.isatty()) as progress:
+        result = interpret(
+            run,
+            prompts=args.prompts,
+            pairs=args.pairs,
+            items=args.items,
+            seeds=args.seeds,
+            as_coded=args.as_coded,
+            folder=args.run,
+            progress=progress,
+        )
+    print_interpretation(console, result, result_name=run.program.result)
+
+
+def _retention(argv: list[str]) -> None:
+    args = parse(options.Retention, argv)
+    from tracr_jax.files import write_json
+    from tracr_jax.measure.language.suite import measure_retention, open_baseline
+    from tracr_jax.report.terminal.table import print_retention
+    from tracr_jax.runs.folder import about
+    from tracr_jax.runs.model import open
+
+    console = Console(highlight=False)
+    started = time.time()
+    run = open(args.run)
+    result = measure_retention(
+        run,
+        baseline=None if args.baseline is None else open_baseline(args.baseline, run),
+        items=args.items,
+        full=args.full,
+        data_dir=args.data_dir,
+        progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+    )
+    baseline = None if args.baseline is None else str(args.baseline)
+    result["about"] = about(started) | {"baseline": baseline} | result["about"]
+    write_json(args.run / "retention.json", result)
+    print_retention(console, result)
+
+
+def _report(argv: list[str]) -> None:
+    args = parse(options.Report, argv)
+    from tracr_jax.report import draw_picture, write_report
+
+    console = Console(highlight=False)
+    say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
+    write_report(args.runs, out=args.out, say=say)
+    if args.picture:
+        say(str(draw_picture(args.runs[0], args.picture, example=args.example)))
+
+
+def _export(argv: list[str]) -> None:
+    args = parse(options.Export, argv)
+    from tracr_jax.export import export_run
+    from tracr_jax.files import read_json, refuse_filled
+    from tracr_jax.runs.model import open
+
+    refuse_filled(args.folder)  # now, and not after the run was opened
+    evaluated = args.run / "evaluation.json"
+    if (args.run / "config.json").exists() and not evaluated.exists():
+        raise UserError(f"{evaluated}: no such file; measure the run first: tracr-jax evaluate {args.run}")
+    run = open(args.run)
+    folder = export_run(run, args.folder, evaluation=read_json(evaluated))
+    Console(highlight=False).print(f"exported: {folder}", markup=False, soft_wrap=True)
+
+
+COMMANDS = {
+    "inject": _inject,
+    "resume": _resume,
+    "check": _check,
+    "evaluate": _evaluate,
+    "decode": _decode,
+    "interpret": _interpret,
+    "retention": _retention,
+    "report": _report,
+    "export": _export,
+}

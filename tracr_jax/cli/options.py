@@ -1,0 +1,158 @@
+"""The options of each command, as dataclasses that tyro reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from tracr_jax.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Inject:
+    """Inject a program into a language model, measure it, and leave a run folder."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    preset: Literal["exchange", "variable", "cosine", "finetune", "paper", "paper-fixed"] = "variable"
+    """Where the defaults below come from: exchange training, variable alignment, the paper's loss at our sizes,
+    the fine-tuning baseline, the original as coded, or the original with its faults mended."""
+    folder: Path | None = None
+    """Run folder; default runs/TASK-LM-METHOD-seedN."""
+    resume: bool = False
+    """Continue the run of the folder from its newest checkpoint."""
+    cluster: str = ""
+    """Several processes, with --mesh over the devices of all: "auto" (TPU slices, Slurm, Open MPI), or
+    HOST:PORT,COUNT,INDEX (experiments/scaling.md)."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra `tensorboard`)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (extra `wandb`)."""
+    trackio: bool = False
+    """Also log to Trackio (extra `trackio`)."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run that was stopped, from its newest checkpoint; the options are those that it began with."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, where the run began from Python with a task object."""
+    mesh: str | None = None
+    """Other devices than those that the run began on, as in inject."""
+    cluster: str = ""
+    """Several processes, as in inject."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra `tensorboard`)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (extra `wandb`)."""
+    trackio: bool = False
+    """Also log to Trackio (extra `trackio`)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Show a program, its items and its sets for a model, and prove the compiled network, without training it."""
+
+    task: tyro.conf.Positional[str] = "dyck"
+    """dyck, int_sum, count, or path/to/file.py:NAME."""
+    lm: str = "tiny"
+    """The model whose tokenizer and depth count; its weights are not read."""
+    tracr: bool = False
+    """Also compile with tracr, which may take minutes, and compare all weights."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a finished run again; rewrites its evaluation.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    items: int = 300
+    """Items of each set."""
+    full: bool = False
+    """Whole sets instead of samples."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, where it is no longer where the run found it."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Show the value of the program's variables at every token of a text, as the model holds them."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder, or an export."""
+    text: tyro.conf.Positional[str | None] = None
+    """Any text, in which \\n stands for a new line; default: the first prompt of the test set."""
+    program: str | None = None
+    """Of a model with several programs (inject --onto), the name of the one to read; default the newest."""
+    layer: int = -1
+    """0..L, or from the end; by default the last layer that the adapter was trained to read."""
+    all: bool = False
+    """Every variable, in as many tables as the terminal needs; otherwise those that fit."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME: judges texts longer than the compiled program's table."""
+
+
+@dataclass(frozen=True)
+class Interpret:
+    """What a run's model shows and uses of its program: scorecard, noise, swaps; writes interpretation.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    prompts: int = 1000
+    """Test items under noise."""
+    pairs: int = 100
+    """Pairs of items for each swapped variable and layer."""
+    items: int = 300
+    """Items of each set in the scorecard."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the noise: each is a pass over the prompts at every strength and kind."""
+    as_coded: bool = False
+    """Span the random subspace by the original's uniform rows."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, where it is no longer where the run found it."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How much of the language a run keeps, beside the original model; writes its retention.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    baseline: Path | None = None
+    """A finished run of the same task and model with --preset finetune, for the third column."""
+    items: int | None = None
+    """At most so many texts, lines or windows of each set, the first ones; default 800 texts, 2,000 lines and
+    windows of 32,768 tokens."""
+    full: bool = False
+    """Whole sets."""
+    data_dir: Path | None = None
+    """Folder with SST-2/dev.tsv and MRPC/dev.tsv, or sst2.jsonl and mrpc.jsonl (or $TRACR_JAX_DATA); else the
+    hub is asked (extra `hub`)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page on one or several runs, and PNG figures beside it; reads their files only."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders, side by side."""
+    out: Path | None = None
+    """The page; default report.html in the first run folder."""
+    picture: Path | None = None
+    """Also draw one picture of the first run: the variables of an example, and its answers (.png)."""
+    example: int = 0
+    """The picture's example, counted from 0."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a finished run as a Hugging Face folder that `transformers` loads with no code of ours."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    folder: tyro.conf.Positional[Path]
+    """The folder to write; it must not exist yet, or be empty."""

@@ -1,0 +1,105 @@
+"""The files of a user's task, kept with its run, so that the run stays what it was whatever becomes of them.
+
+Kept are the task's file and what it imports from its own folder; data files that it reads are not. Like the task's
+file itself the copy is code: it is imported where items or labels are needed, and never to open or decode a run.
+"""
+
+import ast
+import shutil
+from pathlib import Path
+
+from tracr_jax.files import new_folder
+
+FOLDER = "task"
+
+
+def file_of(spec: str) -> Path | None:
+    """The file that "path/to/file.py:NAME" names; None for a built-in task, or the name of an object."""
+    path = spec if spec.endswith(".py") else spec.rpartition(":")[0]
+    return Path(path) if path.endswith(".py") else None
+
+
+def located(spec: str) -> str:
+    """The same task, from every directory."""
+    path = file_of(spec)
+    return spec if path is None else f"{path.resolve()}{_colon_name(spec)}"
+
+
+def _colon_name(spec: str) -> str:
+    return "" if spec.endswith(".py") else f":{spec.rpartition(':')[2]}"
+
+
+def own_files(path: Path) -> dict[str, bytes]:
+    """A task's file, and the modules beside it that it imports, by their paths from its folder.
+
+    A file that is no Python any more counts by itself.
+    """
+    root, found, todo = path.parent, {}, [path]
+    while todo:
+        file = todo.pop()
+        name = file.relative_to(root).as_posix()
+        if name in found:
+            continue
+        found[name] = file.read_bytes()
+        try:
+            tree = ast.parse(found[name])
+        except (SyntaxError, ValueError):
+            continue
+        for module in _imported(tree):
+            top = module.partition(".")[0]
+            if (root / f"{top}.py").is_file():
+                todo.append(root / f"{top}.py")
+            elif (root / top / "__init__.py").is_file() and top != "tracr_jax":
+                todo += sorted((root / top).rglob("*.py"))
+    return found
+
+
+def _imported(tree: ast.AST) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.append(node.module)
+    return names
+
+
+def keep_files(spec: str, folder: Path, *, kept: Path | None = None) -> None:
+    """Put a task's files into `folder`, once; `kept` is a folder that has them already.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    path = file_of(spec)
+    if path is None or (folder / FOLDER).exists():
+        return
+    if kept and (kept / FOLDER).is_dir():
+        with new_folder(folder / FOLDER) as out:
+            shutil.copytree(kept / FOLDER, out, dirs_exist_ok=True)
+    elif path.is_file():
+        files = own_files(path)
+        with new_folder(folder / FOLDER) as out:
+            for name, content in files.items():
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                (out / name).write_bytes(content)
+
+
+def has_changed(spec: str, folder: Path | None) -> bool:
+    """Whether the task's file is there and is no longer, with its imports, what `folder` keeps of it."""
+    path = file_of(spec)
+    if path is None or folder is None or not (folder / FOLDER).is_dir() or not path.is_file():
+        return False
+    copies = [p for p in (folder / FOLDER).rglob("*.py") if "__pycache__" not in p.parts]
+    kept = {p.relative_to(folder / FOLDER).as_posix(): p.read_bytes() for p in copies}
+    return own_files(path) != kept
+
+
+def own_spec(spec: str, folder: Path | None) -> str:
+    """The task's name, of the kept copy where the file has changed or is gone."""
+    path = file_of(spec)
+    if path is None or folder is None:
+        return spec
+    copy = folder / FOLDER / path.name
+    if not copy.is_file() or (path.is_file() and not has_changed(spec, folder)):
+        return spec
+    return f"{copy}{_colon_name(spec)}"
