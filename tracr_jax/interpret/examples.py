@@ -11,6 +11,7 @@ import numpy as np
 from tracr_jax.data.samples import sample_of
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode_ids
+from tracr_jax.interpret.display import Decoded
 from tracr_jax.measure.answers import greedy_answers
 from tracr_jax.measure.variables.reading import NOTHING
 from tracr_jax.runs.model import Injected
@@ -90,15 +91,21 @@ def _pick(run: Injected, pairs, count: int) -> list[tuple[Item, list[int]]]:
 
 def _example(run: Injected, name: str, item: Item, answer: list[int]) -> dict[str, Any]:
     prompt = run.program.bridge.split(item)[0]
-    d = decode_ids(run, [*prompt, *answer])
-    margins = np.round(d.margins.astype(float), 2)
     return {
         "set": name,
         "prompt": item.prompt,
         "label": item.label,
         "answer": run.program.tokenizer.decode(answer).strip(),
-        "tokens": list(d.tokens),
         "answer_positions": list(range(len(prompt) - 1, len(prompt) - 1 + len(answer))),
+        **as_json(decode_ids(run, [*prompt, *answer])),
+    }
+
+
+def as_json(d: Decoded) -> dict[str, Any]:
+    """Tokens, values, margins and truth of a decoded text, as the token explorer's scripts take them."""
+    margins = np.round(d.margins.astype(float), 2)
+    return {
+        "tokens": list(d.tokens),
         "layers": [{"value": _indices(v), "margin": m.tolist()} for v, m in zip(d.values, margins, strict=True)],
         "truth": [_indices(t) for t in d.truth],
     }
