@@ -25,6 +25,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax check [TASK] [--lm NAME]  before training: is the network the program, does it fit, what is asked
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
   tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model
+  tracr-jax explore RUN [options]     a local page: type a prompt, see its variables, set one, see what follows
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
@@ -101,6 +102,20 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class Explore:
+    """A local page: type a prompt, see the program's variables by token and layer, set one; Ctrl-C ends it."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder, or an export."""
+    port: int = 8765
+    """Of 127.0.0.1; 0 takes a free one."""
+    program: str | None = None
+    """Of a model with several programs (inject --onto), the name of the one to read; default the newest."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME: judges texts longer than the compiled program's table."""
+
+
+@dataclass(frozen=True)
 class Interpret:
     """What a run's model shows and uses of its program: scorecard, noise, swaps; writes interpretation.json."""
 
@@ -172,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "check": _check,
         "evaluate": _evaluate,
         "decode": _decode,
+        "explore": _explore,
         "interpret": _interpret,
         "retention": _retention,
         "report": _report,
@@ -291,6 +307,16 @@ def _decode(argv: list[str]) -> None:
     # Shells hand over a backslash and an n; the tasks' prompts end with a line of their own.
     text = args.text.replace("\\n", "\n") if args.text is not None else run.program.examples[0].prompt
     Console(highlight=False).print(decode(run, text).show(layer=args.layer, everything=args.all))
+
+
+def _explore(argv: list[str]) -> None:
+    args = _parse(Explore, argv)
+    from tracr_jax.explore import explore
+    from tracr_jax.runs.model import open
+
+    console = Console(highlight=False)
+    run = open(args.run, program=args.program, task=args.task)
+    explore(run, port=args.port, say=lambda line: console.print(line, markup=False, soft_wrap=True))
 
 
 def _interpret(argv: list[str]) -> None:
