@@ -26,8 +26,8 @@ def explore(run: Injected, *, port: int = PORT, say: Callable[[str], None] = pri
     explorer = Explorer(run)
     with Server(explorer, make_page(explorer), port=port) as server:
         explorer.warm(say)
-        say(f"{server.url}  (Ctrl-C ends it)")
         try:
+            say(f"{server.url}  (Ctrl-C ends it)")
             server.serve_forever()
         except KeyboardInterrupt:
             say("ended")

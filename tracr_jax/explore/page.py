@@ -5,11 +5,21 @@ import hashlib
 from importlib import resources
 from typing import NamedTuple
 
-from tracr_jax.explore.session import CHANGES, TOKENS, Explorer
+from tracr_jax.explore.session import Explorer
 from tracr_jax.report.data import embed
 from tracr_jax.report.markup import esc
 from tracr_jax.report.page import asset
 
+_HOW = (
+    "Each cell is the value read from the model; deeper colour: larger margin to the runner-up. Red edge and ≠: "
+    "the program holds another value. A dot: it holds nothing there. An orange corner: it reads otherwise than "
+    "before your change. "
+)
+_TAKEN = (
+    "A value is set by exchanging the variable's part of the state with that of the most similar state in which "
+    "the program holds the value, among the prompts read so far."
+)
+_WRITTEN = "A value is set by moving the variable's own coordinates to the value's centroid."
 _SHARED = ("base.js", "grid.js", "viewer.js")
 
 
@@ -37,7 +47,7 @@ def make_page(explorer: Explorer) -> Page:
         ],
         "result": program.result,
         "prompts": [item.prompt for item in program.examples],
-        "limits": {"tokens": TOKENS, "changes": CHANGES},
+        "how": _HOW + (_WRITTEN if explorer.sources.written else _TAKEN),
     }
     own = (resources.files("tracr_jax.explore") / "assets" / "explore.js").read_text(encoding="utf-8")
     script = "\n".join([*map(asset, _SHARED), own])

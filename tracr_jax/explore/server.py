@@ -71,7 +71,6 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-    server_version, sys_version = "tracr-jax", ""
     protocol_version = "HTTP/1.1"
     timeout = _PATIENCE
 
@@ -82,6 +81,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """A question about a prompt."""
         self._guarded(self._answer)
+
+    def version_string(self) -> str:
+        """Without the version of Python."""
+        return "tracr-jax"
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal is the user's."""

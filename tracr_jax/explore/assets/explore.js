@@ -15,9 +15,9 @@ function explore() {
   const again = el("button", { type: "button", "data-role": "reset" }, "Undo all changes");
   place.append(
     el("div", { class: "ask" },
-      el("div", { class: "ask-line" }, el("label", { for: "prompt" }, "Prompt"), choice("example", [["", "…"], ...head], take, { "data-role": "example" })),
+      el("div", { class: "ask-line" }, el("label", { for: "prompt" }, "Prompt"), choice("example", [["", "choose one"], ...head], take, { "data-role": "example" })),
       box, status),
-    answers, chips,
+    answers, chips, el("p", { class: "how" }, DATA.how),
   );
   const viewer = makeViewer(place, { mark, onDraw: offer });
   again.addEventListener("click", () => change([]));
@@ -94,6 +94,7 @@ function explore() {
   const nameOf = (c) => `${DATA.variables[c.variable].name} = ${DATA.variables[c.variable].values[c.value]}`;
   function drawChips() {
     const tokens = state.found.before.tokens;
+    if (!state.changes.length) return chips.replaceChildren(el("span", { class: "soft" }, "Click a cell and set another value: the answer follows below its own line."));
     chips.replaceChildren(...state.changes.map((c, k) => {
       const away = el("button", { type: "button", class: "chip", "aria-label": `undo ${nameOf(c)}` },
         el("b", {}, nameOf(c)), el("small", {}, ` at token ${c.token} “${visible(tokens[c.token] ?? "")}”, layer ${c.layer} `), "✕");
@@ -107,7 +108,7 @@ function explore() {
     const { before, after } = state.found;
     if (!after) return null;
     const set = state.changes.find((c) => c.variable === variable && c.layer === layer && c.token === token);
-    if (set) return { marks: ["set"], tip: ["set by you"] };
+    if (set) return { marks: ["put"], tip: ["set by you"] };
     const was = before.layers[layer].value[variable]?.[token];
     if (was === undefined || was === after.layers[layer].value[variable]?.[token]) return null;
     if (!after.unknown && after.truth[layer][variable][token] === null) return null;
