@@ -96,7 +96,7 @@ def test_a_typed_prompt_is_read_and_a_set_cell_changes_the_answer(open_page):
     row = page.locator(".explorer-main tbody tr", has_text="[]_diffs")
     page.locator("[data-role=layer]").focus()
     page.keyboard.press("Home")
-    for _ in range(3):
+    for _ in range(2):
         page.keyboard.press("ArrowRight")
     row.locator("td").nth(13).click()  # the colon, where the answer is due
     assert page.locator(".explorer-detail h3").inner_text().startswith("[]_diffs")
@@ -112,6 +112,7 @@ def test_a_typed_prompt_is_read_and_a_set_cell_changes_the_answer(open_page):
     assert "set by you" in page.locator("#tip").inner_text()
     page.locator("[data-role=layer]").focus()
     page.keyboard.press("End")
+    assert "reads it last at layer 2" in page.locator(".unread").inner_text()
     moved = page.locator(".explorer-main td.moved").first
     moved.hover()
     assert "before: " in page.locator("#tip").inner_text()

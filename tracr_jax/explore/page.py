@@ -1,14 +1,17 @@
 """The page itself: the report's look and token explorer around a box for a prompt. No network but this server."""
 
 import base64
+import contextlib
 import hashlib
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tracr_jax.errors import UserError
 from tracr_jax.explore.session import Explorer
 from tracr_jax.report.data import embed
 from tracr_jax.report.markup import esc
 from tracr_jax.report.page import asset
+from tracr_jax.teacher.readers import last_read
 
 _HOW = (
     "Each cell is the value read from the model; deeper colour: larger margin to the runner-up. Red edge and ≠: "
@@ -33,18 +36,8 @@ class Page(NamedTuple):
 def make_page(explorer: Explorer) -> Page:
     """The page of one run; everything a text holds reaches it as data, and its scripts as text nodes."""
     program = explorer.program
-    layers = range(program.depth + 1)
     data = {
-        "variables": [
-            {
-                "name": v.name,
-                "kind": v.kind,
-                "values": [str(value) for value in v.values],
-                "writer_layer": v.writer_layer,
-                "fixed": [explorer.why_fixed(i, layer) for layer in layers],
-            }
-            for i, v in enumerate(program.teacher.variables)
-        ],
+        "variables": _variables(explorer),
         "result": program.result,
         "prompts": [item.prompt for item in program.examples],
         "how": _HOW + (_WRITTEN if explorer.sources.written else _TAKEN),
@@ -83,6 +76,25 @@ def make_page(explorer: Explorer) -> Page:
 </html>
 """
     return Page(html.encode("utf-8", "replace"), policy)
+
+
+def _variables(explorer: Explorer) -> list[dict[str, Any]]:
+    program = explorer.program
+    out = [
+        {
+            "name": v.name,
+            "kind": v.kind,
+            "values": [str(value) for value in v.values],
+            "writer_layer": v.writer_layer,
+            "fixed": [explorer.why_fixed(i, layer) for layer in range(program.depth + 1)],
+        }
+        for i, v in enumerate(program.teacher.variables)
+    ]
+    with contextlib.suppress(UserError):  # the task's own code, which knows who reads what, may not be at hand
+        oracle = program.oracle
+        for variable in out:
+            variable["last_reader_layer"] = last_read(program.teacher, oracle, variable["name"])
+    return out
 
 
 def _digest(text: str) -> str:

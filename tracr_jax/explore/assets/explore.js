@@ -17,7 +17,7 @@ function explore() {
     el("div", { class: "ask" },
       el("div", { class: "ask-line" }, el("label", { for: "prompt" }, "Prompt"), choice("example", [["", "choose one"], ...head], take, { "data-role": "example" })),
       box, status),
-    answers, chips, el("p", { class: "how" }, DATA.how),
+    answers, chips, el("details", {}, el("summary", {}, "How to read and set a cell"), el("p", { class: "how" }, DATA.how)),
   );
   const viewer = makeViewer(place, { mark, onDraw: offer });
   again.addEventListener("click", () => change([]));
@@ -130,13 +130,17 @@ function explore() {
     const can = new Set([...state.found.settable[variable], shown, now?.value]);
     const values = v.values.map((t, k) => [k, `${visible(t)}${k === shown ? " (read now)" : ""}`]).filter(([k]) => can.has(k));
     const none = v.values.length - values.length;
+    const last = v.last_reader_layer;
+    const unread = last === undefined || (last !== null && layer <= last) ? null
+      : last === null ? "nothing in the program reads it" : `the program reads it last at layer ${last}: from here its answer cannot change`;
     const select = choice(`set it at layer ${layer}, token ${token} to`, values, (k) => {
       const others = state.changes.filter((c) => c !== now);
       change([...others, { variable, layer, token, value: Number(k) }]);
     }, { "data-role": "set" });
     select.querySelector("select").value = String(now ? now.value : shown);
     viewer.extra.replaceChildren(el("p", { class: "set-line" }, select,
-      none ? el("small", {}, ` ${none} of ${v.values.length} values are held by no prompt read so far`) : null));
+      none ? el("small", {}, ` ${none} of ${v.values.length} values are held by no prompt read so far`) : null,
+      unread ? el("small", { class: "unread" }, unread) : null));
   }
 
   box.value = DATA.prompts[0];
