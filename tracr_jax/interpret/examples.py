@@ -16,6 +16,7 @@ from tracr_jax.measure.answers import greedy_answers
 from tracr_jax.measure.variables.reading import NOTHING
 from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import Item
+from tracr_jax.teacher.readers import last_read
 
 _OTHER_SETS = 4  # beside "test"
 
@@ -62,6 +63,25 @@ def examples(
         _example(run, name, item, answer)
         for name, pairs in answered.items()
         for item, answer in _pick(run, pairs, per_set)
+    ]
+
+
+def describe_variables(run: Injected) -> list[dict[str, Any]]:
+    """Name, kind, values and layers of every variable of the teacher, in its order.
+
+    The last reader's layer is the last l for which something is computed from the variable in r_l: L for the
+    result, None where nothing reads it (or only the layer that writes it does).
+    """
+    oracle = run.program.oracle
+    return [
+        {
+            "name": v.name,
+            "kind": v.kind,
+            "values": [str(value) for value in v.values],
+            "writer_layer": v.writer_layer,
+            "last_reader_layer": last_read(run.program.teacher, oracle, v.name),
+        }
+        for v in run.program.teacher.variables
     ]
 
 
