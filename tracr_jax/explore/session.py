@@ -22,13 +22,12 @@ from tracr_jax.explore.sources import Sources
 from tracr_jax.interpret.decode import beyond_table, padded_row, read_states
 from tracr_jax.interpret.display import Decoded
 from tracr_jax.interpret.examples import as_json
+from tracr_jax.interpret.stepwise import generate, next_token
 from tracr_jax.intervene import LayerEdit
-from tracr_jax.lm.base import LanguageModel
 from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING, held_values
 from tracr_jax.runs.model import Injected
 from tracr_jax.teacher.oracle import reads_after
-from tracr_jax.types import Params
 
 TOKENS = 256  # of a prompt; more would be a table that nobody reads
 CHANGES = 32
@@ -151,7 +150,9 @@ class Explorer:
 
     def _read(self, prompt: Sequence[int], changes: Sequence[Change]) -> dict[str, Any]:
         """One reading; the text is the prompt and the model's own answer to it."""
-        answer, hidden, ends = self._generate(prompt, changes)
+        answer, hidden, ends = generate(
+            lambda ids: self._forward(ids, changes), prompt, most=self._most, end=self.program.tokenizer.eos_id
+        )
         read = self._decoded([*prompt, *answer], hidden, changes)
         emitting = range(len(prompt) - 1, len(prompt) - 1 + max(len(answer), 1))
         return as_json(read) | {
@@ -171,33 +172,21 @@ class Explorer:
             self.sources.add(np.asarray(hidden)[:, : len(ids)], read)
         return read
 
-    def _generate(self, prompt: Sequence[int], changes: Sequence[Change]) -> tuple[list[int], Array, bool]:
-        """(the model's answer, states of prompt and answer [L1, W, d], whether it ends its answer by itself)."""
-        answer: list[int] = []
-        while True:
-            hidden, token = self._forward([*prompt, *answer], changes)
-            if token == self.program.tokenizer.eos_id:
-                return answer, hidden, True
-            if len(answer) == self._most:
-                return answer, hidden, False
-            answer.append(token)
-
     def _forward(self, ids: Sequence[int], changes: Sequence[Change]) -> tuple[Array, int]:
         """(states [L1, W, d] under the changes, the token that the model puts behind the text)."""
-        run, states = self.run, self.program.states
+        run = self.run
         row = padded_row(run, ids)
-        given = np.zeros((len(states), row.shape[1], run.model.width), np.float32)
+        given = np.zeros((self.program.depth + 1, row.shape[1], run.model.width), np.float32)
         mask = np.zeros(given.shape[:2], np.float32)
-        last = np.int32(len(ids) - 1)
-        hidden, token = _model(run.model, run.params, row, last, given, mask, states=states)
+        hidden, token = next_token(run, ids, given=given, mask=mask)
         for layer in sorted({c.layer for c in changes}):
             for c in (c for c in changes if c.layer == layer and c.token < len(ids)):
                 at = (layer, c.token)
                 state = given[at] if mask[at] else np.asarray(hidden[at], np.float32)
                 given[at] = self.sources.place(state, variable=c.variable, layer=layer, value=c.value)
                 mask[at] = 1
-            hidden, token = _model(run.model, run.params, row, last, given, mask, states=states)
-        return hidden, int(token)
+            hidden, token = next_token(run, ids, given=given, mask=mask)
+        return hidden, token
 
     def _held(self, ids: Sequence[int], changes: Sequence[Change]) -> tuple[Any, Any]:
         """(the compiled program's states under the changes, None) or, of a longer text, (None, its values)."""
@@ -267,30 +256,6 @@ class Explorer:
                 held = held_values(states[..., layout.order], layout=layout)
             found = int(held[-1, at, layout.names.index(self.program.result)])
         return None if found == NOTHING else read.variables[i].values[found]
-
-
-@functools.partial(jax.jit, static_argnames=("model", "states"))
-def _model(
-    model: LanguageModel,
-    params: Params,
-    row: Int[Array, "1 W"],
-    last: Int[Array, ""],
-    given: Float[Array, "L1 W d"],
-    mask: Float[Array, "L1 W"],
-    *,
-    states: tuple[int, ...],
-) -> tuple[Float[Array, "L1 W d"], Int[Array, ""]]:
-    """(the states of the teacher's layers, those given where the mask is 1; the next token behind `last`)."""
-    at = np.array(states)
-
-    def fn(h, i):
-        layer = jnp.argmax(jnp.asarray(at) == i)
-        chosen = (jnp.asarray(at)[layer] == i) & (mask[layer] > 0)
-        return jnp.where(chosen[None, :, None], given[layer][None].astype(h.dtype), h)
-
-    out = model.apply(params, row, edit=LayerEdit(fn), logit_positions=last[None, None])
-    hidden = out.hidden[at, 0].astype(jnp.float32)
-    return jnp.where(mask[:, :, None] > 0, given, hidden), jnp.argmax(out.logits[0, 0])
 
 
 @functools.partial(jax.jit, static_argnames=("residuals",))
