@@ -29,7 +29,8 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
-  tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card
+  tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card;
+                                      --as interpbench: with ground truth for benchmarks; --activations
   tracr-jax COMMAND --help            every option of a command
 """
 
@@ -175,6 +176,16 @@ class Export:
     """The run folder."""
     folder: tyro.conf.Positional[Path]
     """The folder to write; it must not exist yet, or be empty."""
+    form: Annotated[Literal["folder", "interpbench"], tyro.conf.arg(name="as")] = "folder"
+    """"interpbench": with the program's ground truth for causal-abstraction benchmarks, in DIR/interpbench."""
+    pairs: int = 50
+    """Counterfactual pairs of each variable, with --as interpbench."""
+    activations: bool = False
+    """Also write labelled activations of the residual stream (safetensors and JSON)."""
+    items: int = 50
+    """Items of each set, with --activations."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, for the two above."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -387,8 +398,14 @@ def _export(argv: list[str]) -> None:
     evaluated = args.run / "evaluation.json"
     if (args.run / "config.json").exists() and not evaluated.exists():
         raise UserError(f"{evaluated}: no such file; measure the run first: tracr-jax evaluate {args.run}")
-    run = open(args.run)
-    folder = export_run(run, args.folder, evaluation=read_json(evaluated))
+    run = open(args.run, task=args.task)
+    folder = export_run(
+        run,
+        args.folder,
+        evaluation=read_json(evaluated),
+        pairs=args.pairs if args.form == "interpbench" else None,
+        activations=args.items if args.activations else None,
+    )
     Console(highlight=False).print(f"exported: {folder}", markup=False, soft_wrap=True)
 
 

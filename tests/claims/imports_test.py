@@ -19,8 +19,8 @@ SPINE = (
     ("train",),
     ("runs",),
     ("measure",),
-    ("interpret", "export", "report"),
-    ("injection", "explore"),
+    ("interpret", "report"),
+    ("injection", "export", "explore"),
     ("cli",),
 )
 RANK = {room: i for i, rooms in enumerate(SPINE) for room in rooms}

@@ -137,7 +137,7 @@ def test_two_host_headers_are_refused(server):
          "no variable 1000000"),
         ({"prompt": ""}, {}, 422, "the prompt is empty"),
         ({"prompt": "(" * 9000}, {}, 422, "shorten it"),
-        ({"prompt": "\ud800"}, {}, 422, "surrogate"),
+        ({"prompt": "\ud800"}, {}, 422, "half of a pair"),
         ({"prompt": "\x00\x1b[2J"}, {}, 200, "before"),
     ],
 )  # fmt: skip

@@ -121,7 +121,7 @@ def test_what_cannot_be_asked_is_one_line(explorer):
     for prompt, message in (
         ("", "the prompt is empty"),
         ("(" * 400, r"has 400 tokens, at most 19 can be shown"),
-        ("\ud800", "half of a surrogate pair"),
+        ("\ud800", "is half of a pair"),
     ):
         with pytest.raises(UserError, match=message):
             explorer.read(prompt)

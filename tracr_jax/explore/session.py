@@ -121,10 +121,6 @@ class Explorer:
         return ""
 
     def _encode(self, prompt: str) -> list[int]:
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as e:
-            raise UserError("the prompt holds half of a surrogate pair, which is no text") from e
         ids = self.program.tokenizer.encode(prompt)
         limit = min(TOKENS, self.run.model.max_positions - self._most)
         if not ids:
