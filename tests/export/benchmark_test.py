@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -139,12 +140,12 @@ def test_every_counterfactual_follows_from_the_causal_model(run, folder):
     assert flips > 10
 
 
-def test_the_subspace_holds_the_variable_and_an_exchange_in_it_is_followed(run, folder):
-    """An interchange by the files alone, in a model that is its program."""
+def test_the_readout_reads_the_variable_at_every_layer_where_it_is_said_to_be(run, folder):
+    """By the files alone, in a model that is its program."""
     tensors, nodes = load_file(folder / "directions.safetensors"), loaded(folder, "correspondence.json")
     values = loaded(folder, "causal_model.json")["values"]
     ids = np.array([run.program.tokenizer.encode(DYCK.item("([)]").prompt)])
-    hidden = np.asarray(run.model.apply(run.params, ids).hidden)[:, 0]
+    hidden = np.asarray(jax.jit(run.model.apply)(run.params, ids).hidden)[:, 0]
     right = run.program.oracle(run.program.bridge.teacher_values(ids[0])).values
     for name, node in nodes.items():
         assert node["num_classes"] == len(values[name])
@@ -166,7 +167,8 @@ def test_a_case_has_the_fields_of_interpbench(run, folder):
     assert "/tmp" not in json.dumps(case)
 
 
-def test_activations_are_labelled_token_by_token(run, tmp_path):
+def test_activations_are_labelled_token_by_token(tmp_path):
+    run = E.run_of("gpt2")
     write_activations(run, tmp_path, items=5)
     tensors, about = load_file(tmp_path / "activations.safetensors"), loaded(tmp_path, "activations.json")
     count = sum(i["tokens"] for i in about["items"])
