@@ -12,10 +12,12 @@ from tracr_jax import cli
 from tracr_jax.cli import interrupt as cli_interrupt
 from tracr_jax.config import RUN_FORMAT, DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
+from tracr_jax.files import read_json
 from tracr_jax.injection import inject
 from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
 from tracr_jax.measure.answers import evaluate
 from tracr_jax.presets import preset
+from tracr_jax.report.load import load_runs
 from tracr_jax.runs.build import check_result_rank
 from tracr_jax.runs.folder import default_folder
 from tracr_jax.train.metrics import read_lines
@@ -69,11 +71,17 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
         "model",
         "programs",
         "evaluation.json",
+        "examples.json",
     }
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [0, 1, 2, 3]
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert evaluation == run.evaluation
     sets = evaluation["sets"]
+    shown = read_json(folder / "examples.json")
+    assert [v["name"] for v in shown["variables"]] == [v.name for v in run.program.teacher.variables]
+    assert {"test"} < {e["set"] for e in shown["examples"]} <= set(sets)
+    (examples,) = (r.part("examples") for r in load_runs([folder]))
+    assert examples == shown["examples"]
     assert next(iter(sets)) == "test"
     assert sets["test"]["overlap_with_training"] == 0.0
     assert all(0 <= s["injected"]["low"] <= s["injected"]["high"] <= 1 for s in sets.values())

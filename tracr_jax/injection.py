@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from tracr_jax import config as C
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
+from tracr_jax.interpret.examples import first_examples
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lock import only_writer
 from tracr_jax.measure.answers import ModelScores, score_original
@@ -211,6 +212,8 @@ def _run(
         times["evaluation_s"] = time.time() - evaluated
         if first:
             write_json(folder / "evaluation.json", evaluation)
+            if run.program.aligned:
+                write_json(folder / "examples.json", first_examples(run, evaluation))
             ended = {"times": times} | peak_memory()
             write_json(folder / "run.json", about(started) | setup.proof.record() | ended)
         return dataclasses.replace(run, evaluation=evaluation)

@@ -19,7 +19,8 @@ SPINE = (
     ("train",),
     ("runs",),
     ("measure",),
-    ("injection", "interpret", "export", "report"),
+    ("interpret", "report"),
+    ("injection", "export", "explore"),
     ("cli",),
 )
 RANK = {room: i for i, rooms in enumerate(SPINE) for room in rooms}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tracr_jax.config import DataConfig, LossConfig, RunConfig
-from tracr_jax.intervene import ResidualEdit
+from tracr_jax.intervene import edited, on_part
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import build
 from tracr_jax.runs.model import Injected, untouched
@@ -42,8 +42,7 @@ class PerfectLM:
     program: Program
     rotation: Any  # E [D, d], d = D
     answers: tuple[int, int]  # LM tokens of False and True
-
-    max_positions = 64
+    max_positions: int = 64
 
     @property
     def num_blocks(self):
@@ -61,14 +60,12 @@ class PerfectLM:
         teacher_ids = jnp.asarray(self.program.bridge.lookup)[ids]
         teacher_ids = jnp.pad(teacher_ids, ((0, 0), (1, 0)), constant_values=self.program.teacher.bos_id)
 
-        def change(x):
-            return jnp.concatenate([x[:, :1], edit.fn(x[:, 1:] @ e) @ e.T], axis=1)
+        def change(fn, x):
+            return jnp.concatenate([x[:, :1], fn(x[:, 1:] @ e) @ e.T], axis=1)
 
-        inner = None if edit is None else ResidualEdit(edit.block, change)
+        inner = None if edit is None else on_part(edit, change)
         hidden = self.program.residuals(params["phi"], teacher_ids, edit=inner)[:, :, 1:] @ e
-        last = hidden[-1]
-        if edit is not None:
-            last = jnp.where(jnp.asarray(edit.block) == depth, edit.fn(last), last)
+        last = edited(edited(hidden[-1], edit, depth, before=True), edit, depth, before=False)
         if logit_positions is not None:
             last = jnp.take_along_axis(last, logit_positions[:, :, None], axis=1)
         result = (last @ e.T)[..., np.asarray(self.program.teacher.result_indices())]
@@ -79,13 +76,18 @@ class PerfectLM:
 @functools.cache
 def perfect() -> Injected:
     """The run of the perfect model, with the adapter that reads it."""
-    run = random_run()
+    return perfect_of(random_run())
+
+
+def perfect_of(run: Injected, **options) -> Injected:
+    """The perfect model of a run's program, a yes-or-no question, with the adapter that reads it."""
     program, width = run.program, run.program.teacher.width
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))[0].astype(np.float32)
     items = [program.task.train_item(i, seed=0) for i in range(40)]
     token = {i.label: program.bridge.split(i)[1][0] for i in items}
     values = program.teacher.variable("final_result").values
-    model = PerfectLM(program, jnp.asarray(rotation), tuple(token["yes" if v else "no"] for v in values))
+    answers = tuple(token["yes" if v else "no"] for v in values)
+    model = PerfectLM(program, jnp.asarray(rotation), answers, **options)
     params = {"phi": program.phi}
     base = dataclasses.replace(run.original, model=model, params=params)
     program = program.trained(Adapter(jnp.asarray(rotation), jnp.zeros(width)))

@@ -9,7 +9,9 @@ from tests.helpers.interpret_parts import DYCK, small_run
 from tracr_jax.errors import UserError
 from tracr_jax.interpret import examples as module
 from tracr_jax.interpret.decode import decode_ids
-from tracr_jax.interpret.examples import examples
+from tracr_jax.interpret.examples import as_json, examples, first_examples
+from tracr_jax.measure.answers import greedy_answers
+from tracr_jax.tasks.base import Item
 
 
 @pytest.fixture
@@ -52,6 +54,22 @@ def test_contract_and_content(answers):
         assert e["layers"][-1]["margin"][i] == pytest.approx(d.margins[-1, i], abs=0.006)
     assert {v for row in e["truth"][0] for v in row} != {None}
     assert set(e["truth"][0][d.index("final_result")]) == {None}
+
+
+def test_the_first_examples_are_short_and_read_as_decode_reads():
+    """No teacher is compiled for them: the oracle says what the program holds."""
+    run = small_run()
+    sets = {n: {"injected": {"accuracy": a}} for n, a in (("test", 1.0), ("near_miss", 0.5), ("length_ood", 0.1))}
+    found = first_examples(run, {"sets": sets})
+    assert [v["name"] for v in found["variables"]] == [v.name for v in run.program.teacher.variables]
+    assert {e["set"] for e in found["examples"]} == {"test", "near_miss"}  # the others are too long
+    for e in found["examples"]:
+        ids = run.program.tokenizer.encode(e["prompt"])
+        answer = greedy_answers(run, run.params, [Item(e["prompt"], e["label"])])[0]
+        assert e["answer"] == run.program.tokenizer.decode(answer).strip()
+        again = as_json(decode_ids(run, [*ids, *answer]))
+        assert {k: e[k] for k in ("tokens", "truth")} == {k: again[k] for k in ("tokens", "truth")}
+        assert [x["value"] for x in e["layers"]] == [x["value"] for x in again["layers"]]
 
 
 def test_the_models_own_answers_and_chosen_sets():

@@ -11,7 +11,8 @@ from rich.console import Console
 from tests.helpers.interpret_perfect import random_run
 from tracr_jax import cli
 from tracr_jax.errors import UserError
-from tracr_jax.interpret.study import describe_variables, interpret
+from tracr_jax.interpret.examples import describe_variables
+from tracr_jax.interpret.study import interpret
 from tracr_jax.report.terminal.summary import print_interpretation, progress_bars
 from tracr_jax.types import Adapter
 

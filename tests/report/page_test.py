@@ -126,6 +126,19 @@ def test_a_missing_file_is_named_by_its_command(tmp_path, text, left_out, comman
     assert f"<code>{command} " not in text
 
 
+def test_the_examples_of_the_main_job_are_enough_for_the_explorer(tmp_path):
+    folder = make_run(tmp_path / "run")
+    interpretation = read_json(folder / "interpretation.json")
+    (folder / "interpretation.json").unlink()
+    write_json(folder / "examples.json", {k: interpretation[k] for k in ("variables", "examples")})
+    text = P.page(load_runs([folder]))
+    assert 'data-figure="explorer"' in text
+    assert '<h2>Look inside one prompt</h2><p class="reading">In these 6 examples' in text
+    assert text.count(f"<code>tracr-jax interpret {folder}</code>") >= 3  # for all else
+    (data,) = json.loads(tags(text).scripts[0])
+    assert [e["prompt"] for e in data["examples"]] == [e["prompt"] for e in interpretation["examples"]]
+
+
 def test_only_a_configuration_is_enough(tmp_path):
     every = ("run.json", "evaluation.json", "retention.json", "interpretation.json", "metrics.jsonl")
     text = P.page(load_runs([make_run(tmp_path / "bare", leave_out=every)]))

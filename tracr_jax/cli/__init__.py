@@ -10,22 +10,26 @@ from rich.console import Console
 from tracr_jax import __version__
 from tracr_jax.cli.commands import COMMANDS
 from tracr_jax.errors import UserError
-from tracr_jax.host import keep_pages, names_a_model
+from tracr_jax.host import keep_compiled, keep_pages, names_a_model
 
 _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrained language model
 
   tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
-                                      TASK: dyck (default), int_sum, count, or path/to/file.py:NAME
+                                      TASK: dyck (default), another of `tracr-jax tasks`, or path/to/file.py:NAME
                                       --onto RUN: into the model of a finished run, beside the programs it holds
   tracr-jax resume RUN                go on with a run that was stopped; nothing else needs to be given
+  tracr-jax tasks                     the programs that are there, with their sizes and a question of each
   tracr-jax check [TASK] [--lm NAME]  before training: is the network the program, does it fit, what is asked
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
   tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model
+  tracr-jax explore RUN [options]     a local page: type a prompt, see its variables, set one, see what follows
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
-  tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card
+  tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card;
+                                      --as interpbench: with ground truth for benchmarks; --activations
   tracr-jax COMMAND --help            the options of a command; inject --help-all: every one
+  tracr-jax COMMAND … --no-cache      compile everything again, and keep nothing of it
   tracr-jax --version
 """
 
@@ -49,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             meant = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"unknown command {argv[0]!r}; {meant}commands: {', '.join(COMMANDS)}")
         else:
+            if "--no-cache" in argv:
+                argv.remove("--no-cache")
+            elif not helps:
+                keep_compiled()
             COMMANDS[argv[0]](argv[1:])
     except UserError as e:
         _line(console, "error:", "bold red", str(e))

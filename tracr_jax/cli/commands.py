@@ -102,6 +102,17 @@ def _finish(run: "Injected") -> None:
     console.print(f"report: {write_report([run.folder])}", markup=False, soft_wrap=True)
 
 
+def _tasks(argv: list[str]) -> None:
+    args = parse(options.Tasks, argv)
+    from tracr_jax.report.terminal.tasks import print_tasks
+    from tracr_jax.runs.listing import list_tasks
+
+    console = Console(highlight=False)
+    with console.status("compiling") as status:
+        tasks = list(list_tasks(args.lm, say=status.update))
+    print_tasks(console, tasks)
+
+
 def _check(argv: list[str]) -> None:
     args = parse(options.Check, argv)
     from tracr_jax.report.terminal.check import print_check
@@ -160,6 +171,16 @@ def _decode(argv: list[str]) -> None:
     # Shells hand over a backslash and an n; the tasks' prompts end with a line of their own.
     text = args.text.replace("\\n", "\n") if args.text is not None else run.program.examples[0].prompt
     Console(highlight=False).print(decode(run, text).show(layer=args.layer, everything=args.all))
+
+
+def _explore(argv: list[str]) -> None:
+    args = parse(options.Explore, argv)
+    from tracr_jax.explore import explore
+    from tracr_jax.runs.model import open
+
+    console = Console(highlight=False)
+    run = open(args.run, program=args.program, task=args.task)
+    explore(run, port=args.port, say=lambda line: console.print(line, markup=False, soft_wrap=True))
 
 
 def _interpret(argv: list[str]) -> None:
@@ -230,17 +251,25 @@ def _export(argv: list[str]) -> None:
     evaluated = args.run / "evaluation.json"
     if (args.run / "config.json").exists() and not evaluated.exists():
         raise UserError(f"{evaluated}: no such file; measure the run first: tracr-jax evaluate {args.run}")
-    run = open(args.run)
-    folder = export_run(run, args.folder, evaluation=read_json(evaluated))
+    run = open(args.run, task=args.task)
+    folder = export_run(
+        run,
+        args.folder,
+        evaluation=read_json(evaluated),
+        pairs=args.pairs if args.form == "interpbench" else None,
+        activations=args.items if args.activations else None,
+    )
     Console(highlight=False).print(f"exported: {folder}", markup=False, soft_wrap=True)
 
 
 COMMANDS = {
     "inject": _inject,
     "resume": _resume,
+    "tasks": _tasks,
     "check": _check,
     "evaluate": _evaluate,
     "decode": _decode,
+    "explore": _explore,
     "interpret": _interpret,
     "retention": _retention,
     "report": _report,

@@ -53,11 +53,19 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """The programs that the package brings, compiled for a model's tokenizer."""
+
+    lm: str = "tiny"
+    """The model whose tokenizer counts; its weights are not read."""
+
+
+@dataclass(frozen=True)
 class Check:
     """Show a program, its items and its sets for a model, and prove the compiled network, without training it."""
 
     task: tyro.conf.Positional[str] = "dyck"
-    """dyck, int_sum, count, or path/to/file.py:NAME."""
+    """One of `tracr-jax tasks`, or path/to/file.py:NAME."""
     lm: str = "tiny"
     """The model whose tokenizer and depth count; its weights are not read."""
     tracr: bool = False
@@ -92,6 +100,20 @@ class Decode:
     """0..L, or from the end; by default the last layer that the adapter was trained to read."""
     all: bool = False
     """Every variable, in as many tables as the terminal needs; otherwise those that fit."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME: judges texts longer than the compiled program's table."""
+
+
+@dataclass(frozen=True)
+class Explore:
+    """A local page: type a prompt, see the program's variables by token and layer, set one; Ctrl-C ends it."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder, or an export."""
+    port: int = 8765
+    """Of 127.0.0.1; 0 takes a free one."""
+    program: str | None = None
+    """Of a model with several programs (inject --onto), the name of the one to read; default the newest."""
     task: str | None = None
     """The task's own code, path/to/file.py:NAME: judges texts longer than the compiled program's table."""
 
@@ -156,3 +178,13 @@ class Export:
     """The run folder."""
     folder: tyro.conf.Positional[Path]
     """The folder to write; it must not exist yet, or be empty."""
+    form: Annotated[Literal["folder", "interpbench"], tyro.conf.arg(name="as")] = "folder"
+    """"interpbench": with the program's ground truth for causal-abstraction benchmarks, in DIR/interpbench."""
+    pairs: int = 50
+    """Counterfactual pairs of each variable, with --as interpbench."""
+    activations: bool = False
+    """Also write labelled activations of the residual stream (safetensors and JSON)."""
+    items: int = 50
+    """Items of each set, with --activations."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, for the two above."""

@@ -4,6 +4,7 @@
     tokenizer.json  tokenizer_config.json  special_tokens_map.json  (vocab.json  merges.txt)
     adapter.safetensors  program.json  teacher.npz   A = (weight [D, d], bias [D]), what its rows mean, the program
     README.md                              a card with the measured numbers
+    interpbench/  activations.*            where asked for: ground truth, labelled activations
 
 The names of tensors come from `lm/convert.py`, in both directions.
 """
@@ -15,6 +16,10 @@ from typing import Any
 import numpy as np
 
 from tracr_jax.errors import UserError
+from tracr_jax.export import activations as labelled
+from tracr_jax.export import benchmark
+from tracr_jax.export.activations import write_activations
+from tracr_jax.export.benchmark import write_benchmark
 from tracr_jax.export.card import model_card
 from tracr_jax.export.tokenizer import as_trained, write_tokenizer
 from tracr_jax.files import new_folder, read_json, reading, write_json, write_text
@@ -24,19 +29,29 @@ from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import FILE, save_program
 
 
-def export_run(run: Injected, folder: str | Path, *, evaluation: Mapping[str, Any] | None = None) -> Path:
+def export_run(
+    run: Injected,
+    folder: str | Path,
+    *,
+    evaluation: Mapping[str, Any] | None = None,
+    pairs: int | None = None,
+    activations: int | None = None,
+) -> Path:
     """Write a model with its newest program as a folder that `transformers` loads with no code of ours.
 
     Args:
       run: from `inject` or `open`.
       folder: does not exist yet, or is empty; it appears whole or not at all.
       evaluation: the content of the run's evaluation.json, for the card; by default what `inject` measured.
+      pairs: also write the ground truth of `tracr_jax.export.benchmark`, with so many pairs of each variable.
+      activations: also write those of so many items of each set, see `tracr_jax.export.activations`.
 
     Returns:
       The folder.
 
     Raises:
-      UserError: the folder holds something, or cannot be written; or there is no evaluation.
+      UserError: the folder holds something, or cannot be written; or there is no evaluation, or, for the last two,
+        no code of the task.
     """
     program, model = run.program, run.model
     evaluation = evaluation or run.evaluation
@@ -45,7 +60,14 @@ def export_run(run: Injected, folder: str | Path, *, evaluation: Mapping[str, An
     with new_folder(folder) as out:
         tokenizer = as_trained(program.tokenizer, max_length=model.max_positions)
         save_program(out, program, width=model.width, shareable=True)
-        write_text(out / "README.md", card(run, evaluation, content=read_json(out / FILE)))
+        text = card(run, evaluation, content=read_json(out / FILE))
+        if pairs is not None:
+            write_benchmark(run, out / benchmark.FOLDER, pairs=pairs)
+            text += benchmark.CARD
+        if activations is not None:
+            write_activations(run, out, items=activations)
+            text += labelled.CARD
+        write_text(out / "README.md", text)
         # A run without alignment never trained its adapter: it would read noise.
         if program.aligned:
             adapter = {k: np.asarray(v, np.float32) for k, v in run.adapter._asdict().items()}

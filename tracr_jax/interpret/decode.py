@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from tracr_jax.data.samples import LONG, round_up
 from tracr_jax.errors import UserError
@@ -45,31 +45,57 @@ def decode(run: Injected, text: str) -> Decoded:
 
 def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
     """`decode` for a text that is already token ids."""
-    program = run.program
-    depth, layout, teacher = program.depth, program.layout, program.teacher
-    row = _padded(run, ids)
-    count = len(ids)
-    # Cut to the text on the host only: on the device each length would be compiled anew.
-    found = _reading(run.model, run.params, run.adapter, row, layout=layout, states=program.states)
-    hidden, *found = (np.asarray(x)[:, :count] for x in found)
-    reading, read, margin = found
-    numbers, unknown = np.full(reading.shape, np.nan), ""
+    program, row = run.program, padded_row(run, ids)
+    hidden = _hidden(run.model, run.params, row, states=program.states)
+    held, states, unknown = None, None, ""
     if row.shape[1] <= program.length:
-        states = _program(program.residuals, program.phi, program.bridge.to_teacher(row), layout=layout)
-        numbers, held = (np.asarray(x)[:, :count] for x in states)
+        states = _program(program.residuals, program.phi, program.bridge.to_teacher(row))
     else:
         try:
-            held = oracle_values(program, row, [count])[0][:, 0, :count]
+            held = oracle_values(program, row, [len(ids)])[0][:, 0]
         except UserError as e:
-            held = np.full(read.shape, NOTHING)
-            unknown = f"{count} tokens are more than the {program.length} of the compiled program; {e}"
-    held = program.readable(held)
+            unknown = beyond_table(program, len(ids), str(e))
+    return read_states(program, run.adapter, ids, hidden, states=states, held=held, unknown=unknown)
+
+
+def beyond_table(program: Program, count: int, why: str) -> str:
+    """In one line why it is not known what the program holds in a text of `count` tokens."""
+    return f"{count} tokens are more than the {program.length} of the compiled program; {why}"
+
+
+def read_states(
+    program: Program,
+    adapter: Adapter,
+    ids: Sequence[int],
+    hidden: Float[Array, "L1 W d"],
+    *,
+    states: Float[Array, "L1 W D"] | None = None,
+    held: Int[np.ndarray, "L1 W n"] | None = None,
+    unknown: str = "",
+) -> Decoded:
+    """What the adapter reads in given states of a text, beside what the program holds.
+
+    Args:
+      program: whose variables are read.
+      adapter: what reads them.
+      ids: the text. Cut to its length is what was computed for a padded row: else each length would compile anew.
+      hidden: states of the model that the teacher's layers are read from.
+      states: the compiled program's own, without BOS.
+      held: the program's values in layout order, where there are no states of it.
+      unknown: why there is neither.
+    """
+    count, layout, variables = len(ids), program.layout, program.teacher.variables
+    reading, read, margin = (np.asarray(x)[:, :count] for x in _reading(adapter, hidden, layout=layout))
+    numbers = np.full(reading.shape, np.nan)
+    if states is not None:
+        numbers, held = (np.asarray(x)[:, :count] for x in (states, _held(states, layout=layout)))
+    held = np.full(read.shape, NOTHING) if held is None else program.readable(held[:, :count])
     place = {name: k for k, name in enumerate(layout.names)}
-    shape = (depth + 1, len(teacher.variables), count)
+    shape = (program.depth + 1, len(variables), count)
     out = Decoded(
         tuple(program.tokenizer.token_text(i) for i in ids),
         tuple(int(i) for i in ids),
-        teacher.variables,
+        variables,
         program.result,
         np.full(shape, NOTHING, np.int32),
         np.zeros(shape, np.float32),
@@ -78,14 +104,14 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
         np.full(shape, np.nan, np.float32),
         unknown,
     )
-    for i, v in enumerate(teacher.variables):
+    for i, v in enumerate(variables):
         if v.kind == "categorical":
             k = place[v.name]
             out.values[:, i], out.margins[:, i], out.truth[:, i] = read[..., k], margin[..., k], held[..., k]
         else:
             out.numbers[:, i] = reading[..., v.indices[0]]
             out.true_numbers[v.writer_layer :, i] = numbers[v.writer_layer :, :, v.indices[0]]
-    return out if program.codes is None else _between(out, program, hidden)
+    return out if program.codes is None else _between(out, program, np.asarray(hidden)[:, :count])
 
 
 def _between(out: Decoded, program: Program, hidden: Float[np.ndarray, "L1 S d"]) -> Decoded:
@@ -107,13 +133,17 @@ def hidden_states(run: Injected, text: str) -> dict[str, Float[np.ndarray, "S d"
     adapter reads those of `Program.states`.
     """
     ids = run.program.tokenizer.encode(text)
-    out = _forward(run.model, run.params, _padded(run, ids))
+    out = _forward(run.model, run.params, padded_row(run, ids))
     states = {f"hidden_{i}": h[0, : len(ids)] for i, h in enumerate(np.asarray(out.hidden))}
     return states | {"logits": np.asarray(out.logits)[0, : len(ids)]}
 
 
-def _padded(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
-    """One row of few possible widths, so that few programs are compiled."""
+def padded_row(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
+    """One row of few possible widths, so that few programs are compiled.
+
+    Raises:
+      UserError: no tokens, or more than the model has positions.
+    """
     if not len(ids):
         raise UserError("decode: the text is empty; give at least one token")
     limit = run.model.max_positions
@@ -126,29 +156,31 @@ def _padded(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
     return row
 
 
-@functools.partial(jax.jit, static_argnames=("model", "layout", "states"))
-def _reading(
-    model: LanguageModel,
-    lm_params: Params,
-    adapter: Adapter,
-    ids,
-    *,
-    layout: VariableLayout,
-    states: tuple[int, ...],
-):
-    """States [L1, S, d] of one row, what is read there [L1, S, D]; each variable's value and margin [L1, S, n]."""
+@functools.partial(jax.jit, static_argnames=("model", "states"))
+def _hidden(model: LanguageModel, lm_params: Params, ids, *, states: tuple[int, ...]):
+    """States [L1, W, d] of one row that the teacher's layers are read from."""
     model, lm_params = first_blocks(model, lm_params, states[-1] + 1)
-    hidden = model.apply(lm_params, ids).hidden[np.array(states), 0]
+    return model.apply(lm_params, ids).hidden[np.array(states), 0]
+
+
+@functools.partial(jax.jit, static_argnames=("layout",))
+def _reading(adapter: Adapter, hidden, *, layout: VariableLayout):
+    """What is read in states [L1, W, d]: coordinates [L1, W, D]; each variable's value and margin [L1, W, n]."""
     reading = apply_adapter(adapter, hidden.astype(jnp.float32))
     grouped = reading[..., layout.order]
-    return hidden, reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)
+    return reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)
 
 
-@functools.partial(jax.jit, static_argnames=("residuals", "layout"))
-def _program(residuals: Callable, phi: Any, ids, *, layout: VariableLayout):
-    """The compiled teacher's states of one row [L1, S, D], and the values that they hold [L1, S, n]."""
-    states = residuals(phi, ids)[:, 0, 1:]
-    return states, held_values(states[..., layout.order], layout=layout)
+@functools.partial(jax.jit, static_argnames=("layout",))
+def _held(states, *, layout: VariableLayout):
+    """The values that the compiled teacher's states [L1, W, D] hold [L1, W, n]."""
+    return held_values(states[..., layout.order], layout=layout)
+
+
+@functools.partial(jax.jit, static_argnames=("residuals",))
+def _program(residuals: Callable, phi: Any, ids):
+    """The compiled teacher's states of one row [L1, W, D], without BOS."""
+    return residuals(phi, ids)[:, 0, 1:]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

@@ -3,20 +3,25 @@
 Each example is the prompt followed by the model's own answer: what stood before it while it answered.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tracr_jax.data.samples import sample_of
 from tracr_jax.errors import UserError
-from tracr_jax.interpret.decode import decode_ids
+from tracr_jax.interpret.decode import decode_ids, padded_row, read_states
+from tracr_jax.interpret.display import Decoded
+from tracr_jax.interpret.stepwise import generate, next_token
 from tracr_jax.measure.answers import greedy_answers
+from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING
 from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import Item
+from tracr_jax.teacher.readers import last_read
 
 _OTHER_SETS = 4  # beside "test"
+_FEW = 4  # items of each set that are answered where it must be quick
 
 
 def examples(
@@ -54,9 +59,8 @@ def examples(
     answers = iter(greedy_answers(run, run.params, [i for s in samples.values() for i in s]))
     answered = {name: [(item, next(answers)) for item in items] for name, items in samples.items()}
     if sets is None:
-        others = sorted((n for n in known if n != "test"), key=lambda n: _share_right(run, answered[n]))
-        chosen = {*others[:_OTHER_SETS], "test"}
-        answered = {n: a for n, a in answered.items() if n in chosen}
+        shares = {n: float(np.mean([_right(run, *p) for p in pairs])) for n, pairs in answered.items()}
+        answered = {n: answered[n] for n in _worst(shares)}
     return [
         _example(run, name, item, answer)
         for name, pairs in answered.items()
@@ -64,19 +68,73 @@ def examples(
     ]
 
 
+def first_examples(run: Injected, evaluation: Mapping[str, Any], *, candidates: int = 16) -> dict[str, Any]:
+    """{"variables", "examples"} as `interpret` gives them, of a few short prompts: for the report after a run.
+
+    Quick, because one program is compiled: of the language model, for one row. What the program holds is asked of
+    its own evaluator.
+
+    Args:
+      run: the model with the program, and the task's own code.
+      evaluation: the content of evaluation.json, which knows on which sets the model is worst.
+      candidates: items of each set to choose from, its first.
+    """
+    program, known = run.program, run.program.task.eval_sets()
+    samples = {name: _short(run, sample_of(known[name], candidates)) for name in evaluation["sets"]}
+    fit = {n: [i for i in items if program.token_count(i) <= program.length] for n, items in samples.items()}
+    shown = []
+    for name in _worst({n: s["injected"]["accuracy"] for n, s in evaluation["sets"].items() if fit[n]}):
+        found = {}
+        for item in fit[name][:_FEW]:
+            prompt, label = program.bridge.split(item)
+            # An answer has as many tokens as the label: no end is looked for.
+            found[item] = generate(lambda ids: next_token(run, ids), prompt, most=len(label), end=-1)
+        for item, answer in _pick(run, [(i, answer) for i, (answer, *_) in found.items()], 2):
+            ids = [*program.bridge.split(item)[0], *answer]
+            held = oracle_values(program, padded_row(run, ids), [len(ids)])[0][:, 0]
+            read = read_states(program, run.adapter, ids, found[item][1], held=held)
+            shown.append(_shown(run, name, item, answer, read))
+    return {"variables": describe_variables(run), "examples": shown}
+
+
+def _worst(shares: Mapping[str, float]) -> list[str]:
+    """Of named sets the test set and the few with the lowest shares of right answers, in their own order."""
+    others = sorted((n for n in shares if n != "test"), key=shares.__getitem__)
+    return [n for n in shares if n in {"test", *others[:_OTHER_SETS]}]
+
+
+def _short(run: Injected, items: Sequence[Item]) -> list[Item]:
+    """Short ones first, they fit a screen; the very shortest are trivial and left out."""
+    return sorted(items, key=run.program.token_count)[len(items) // 8 :]
+
+
+def describe_variables(run: Injected) -> list[dict[str, Any]]:
+    """Name, kind, values and layers of every variable of the teacher, in its order.
+
+    The last reader's layer is the last l for which something is computed from the variable in r_l: L for the
+    result, None where nothing reads it (or only the layer that writes it does).
+    """
+    oracle = run.program.oracle
+    return [
+        {
+            "name": v.name,
+            "kind": v.kind,
+            "values": [str(value) for value in v.values],
+            "writer_layer": v.writer_layer,
+            "last_reader_layer": last_read(run.program.teacher, oracle, v.name),
+        }
+        for v in run.program.teacher.variables
+    ]
+
+
 def _right(run: Injected, item: Item, answer: Sequence[int]) -> bool:
     return list(answer) == list(run.program.bridge.split(item)[1])
 
 
-def _share_right(run: Injected, pairs) -> float:
-    return float(np.mean([_right(run, *p) for p in pairs]))
-
-
 def _pick(run: Injected, pairs, count: int) -> list[tuple[Item, list[int]]]:
-    """Right and wrong ones in turn, of both labels if possible; short ones first, they fit a screen."""
-    pairs = sorted(pairs, key=lambda p: run.program.token_count(p[0]))
-    # The very shortest are trivial.
-    pairs = pairs[len(pairs) // 8 :]
+    """Right and wrong ones in turn, of both labels if possible."""
+    given = dict(pairs)
+    pairs = [(item, given[item]) for item in _short(run, list(given))]
     queues = [[p for p in pairs if _right(run, *p) is state] for state in (True, False)]
     out: list[tuple[Item, list[int]]] = []
     while len(out) < count and any(queues):
@@ -89,16 +147,26 @@ def _pick(run: Injected, pairs, count: int) -> list[tuple[Item, list[int]]]:
 
 
 def _example(run: Injected, name: str, item: Item, answer: list[int]) -> dict[str, Any]:
+    return _shown(run, name, item, answer, decode_ids(run, [*run.program.bridge.split(item)[0], *answer]))
+
+
+def _shown(run: Injected, name: str, item: Item, answer: list[int], read: Decoded) -> dict[str, Any]:
     prompt = run.program.bridge.split(item)[0]
-    d = decode_ids(run, [*prompt, *answer])
-    margins = np.round(d.margins.astype(float), 2)
     return {
         "set": name,
         "prompt": item.prompt,
         "label": item.label,
         "answer": run.program.tokenizer.decode(answer).strip(),
-        "tokens": list(d.tokens),
         "answer_positions": list(range(len(prompt) - 1, len(prompt) - 1 + len(answer))),
+        **as_json(read),
+    }
+
+
+def as_json(d: Decoded) -> dict[str, Any]:
+    """Tokens, values, margins and truth of a decoded text, as the token explorer's scripts take them."""
+    margins = np.round(d.margins.astype(float), 2)
+    return {
+        "tokens": list(d.tokens),
         "layers": [{"value": _indices(v), "margin": m.tolist()} for v, m in zip(d.values, margins, strict=True)],
         "truth": [_indices(t) for t in d.truth],
     }

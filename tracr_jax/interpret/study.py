@@ -11,13 +11,12 @@ from typing import Any
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
-from tracr_jax.interpret.examples import examples
+from tracr_jax.interpret.examples import describe_variables, examples
 from tracr_jax.interpret.noise import SEEDS, noise_curves
 from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.interpret.swap import swaps
 from tracr_jax.runs.folder import about
 from tracr_jax.runs.model import Injected, open
-from tracr_jax.teacher.readers import last_read
 
 Progress = Callable[[str, int, int], None]  # (what is done, steps done, of; of 0 where they are not counted)
 
@@ -94,22 +93,3 @@ def interpret(
     if folder:
         write_json(Path(folder) / "interpretation.json", result)
     return result
-
-
-def describe_variables(run: Injected) -> list[dict[str, Any]]:
-    """Name, kind, values and layers of every variable of the teacher, in its order.
-
-    The last reader's layer is the last l for which something is computed from the variable in r_l: L for the
-    result, None where nothing reads it (or only the layer that writes it does).
-    """
-    oracle = run.program.oracle
-    return [
-        {
-            "name": v.name,
-            "kind": v.kind,
-            "values": [str(value) for value in v.values],
-            "writer_layer": v.writer_layer,
-            "last_reader_layer": last_read(run.program.teacher, oracle, v.name),
-        }
-        for v in run.program.teacher.variables
-    ]

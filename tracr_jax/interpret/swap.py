@@ -53,7 +53,7 @@ def make_lm_swap(run: Injected, pool: Pool) -> Callable[..., Hits]:
     model, teacher, states = run.model, run.program.teacher, np.array(run.program.states)
     short, cut = first_blocks(model, run.params, run.program.top + 1)
     hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[states]), cut, padded_items(pool))
-    bases, everything = _bases(run, pool), _everything(run.program)
+    bases, everything = variable_bases(run, pool), _everything(run.program)
     widest = max((b.shape[1] for b in (*bases.values(), *everything)), default=1)
     count = max((len(k.answer) for k in pool.items), default=1)
     result = next(v for v in teacher.variables if v.name == pool.oracle.result)
@@ -105,7 +105,7 @@ def make_lm_swap(run: Injected, pool: Pool) -> Callable[..., Hits]:
     return swap
 
 
-def _bases(run: Injected, pool: Pool) -> dict[str, Float[np.ndarray, "d R"]]:
+def variable_bases(run: Injected, pool: Pool) -> dict[str, Float[np.ndarray, "d R"]]:
     """The subspace of each variable: its reserved directions, or the span of its rows of values in the sample."""
     reserved, codes, bases = run.program.reserved, run.program.codes, {}
     if reserved is not None and codes is not None:

@@ -137,20 +137,21 @@ def _plain_name(shard: str) -> str:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], *, dtype: str = "float32") -> None:
-    """Write one safetensors file in one step; dtype "float32", "float16" or "bfloat16"."""
+    """Write one safetensors file in one step; dtype "float32", "float16" or "bfloat16", of integers int32."""
     names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
     if dtype not in names:
         raise UserError(f"{path}: cannot write dtype {dtype!r}; known are {', '.join(names)}")
-    kind = np.dtype(_DTYPES[names[dtype]])
+    kinds = {name: "I32" if value.dtype.kind in "iu" else names[dtype] for name, value in tensors.items()}
+    sizes = {"I32": np.dtype(np.int32)} | {n: np.dtype(_DTYPES[n]) for n in names.values()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, value in tensors.items():
-        end = offset + value.size * kind.itemsize
-        header[name] = {"dtype": names[dtype], "shape": list(value.shape), "data_offsets": [offset, end]}
+        end = offset + value.size * sizes[kinds[name]].itemsize
+        header[name] = {"dtype": kinds[name], "shape": list(value.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format wants aligned data
     with replacing(path) as f:
         f.write(len(text).to_bytes(8, "little") + text)
-        for value in tensors.values():
-            f.write(np.ascontiguousarray(value, kind).tobytes())
+        for name, value in tensors.items():
+            f.write(np.ascontiguousarray(value, sizes[kinds[name]]).tobytes())

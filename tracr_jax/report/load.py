@@ -18,6 +18,7 @@ _KEYS = {
     "evaluation.json": ("sets",),
     "retention.json": ("rows",),
     "interpretation.json": ("variables",),
+    "examples.json": ("variables", "examples"),
 }
 _PROGRAMS = ("tasks", "before", "after")
 _INTERPRETATION = {
@@ -39,6 +40,7 @@ class RunFiles:
     evaluation: Mapping[str, Any] | None
     retention: Mapping[str, Any] | None
     interpretation: Mapping[str, Any] | None
+    examples: Mapping[str, Any] | None = None  # from the end of the main job; of interpretation.json are more
 
     @property
     def is_baseline(self) -> bool:
@@ -52,12 +54,12 @@ class RunFiles:
 
     @property
     def variables(self) -> Sequence[Mapping[str, Any]]:
-        """The program's variables, in the teacher's order; none where interpretation.json is missing."""
-        return (self.interpretation or {}).get("variables", ())
+        """The program's variables, in the teacher's order; none where nothing was read yet."""
+        return (self.interpretation or self.examples or {}).get("variables", ())
 
     def part(self, name: str) -> Any:
         """A part of interpretation.json ("scorecard", "noise", "swaps", "examples"), or None."""
-        return (self.interpretation or {}).get(name)
+        return (self.interpretation or self.examples or {}).get(name)
 
 
 def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
@@ -110,6 +112,7 @@ def _load(folder: Path, name: str) -> RunFiles:
         evaluation=evaluation,
         retention=_optional(folder, "retention.json"),
         interpretation=interpretation,
+        examples=_optional(folder, "examples.json"),
     )
 
 

@@ -22,7 +22,7 @@ from tracr_jax.report.png import write_figures
 from tracr_jax.report.programs import programs_section
 
 LIMIT = 8_000_000  # bytes of a page
-_SCRIPTS = ("base.js", "charts.js", "grid.js", "figures.js", "explorer.js")
+_SCRIPTS = ("base.js", "charts.js", "grid.js", "figures.js", "viewer.js", "explorer.js")
 
 
 def write_report(
@@ -73,7 +73,7 @@ def page(runs: Sequence[RunFiles]) -> str:
 
 
 def _html(runs: Sequence[RunFiles], data: Sequence[dict[str, Any]], *, dropped: int) -> str:
-    script = "\n".join(_asset(name) for name in _SCRIPTS)
+    script = "\n".join(asset(name) for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\nstart();\n}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
@@ -102,7 +102,7 @@ def _html(runs: Sequence[RunFiles], data: Sequence[dict[str, Any]], *, dropped: 
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>{title} · tracr_jax</title>
-<style>{_asset("style.css")}</style>
+<style>{asset("style.css")}</style>
 </head>
 <body>
 <a class="skip" href="#summary">To the summary</a>
@@ -136,5 +136,6 @@ def _facts(runs: Sequence[RunFiles]) -> str:
     return f'<p class="facts">{" · ".join(esc(f) for f in facts if f)}</p>'
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a script or style of the page."""
     return (resources.files("tracr_jax.report") / "assets" / name).read_text(encoding="utf-8")

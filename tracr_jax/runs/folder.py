@@ -4,6 +4,7 @@ config.json       the configuration                 run.json          command, v
 model/            config.json of the language model  metrics.jsonl     every step's numbers
 programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program`
 checkpoints/      what was trained                   evaluation.json   what it is worth
+                                                     examples.json     a few prompts, read token by token
 """
 
 import dataclasses

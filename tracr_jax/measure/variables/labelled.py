@@ -27,6 +27,7 @@ from tracr_jax.measure.variables.reading import NOTHING, held_values
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
 from tracr_jax.tasks.base import Item
+from tracr_jax.teacher.oracle import Overrides, Sees
 
 CLASSES = ("all", "prompt", "program", "marker", "answer")
 
@@ -94,7 +95,12 @@ def position_classes(
 
 
 def oracle_values(
-    program: Program, ids: Int[np.ndarray, "B S"], lengths: Sequence[int] | Int[np.ndarray, " B"]
+    program: Program,
+    ids: Int[np.ndarray, "B S"],
+    lengths: Sequence[int] | Int[np.ndarray, " B"],
+    *,
+    overrides: Overrides | None = None,
+    sees: Sees | None = None,
 ) -> tuple[Int[np.ndarray, "L1 B S n"], int]:
     """The oracle's values of every categorical variable for rows of any length, and how many have no direction.
 
@@ -102,6 +108,8 @@ def oracle_values(
       program: whose task's own code is at hand.
       ids: LM tokens.
       lengths: how many of each row are its own; the program is causal, the rest is left out.
+      overrides: values put in place of the program's, see `Oracle`.
+      sees: who reads them.
     """
     by_name = {v.name: v for v in program.teacher.variables if v.kind == "categorical"}
     variables = [by_name[n] for n in program.layout.names if n in by_name]
@@ -109,7 +117,8 @@ def oracle_values(
     truth = np.full((*ids.shape, len(variables)), NOTHING, np.int32)
     missing = 0
     for row, length in enumerate(lengths):
-        values = program.oracle(program.bridge.teacher_values(ids[row, :length].tolist())).values if length else {}
+        seen = program.bridge.teacher_values(ids[row, :length].tolist())
+        values = program.oracle(seen, overrides=overrides, sees=sees).values if length else {}
         # Every compiled teacher holds them, even where the program never reads them.
         values = {"indices": list(range(length))} | values
         for k, variable in enumerate(variables):

@@ -1,0 +1,106 @@
+"""Labelled activations, to train or judge sparse autoencoders on: `tracr-jax export RUN DIR --activations`.
+
+    activations.safetensors   "blocks.{l}.hook_resid_pre" [N, d] for every state that the program is read from;
+                              "token_ids" [N], "item" [N] and "position" [N] say which token a row is, and
+                              "labels" [N, n] which value the program holds of each variable there (its place in
+                              the variable's values, -1 where it holds none)
+    activations.json          the names: variables with their values and the teacher layer that writes them, the
+                              items, and the fields that SAELens keeps of an activation store (model_name,
+                              hook_names, d_in, prepend_bos, context_size)
+
+A label holds in the state of teacher layer l from the variable's "writer_layer" on; with reserved directions
+"layers" says where it can be read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tracr_jax.data.samples import reported_samples
+from tracr_jax.errors import UserError
+from tracr_jax.files import write_json
+from tracr_jax.lm.blocks import first_blocks
+from tracr_jax.lm.tensors import write_safetensors
+from tracr_jax.measure.variables.labelled import Labeller
+from tracr_jax.runs.model import Injected
+from tracr_jax.runs.program import describe_program
+
+FILE = "activations"
+_BATCH = 32
+CARD = """
+## Labelled activations
+
+`activations.safetensors` holds the residual stream at every token of items of each set, and the program's value of
+each variable there; `activations.json` says what the rows and values are.
+"""
+
+
+def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
+    """Write the residual stream at every token of `items` items of each reported set, with the program's values.
+
+    Args:
+      run: from `inject` or `open`, with the task's own code at hand.
+      folder: gets the two files.
+      items: of each set, its first; those longer than the program's table are labelled by its own evaluator.
+
+    Raises:
+      UserError: the task's code is not at hand, or `items` is less than one.
+    """
+    program, states = run.program, np.array(run.program.states)
+    samples = reported_samples(program.task, items)
+    chosen = [(name, item) for name, of in samples.items() for item in of]
+    short, cut = first_blocks(run.model, run.params, program.top + 1)
+    hidden = jax.jit(lambda params, ids: short.apply(params, ids).hidden[states])
+    categorical = [v for v in program.teacher.variables if v.kind == "categorical"]
+    order = [program.layout.names.index(v.name) for v in categorical]
+    parts: dict[str, list[np.ndarray]] = {}
+    described: list[dict[str, Any]] = []
+    labeller = Labeller(run)
+    # The labeller takes items that fit the program's table first.
+    fits = [program.token_count(item) <= program.length for _, item in chosen]
+    chosen = [c for c, fit in zip(chosen, fits, strict=True) if fit] + [
+        c for c, fit in zip(chosen, fits, strict=True) if not fit
+    ]
+    rows = labeller.rows([item for _, item in chosen], batch=_BATCH)
+    for batch in rows:
+        found = np.asarray(hidden(cut, batch.ids), np.float32)
+        # A variable is there from its writer on; the last layer at which it can be read has its value.
+        labels = batch.truth[..., order].max(axis=0)
+        own = batch.masks[0] > 0
+        for row in np.flatnonzero(own.any(axis=1)):
+            at, (name, item) = np.flatnonzero(own[row]), chosen[len(described)]
+            add = {f"blocks.{s}.hook_resid_pre": found[k, row, at] for k, s in enumerate(states)}
+            add |= {"token_ids": batch.ids[row, at], "position": at, "labels": labels[row, at]}
+            add["item"] = np.full(len(at), len(described))
+            for key, value in add.items():
+                parts.setdefault(key, []).append(value)
+            described.append({"set": name, "prompt": item.prompt, "label": item.label, "tokens": len(at)})
+    if not described:
+        raise UserError(f"{run.folder}: no item to take activations of")
+    write_safetensors(folder / f"{FILE}.safetensors", {k: np.concatenate(v) for k, v in parts.items()})
+    readable = program.readable(np.zeros((program.depth + 1, 1, len(program.layout.names)), np.int64)) == 0
+    write_json(
+        folder / f"{FILE}.json",
+        {
+            "format": 1,
+            "model_name": describe_program(program, width=run.model.width)["run"]["lm"],
+            "hook_names": [f"blocks.{s}.hook_resid_pre" for s in states],
+            "d_in": run.model.width,
+            "prepend_bos": False,
+            "context_size": max(d["tokens"] for d in described),
+            "variables": [
+                {
+                    "name": v.name,
+                    "values": [str(x) for x in v.values],
+                    "writer_layer": v.writer_layer,
+                    "layers": [
+                        layer for layer in range(v.writer_layer, program.depth + 1) if readable[layer, 0, order[i]]
+                    ],
+                }
+                for i, v in enumerate(categorical)
+            ],
+            "items": described,
+        },
+    )
