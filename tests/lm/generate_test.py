@@ -61,12 +61,10 @@ def test_an_edit_may_depend_on_the_step():
 
 def test_one_program_for_all_batches():
     model, params = M.make("gpt2", seed=5)
-    from tracr_jax.lm import generate
-
-    before = generate._jitted._cache_size()
+    before = greedy._cache_size()
     for seed in range(3):
         greedy(model, params, M.ids(batch=2, length=7, seed=seed), jnp.asarray([7, 3 + seed]), num_tokens=2)
-    assert generate._jitted._cache_size() == before + 1
+    assert greedy._cache_size() == before + 1
 
 
 def test_too_many_positions_is_one_line():
