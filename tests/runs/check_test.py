@@ -97,7 +97,7 @@ def test_a_users_program_its_tokens_and_its_look_ahead(file):
     assert "".join(question.pieces).startswith(question.item.prompt)
     text = shown(checked, 60)
     assert max(map(len, text.splitlines())) <= 60
-    assert "by index" in text
+    assert "ahead by index" in " ".join(text.split())
 
 
 def test_a_program_without_look_ahead_is_told_so(file):
@@ -108,6 +108,7 @@ def test_a_program_without_look_ahead_is_told_so(file):
     assert checked.proof.meaning.answers > 300
 
 
+@pytest.mark.soak
 def test_tracrs_weights_are_compared_where_asked(file):
     checked = check(f"{file}:ODD", tracr=True)
     assert checked.proof.network.tracr_weight_deviation == 0
@@ -115,7 +116,8 @@ def test_tracrs_weights_are_compared_where_asked(file):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("ALWAYS", "the program says 'yes' of all"), ("SELECTOR", "the program is a selector")]
+    ("name", "says"),
+    [("ALWAYS", "the program says 'yes' of all strings"), ("SELECTOR", "the program is a selector")],
 )
 @pytest.mark.parametrize("command", ["check", "inject"])
 def test_programs_that_answer_nothing_have_one_message(capsys, tmp_path, monkeypatch, file, command, name, says):

@@ -10,6 +10,7 @@ from tracr.rasp import rasp
 from tests.helpers.tasks_tokenizers import filtered
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.errors import UserError
+from tracr_jax.runs.build import proved_items
 from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.registry import check_task
 from tracr_jax.tasks.sampled import SampledTask
@@ -219,29 +220,65 @@ def test_mistakes_at_construction(options, message):
         StringTask("wrong", odd_number_of_a, **({"letters": ("a", "b")} | options))
 
 
+class Shout(SampledTask):
+    """A task with text of its own; its program may be another."""
+
+    name, marker = "shout", "?"
+
+    def __init__(self, build=None, label=None):
+        self.build, self.label = build or odd_number_of_a, label
+
+    def program(self, *, max_seq_len):
+        made = self.build()
+        return made.named(self.result) if isinstance(made, rasp.SOp) else made
+
+    def vocab(self):
+        return frozenset({"a", "b", "other", "?"})
+
+    def token_map(self):
+        return TokenMap({"a": "a", "b": "b", ":": "?"}, fill="other")
+
+    def sample(self, r):
+        text = " ".join("ab"[k] for k in r.integers(0, 2, int(r.integers(2, 9))))
+        return Item(f"Odd {text} :", self.label or ("yes" if text.count("a") % 2 else "no"))
+
+    def teacher_label(self, item):
+        return (item.label == "yes",)
+
+
 def test_sampled_task_needs_one_sampler():
-    class Shout(SampledTask):
-        name, marker = "shout", "?"
-
-        def program(self, *, max_seq_len):
-            return odd_number_of_a().named(self.result)
-
-        def vocab(self):
-            return frozenset({"a", "b", "other", "?"})
-
-        def token_map(self):
-            return TokenMap({"a": "a", "b": "b", ":": "?"}, fill="other")
-
-        def sample(self, r):
-            text = " ".join("ab"[k] for k in r.integers(0, 2, int(r.integers(2, 9))))
-            return Item(f"Odd {text} :", "yes" if text.count("a") % 2 else "no")
-
-        def teacher_label(self, item):
-            return (item.label == "yes",)
-
     task = Shout()
     assert check_task(task, "shout") is task
     test = task.eval_sets()["test"]
     assert not {test.item(i).prompt for i in range(test.size)} & {
         task.train_item(i, seed=0).prompt for i in range(300)
     }
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ),
+            "task mine: the program is a selector",
+        ),
+        (
+            lambda: rasp.SequenceMap(lambda n, t: n > 3, rasp.length, rasp.tokens),
+            r"task mine: .* no causal network .* `rasp.Map\(lambda i: i \+ 1, rasp.indices\)` counts the tokens so far",
+        ),
+        (
+            lambda: rasp.Map(lambda t: True, rasp.tokens),
+            "task mine: the program's answer is True whatever it reads",
+        ),
+        (lambda: rasp.SequenceMap(lambda a, t: a, rasp.Full(1), rasp.tokens), "task mine: .* is a constant"),
+        (lambda: 3, r"task mine: program\(\) must be a rasp.SOp, got 3"),
+    ],
+)
+def test_programs_that_answer_nothing_are_refused_for_any_task(build, message):
+    with pytest.raises(UserError, match=message):
+        check_task(Shout(build), "mine")
+
+
+def test_items_with_one_answer_are_refused():
+    with pytest.raises(UserError, match="task shout: the answer is 'yes' in all of 316 items"):
+        proved_items(Shout(label="yes"), seed=0)

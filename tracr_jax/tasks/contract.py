@@ -13,9 +13,10 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, Task, TokenMap
 from tracr_jax.teacher.compile import build_program
-from tracr_jax.teacher.graph import check_operations
+from tracr_jax.teacher.undefined import only_answer
 
 _ASKED = 3  # items of each kind
+_LENGTH = 16  # positions of the program that is looked at
 
 
 def check_contract(task: Task, spec: str) -> None:
@@ -51,12 +52,16 @@ def check_contract(task: Task, spec: str) -> None:
     vocab = ask("vocab()", task.vocab)
     ok = isinstance(vocab, Collection) and not isinstance(vocab, str | bytes) and len(vocab) > 0
     need("vocab()", ok and all(isinstance(v, Hashable) for v in vocab), "a set of values", vocab)
-    program = ask("program(max_seq_len=16)", task.program, max_seq_len=16)
-    need("program(max_seq_len=16)", isinstance(program, rasp.RASPExpr), "a rasp.SOp", program)
+    program = ask("program()", task.program, max_seq_len=_LENGTH)
+    need("program()", isinstance(program, rasp.RASPExpr), "a rasp.SOp", program)
     try:
-        check_operations(build_program(program))
+        always = only_answer(build_program(program), vocab=vocab, max_seq_len=_LENGTH)
     except UserError as e:
         raise UserError(f"task {spec}: {e}") from e
+    if always:
+        raise UserError(
+            f"task {spec}: the program's answer is {short(always[0])} whatever it reads; mend the program"
+        )
     exactness = ask("mlp_exactness(16)", task.mlp_exactness, 16)
     ok = isinstance(exactness, int | float) and 0 < exactness < math.inf
     need("mlp_exactness(16)", ok, "a positive number", exactness)

@@ -19,6 +19,7 @@ from tracr_jax.tasks.sampled import EVALUATION, SampledTask
 from tracr_jax.tasks.split import Split, rng, shrunk, split_of
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.undefined import only_answer
 
 ASK, OTHER = "?", "other"
 _TAIL = "\nAnswer:"
@@ -182,6 +183,8 @@ class StringTask(SampledTask):
     @functools.cached_property
     def _language(self) -> Language:
         """The strings of training's lengths by answer, once the program is known to look at the letters alone."""
+        if self.answer == "yes/no":
+            self._check_always()
         r = rng(EVALUATION + 8)
         for _ in range(_COMPARED):
             letters = random_string(r, self.letters, self.min_length, self.max_length)
@@ -194,6 +197,18 @@ class StringTask(SampledTask):
                 "which makes strings of the other answer, or mend the program"
             )
         return found
+
+    def _check_always(self) -> None:
+        """Refuse a program whose answer is the same whatever it reads, before strings are searched for another."""
+        bools = rasp.Map(bool, self._built(), simplify=False).named("answer")
+        try:
+            always = only_answer(bools, vocab={*self.letters, OTHER, ASK}, max_seq_len=self.max_length)
+        except UserError:
+            return  # said where it is compiled, as the answer at the question mark
+        if always:
+            raise UserError(
+                f"task {self.name}: the program says {_shown(always[0])} of all strings; mend the program"
+            )
 
     def _compare(self, letters: Letters) -> None:
         alone = self._answer(letters)

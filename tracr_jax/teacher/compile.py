@@ -1,8 +1,9 @@
-"""RASP program -> teacher, equal to tracr's weights and labels to the bit.
+"""RASP program -> teacher, equal to tracr's weights and labels to the bit wherever tracr's network is the program.
 
-Implements docs/method.md §1 and docs/teacher.md §2. Differences from the original: the default `mlp_exactness` is
-sharp enough for every count up to the maximum length (docs/teacher.md §3a; 100 restores tracr's and the paper's
-dyck, 10⁴ its count), and nothing dense is made unless asked for.
+Implements docs/method.md §1 and docs/teacher.md §2; §2.1 says where tracr's network is not the program.
+Differences from the original: the default `mlp_exactness` is sharp enough for every count up to the maximum length
+(docs/teacher.md §3a; 100 restores tracr's and the paper's dyck, 10⁴ its count), and nothing dense is made unless
+asked for.
 """
 
 import functools

@@ -152,7 +152,7 @@ def _fingerprint(traced: Trace, *, vocab: Collection[Any], settings: tuple) -> s
     def add(*parts: Any) -> None:
         digest.update(("\x1f".join(f"{type(p).__name__}:{p!r}" for p in parts) + "\x1e").encode())
 
-    # The field names change with the meaning of a teacher; tracr's own version is what the fallback depends on.
+    # The field names change with the meaning of a teacher; tracr's own version is what its inference depends on.
     add(
         FORMAT,
         _COMPILER,

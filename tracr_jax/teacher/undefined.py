@@ -5,13 +5,13 @@ selector of positions selects is evaluated position by position; of other variab
 taken to occur.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths, trace
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.values import is_number
 
@@ -63,6 +63,19 @@ class Undefined:
         if isinstance(expr, rasp.Aggregate) and rasp.is_categorical(expr):
             return expr.sop.label in self.variables or not self.selects(label)
         return False
+
+
+def only_answer(program: rasp.SOp, *, vocab: Collection[Any], max_seq_len: int) -> list[Any]:
+    """[value] where a program's result has one value for all tokens; [] where it may have more, or be undefined.
+
+    Raises:
+      UserError: tracr cannot compile the program.
+    """
+    traced = trace(program, vocab=set(vocab), max_seq_len=max_seq_len)
+    values = list(traced.sops[traced.result].values)
+    if len(values) > 1 or traced.result in Undefined(traced, max_seq_len=max_seq_len).variables:
+        return []
+    return values
 
 
 def check_numbers(trace: Trace, undefined: Undefined) -> None:

@@ -14,10 +14,10 @@ from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.compile import build_program
-from tracr_jax.teacher.fallback import compile_with_tracr
 from tracr_jax.teacher.forward import last_state
 from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Evaluation, Oracle
+from tracr_jax.teacher.reference import compile_with_tracr
 from tracr_jax.teacher.variables import DEFINED
 
 _NUMERICAL = 1e-3  # a number's deviation, absolute below 1 and relative above

@@ -11,6 +11,8 @@ from rich.text import Text
 from tracr_jax.runs.check import Checked, CheckedVariable, Question
 
 _SHOWN = 4  # values of a variable
+_AHEAD = {"yes": "ahead", "by index": "ahead by index"}
+_NAME = 24  # characters of a variable's name that are kept on one line
 
 
 def print_check(console: Console, checked: Checked) -> None:
@@ -66,16 +68,16 @@ def _agreement(checked: Checked) -> str:
 
 
 def _variables_table(variables: Sequence[CheckedVariable]) -> Table:
-    table = _table("variables, by the layer that writes them")
+    table = _table("variables, by the layer that writes them; ahead: its selector would select later positions")
+    longest = max(len(v.variable.name) for v in variables)
+    by = [f"{v.operation}, {_AHEAD[v.ahead]}" if v.ahead else v.operation for v in variables]
     table.add_column("layer", justify="right", no_wrap=True)
-    table.add_column("name", overflow="fold")
-    table.add_column("by", overflow="fold")
+    table.add_column("name", overflow="fold", min_width=min(longest, _NAME))
+    table.add_column("by", overflow="fold", min_width=max(len(word) for words in by for word in words.split()))
     table.add_column("values", overflow="fold")
-    if any(v.ahead for v in variables):
-        table.add_column("looks\nahead", no_wrap=True)
-    for v in variables:
-        cells = [str(v.variable.writer_layer), v.variable.name, v.operation, _values(v.variable.values)]
-        table.add_row(*(Text(c) for c in [*cells, v.ahead][: len(table.columns)]))
+    for v, made in zip(variables, by, strict=True):
+        cells = [str(v.variable.writer_layer), v.variable.name, made, _values(v.variable.values)]
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -1,4 +1,4 @@
-"""Compile with tracr itself, for what the sparse assembler does not support."""
+"""Compile with tracr itself, slowly: the reference that `verify` compares with."""
 
 from typing import Any
 
