@@ -24,8 +24,10 @@ PAGE, NOTEBOOK = HERE / "tutorial.md", HERE / "tutorial.ipynb"
 
 # What makes every block run in seconds, on a random model: old text -> new, each once on the page.
 SMALLER = {
-    "steps=150, eval_items=60": "steps=2, eval_items=4",
-    'lm="tiny"': 'lm="lm"',
+    'lm="tiny", folder': (
+        'lm="lm", config=tracr_jax.RunConfig(steps=2, eval_items=4, '
+        'data=tracr_jax.DataConfig(batch=8, text_batch=2, text_length=32)), folder'
+    ),
     "prompts=200, pairs=40, items=60, probe_items=400": "prompts=4, pairs=2, items=4, probe_items=8, seeds=(0,)",
 }
 

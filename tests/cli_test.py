@@ -133,7 +133,8 @@ def test_a_sample_of_nothing_is_refused_before_the_run_is_opened(capsys, tmp_pat
 
 
 _BUSY = """
-import hashlib, sys
+import hashlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 from pathlib import Path
 from tracr_jax.cli.interrupt import answering
 from tracr_jax.train.interrupt import requests_to_stop
@@ -153,16 +154,21 @@ def test_ctrl_c_is_answered_while_the_main_thread_computes(tmp_path, presses):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout
-    assert process.stdout.readline() == "busy\n"
-    begun = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    if presses == 2:
-        assert process.stderr
-        assert process.stderr.readline() == "\n"
-        assert process.stderr.readline().startswith("stopping after this step, with a checkpoint; Ctrl-C again")
-        process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    with process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "busy\n"
+            begun = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            if presses == 2:
+                assert process.stderr
+                assert process.stderr.readline() == "\n"
+                expected = "stopping after this step, with a checkpoint; Ctrl-C again"
+                assert process.stderr.readline().startswith(expected)
+                process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert said.strip() == f"interrupted; nothing was written to {tmp_path}"
     assert time.monotonic() - begun < (10 if presses == 1 else 5)  # 1.5 s and 0 s on a machine that is not shared

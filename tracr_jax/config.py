@@ -277,6 +277,11 @@ def _check_exchange(config: RunConfig) -> None:
     _require(data.batch + data.free_items > 1, "exchange: one row has none to be mixed with; give a larger batch")
 
 
+def summed_tokens(config: RunConfig) -> int:
+    """Over how many tokens the retention term of the loss is a sum."""
+    return config.data.text_length if config.losses.retention_reduction == "text" else 1
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dict, for config.json."""
     return dataclasses.asdict(config)

@@ -20,6 +20,7 @@ from tracr_jax.lock import only_writer
 from tracr_jax.measure.answers import ModelScores, score_original
 from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.presets import preset
+from tracr_jax.progress import showing
 from tracr_jax.runs.build import build, make_batch_at, make_parts
 from tracr_jax.runs.folder import (
     about,
@@ -161,7 +162,8 @@ def _run(
         kept = newest_program(folder)
         tell_changed(config, kept)
         task = own_spec(task, kept)
-    setup = build(config, task=task, lm=lm, say=say)
+    with showing(progress):  # a task may search for its items
+        setup = build(config, task=task, lm=lm, say=say)
     setups, lm_params, record = (setup,), None, None
     if config.onto:
         tasks = [p.given for p in onto.programs if p.given] if isinstance(onto, Injected) else []
@@ -184,7 +186,8 @@ def _run(
                 state = checkpoints.restore(state)
                 say(f"resumed after {int(state.step)} of {config.steps} steps")
             begun = time.time()
-            step, original = _compile_and_score(before_training, step, state, frozen, batch_at, say=say)
+            with showing(progress):
+                step, original = _compile_and_score(before_training, step, state, frozen, batch_at, say=say)
             if first:
                 writers = (JsonLines(folder / "metrics.jsonl", keep_below=int(state.step)), *writers)
             trained = time.time()
@@ -199,6 +202,7 @@ def _run(
                     checkpoints=checkpoints,
                     checkpoint_every=config.checkpoint_every,
                     log_every=config.log_every,
+                    summed_tokens=C.summed_tokens(config),
                     progress=progress,
                     say=say,
                 )
@@ -208,7 +212,8 @@ def _run(
         held = tuple(p.trained(a) for p, a in zip(programs, params.adapters, strict=True))
         run = dataclasses.replace(before_training, params=params.lm, programs=held)
         # Each process evaluates for itself: the others would only wait for the one that writes.
-        evaluation = evaluate_programs(run, original=original, record=record, progress=say)
+        with showing(progress):
+            evaluation = evaluate_programs(run, original=original, record=record, progress=say)
         times["evaluation_s"] = time.time() - evaluated
         if first:
             write_json(folder / "evaluation.json", evaluation)

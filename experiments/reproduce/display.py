@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_SHOWN = {"loss": "loss", "alignment": "align", "supervised": "answer", "retention": "retain"}
+_SHOWN = {"loss": "loss", "alignment": "align", "supervised": "answer", "retention_per_token": "retain/token"}
 
 
 class Display:

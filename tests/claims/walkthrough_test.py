@@ -1,14 +1,17 @@
 """Every block of experiments/tutorial.md is run, in order, on a small random model and for two steps."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import tracr_jax
 from experiments.make_tutorial import NOTEBOOK, PAGE, blocks, notebook, shown, smaller
 from tracr_jax import cli
 from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.presets import preset
 
 
 def test_the_walk_through(tmp_path, monkeypatch, capsys):
@@ -56,6 +59,32 @@ def test_the_walk_through(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(["decode", "runs/own", "--layer", "77"])
     assert "no layer 77" in capsys.readouterr().err
+
+
+def test_its_command_and_its_python_are_the_same_run(tmp_path, monkeypatch):
+    """What the page's command and its Python block hand to the main job, up to the folder it is called in."""
+    text, started = PAGE.read_text(encoding="utf-8"), []
+    monkeypatch.chdir(tmp_path)
+    (file,) = [(name, content) for _, name, content in blocks(text) if name]
+    Path(file[0]).write_text(file[1])
+
+    def run(config, **options):
+        started.append((config, options["task"], options["lm"], options["folder"], options["resume"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tracr_jax.injection._run", run)
+    monkeypatch.setattr("tracr_jax.cli.commands._start", lambda cluster: None)
+    (command,) = re.findall(r"`tracr-jax (inject [^`]+)`", text)
+    with pytest.raises(SystemExit):
+        cli.main(shlex.split(command))
+    (block,) = [c for language, _, c in blocks(text) if language == "python" and "tracr_jax.inject(" in c]
+    with pytest.raises(KeyboardInterrupt):
+        exec(compile(block, PAGE.name, "exec"), {"tracr_jax": tracr_jax})
+    by_command, by_python = started
+    assert by_command == by_python
+    assert by_command[0] == dataclasses.replace(
+        preset(task="my_program.py:TASK"), task=f"{tmp_path}/my_program.py:TASK"
+    )
 
 
 def test_the_notebook_is_the_page():

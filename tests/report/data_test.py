@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,16 +11,37 @@ from tracr_jax.report import data as D
 from tracr_jax.report.load import load_runs
 
 
+def curves(metrics, **config):
+    return D.loss_curves(SimpleNamespace(metrics=metrics, config=config))  # pyright: ignore[reportArgumentType]
+
+
+def test_the_kl_is_per_token_whatever_the_loss_sums():
+    metrics = [{"step": 0, "retention": 8.0, "loss": 8.0}]
+    for reduction, value in (("text", 0.25), ("token", 8.0)):
+        config = {"losses": {"retention_reduction": reduction}, "data": {"text_length": 32}}
+        loss, kl = curves(metrics, **config)
+        assert (loss["mean"], kl["mean"]) == ([8.0], [value])
+        assert kl["title"].endswith("nats per token")
+
+
+def test_a_logarithmic_axis_spends_no_decades_on_the_first_steps():
+    (kl,) = curves([{"step": s, "retention": 6e-8 if s < 2 else 0.01 * s} for s in range(100)])
+    assert 0.005 < kl["floor"] < 0.05
+    (loss,) = curves([{"step": s, "loss": 10.0 ** -(s / 20)} for s in range(100)])
+    assert loss["floor"] == pytest.approx(10.0**-4.95)  # what many steps lead to is shown
+    assert curves([{"step": 0, "loss": -1.0}])[0]["floor"] is None
+
+
 def test_short_curves_are_kept_as_they_are():
     metrics = [{"step": s, "loss": 2.0 - s / 10, "alignment_parts": [1.0]} for s in range(10)]
-    (curve,) = D.loss_curves(metrics)
+    (curve,) = curves(metrics)
     assert curve["steps"] == list(range(1, 11))
     assert curve["mean"] == curve["low"] == curve["high"] == [2.0 - s / 10 for s in range(10)]
 
 
 def test_long_curves_keep_their_extremes():
     metrics = [{"step": s, "retention": 100.0 if s == 777 else float(s % 3)} for s in range(1000)]
-    (curve,) = D.loss_curves(metrics)
+    (curve,) = curves(metrics)
     assert len(curve["mean"]) <= D.POINTS
     assert curve["steps"][-1] == 1000
     assert max(curve["high"]) == 100.0
@@ -30,7 +52,7 @@ def test_long_curves_keep_their_extremes():
 
 
 def test_a_step_without_a_number_is_left_out():
-    (curve,) = D.loss_curves([{"step": 0, "loss": None}, {"step": 1, "loss": 3.0}])
+    (curve,) = curves([{"step": 0, "loss": None}, {"step": 1, "loss": 3.0}])
     assert (curve["steps"], curve["mean"]) == ([2], [3.0])
 
 

@@ -275,7 +275,7 @@ def test_sentences_of_a_whole_run(tmp_path):
     assert f"In these {len(examples)} examples" in R.explorer_reading(run)
     assert plain(R.explorer_reading(run)).endswith(f"the model answers {right} of them right.")
     assert plain(R.loss_reading(run)).startswith("In 400 steps the answer's loss fell from ")
-    assert "the language loss rose" in R.loss_reading(run)
+    assert "the language's loss rose" in R.loss_reading(run)
     assert "On length ood, " in R.length_reading(run)
     last = {n: c["accuracy"][-1] for n, c in run.part("scorecard")["sets"]["test"]["classes"]["all"].items()}
     worst = min(last, key=lambda n: last[n])
@@ -286,7 +286,7 @@ def test_a_loss_that_is_nothing_but_rounding_is_zero():
     metrics = [{"step": 0, "retention": -6e-8}, {"step": 1, "retention": 0.25}]
     assert (
         R.loss_reading(dataclasses.replace(RUN, metrics=metrics))
-        == "In 2 steps the language loss rose from 0 to 0.25."
+        == "In 2 steps the language's loss rose from 0 to 0.25 nats per token."
     )
 
 

@@ -15,6 +15,7 @@ from tracr_jax.config import RunConfig, read_config, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.host import dispatch_inline
 from tracr_jax.presets import METHODS, preset
+from tracr_jax.progress import showing
 
 if TYPE_CHECKING:
     from tracr_jax.runs.model import Injected
@@ -83,9 +84,13 @@ def _shown(args: "options.Inject | options.Resume", folder: Path, config: RunCon
     console = _console()
     return {
         "writers": () if console.quiet else _writers(args, folder, config),
-        "progress": sys.stderr.isatty() or sys.stdout.isatty(),
+        "progress": _live(),
         "say": lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
     }
+
+
+def _live() -> bool:
+    return sys.stdout.isatty()
 
 
 def _finish(run: "Injected") -> None:
@@ -118,7 +123,9 @@ def _check(argv: list[str]) -> None:
     from tracr_jax.report.terminal.check import print_check
     from tracr_jax.runs.check import check
 
-    print_check(Console(highlight=False), check(args.task, lm=args.lm, tracr=args.tracr))
+    with showing(_live()):
+        checked = check(args.task, lm=args.lm, tracr=args.tracr)
+    print_check(Console(highlight=False), checked)
 
 
 def _writers(
@@ -146,11 +153,13 @@ def _evaluate(argv: list[str]) -> None:
     console = Console(highlight=False)
     items = None if args.full else args.items
     check_items(items)  # before the run is opened, which takes a while
-    result = evaluate_programs(
-        open(args.run, task=args.task),
-        items=items,
-        progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
-    )
+    run = open(args.run, task=args.task)
+    with showing(_live()):
+        result = evaluate_programs(
+            run,
+            items=items,
+            progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+        )
     write_json(args.run / "evaluation.json", result)
     print_evaluation(console, result)
 
@@ -186,12 +195,12 @@ def _explore(argv: list[str]) -> None:
 def _interpret(argv: list[str]) -> None:
     args = parse(options.Interpret, argv)
     from tracr_jax.interpret.study import interpret
-    from tracr_jax.report.terminal.summary import print_interpretation, progress_bars
+    from tracr_jax.report.terminal.summary import print_interpretation, progress_lines
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
     run = open(args.run, task=args.task)
-    with progress_bars(console, live=sys.stdout.isatty()) as progress:
+    with progress_lines(console, live=_live()) as progress:
         result = interpret(
             run,
             prompts=args.prompts,

@@ -9,6 +9,7 @@ and "not defined here" where the program holds nothing, where the original reads
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,23 +24,24 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING, best_values, held_values, margins
-from tracr_jax.runs.model import Injected
+from tracr_jax.runs.model import Injected, opened
 from tracr_jax.runs.program import Program
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter, Params
 
 
-def decode(run: Injected, text: str) -> Decoded:
+def decode(run: Injected | str | Path, text: str) -> Decoded:
     """Read every program variable from the model at each token of a text.
 
     Args:
-      run: from `inject` or `open`.
+      run: from `inject` or `open`, or the folder of a run or of an export.
       text: any text, as it stands; an item's prompt is enough, the program is causal.
 
     Raises:
       UserError: the text has no tokens, or more than the model has positions.
     """
+    run = opened(run)
     return decode_ids(run, run.program.tokenizer.encode(text))
 
 

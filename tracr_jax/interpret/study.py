@@ -16,7 +16,8 @@ from tracr_jax.interpret.noise import SEEDS, noise_curves
 from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.interpret.swap import swaps
 from tracr_jax.runs.folder import about
-from tracr_jax.runs.model import Injected, open
+from tracr_jax.runs.model import Injected
+from tracr_jax.runs.model import opened as opened_run
 
 Progress = Callable[[str, int, int], None]  # (what is done, steps done, of; of 0 where they are not counted)
 
@@ -36,7 +37,7 @@ def interpret(
     """Measure what a run's model shows and uses of its program, and write interpretation.json into its folder.
 
     Args:
-      run: a run folder, or what `inject` or `open` returned.
+      run: the folder of a run or of an export, or what `inject` or `open` returned.
       prompts: test items under noise.
       pairs: pairs for each swapped variable and layer.
       items: items of each set in the scorecard.
@@ -58,8 +59,8 @@ def interpret(
     started = time.time()
     if isinstance(run, str | Path):
         progress("opening the run", 0, 0)
-        run = open(run)
-    opened, folder = run, folder or run.folder
+    opened = opened_run(run)
+    folder = folder or opened.folder
     seconds: dict[str, float] = {}
 
     def timed(name: str, part: Callable[[], Any]) -> Any:

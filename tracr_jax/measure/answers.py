@@ -18,6 +18,7 @@ from tracr_jax.measure.stats import share
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
 from tracr_jax.measure.variables.reading import DecodeCounts, scores
+from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import EvalSet, Item
 from tracr_jax.types import Params
@@ -149,6 +150,7 @@ def greedy_answers(run: Injected, params: Params, items: Sequence[Item]) -> list
         tokens = np.asarray(greedy(run.model, params, jnp.asarray(ids), jnp.asarray(lengths), num_tokens=count))
         for row, k in enumerate(chosen):
             out[k] = tokens[row, : len(encoded[k][1])].tolist()
+        report(f"answers to {len(items)} items", min(start + batch, len(items)), len(items))
     return out
 
 
@@ -172,8 +174,9 @@ def decode_samples(run: Injected, samples: Mapping[str, Sequence[Item]]) -> dict
     out = {}
     for name, sample in samples.items():
         parts, unlabelled = [], 0
-        for rows in labeller.rows(sample):
+        for number, rows in enumerate(labeller.rows(sample), start=1):
             parts.append(counter(run.params, readers, rows))
+            report(f"decoding {name}", min(number * ROWS, len(sample)), len(sample))
             unlabelled += rows.unlabelled
         counts = total(parts)
         out[name] = {

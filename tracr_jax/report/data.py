@@ -16,7 +16,7 @@ _TERMS = {
     "loss": "Whole loss",
     "supervised": "Answer: cross-entropy",
     "alignment": "Alignment with the program",
-    "retention": "Language: KL to the original",
+    "retention": "Language: KL to the original, nats per token",
 }
 
 
@@ -26,7 +26,7 @@ def run_data(run: RunFiles) -> dict[str, Any]:
     return {
         "name": run.name,
         "baseline": run.is_baseline,
-        "losses": loss_curves(run.metrics),
+        "losses": loss_curves(run),
         "lengths": lengths(run.evaluation),
         "scorecard": card,
         "result": result_name(card["order"]) if card else None,
@@ -48,11 +48,15 @@ def _shown(example: Mapping[str, Any], variables: Sequence[Mapping[str, Any]]) -
     return {**example, "layers": layers, "truth": [rows(t) for t in example["truth"]]}
 
 
-def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each term's mean, least and largest value in at most POINTS stretches of steps."""
-    out = []
+def loss_curves(run: RunFiles) -> list[dict[str, Any]]:
+    """Each term's mean, least and largest value in at most POINTS stretches of steps; retention is per token.
+
+    "floor" is where a logarithmic axis begins: what lies below it for a few steps only is not worth its decades.
+    """
+    out, metrics = [], run.metrics
     for term, title in _TERMS.items():
-        points = [(m["step"], m[term]) for m in metrics if isinstance(m.get(term), (int, float))]
+        scale = 1 / _summed_tokens(run) if term == "retention" else 1
+        points = [(m["step"], scale * m[term]) for m in metrics if isinstance(m.get(term), (int, float))]
         if not points:
             continue
         size = -(-len(points) // POINTS)
@@ -67,9 +71,22 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "low": [min(v) for v in values],
                 "high": [max(v) for v in values],
                 "each": size,
+                "floor": _floor([v for _, v in points]),
             }
         )
     return out
+
+
+def _summed_tokens(run: RunFiles) -> int:
+    """Over how many tokens the loss sums the KL."""
+    data, losses = run.config.get("data", {}), run.config.get("losses", {})
+    return data.get("text_length", 1) if losses.get("retention_reduction") == "text" else 1
+
+
+def _floor(values: Sequence[float]) -> float | None:
+    """A third of what a twentieth of the positive values lies below; None where there are none."""
+    positive = sorted(v for v in values if v > 0)
+    return max(positive[0], positive[len(positive) // 20] / 3) if positive else None
 
 
 def lengths(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:

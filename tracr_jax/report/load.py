@@ -94,6 +94,8 @@ def blaming(runs: Sequence[RunFiles]) -> Iterator[None]:
 def _load(folder: Path, name: str) -> RunFiles:
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
+    if (folder / "program.json").exists():
+        raise UserError(f"{folder}: an export, which holds no measurements; report the run that it was made of")
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
     config = _object(folder / "config.json", ())

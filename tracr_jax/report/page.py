@@ -26,12 +26,16 @@ _SCRIPTS = ("base.js", "charts.js", "grid.js", "figures.js", "viewer.js", "explo
 
 
 def write_report(
-    folders: Sequence[str | Path], *, out: str | Path | None = None, say: Callable[[str], None] = lambda _: None
+    runs: str | Path | Any | Sequence[str | Path | Any],
+    *,
+    out: str | Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write one page on one or several runs, and PNG figures beside it.
 
     Args:
-      folders: run folders; the first one gives the page its sentences.
+      runs: a run's folder, what `inject` or `open` returned, or several of them; the first one gives the page its
+        sentences.
       out: the HTML file; default report.html in the first run folder.
       say: called with a line for each file.
 
@@ -41,18 +45,20 @@ def write_report(
     Raises:
       UserError: no run folder, a damaged file, or nowhere to write.
     """
+    several = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
+    folders = [getattr(r, "folder", r) for r in several]
     if not folders:
         raise UserError("no run folder given: tracr-jax report RUN")
     path = Path(out) if out else Path(folders[0]) / "report.html"
     if path.suffix not in (".html", ".htm"):
         raise UserError(f"{path}: the page must end in .html")
-    runs = load_runs(folders)
-    with blaming(runs):
-        text = page(runs)
+    found = load_runs(folders)
+    with blaming(found):
+        text = page(found)
     write_text(path, text)
     say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
-    with blaming(runs):
-        for figure in write_figures(runs, path):
+    with blaming(found):
+        for figure in write_figures(found, path):
             say(str(figure))
     return path
 

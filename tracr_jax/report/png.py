@@ -38,7 +38,7 @@ def write_figures(runs: Sequence[RunFiles], page: Path) -> list[Path]:
         rows, columns = _matrix(card)[0].shape
         size = (2.9 + 0.52 * columns, 1.3 + 0.29 * rows)
         out.append(_write(page, "scorecard", size, lambda ax: draw_scorecard(ax, card)))
-    if loss_curves(runs[0].metrics):
+    if loss_curves(runs[0]):
         out.append(_write(page, "losses", (8.4, 4.2), lambda ax: draw_losses(ax, runs[0])))
     return out
 
@@ -149,7 +149,7 @@ def _matrix(run: RunFiles) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 def draw_losses(ax: Axes, run: RunFiles) -> None:
     """Each term of the loss over the steps, logarithmic."""
-    for i, c in enumerate(loss_curves(run.metrics)):
+    for i, c in enumerate(loss_curves(run)):
         style = ("-", "--", ":", "-.", (0, (1, 1)))[i % 5]
         mean = np.array(c["mean"], float)
         ax.plot(
@@ -169,6 +169,9 @@ def draw_losses(ax: Axes, run: RunFiles) -> None:
             linewidth=0,
         )
     ax.set_yscale("log")
+    floors = [c["floor"] for c in loss_curves(run) if c["floor"]]
+    if floors:
+        ax.set_ylim(bottom=min(floors) / 1.5)
     ax.set_xlabel("step", color=_SOFT)
     ax.set_title(f"Losses, {run.name}", loc="left", fontsize=11)
     ax.legend(frameon=False, fontsize=8)

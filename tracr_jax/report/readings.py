@@ -274,10 +274,11 @@ def length_reading(run: RunFiles) -> str:
 
 def loss_reading(run: RunFiles) -> str:
     """First and last value of each term."""
-    curves = {c["term"]: c for c in loss_curves(run.metrics)}
-    names = {"supervised": "the answer's", "alignment": "the alignment", "retention": "the language"}
+    curves = {c["term"]: c for c in loss_curves(run)}
+    names = {"supervised": "the answer's", "alignment": "the alignment", "retention": "the language's"}
     parts = [
         f"{name} loss {_moved(curves[t])} from {_loss(curves[t]['mean'][0])} to {_loss(curves[t]['mean'][-1])}"
+        + (" nats per token" if t == "retention" else "")
         for t, name in names.items()
         if t in curves
     ]

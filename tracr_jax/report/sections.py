@@ -135,7 +135,7 @@ def length_section(runs: Sequence[RunFiles]) -> str:
 
 def loss_section(runs: Sequence[RunFiles]) -> str:
     """Every term of the loss over the steps."""
-    have = [(i, r) for i, r in enumerate(runs) if loss_curves(r.metrics)]
+    have = [(i, r) for i, r in enumerate(runs) if loss_curves(r)]
     if not have:
         return section("losses", "How was it trained?", [], "", missing("No metrics.jsonl.", "inject", runs[0]))
     how = "Logarithmic scales. In long runs a line is the mean of neighbouring steps, the band their range."

@@ -156,6 +156,11 @@ def open(
     return found if program is None else found.of(program)
 
 
+def opened(run: Injected | str | os.PathLike) -> Injected:
+    """What `inject` or `open` returned, or the same from its folder."""
+    return run if isinstance(run, Injected) else open(run)
+
+
 def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: LoadedLM | None) -> Injected:
     config, record = read_config(folder), read_record(folder)
     configs = [p.config for p in record.programs] if record else [config]

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tracr_jax.progress import report
+
 Letters = tuple[str, ...]
 COMMON = 0.05  # an answer with at least this share of random strings is drawn at random, else from the found ones
 _WANTED = 400  # strings of each answer after which the search ends
@@ -60,6 +62,8 @@ def explore(
     def ask(string: Letters) -> Any:
         if string not in asked:
             asked[string] = answer(string)
+            if len(asked) % 100 == 0:
+                report(f"strings of {low} to {high} letters", len(asked), budget)
         return asked[string]
 
     if sum(len(letters) ** n for n in range(low, high + 1)) <= budget:

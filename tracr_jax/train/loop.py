@@ -14,15 +14,21 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tracr_jax.errors import UserError
+from tracr_jax.progress import report, showing
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.interrupt import InterruptedRunError, requests_to_stop
 from tracr_jax.train.metrics import MetricWriter
 from tracr_jax.train.step import Batches, Frozen, TrainState
 
-_SHOWN = {"loss": "loss", "alignment": "align", "supervised": "answer", "retention": "retain"}
+# In the order in which they are dropped where there is little room, the last one first.
+_SHOWN = {
+    "loss": "loss {:.3g}",
+    "retention_per_token": "retain {:.2g} nats/token",
+    "supervised": "answer {:.3g}",
+    "alignment": "align {:.3g}",
+}
 
 
 class TrainingDivergedError(UserError):
@@ -40,6 +46,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 100,
     log_every: int = 1,
+    summed_tokens: int = 1,
     progress: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> TrainState:
@@ -56,6 +63,8 @@ def fit(
       checkpoints: where to save; None saves nothing.
       checkpoint_every: steps between checkpoints; the last step is always saved.
       log_every: steps between written lines; every step is checked for finiteness.
+      summed_tokens: over how many tokens the term "retention" is a sum; per token it is written and shown as
+        "retention_per_token", nats.
       progress: draw a progress bar.
       say: without a bar, receives a line about every ten seconds.
 
@@ -70,22 +79,23 @@ def fit(
     clock = _Clock()
     # Of several processes one would stop and the others wait for it.
     listening = requests_to_stop() if jax.process_count() == 1 else contextlib.nullcontext(threading.Event())
-    with _bar(progress) as bar, ThreadPoolExecutor(1) as host, listening as asked:
-        task = bar.add_task("training", total=steps, completed=first, terms="compiling")
+    with showing(progress, keep=True), ThreadPoolExecutor(1) as host, listening as asked:
+        report("training", first, steps)
 
         def settle(number: int, terms: dict[str, Any]) -> None:
             """Wait for a step that was dispatched earlier; check, write and show its numbers."""
             values = {k: np.asarray(v) for k, v in jax.device_get(terms).items()}
             _check_finite(values, number, checkpoints)
             values["seconds"] = np.asarray(clock.lap())
+            if "retention" in values:
+                values["retention_per_token"] = values["retention"] / summed_tokens
             if number % log_every == 0 or number == steps - 1:
                 writer.write(number, values)
                 writer.flush()
-            shown = "  ".join(f"{short} {values[k]:.3g}" for k, short in _SHOWN.items() if k in values)
-            terms_line = f"{shown}  {clock.rate}"
-            bar.update(task, completed=number + 1, terms=terms_line)
+            terms_shown = [text.format(values[k]) for k, text in _SHOWN.items() if k in values]
+            report("training", number + 1, steps, [*terms_shown, clock.rate])
             if not progress and (clock.due() or number + 1 == steps):
-                say(f"step {number + 1}/{steps}  {terms_line}")
+                say(f"step {number + 1}/{steps}  {'  '.join([*terms_shown, clock.rate])}")
 
         pending = None
         upcoming = host.submit(batch_at, first) if first < steps else None
@@ -168,15 +178,3 @@ class _Clock:
         """Median seconds per step of the last twenty."""
         recent = self._laps[1:][-20:]
         return f"{np.median(recent):.2f} s/step" if recent else "(first step, with compilation)"
-
-
-def _bar(enabled):
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[terms]}"),
-        disable=not enabled,
-        refresh_per_second=4,
-    )

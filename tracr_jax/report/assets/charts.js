@@ -38,7 +38,7 @@ function niceTicks(low, high, count) {
 }
 
 // options: {title, xLabel, xTicks?, log?, unit(y), height?, series: [{name, colour, band?, points: [{x, y, low?, high?, tip}]}],
-//           divider?: {x}, markers?: bool, range?: [low, high], xRange?: [low, high]}; a series' `style` is its dash and marker
+//           divider?: {x}, markers?: bool, floor?: number (where a log axis begins), range?: [low, high], xRange?: [low, high]}; a series' `style` is its dash and marker
 function lineChart(place, options) {
   const all = options.series.flatMap((s) => s.points);
   const chart = el("div", { class: "chart" });
@@ -48,6 +48,7 @@ function lineChart(place, options) {
   const ys = all.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]).filter((y) => !options.log || y > 0);
   let [yLow, yHigh] = options.range || [Math.min(...ys), Math.max(...ys)];
   if (options.log) {
+    if (options.floor) yLow = Math.max(yLow, options.floor);
     if (!(yLow > 0)) [yLow, yHigh] = [0.1, 1];
     if (yHigh / yLow < 2) [yLow, yHigh] = [yLow / 1.5, yHigh * 1.5];
   } else if (yLow === yHigh) [yLow, yHigh] = [yLow - 0.5, yHigh + 0.5];

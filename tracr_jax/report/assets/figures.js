@@ -33,7 +33,9 @@ function losses() {
         })).filter((p) => p.y > 0),
       })));
       if (series.some((s) => s.points.length)) {
-        lineChart(panel(place, title), { title, xLabel: "step", log: true, unit: number, series, endLabels: false, height: 190 });
+        const floors = runs.flatMap((r) => r.losses.filter((l) => l.term === term && l.floor).map((l) => l.floor));
+        const floor = floors.length ? Math.min(...floors) : undefined;
+        lineChart(panel(place, title), { title, xLabel: "step", log: true, floor, unit: number, series, endLabels: false, height: 190 });
       }
     }
   }
@@ -122,6 +124,7 @@ function scorecards() {
   controls.querySelector('[data-role="set"]').value = state.set;
   controls.querySelector('[data-role="class"]').value = state.kind;
   draw();
+  for (const { run, grid } of cards) grid.show(run.scorecard.layers - 1); // the sentence above is about the last layer
 }
 
 const KINDS = { result: "the result", random: "random", complement: "all but the result" };

@@ -8,6 +8,13 @@ const breakable = (name) => name.split(/(?<=_)/).flatMap((part, i) => (i ? [el("
 function makeGrid(place) {
   const scroll = el("div", { class: "scroll grid" });
   place.append(scroll);
+  // A cue at the side that hides something: a shadow beside the names, or a fading edge.
+  const cue = () => {
+    scroll.classList.toggle("cut-left", scroll.scrollLeft > 2);
+    scroll.classList.toggle("cut-right", scroll.scrollWidth - scroll.clientWidth - scroll.scrollLeft > 2);
+  };
+  scroll.addEventListener("scroll", cue, { passive: true });
+  new ResizeObserver(cue).observe(scroll);
   let at = [0, 0];
   let spec = null;
   let cells = [];
@@ -86,6 +93,7 @@ function makeGrid(place) {
       el("thead", {}, head()), el("tbody", {}, body), spec.rows.length > 14 ? el("tfoot", { "aria-hidden": "true" }, head()) : null));
     scroll.classList.toggle("many", spec.columns.length > 12);
     scroll.scrollLeft = left;
+    cue();
     if (spec.rows.length && spec.columns.length) {
       move(...at);
       if (focused) cells[at[0]][at[1]].focus({ preventScroll: true });

@@ -6,42 +6,26 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tracr_jax.progress import report, showing
 from tracr_jax.report.terminal.scorecard import scorecard_table
 
 
 @contextmanager
-def progress_bars(console: Console, *, live: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (what, done, of): a bar for each part, or, without a terminal, a line as it starts."""
-    known: dict[str, Any] = {}
-    if not live:
+def progress_lines(console: Console, *, live: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (what, done, of): one line that moves, and a line that stays as each part starts."""
+    known: set[str] = set()
 
-        def say(what: str, done: int, of: int) -> None:
-            if what not in known:
-                known[what] = True
-                console.print(what, style="dim", markup=False, soft_wrap=True)
+    def say(what: str, done: int, of: int) -> None:
+        if what not in known:
+            known.add(what)
+            console.print(what, style="dim", markup=False, soft_wrap=True)
+        if of:
+            report(what, done, of)
 
+    with showing(live, console=console):
         yield say
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-
-        def draw(what: str, done: int, of: int) -> None:
-            if not of:
-                bar.console.print(what, style="dim", markup=False, soft_wrap=True)
-                return
-            if what not in known:
-                known[what] = bar.add_task(what, total=of)
-            bar.update(known[what], completed=done, total=of)
-
-        yield draw
 
 
 def print_interpretation(console: Console, result: dict[str, Any], *, result_name: str) -> None:
