@@ -32,7 +32,7 @@ def test_unknown_option_names_the_nearest(capsys):
 
 def test_unknown_command_names_the_nearest_and_all(capsys):
     said = fails(capsys, "injekt")
-    assert "did you mean inject? commands: inject, resume, check, evaluate" in said
+    assert "did you mean inject? commands: inject, resume, tasks, check, evaluate" in said
 
 
 def test_unknown_preset(capsys):
