@@ -26,7 +26,7 @@ PAGE, NOTEBOOK = HERE / "tutorial.md", HERE / "tutorial.ipynb"
 SMALLER = {
     'lm="tiny", folder': (
         'lm="lm", config=tracr_jax.RunConfig(steps=2, eval_items=4, '
-        'data=tracr_jax.DataConfig(batch=8, text_batch=2, text_length=32)), folder'
+        "data=tracr_jax.DataConfig(batch=8, text_batch=2, text_length=32)), folder"
     ),
     "prompts=200, pairs=40, items=60, probe_items=400": "prompts=4, pairs=2, items=4, probe_items=8, seeds=(0,)",
 }

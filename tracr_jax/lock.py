@@ -1,6 +1,7 @@
 """One writer at a time: a run folder is held by the process that fills it; readers are never stopped."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -33,9 +34,10 @@ def only_writer(folder: str | os.PathLike) -> Iterator[None]:
                 (folder / NAME).unlink()
             file.close()
     except OSError as e:
+        room = "make room or " if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise UserError(
-            f"{folder}: cannot be written ({e.strerror or e}); what was there before is intact: make room or "
-            "choose another --folder; tracr-jax resume goes on"
+            f"{folder}: cannot be written ({e.strerror or e}); what was there before is intact: {room}choose "
+            "another --folder; tracr-jax resume goes on with what is there"
         ) from e
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.train.checkpoint_test import state
 from tracr_jax import injection as run
-from tracr_jax.config import RunConfig
+from tracr_jax.config import RUN_FORMAT, RunConfig, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import new_folder, read_json, write_json
 from tracr_jax.lock import NAME, only_writer
@@ -90,8 +90,7 @@ def test_a_full_disk_leaves_the_files_that_were_there(disk):
     assert sorted(p.name for p in disk.iterdir()) == ["evaluation.json", "metrics.jsonl"]
 
 
-# Orbax leaves a call to its event loop behind when it fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# A call to orbax's closed event loop would be a warning here, and a traceback in the terminal.
 def test_a_full_disk_leaves_the_checkpoint_before(disk, caplog):
     checkpoints = Checkpoints(disk / "checkpoints")
     checkpoints.save(large(1))
@@ -110,6 +109,20 @@ def test_a_full_disk_leaves_the_checkpoint_before(disk, caplog):
     checkpoints.save(large(2))
     checkpoints.close()
     assert sorted(p.name for p in (disk / "checkpoints").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_built(disk, resume, monkeypatch):
+    monkeypatch.setattr(run, "build", lambda *_, **__: pytest.fail("built"))
+    (disk / "file").write_text("mine")
+    (disk / "run").mkdir()
+    write_json(disk / "run" / "config.json", to_dict(RunConfig()) | {"format": RUN_FORMAT})
+    with refused(r"file is a file; name a folder"):
+        run.inject("dyck", folder=disk / "file", resume=resume, progress=False)
+    assert mount("-o", "remount,ro", disk)
+    for folder in [disk / "run"] if resume else [disk / "new", disk / "deep" / "er"]:
+        with refused(rf"{folder.name}: cannot be written \(Read-only file system\); choose another --folder$"):
+            run.inject("dyck", config=RunConfig(), folder=folder, resume=resume, progress=False)
 
 
 def test_a_read_only_folder_is_read_and_not_written(disk):

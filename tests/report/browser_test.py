@@ -83,6 +83,25 @@ def test_it_opens_from_disk_quietly_and_never_wider_than_the_screen(open_page, n
     assert cut == []
 
 
+def test_a_narrow_screen_shows_the_last_layer_and_that_there_are_others(open_page):
+    page = open_page("one", width=390)
+    grid = page.locator("#scorecard .grid").first
+    right = "getBoundingClientRect().right"
+    inside = f"g => [...g.querySelectorAll('thead th')].at(-1).{right} <= g.{right} + 1"
+    hides = grid.evaluate("g => g.scrollWidth > g.clientWidth + 2")
+    assert grid.evaluate(inside)
+    classes = lambda: set(grid.get_attribute("class").split()) & {"cut-left", "cut-right"}  # noqa: E731
+    if hides:
+        assert classes() == {"cut-left"}
+        grid.evaluate("g => (g.scrollLeft = 0)")
+        page.wait_for_timeout(100)
+        assert classes() == {"cut-right"}
+        style = "g => getComputedStyle(g).maskImage || getComputedStyle(g).webkitMaskImage"
+        assert "gradient" in grid.evaluate(style)
+    wide = open_page("one", width=1280)
+    assert not wide.locator("#scorecard .grid.cut-left, #scorecard .grid.cut-right").count()
+
+
 def grid_text(page):
     return page.locator(".explorer-main tbody").inner_text()
 

@@ -11,6 +11,7 @@ import dataclasses
 import platform
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -84,7 +85,9 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
-    """Refuse to mix two runs in one folder."""
+    """Refuse to mix two runs in one folder, or one that cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder that is not there yet")
     there = (folder / "config.json").exists()
     if not resume:
         if there:
@@ -95,9 +98,11 @@ def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
             )
         if folder.exists() and any(map(_is_of_others, folder.iterdir())):
             raise UserError(f"{folder} is not empty and holds no run: choose another --folder")
+        _check_writable(folder)
         return
     if not there:
         raise UserError(f"{folder}: nothing to resume, there is no config.json; leave out --resume")
+    _check_writable(folder)
     saved = located(read_config(folder))
     if read_format(folder) < RUN_FORMAT:
         raise UserError(
@@ -111,6 +116,16 @@ def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     ]
     if changed:
         raise UserError(f"{folder}: the run was started with other options ({'; '.join(changed)}); give the same")
+
+
+def _check_writable(folder: Path) -> None:
+    """By trying: permissions alone do not say whether a file system is read-only."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as e:
+        raise UserError(f"{folder}: cannot be written ({e.strerror or e}); choose another --folder") from e
 
 
 def _is_of_others(path: Path) -> bool:

@@ -7,6 +7,7 @@ writes beside and renames: a checkpoint that is listed is whole.
 import contextlib
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,27 @@ _SAID_AGAIN = re.compile(r"_SignalingThread\.run\(\) raised|Save Finalize thread
 logging.getLogger("absl").addFilter(lambda record: not _SAID_AGAIN.search(record.getMessage()))
 
 
+def _silence_closed_loops() -> None:
+    """Where a write fails, tensorstore still calls orbax's event loop, which is closed; the failure is raised."""
+    before = sys.unraisablehook
+    if getattr(before, "of_checkpoints", False):
+        return
+
+    def hook(found: Any) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+            before(found)
+
+    hook.of_checkpoints = True  # pyright: ignore[reportFunctionMemberAccess]
+    sys.unraisablehook = hook
+
+
 class Checkpoints:
     """The folder RUN/checkpoints; keeps the newest two."""
 
     def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
         self.folder = Path(folder).absolute()
+        if not read_only:
+            _silence_closed_loops()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             create=not read_only,
