@@ -61,6 +61,12 @@ class Injected:
         return self.programs[-1]
 
     @property
+    def setup(self) -> Program:
+        """The newest program, by the name that it had before 0.1; for one release."""
+        warnings.warn("run.setup is run.program now", DeprecationWarning, stacklevel=2)
+        return self.program
+
+    @property
     def adapter(self) -> Adapter:
         """The newest program's adapter.
 
