@@ -107,8 +107,11 @@ def test_a_task_may_still_be_given_as_an_option(monkeypatch):
     monkeypatch.setattr(commands, "_start", lambda _: None)
     monkeypatch.setattr("tracr_jax.injection.inject", lambda task, **rest: seen.update(rest, task=task))
     monkeypatch.setattr(commands, "_finish", lambda run: None)
-    cli.main(["inject", "--steps", "3", "--task", "count"])
-    assert (seen["task"], seen["config"].steps, seen["config"].optim) == ("count", 3, preset(task="count").optim)
+    for given in (["--task", "count"], ["--task=count"]):
+        seen.clear()
+        cli.main(["inject", "--steps", "3", *given])
+        config = seen["config"]
+        assert (seen["task"], config.steps, config.optim) == ("count", 3, preset(task="count").optim)
 
 
 def test_not_a_run_folder(capsys, tmp_path):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 def _inject(argv: list[str]) -> None:
     # The task, the model and the preset decide what the other defaults are.
+    argv = [part for a in argv for part in (a.split("=", 1) if a.startswith("--task=") else [a])]
     if "--task" in argv[:-1]:
         at = argv.index("--task")
         argv = [argv[at + 1], *argv[:at], *argv[at + 2 :]]
