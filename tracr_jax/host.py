@@ -63,7 +63,7 @@ def keep_compiled() -> Path | None:
     import filelock  # noqa: F401 - JAX bounds the size of its cache with it
     import jax  # not before `keep_pages`
 
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return None
     folder = cache_folder("xla") / f"jax-{jax.__version__}-{_processor()}"
     try:

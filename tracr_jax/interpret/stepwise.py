@@ -73,7 +73,7 @@ def _next(
     states: tuple[int, ...],
 ) -> tuple[Float[Array, "L1 W d"], Int[Array, ""]]:
     at, edit = np.array(states), None
-    if given is not None:
+    if given is not None and mask is not None:
 
         def fn(h, i):
             layer = jnp.argmax(jnp.asarray(at) == i)
@@ -83,6 +83,6 @@ def _next(
         edit = LayerEdit(fn)
     out = model.apply(params, row, edit=edit, logit_positions=last[None, None])
     hidden = out.hidden[at, 0].astype(jnp.float32)
-    if given is not None:
+    if given is not None and mask is not None:
         hidden = jnp.where(mask[:, :, None] > 0, given, hidden)
     return hidden, jnp.argmax(out.logits[0, 0])

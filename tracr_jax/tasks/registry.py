@@ -37,7 +37,7 @@ def get_task(spec: str, *, as_coded: bool = False) -> Task:
     if spec in _PAPER:
         return as_coded_task(spec) if as_coded else _PAPER[spec]()
     if spec in ZOO:
-        return ZOO[spec]
+        return ZOO[spec]  # pyright: ignore[reportReturnType] - frozen, and so no less a task
     path, colon, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, ":", "")
     if not colon or not path.endswith(".py"):
         near = difflib.get_close_matches(spec, BUILT_IN, n=1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.zoo.parts import NONE, constant, count, fetch, string
+from tracr_jax.tasks.zoo.parts import NONE, both, constant, count, each, fetch, string
 
 ROUND = ("(", ")")
 BOTH = ("(", ")", "[", "]")
@@ -15,16 +15,16 @@ _WIDE = 100  # more than brackets of one depth: depth and number in one value
 def _depth(of: rasp.SOp) -> rasp.SOp:
     """Opening minus closing brackets so far."""
     opened, closed = (
-        count(rasp.Map(lambda x, kind=kind: x in kind, of).named(name), constant(True))
+        count(each(lambda x, kind=kind: x in kind, of).named(name), constant(True))
         for kind, name in (("([", "is_open"), (")]", "is_close"))
     )
-    return rasp.SequenceMap(lambda a, b: a - b, opened, closed).named("depth")
+    return both(lambda a, b: a - b, opened, closed).named("depth")
 
 
 def _balanced(depth: rasp.SOp) -> rasp.SOp:
     """The depth was never negative and is 0 now."""
-    below = count(rasp.Map(lambda d: d < 0, depth).named("negative"), constant(True)).named("below")
-    return rasp.SequenceMap(lambda n, d: n == 0 and d == 0, below, depth).named("balanced")
+    below = count(each(lambda d: d < 0, depth).named("negative"), constant(True)).named("below")
+    return both(lambda n, d: n == 0 and d == 0, below, depth).named("balanced")
 
 
 def dyck1() -> rasp.SOp:
@@ -40,19 +40,19 @@ def nested() -> rasp.SOp:
     """
     of = string(BOTH)
     depth = _depth(of)
-    is_open = rasp.Map(lambda x: x in "([", of).named("opens")
+    is_open = each(lambda x: x in "([", of).named("opens")
     # Depth inside the bracket, the same for both partners; 0 where there is no bracket.
-    inside = rasp.SequenceMap(
-        lambda d, x: 0 if x == NONE else max(d, 0) if x in "([" else max(d + 1, 0), depth, of
-    ).named("inside")
-    open_at = rasp.SequenceMap(lambda d, o: d if o else -1, inside, is_open).named("open_at")
+    inside = both(lambda d, x: 0 if x == NONE else max(d, 0) if x in "([" else max(d + 1, 0), depth, of).named(
+        "inside"
+    )
+    open_at = both(lambda d, o: d if o else -1, inside, is_open).named("open_at")
     number = count(open_at, inside).named("number")
-    pair = rasp.SequenceMap(lambda d, n: _WIDE * d + n, inside, number).named("pair")
-    key = rasp.SequenceMap(lambda p, o: p if o else -1, pair, is_open).named("key")
+    pair = both(lambda d, n: _WIDE * d + n, inside, number).named("pair")
+    key = both(lambda p, o: p if o else -1, pair, is_open).named("key")
     # Where the depth is not negative every closing bracket has a partner.
-    wrong = rasp.SequenceMap(_mismatch, fetch(of, key, pair).named("opened_by"), of).named("mismatch")
+    wrong = both(_mismatch, fetch(of, key, pair).named("opened_by"), of).named("mismatch")
     faults = count(wrong, constant(True)).named("faults")
-    return rasp.SequenceMap(lambda n, b: n == 0 and b, faults, _balanced(depth)).named("nested")
+    return both(lambda n, b: n == 0 and b, faults, _balanced(depth)).named("nested")
 
 
 def _mismatch(opened: str, x: str) -> bool:

@@ -6,7 +6,7 @@ from functools import reduce
 
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.zoo.parts import constant, count, here, string
+from tracr_jax.tasks.zoo.parts import both, constant, count, each, here, string
 
 LETTERS = ("a", "b", "c", "d")
 DIGITS = ("0", "1", "2", "3", "4")
@@ -40,8 +40,8 @@ def double_histogram() -> rasp.SOp:
     that is one comparison for each letter, which needs no position to see what is behind it.
     """
     own = histogram()
-    same = [rasp.SequenceMap(lambda n, own: int(n == own > 0), n, own) for n in _counts(LETTERS)]
-    return reduce(lambda a, b: rasp.SequenceMap(lambda x, y: x + y, a, b), same).named("double_histogram")
+    same = [both(lambda n, own: int(n == own > 0), n, own) for n in _counts(LETTERS)]
+    return reduce(lambda a, b: both(lambda x, y: x + y, a, b), same).named("double_histogram")
 
 
 def double_histogram_of(letters: Sequence[str]) -> list[int]:
@@ -58,11 +58,11 @@ def most_frequent() -> rasp.SOp:
     last = len(LETTERS) - 1
     # One number says both how often and which: of equal counts the earlier letter is the larger.
     marks = [
-        rasp.Map(lambda n, i=i: n * len(LETTERS) + last - i, n).named(f"mark_{LETTERS[i]}")
+        each(lambda n, i=i: n * len(LETTERS) + last - i, n).named(f"mark_{LETTERS[i]}")
         for i, n in enumerate(_counts(LETTERS))
     ]
-    best = reduce(lambda a, b: rasp.SequenceMap(max, a, b), marks).named("best")
-    return rasp.Map(lambda mark: LETTERS[last - mark % len(LETTERS)], best).named("most_frequent")
+    best = reduce(lambda a, b: both(max, a, b), marks).named("best")
+    return each(lambda mark: LETTERS[last - mark % len(LETTERS)], best).named("most_frequent")
 
 
 def most_frequent_of(letters: Sequence[str]) -> str:
@@ -72,21 +72,19 @@ def most_frequent_of(letters: Sequence[str]) -> str:
 
 def parity() -> rasp.SOp:
     """Whether "a" stands an even number of times."""
-    return rasp.Map(lambda n: n % 2 == 0, _counts(("a", "b"))[0]).named("parity")
+    return each(lambda n: n % 2 == 0, _counts(("a", "b"))[0]).named("parity")
 
 
 def majority() -> rasp.SOp:
     """Whether "a" stands more often than "b"."""
     a, b = _counts(("a", "b"))
-    return rasp.SequenceMap(lambda n, m: n > m, a, b).named("majority")
+    return both(lambda n, m: n > m, a, b).named("majority")
 
 
 def modular_sum() -> rasp.SOp:
     """The sum of the digits 0 to 4, modulo 5: digit by digit the count times the digit is added."""
-    parts = [
-        rasp.Map(lambda n, d=d: n * d % 5, n).named(f"times_{d}") for d, n in enumerate(_counts(DIGITS)) if d > 0
-    ]
-    return reduce(lambda a, b: rasp.SequenceMap(lambda x, y: (x + y) % 5, a, b), parts).named("modular_sum")
+    parts = [each(lambda n, d=d: n * d % 5, n).named(f"times_{d}") for d, n in enumerate(_counts(DIGITS)) if d > 0]
+    return reduce(lambda a, b: both(lambda x, y: (x + y) % 5, a, b), parts).named("modular_sum")
 
 
 def modular_sum_of(letters: Sequence[str]) -> int:

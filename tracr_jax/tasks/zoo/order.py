@@ -5,7 +5,7 @@ from functools import reduce
 
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.zoo.parts import NONE, constant, count, fetch, here, length, rank, step, string
+from tracr_jax.tasks.zoo.parts import NONE, both, constant, count, each, fetch, here, length, rank, step, string
 
 LETTERS = ("a", "b", "c")
 
@@ -23,7 +23,7 @@ def reverse() -> rasp.SOp:
     """
     of = string(LETTERS)
     # 0 is the rank of what is no letter.
-    which = rasp.SequenceMap(lambda n, k: n - k + 1 if 0 < k <= n else -1, length(of), step()).named("which")
+    which = both(lambda n, k: n - k + 1 if 0 < k <= n else -1, length(of), step()).named("which")
     return fetch(of, rank(of), which).named("reverse")
 
 
@@ -34,13 +34,13 @@ def sort() -> rasp.SOp:
     step k of the answer the letter is the first one that is no smaller than k letters of the string.
     """
     of = string(LETTERS)
-    place = rasp.Map(lambda x: LETTERS.index(x) if x in LETTERS else len(LETTERS), of).named("place")
+    place = each(lambda x: LETTERS.index(x) if x in LETTERS else len(LETTERS), of).named("place")
     up_to = [
         rasp.SelectorWidth(rasp.Select(place, constant(i), rasp.Comparison.LEQ)).named(f"up_to_{x}")
         for i, x in enumerate(LETTERS[:-1])
     ]
-    passed = [rasp.SequenceMap(lambda n, k: int(n < k), n, step()) for n in up_to]
-    return rasp.Map(lambda n: LETTERS[n], reduce(lambda a, b: rasp.SequenceMap(_add, a, b), passed)).named("sort")
+    passed = [both(lambda n, k: int(n < k), n, step()) for n in up_to]
+    return each(lambda n: LETTERS[n], reduce(lambda a, b: both(_add, a, b), passed)).named("sort")
 
 
 def _add(a: int, b: int) -> int:
@@ -50,11 +50,11 @@ def _add(a: int, b: int) -> int:
 def first_position() -> rasp.SOp:
     """The number of the first letter that is an "a", 0 where there is none."""
     of = string(LETTERS)
-    is_a = rasp.Map(lambda x: x == "a", of).named("is_a")
+    is_a = each(lambda x: x == "a", of).named("is_a")
     so_far = count(is_a, constant(True)).named("so_far")
-    before = rasp.SequenceMap(lambda x, n: x != NONE and n == 0, of, so_far).named("before_any")
+    before = both(lambda x, n: x != NONE and n == 0, of, so_far).named("before_any")
     passed = count(before, constant(True)).named("passed")
-    return rasp.SequenceMap(lambda n, k: k + 1 if n else 0, so_far, passed).named("first_position")
+    return both(lambda n, k: k + 1 if n else 0, so_far, passed).named("first_position")
 
 
 def first_position_of(letters: Sequence[str]) -> int:

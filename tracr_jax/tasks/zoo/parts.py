@@ -5,7 +5,8 @@ stands before it, and the answer is asked with "?" behind the string: from there
 paper computes at each letter is computed at the answer's positions instead, where the letter is fetched first.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 from tracr.rasp import rasp
 
@@ -14,9 +15,19 @@ from tracr_jax.tasks.strings import ASK
 NONE = "none"  # stands where a position holds no letter of the string
 
 
+def each(f: Callable[[Any], Any], x: rasp.SOp) -> rasp.SOp:
+    """What f makes of the value at every position."""
+    return rasp.Map(f, x)
+
+
+def both(f: Callable[[Any, Any], Any], x: rasp.SOp, y: rasp.SOp) -> rasp.SOp:
+    """What f makes of the two values at every position."""
+    return rasp.SequenceMap(f, x, y)
+
+
 def constant(value: Hashable) -> rasp.SOp:
     """The same value everywhere."""
-    return rasp.Map(lambda _: value, rasp.tokens)
+    return each(lambda _: value, rasp.tokens)
 
 
 def count(keys: rasp.SOp, queries: rasp.SOp) -> rasp.SOp:
@@ -26,25 +37,25 @@ def count(keys: rasp.SOp, queries: rasp.SOp) -> rasp.SOp:
 
 def asked() -> rasp.SOp:
     """True from the question mark on."""
-    return rasp.Map(bool, count(rasp.tokens, constant(ASK))).named("asked")
+    return each(bool, count(rasp.tokens, constant(ASK))).named("asked")
 
 
 def string(letters: Sequence[str]) -> rasp.SOp:
     """The letters of the string; `NONE` for words, and for what is written as the answer."""
     known = frozenset(letters)
-    return rasp.SequenceMap(
+    return both(
         lambda token, behind: token if token in known and not behind else NONE, rasp.tokens, asked()
     ).named("string")
 
 
 def length(of: rasp.SOp) -> rasp.SOp:
     """How many letters `of` has so far."""
-    return count(rasp.Map(lambda x: x != NONE, of).named("is_letter"), constant(True)).named("length")
+    return count(each(lambda x: x != NONE, of).named("is_letter"), constant(True)).named("length")
 
 
 def rank(of: rasp.SOp) -> rasp.SOp:
     """The number of each letter, from 1; 0 at other positions."""
-    return rasp.SequenceMap(lambda n, x: n if x != NONE else 0, length(of), of).named("rank")
+    return both(lambda n, x: n if x != NONE else 0, length(of), of).named("rank")
 
 
 def step() -> rasp.SOp:
@@ -59,5 +70,5 @@ def fetch(values: rasp.SOp, keys: rasp.SOp, queries: rasp.SOp) -> rasp.SOp:
 
 def here(of: rasp.SOp) -> rasp.SOp:
     """At each step of the answer the letter whose turn it is: the first, then the second, …; None before."""
-    turn = rasp.Map(lambda k: k or -1, step()).named("turn")  # 0 is the rank of what is no letter
+    turn = each(lambda k: k or -1, step()).named("turn")  # 0 is the rank of what is no letter
     return fetch(of, rank(of), turn).named("here")
