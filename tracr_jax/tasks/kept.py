@@ -1,7 +1,8 @@
 """The files of a user's task, kept with its run, so that the run stays what it was whatever becomes of them.
 
 Kept are the task's file and what it imports from its own folder; data files that it reads are not. Like the task's
-file itself the copy is code: it is imported where items or labels are needed, and never to open or decode a run.
+file itself the copy is code: it is imported where items or labels are needed, and where a text is longer than the
+compiled program's table; never to open a run.
 """
 
 import ast
