@@ -1,6 +1,7 @@
 """Test-wide strictness: 8 virtual CPU devices, no silent rank promotion, full-precision matmuls."""
 
 import os
+import signal
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,6 +13,9 @@ _FLAGS = (
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402 - the environment comes first
 import pytest  # noqa: E402

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import lm_models as M
-from tests.helpers.numbers import FLOAT32, assert_same
+from tests.helpers.bounds import FLOAT32, assert_same
 from tracr_jax.intervene import LayerEdit, ResidualEdit, detach_and_roll, project, subspace_basis
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 

@@ -15,7 +15,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from tests.helpers import lm_models as M
-from tests.helpers.numbers import assert_same
+from tests.helpers.bounds import assert_same
 from tests.train import loop_test as F
 from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis

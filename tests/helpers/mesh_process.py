@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 
-from tests.train.mesh_test import DYCK, SHARED_RUN, not_scored, size_of_parameters
+from tests.train.mesh_test import DYCK, SHARED_RUN, no_examples, not_scored, size_of_parameters
 from tracr_jax.train.mesh import start_processes
 
 if __name__ == "__main__":
@@ -25,7 +25,7 @@ if __name__ == "__main__":
         return batch
 
     Batches.batch_at = batch_at
-    run.evaluate_programs, run.score_original = size_of_parameters, not_scored
+    run.evaluate_programs, run.score_original, run.first_examples = size_of_parameters, not_scored, no_examples
     if jax.process_index() > 0:
 
         def refuse(*_, **__):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.helpers.bounds import FLOAT32, assert_same
 from tests.helpers.interpret_parts import DYCK, known_run, small_run
-from tests.helpers.numbers import FLOAT32, assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode, hidden_states
 

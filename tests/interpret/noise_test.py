@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.helpers import lm_models
+from tests.helpers.bounds import FLOAT32, assert_same
 from tests.helpers.interpret_perfect import perfect, with_random_adapter
-from tests.helpers.numbers import FLOAT32, assert_same
 from tracr_jax.interpret.answers import would_answer
 from tracr_jax.interpret.noise import _make_run, noise, noise_curves, random_basis
 from tracr_jax.intervene import ResidualEdit, project

@@ -13,7 +13,7 @@ from tracr_jax import cli
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.examples import describe_variables
 from tracr_jax.interpret.study import interpret
-from tracr_jax.report.terminal.summary import print_interpretation, progress_bars
+from tracr_jax.report.terminal.summary import print_interpretation, progress_lines
 from tracr_jax.types import Adapter
 
 
@@ -93,12 +93,12 @@ def test_variables_with_their_layers():
 
 
 def test_bars_and_lines(capsys):
-    with progress_bars(Console(), live=False) as progress:
+    with progress_lines(Console(), live=False) as progress:
         for done in range(3):
             progress("noise", done, 3)
     assert capsys.readouterr().out == "noise\n"
     console = Console(record=True, force_terminal=True, width=60)
-    with progress_bars(console, live=True) as progress:
+    with progress_lines(console, live=True) as progress:
         progress("scorecard: test", 0, 0)
         progress("swaps [x]", 2, 4)
     assert "2/4" in console.export_text()

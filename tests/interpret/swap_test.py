@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.bounds import assert_same
 from tests.helpers.interpret_perfect import perfect, with_random_adapter
-from tests.helpers.numbers import assert_same
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.data.encode import sequence_length
 from tracr_jax.interpret.exchange import exchange, move_to_value, random_directions, span_basis

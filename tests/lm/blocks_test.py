@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import lm_models as M
-from tests.helpers.numbers import assert_same
+from tests.helpers.bounds import assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import ResidualEdit, detach_and_roll
 from tracr_jax.lm.blocks import first_blocks, last_blocks, stack_blocks, unstack_blocks

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import lm_models as M
-from tests.helpers.numbers import assert_same
+from tests.helpers.bounds import assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.llama import Llama, LlamaConfig, _rotate

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.numbers import assert_same
+from tests.helpers.bounds import assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.lm import load as L
 from tracr_jax.lm.gpt2 import GPT2Config

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import lm_models
-from tests.helpers.numbers import assert_same
+from tests.helpers.bounds import assert_same
 from tests.helpers.retention_models import Summing, always, by_hand, log_probabilities, random_rows, table
 from tracr_jax.errors import UserError
 from tracr_jax.measure.language import perplexity, scores

@@ -140,7 +140,9 @@ def test_a_moved_run_whose_file_is_gone_does_all_that_it_did(room, alone, capsys
     cli.main(["report", str(alone)])
     cli.main(["export", str(alone), "exported"])
     capsys.readouterr()
-    same(tracr_jax.decode(tracr_jax.open("exported"), SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
+    exported = Path("exported").resolve()
+    monkeypatch.undo()
+    same(tracr_jax.decode(tracr_jax.open(exported), SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
 
 
 def test_what_a_task_imports_beside_it_is_kept_with_it(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tracr_jax
-from tests.helpers.numbers import assert_same
+from tests.helpers.bounds import assert_same
 from tests.helpers.programs_parts import SMALL, TASKS
 from tracr_jax import cli
 from tracr_jax.config import LossConfig, RunConfig, read_config

@@ -195,7 +195,11 @@ def places():
         (lambda: rasp.Map(lambda t: True, rasp.tokens), {}, "says 'yes' of all"),
         (lambda: 3, {}, "expected a tracr rasp.SOp or a function that returns one, got 3"),
         (lambda: rasp.numerical(rasp.Map(float, rasp.indices)), {"answer": "value"}, "value is numerical"),
-        (lambda: rasp.Map(lambda t: None, rasp.tokens), {"answer": "value"}, "no value at the answer of"),
+        (
+            lambda: rasp.Map(lambda t: None, rasp.tokens),
+            {"answer": "value"},
+            "is undefined .None. for every possible input",
+        ),
         (odd_number_of_a, {"truth": lambda letters: True}, "the program says 'no', truth.. 'yes'"),
     ],
 )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.numbers import assert_same
+from tests.helpers.bounds import assert_same
 from tests.train.losses_test import Var
 from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.errors import UserError

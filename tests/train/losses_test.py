@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.numbers import assert_same
+from tests.helpers.bounds import assert_same
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.losses import (

@@ -17,8 +17,8 @@ import optax
 import pytest
 
 import tracr_jax
+from tests.helpers.bounds import FLOAT32, assert_same
 from tests.helpers.interpret_parts import DYCK, small_setup
-from tests.helpers.numbers import FLOAT32, assert_same
 from tests.train.loop_test import VARIABLES, teacher
 from tracr_jax import injection as run
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
@@ -278,6 +278,11 @@ def size_of_parameters(run, **_):
     return {"size": float(np.sqrt(sum(np.sum(np.square(x)) for x in leaves)))}
 
 
+def no_examples(run, evaluation):
+    """In place of the examples for the report."""
+    return {}
+
+
 def not_scored(run, **_):
     """In place of the untouched model's answers."""
 
@@ -311,6 +316,7 @@ def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_p
         patch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache_alone"))
         patch.setattr(run, "evaluate_programs", size_of_parameters)
         patch.setattr(run, "score_original", not_scored)
+        patch.setattr(run, "first_examples", no_examples)
         alone = inject(DYCK, lm=lm.source, config=config, folder=tmp_path / "one", progress=False)
         outputs = [p.communicate(timeout=900) for p in processes]
         assert [p.returncode for p in processes] == [0, 0], outputs

@@ -22,8 +22,9 @@ def assert_same(got, want, *, bound=None):
 
     bound: instead of the type's, where what is compared was rounded elsewhere (say why).
     """
+    got, want = jax.tree.map(np.asarray, (got, want))
     chex.assert_trees_all_equal_shapes(got, want)
-    pairs = list(zip(map(np.asarray, jax.tree.leaves(got)), map(np.asarray, jax.tree.leaves(want)), strict=True))
+    pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True))
     bounds = [bound or (FLOAT64 if a.dtype == b.dtype == np.float64 else FLOAT32) for a, b in pairs]
     size = max(float(np.abs(b).max(initial=0.0)) for _, b in pairs)
     assert np.isfinite(size)
