@@ -183,6 +183,7 @@ def lm_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.soak  # four runs, each of which compiles
 def test_killed_sweep_goes_on_and_a_finished_one_trains_nothing(lm_folder, tmp_path, monkeypatch, capsys):
     runs, out = tmp_path / "runs", tmp_path / "results.json"
     argv = (
