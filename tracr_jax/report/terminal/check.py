@@ -68,7 +68,7 @@ def _agreement(checked: Checked) -> str:
 
 
 def _variables_table(variables: Sequence[CheckedVariable]) -> Table:
-    table = _table("variables, by the layer that writes them; ahead: its selector would select later positions")
+    table = _table("variables, by the layer that writes them\n(ahead: its selector would select later positions)")
     longest = max(len(v.variable.name) for v in variables)
     by = [f"{v.operation}, {_AHEAD[v.ahead]}" if v.ahead else v.operation for v in variables]
     table.add_column("layer", justify="right", no_wrap=True)
