@@ -86,7 +86,9 @@ def write(run: Injected, states: Float[Array, "*B d"], variable: str, value: Any
     """States of the model in which a variable of its program has a value, and nothing else is changed.
 
     With reserved directions the variable's coordinates become the value's centroid, as in exchange training. With
-    an affine adapter it is the smallest change after which the value is read, see `move_to_value`.
+    an affine adapter it is the smallest change after which the value is read, see `move_to_value`: the model need
+    not follow it, since its own states of that value lie further away (in the main job's run the answer follows
+    none of twelve such changes of the result, and thirty of thirty exchanges with another text's state).
 
     Args:
       run: from `inject` or `open`.
