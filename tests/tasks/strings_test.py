@@ -12,7 +12,7 @@ from tracr_jax.data.bridge import make_bridge
 from tracr_jax.errors import UserError
 from tracr_jax.runs.build import proved_items
 from tracr_jax.tasks.base import Item, TokenMap
-from tracr_jax.tasks.registry import check_task
+from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import split_of
 from tracr_jax.tasks.strings import StringTask
@@ -222,6 +222,22 @@ def test_mistakes_are_named_before_anything_is_built(build, options, message):
 def test_mistakes_at_construction(options, message):
     with pytest.raises(UserError, match=message):
         StringTask("wrong", odd_number_of_a, **({"letters": ("a", "b")} | options))
+
+
+def test_of_a_file_with_several_tasks_one_mistake_stops_one_task(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from tracr.rasp import rasp\nimport tracr_jax\n"
+        "def odd():\n"
+        "    n = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda k, q: k == 'a'))\n"
+        "    return rasp.Map(lambda n: n % 2 == 1, n)\n"
+        "BAD = tracr_jax.StringTask('bad', odd, letters=('a', 'b'), question='Is a in')\n"
+        "GOOD = tracr_jax.StringTask('good', odd, letters=('a', 'b'))\n"
+    )
+    assert get_task(f"{tmp_path}/mine.py:GOOD").name == "good"
+    with pytest.raises(UserError, match="task bad: the question 'Is a in' contains 'a'"):
+        get_task(f"{tmp_path}/mine.py:BAD")
+    with pytest.raises(UserError, match="holds BAD, GOOD; choose one"):
+        get_task(f"{tmp_path}/mine.py")
 
 
 class Shout(SampledTask):

@@ -11,6 +11,7 @@ from tracr_jax.tasks.contract import check_contract, place
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
+from tracr_jax.tasks.mistakes import mistakes_said_later
 from tracr_jax.tasks.zoo import ZOO
 
 _PAPER = {"dyck": Dyck, "int_sum": IntSum, "count": Count}
@@ -70,6 +71,8 @@ def check_task(task: object, spec: str) -> Task:
         raise UserError(f"task {spec}: {type(task).__name__} lacks {', '.join(missing)}{hint}")
     if isinstance(task, type):
         raise UserError(f"task {spec}: is a class; name an instance of it, as TASK = {task.__name__}()")
+    if mistake := getattr(task, "mistake", ""):
+        raise UserError(mistake)
     check_contract(task, spec)  # pyright: ignore[reportArgumentType]
     return task  # type: ignore[return-value]
 
@@ -88,7 +91,8 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     beside = str(path.resolve().parent)
     sys.path.insert(0, beside)  # the file may import what lies beside it
     try:
-        spec.loader.exec_module(module)
+        with mistakes_said_later():
+            spec.loader.exec_module(module)
     except UserError as e:
         raise UserError(f"task {path}: {e}{place(e)}") from e
     except (Exception, SystemExit) as e:

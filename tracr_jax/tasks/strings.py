@@ -7,7 +7,7 @@ program in ten lines; for real text subclass `SampledTask`, `tasks/dyck.py` is t
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from tracr.rasp import rasp
@@ -15,6 +15,7 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.language import Language, Letters, explore, random_string
+from tracr_jax.tasks.mistakes import mistake_of
 from tracr_jax.tasks.sampled import EVALUATION, SampledTask
 from tracr_jax.tasks.split import Split, rng, shrunk, split_of
 from tracr_jax.teacher.compile import build_program
@@ -59,7 +60,13 @@ class StringTask(SampledTask):
     result = "final_result"
     marker = ASK
 
+    mistake: ClassVar[str] = ""
+    """What is wrong with the fields, where that is said when the task is used; see `mistakes_said_later`."""
+
     def __post_init__(self):
+        object.__setattr__(self, "mistake", mistake_of(self._check_fields))  # frozen
+
+    def _check_fields(self) -> None:
         if not 1 <= self.min_length <= self.max_length or len(set(self.letters)) < 2:
             raise UserError(
                 f"task {self.name}: needs two letters or more and 1 <= min_length <= max_length, got "
