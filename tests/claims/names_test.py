@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -14,6 +15,7 @@ import pytest
 
 import tracr_jax
 from tracr_jax.config import RunConfig
+from tracr_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -24,6 +26,7 @@ PAGES = sorted(
 )
 SOURCES = sorted(p for f in ("tracr_jax", "experiments", "tests") for p in (ROOT / f).rglob("*.py"))
 _DOTTED = re.compile(r"`([A-Za-z_]\w*(?:\.\w+)+)(?:\([^`]*\))?`")
+_MISSING = (ImportError, UserError, pytest.skip.Exception)  # what a module does whose extra is not installed
 # How pages and docstrings call what they import.
 _SHORT = {"rasp": "tracr.rasp.rasp", "np": "numpy", "jnp": "jax.numpy", "nn": "flax.linen"}
 
@@ -81,9 +84,10 @@ def _classes():
     """Classes of the package by their names."""
     if not _found:
         for info in pkgutil.walk_packages(tracr_jax.__path__, "tracr_jax."):
-            if not info.name.endswith("__main__"):
-                module = importlib.import_module(info.name)
-                for name, kind in inspect.getmembers(module, inspect.isclass):
+            if info.name.endswith("__main__"):
+                continue
+            with contextlib.suppress(*_MISSING):
+                for name, kind in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
                     _found.setdefault(name, set()).add(kind)
     return _found
 
@@ -106,7 +110,10 @@ def named():
         yield from ((page, name, None) for name in _DOTTED.findall(text))
     for source in SOURCES:
         texts = [name for text in docstrings(source) for name in _DOTTED.findall(text)]
-        yield from ((source, name, module_of(source)) for name in texts if source.name != "__main__.py")
+        if texts and source.name != "__main__.py":
+            with contextlib.suppress(*_MISSING):
+                near = module_of(source)
+                yield from ((source, name, near) for name in texts)
 
 
 def is_file(name):
