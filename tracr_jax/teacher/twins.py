@@ -51,7 +51,7 @@ def check_twins(trace: Trace) -> None:
 
 
 def _told(variants: list[Any]) -> str:
-    shown = " and ".join(map(repr, variants))
+    shown = " and ".join(sorted(map(repr, variants)))
     return f"{shown}, which are equal and so one value to the network; give it one type, as in int(x)"
 
 
