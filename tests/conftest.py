@@ -1,6 +1,7 @@
 """Test-wide strictness: 8 virtual CPU devices, no silent rank promotion, full-precision matmuls."""
 
 import os
+import shutil
 import signal
 import tempfile
 
@@ -36,3 +37,15 @@ def x64():
     """float64 for one test only; everything else runs as a user would, in float32."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium from the system's packages, for tests with the mark `browser`."""
+    from playwright.sync_api import sync_playwright  # not in the dev extra: collected by every run of the tests
+
+    with sync_playwright() as playwright:
+        # Chromium refuses its sandbox to root, as which containers run.
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -12,6 +12,7 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from tracr_jax.files import cache_folder
@@ -55,26 +56,35 @@ def keep_compiled() -> Path | None:
     """Keep compiled programs from one process to the next, in JAX's persistent cache below `cache_folder("xla")`.
 
     Each kind of processor has a folder, since XLA compiles for the instructions of the one at hand. Several
-    processes may share it. A cache that the user has set up stands.
+    processes may share it. A cache that the user has set up stands. JAX is told by its environment variables where
+    it is not imported yet: a command that needs no JAX, or has a mistake in it, does not wait a second for it.
 
     Returns:
       The folder; None where the user has another or it cannot be written.
     """
     import filelock  # noqa: F401 - JAX bounds the size of its cache with it
-    import jax  # not before `keep_pages`
 
-    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
+    jax = sys.modules.get("jax")
+    own = jax.config.jax_compilation_cache_dir if jax else os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if own is not None:
         return None
-    folder = cache_folder("xla") / f"jax-{jax.__version__}-{_processor()}"
+    folder = cache_folder("xla") / f"jax-{version('jax')}-{_processor()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
     if not os.access(folder, os.W_OK):
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", _COMPILED)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": _COMPILED,
+        "jax_persistent_cache_min_compile_time_secs": _WORTH_KEEPING,
+    }
+    for name, value in settings.items():
+        if jax:
+            jax.config.update(name, value)
+        else:
+            os.environ[name.upper()] = str(value)
     return folder
 
 

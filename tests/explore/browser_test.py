@@ -4,7 +4,6 @@ Its policy forbids `eval`, so nothing here waits for a JavaScript condition.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,17 +20,6 @@ from tracr_jax.explore.session import Explorer
 from tracr_jax.export import export_run
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright  # not in the dev extra: collected by every run of the tests
-
-    with sync_playwright() as playwright:
-        # Chromium refuses its sandbox to root, as which containers run.
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,25 +3,12 @@
 apt-get install -y chromium && pip install playwright && pytest -m browser
 """
 
-import shutil
-
 import pytest
 
 from tests.helpers.report_data import LAYERS, NAMES, make_run
 from tracr_jax.report import write_report
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright  # not in the dev extra: collected by every run of the tests
-
-    with sync_playwright() as playwright:
-        # Chromium refuses its sandbox to root, as which containers run.
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
