@@ -7,15 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
+from tests.helpers.explore_parts import serving
 from tests.helpers.export_parts import EVALUATION, run_of
 from tests.helpers.interpret_parts import DYCK, small_run
 from tests.helpers.interpret_perfect import perfect_of
-from tracr_jax.explore.page import make_page
-from tracr_jax.explore.server import Server
 from tracr_jax.explore.session import Explorer
 from tracr_jax.export import export_run
 
@@ -27,12 +25,8 @@ def server():
     small = small_run()
     explorer = Explorer(perfect_of(small, max_positions=small.program.length))
     explorer.warm()
-    with Server(explorer, make_page(explorer)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(explorer) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

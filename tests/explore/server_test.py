@@ -5,15 +5,14 @@ import http.client
 import json
 import re
 import socket
-import threading
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.explore_parts import serving
 from tests.helpers.interpret_parts import DYCK, small_run
 from tracr_jax import cli
 from tracr_jax.errors import UserError
-from tracr_jax.explore.page import make_page
 from tracr_jax.explore.server import LARGEST, Server
 from tracr_jax.explore.session import Explorer
 
@@ -26,12 +25,8 @@ def server():
     item = dataclasses.replace(run.program.examples[0], prompt=EVIL)
     program = dataclasses.replace(run.program, name=EVIL, examples=(run.program.examples[0], item))
     explorer = Explorer(dataclasses.replace(run, programs=(program,)))
-    with Server(explorer, make_page(explorer)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(explorer) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def ask(server, method="POST", path="/read", *, body=None, **headers):
