@@ -40,6 +40,7 @@ def options() -> argparse.Namespace:
     p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument("--adapter-lr", type=float, default=3e-3)
     p.add_argument("--retention", type=float, default=0.0)
+    p.add_argument("--text-batch", type=int, default=2, help="texts of a step, for the language term")
     p.add_argument("--checkpoint-every", type=int, default=50)
     p.add_argument("--pairs", type=int, default=60)
     p.add_argument("--runs", type=Path, default=Path("runs/exchange"))
@@ -72,7 +73,11 @@ def configure(o: argparse.Namespace):
         layer_stride=o.stride,
         exchange=ExchangeConfig(**{f.name: getattr(o, f.name) for f in dataclasses.fields(ExchangeConfig)}),
         data=dataclasses.replace(
-            config.data, batch=half, free_items=o.rows - half, free_supervised=o.rows - half, text_batch=2
+            config.data,
+            batch=half,
+            free_items=o.rows - half,
+            free_supervised=o.rows - half,
+            text_batch=o.text_batch,
         ),
         optim=dataclasses.replace(config.optim, **rates, muon_iterations=3, final_rate=0.02),
         losses=dataclasses.replace(config.losses, retention_weight=o.retention, retention_growth=8.0),
