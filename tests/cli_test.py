@@ -143,8 +143,15 @@ from tracr_jax.cli.interrupt import answering
 from tracr_jax.train.interrupt import requests_to_stop
 import contextlib
 with answering(Path(sys.argv[1])), requests_to_stop() if sys.argv[2] == "2" else contextlib.nullcontext():
-    print("busy", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)  # as a compiler: the main thread hears nothing
+    word = "busy"
+    while True:  # as a compiler: the main thread hears nothing, wherever it stands when the signal comes
+        try:
+            if word:
+                print(word, flush=True)
+            word = ""
+            hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)
+        except KeyboardInterrupt:
+            word = ""
 """
 
 
