@@ -98,7 +98,7 @@ def _finish(run: "Injected") -> None:
     console = _console()
     if console.quiet:
         return
-    from tracr_jax.report import write_report
+    from tracr_jax.report.page import write_report
     from tracr_jax.report.terminal.table import print_evaluation
 
     assert run.evaluation is not None  # it was just made
@@ -242,7 +242,8 @@ def _retention(argv: list[str]) -> None:
 
 def _report(argv: list[str]) -> None:
     args = parse(options.Report, argv)
-    from tracr_jax.report import draw_picture, write_report
+    from tracr_jax.report.page import write_report
+    from tracr_jax.report.png import draw_picture
 
     console = Console(highlight=False)
     say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
