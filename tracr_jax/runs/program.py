@@ -27,13 +27,14 @@ from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.runs.adapters import load_reserved, save_reserved
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.kept import FOLDER, keep_files, own_spec
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, load_teacher, make_forward, save_teacher
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.variables import NOTHING, VariableLayout, variable_layout
-from tracr_jax.train.reserved import Reserved, load_reserved, save_reserved
+from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import ResidualsFn
 from tracr_jax.types import Adapter, Codes
 
