@@ -3,7 +3,7 @@
     program.json                             what the adapter's rows mean, and how text becomes the program's input
     teacher.npz                              the compiled program
     tokenizer.json  tokenizer_config.json    the tokenizer, without the merges that the task refuses
-    reserved.npz                             in a run folder with a reserved adapter: which variables stand where
+    reserved.npz                             with a reserved adapter: which variables stand where
     task/                                    in a run folder: the task's own file, and what it imports beside it
 
 JSON keeps True, 1, 1.0 and "1" apart, and a list stands for a tuple (RASP's values are hashable, so none is a
@@ -259,7 +259,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
 def save_program(folder: Path, program: Program, *, width: int, shareable: bool = False) -> None:
     """Write a program's files, each in one step, program.json last; the adapter is where its weights are."""
     save_teacher(program.teacher, folder / TEACHER)
-    if program.reserved is not None and not shareable:
+    if program.reserved is not None:
         save_reserved(program.reserved, folder / RESERVED)
     program.tokenizer.save(folder)
     if not shareable:

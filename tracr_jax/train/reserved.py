@@ -9,6 +9,7 @@ directions: a further one would carry something that the adapter cannot read. No
 all variables with one full affine map.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -133,6 +134,7 @@ class Reserved:
             biases.append((-s[..., 0] * jnp.sum(c * c, axis=-1)).reshape(-1))
         return Adapter(jnp.concatenate(weights), jnp.concatenate(biases))
 
+    @functools.partial(jax.jit, static_argnums=0)  # one compilation, not a hundred small ones
     def adapter(self, codes: Codes) -> Adapter:
         """The affine map onto all D teacher directions; 0 where no variable is reserved.
 
