@@ -20,7 +20,7 @@ from tracr_jax.files import cache_folder
 _SETTINGS = {"hugetlb": 1, "mmap_threshold": 2**33, "trim_threshold": 2**34, "top_pad": 2**28}
 _VARIABLE = "GLIBC_TUNABLES"
 _COMPILED = 2**30  # bytes of compiled programs that are kept; the least recently used go first
-_WORTH_KEEPING = 0.3  # seconds that a compilation takes at least
+_WORTH_KEEPING = 0.0
 
 
 def keep_pages(*, one_arena: bool = False) -> None:

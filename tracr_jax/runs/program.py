@@ -13,13 +13,13 @@ list): what is read back is what the compiler wrote.
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from tracr_jax import __version__
 from tracr_jax.config import PAPER_LAYERS, LayerMap, RunConfig, from_dict, to_dict
@@ -32,6 +32,7 @@ from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.kept import FOLDER, keep_files, own_spec
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, load_teacher, make_forward, save_teacher
+from tracr_jax.teacher.forward import all_states
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.variables import NOTHING, VariableLayout, variable_layout
 from tracr_jax.train.reserved import Reserved
@@ -61,9 +62,8 @@ class Program:
     """S: tokens of the longest training item, answer included. Longer texts have no row in the teacher's table."""
     examples: tuple[Item, ...]
     """The first items of the test set."""
-    phi: Any
-    """The teacher's weights, and the function (φ, teacher ids [B, T]) -> r_0..r_L."""
-    residuals: ResidualsFn
+    forward: Callable[[], tuple[Any, ResidualsFn]]
+    """Makes `phi` and `residuals`, once: not every reader needs them."""
     adapter: Adapter | None = None
     """None in the export of a run without alignment, which never trained it."""
     layers: LayerMap = PAPER_LAYERS
@@ -79,6 +79,21 @@ class Program:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, without the merges that this program's task refuses."""
         return self.bridge.tokenizer
+
+    @property
+    def phi(self) -> Any:
+        """The teacher's weights."""
+        return self.forward()[0]
+
+    @property
+    def residuals(self) -> ResidualsFn:
+        """The function (φ, teacher ids [B, T]) -> r_0..r_L."""
+        return self.forward()[1]
+
+    @functools.cached_property
+    def teacher_states(self) -> Callable[[Int[np.ndarray, "B T"]], Float[np.ndarray, "L1 B T D"]]:
+        """The function teacher ids -> r_0..r_L in NumPy; for a few texts sooner than `residuals`."""
+        return all_states(self.teacher)
 
     @property
     def depth(self) -> int:
@@ -178,7 +193,6 @@ def make_program(
       UserError: a weight of the variables names none, or there is no result.
     """
     teacher = bridge.teacher
-    phi, residuals = make_forward(teacher, dtype=jnp.float32)
     return Program(
         name=name,
         config=config,
@@ -188,8 +202,7 @@ def make_program(
         result=teacher.variable(result).name,
         length=length,
         examples=examples,
-        phi=phi,
-        residuals=residuals,
+        forward=functools.cache(functools.partial(make_forward, teacher)),
         adapter=adapter,
         layers=config.layers,
         reserved=reserved,
