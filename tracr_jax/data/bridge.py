@@ -152,7 +152,11 @@ def make_bridge(
         ids = [tokenizer.single_id(form) for form in (piece, f" {piece}", f"{piece} ")]
         forms = {i for i in ids if i is not None}
         if not forms:
-            raise UserError(f"bridge: {piece!r} is not one token of this tokenizer, in none of its forms")
+            parts = [tokenizer.token_text(i) for i in tokenizer.encode(f" {piece}")]
+            raise UserError(
+                f"bridge: {piece!r} is not one token of this tokenizer, which splits it into {parts}; use a "
+                "letter or word that is one token (tracr-jax check says), or another --lm"
+            )
         for token in forms:
             other = origin.setdefault(token, piece)
             if other != piece:
