@@ -46,15 +46,18 @@ def parity(lm: str) -> dict[str, Any]:
 
 
 def collect(out: Path) -> dict[str, Any]:
-    """What lies in the folder: the parity, the steps, and of every run its answers, its language and its time."""
+    """What lies in the folder: the parity, the steps, and of every run answers, language, time and swaps."""
     runs = {}
     for folder in sorted(p.parent for p in out.glob("*/evaluation.json")):
         run, found = read_json(folder / "run.json"), read_json(folder / "evaluation.json")
         runs[folder.name] = {
-            "run": {k: run[k] for k in ("command", "started", "packages", "seconds") if k in run},
+            "run": {k: run[k] for k in ("command", "started", "packages", "device", "times")},
             "answers": {name: s["injected"]["accuracy"] for name, s in found["sets"].items()},
             "retention": found["retention"],
         }
+        if (folder / "interpretation.json").exists():
+            swapped = read_json(folder / "interpretation.json")["swaps"]
+            runs[folder.name] |= {"swaps": {k: swapped[k] for k in ("used", "swapped", "cells")}}
     steps = {p.stem: read_json(p) for p in sorted(out.glob("step-*.json"))}
     return {"parity": read_json(out / "parity.json"), "steps": steps, "runs": runs}
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What wants an accelerator, on one GPU or a TPU VM, in some 25 minutes: is it right there, how fast, and what do three
-# programs in SmolLM2-135M reach with exchange training and with fine-tuning.
+# programs in SmolLM2-135M reach with exchange training and with fine-tuning, and which variables are then used.
 #
 #   bash experiments/accelerator.sh [--small] [OUT]
 #
@@ -13,11 +13,13 @@ python=${PYTHON:-python3}
 lm=smollm2-135m-instruct tasks="dyck int_sum count" seeds="0 1 2" shapes="gpt2 gpt2-large"
 limit=540 # seconds of a part, then Ctrl-C: a run saves first
 run_options=(--steps 600 --eval-items 300 --batch 16 --free-items 16 --free-supervised 16 --text-batch 8)
+read_options=(--prompts 500 --pairs 60 --items 100)
 step_options=(--batches 16 128 --dtype bfloat16 --repetitions 5)
 if [ "${1:-}" = --small ]; then
   shift
   lm=tiny tasks=dyck seeds=0 shapes=small
   run_options=(--steps 2 --eval-items 2 --batch 2 --free-items 2 --free-supervised 2 --text-batch 1)
+  read_options=(--prompts 2 --pairs 2 --items 2)
   step_options=(--small --repetitions 1)
 fi
 out=${1:-experiments/accelerator}
@@ -52,6 +54,8 @@ done
 for seed in $seeds; do # outermost: one seed of everything first
   for task in $tasks; do
     for method in exchange finetune; do run "$task" "$method" "$seed"; done
+    folder=$out/$task-exchange-seed$seed
+    part "$task-used-seed$seed" "$python" -m tracr_jax interpret "$folder" "${read_options[@]}"
   done
 done
 "$python" -m experiments.accelerator collect "$out"
