@@ -16,14 +16,13 @@ from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.language import Language, Letters, explore, random_string
 from tracr_jax.tasks.mistakes import mistake_of
+from tracr_jax.tasks.prompt import ASK, OTHER, Prompt
 from tracr_jax.tasks.sampled import EVALUATION, SampledTask
 from tracr_jax.tasks.split import Split, rng, shrunk, split_of
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.undefined import only_answer
 
-ASK, OTHER = "?", "other"
-_TAIL = "\nAnswer:"
 _WORK = 1_000_000  # variables x letters² that the search may evaluate: some seconds
 _CLASSES = 20  # more different answers than this are not balanced
 _COMPARED = 32  # strings whose answers are compared with and without words around them, and with `truth`
@@ -143,11 +142,15 @@ class StringTask(SampledTask):
         """The question about some letters, with the program's answer."""
         return Item(self._prompt(letters), self._label(self._answer(tuple(letters))))
 
+    @property
+    def _form(self) -> Prompt:
+        return Prompt(self.question)
+
     def _prompt(self, letters: Sequence[str]) -> str:
-        return f"{self.question} {' '.join(letters)}{_TAIL}"
+        return self._form.text(letters)
 
     def _letters(self, prompt: str) -> Letters:
-        return tuple(prompt.removeprefix(self.question).removesuffix(_TAIL).split())
+        return self._form.letters(prompt)
 
     def _label(self, answer: Any) -> str:
         if self.answer == "yes/no":
