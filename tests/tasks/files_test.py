@@ -1,5 +1,10 @@
 """A stranger's file that holds a RASP program: each becomes a task with the program's answers, or one line."""
 
+# tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
+# pyright: reportOperatorIssue=false, reportArgumentType=false
+
+import sys
+
 import numpy as np
 import pytest
 from tracr.rasp import rasp
@@ -200,8 +205,8 @@ def test_a_file_of_a_package_above_it_is_read_and_kept(tmp_path, monkeypatch):
     assert task.item(["a", "c"]).label == "A C"
     assert task.max_length == 5
     keep_files(str(case), tmp_path / "run")
-    for module in [m for m in __import__("sys").modules if m.startswith("some_bench_of_mine")]:
-        monkeypatch.delitem(__import__("sys").modules, module)
+    for module in [m for m in sys.modules if m.startswith("some_bench_of_mine")]:
+        monkeypatch.delitem(sys.modules, module)
     package.rename(tmp_path / "gone")
     copy = own_spec(str(case), tmp_path / "run")
     assert copy.startswith(str(tmp_path / "run"))

@@ -78,8 +78,8 @@ def make_task(found: Found, *, name: str) -> FileTask:
     if texts is None:
         raise UserError(
             f"{found.who}: the program's value can be any of {len(possible.values):,}, as "
-            f"{_some(possible.values)}; each answer is one token, and {len(_CAPITALS + _SMALL)} can be chosen; bound "
-            "them, as in min(x, 9)"
+            f"{_some(possible.values)}; each answer is one token, and {len(_CAPITALS + _SMALL)} can be chosen; "
+            "bound them, as in min(x, 9)"
         )
     letters = tuple(texts[v] for v in found.values)
     values: dict[str, Hashable] = dict(zip(letters, found.values, strict=True))
