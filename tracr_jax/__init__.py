@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tracr_jax.interpret.exchange import write
     from tracr_jax.intervene import LayerEdit, ResidualEdit
     from tracr_jax.lm.load import load_lm
+    from tracr_jax.measure.compare import compare
     from tracr_jax.presets import preset
     from tracr_jax.runs.model import Injected, open
     from tracr_jax.runs.program import Program
@@ -45,6 +46,7 @@ _HOME = {
     "open": "runs.model",
     "Program": "runs.program",
     "Decoded": "interpret.display",
+    "compare": "measure.compare",
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
     "inject": "injection",
@@ -96,6 +98,7 @@ __all__ = [
     "TokenMap",
     "UserError",
     "available_set",
+    "compare",
     "compile_program",
     "decode",
     "distinct_set",

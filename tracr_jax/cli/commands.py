@@ -273,6 +273,25 @@ def _export(argv: list[str]) -> None:
     Console(highlight=False).print(f"exported: {folder}", markup=False, soft_wrap=True)
 
 
+def _compare(argv: list[str]) -> None:
+    args = parse(options.Compare, argv)
+    from tracr_jax.files import write_json
+    from tracr_jax.measure.compare import compare
+    from tracr_jax.report.terminal.compare import print_comparison
+
+    console = Console(highlight=False)
+    with showing(_live()):
+        found = compare(
+            args.first,
+            args.second,
+            task=args.task,
+            say=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+        )
+    if args.json:
+        write_json(args.json, found.record())
+    print_comparison(console, found)
+
+
 COMMANDS = {
     "inject": _inject,
     "resume": _resume,
@@ -283,6 +302,7 @@ COMMANDS = {
     "explore": _explore,
     "interpret": _interpret,
     "retention": _retention,
+    "compare": _compare,
     "report": _report,
     "export": _export,
 }

@@ -245,8 +245,9 @@ def _layer_numbers(halves: list[int]) -> dict[int, int]:
 
 
 def _key_size(head: Head, bos: Direction) -> int:
-    # tracr's query space also holds BOS (a row of zeros), and a value space has no more room than the keys.
-    return max(len({*head.queries, bos}), len(head.keys))
+    # tracr's query space also holds BOS (a row of zeros). Its value space has no more room than the keys of some
+    # head: what moves more values, as a letter fetched by its position in a short text, it refuses.
+    return max(len({*head.queries, bos}), len(head.keys), len(head.moves))
 
 
 def _embeddings(tokens, positions, index) -> dict[str, Coo]:
@@ -268,11 +269,6 @@ def _attention(layer: int, heads: list[Head], index, *, num_heads: int, key_size
     parts = {k: [] for k in ("query", "key", "value", "linear")}
     for number, head in enumerate(heads):
         first = number * key_size
-        if len(head.moves) > key_size:
-            raise UserError(
-                f"program: an Aggregate moves {len(head.moves)} values with keys of size {key_size}; tracr cannot "
-                "compile it, select by a variable with at least as many values"
-            )
         keys = sorted(range(len(head.keys)), key=lambda j: index[head.keys[j]])
         for column, j in enumerate(keys):
             parts["key"].append((index[head.keys[j]], first + column, 1.0))
