@@ -31,6 +31,7 @@ from tracr_jax.runs.folder import (
     peak_memory,
     write_beginning,
 )
+from tracr_jax.runs.frozen import keep_frozen
 from tracr_jax.runs.model import Injected, tell_changed, untouched
 from tracr_jax.runs.onto import open_earlier
 from tracr_jax.runs.record import keep_record
@@ -42,6 +43,8 @@ from tracr_jax.train.loop import fit
 from tracr_jax.train.mesh import Placement
 from tracr_jax.train.metrics import JsonLines, MetricWriter, Several
 from tracr_jax.train.step import Frozen, TrainState
+from tracr_jax.train.trainable import whole
+from tracr_jax.trained import trained_part
 
 Say = Callable[[str], None]
 
@@ -178,6 +181,7 @@ def _run(
             if record:
                 record = keep_record(folder, record)
             write_beginning(folder, config, setup.lm.model, programs)
+            keep_frozen(folder, config, setup.lm, lm_params)
             write_json(folder / "run.json", about(started) | setup.proof.record())
         state, frozen, step = make_parts(setups, placement=placement, lm_params=lm_params)
         batch_at = make_batch_at(setups, placement=placement)
@@ -208,9 +212,11 @@ def _run(
                 )
         times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": time.time() - trained}
         evaluated = time.time()
-        params = placement.gather(state.params)
+        params, base = placement.gather(state.params), placement.gather(frozen.base)
         held = tuple(p.trained(a) for p, a in zip(programs, params.adapters, strict=True))
-        run = dataclasses.replace(before_training, params=params.lm, programs=held)
+        run = dataclasses.replace(
+            before_training, params=whole(trained_part(config.train), params.lm, base), programs=held
+        )
         # Each process evaluates for itself: the others would only wait for the one that writes.
         with showing(progress):
             evaluation = evaluate_programs(run, original=original, record=record, progress=say)
