@@ -19,7 +19,7 @@ from tracr_jax.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
 
-SCRIPTS = ("step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch")
+SCRIPTS = ("step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch", "trained")
 
 
 def load(name):

@@ -1,7 +1,7 @@
 """A program as a small file, which is put on the model it was trained on and taken off again.
 
-    program_adapter.safetensors   the low-rank pairs of every projection, under PEFT's names: A [r, in], B [out, r];
-                                  its metadata: "base" (digest of the weights it belongs to), "rank", "scale", "lm"
+    program_adapter.safetensors   the low-rank pairs of every projection, under PEFT's names, A [r, in], B [out, r]
+                                  metadata: "base", digest of the weights it belongs to, "rank", "scale", "lm"
     original/                     what taking it off needs: the model's small files, and bits.npz
 
 What `apply_program` writes is a plain Hugging Face folder, weights merged: W' = W + s·A·B, rounded once. Floating
@@ -50,7 +50,7 @@ def apply_program(adapter: str | Path, model: str, folder: str | Path) -> Path:
 
     Args:
       adapter: program_adapter.safetensors, or the folder that holds it. In an export, the program's other files
-        (program.json, the adapter that reads its variables, its tokenizer) go along, so that `open` reads the result.
+        (program.json, the adapter that reads its variables, its tokenizer) go along, and `open` reads the result.
       model: a name for `load_lm`.
       folder: does not exist yet, or is empty; it becomes a Hugging Face folder, weights in float32.
 
@@ -67,8 +67,8 @@ def apply_program(adapter: str | Path, model: str, folder: str | Path) -> Path:
     found = weights_digest(base)
     if found != program.base:
         raise UserError(
-            f"{model}: its weights are {found[:12]}, {path} was trained on {program.base[:12]} ({program.lm}); give "
-            "that model"
+            f"{model}: its weights are {found[:12]}, {path} was trained on {program.base[:12]} ({program.lm}); "
+            "give that model"
         )
     with new_folder(folder) as out:
         write_small_files(lm, out)
@@ -110,8 +110,8 @@ def remove_program(folder: str | Path, out: str | Path) -> Path:
     found = weights_digest(base)
     if found != program.base:
         raise UserError(
-            f"{folder}: what is left without the program is {found[:12]} and not {program.base[:12]}, on which it was "
-            "put; its weights have changed since, and nothing is written"
+            f"{folder}: without the program its weights are {found[:12]} and not {program.base[:12]}, on which it "
+            "was put; they have changed since, and nothing is written"
         )
     with new_folder(out) as beside:
         copy_small_files(folder / ORIGINAL, beside)
@@ -135,9 +135,8 @@ def write_adapter(path: Path, model: LanguageModel, params: Params, *, lm: str) 
         module, _, kind = at.rpartition("/")
         if kind == "kernel":
             a, b = (np.asarray(blocks[module][k], np.float32) for k in (A, B))
-            found |= {
-                table.full(f"{table.blocks}.{i}.{name}"): one for i, one in enumerate(zip(a, b, strict=True))
-            }
+            for i, pair in enumerate(zip(a, b, strict=True)):
+                found[table.full(f"{table.blocks}.{i}.{name}")] = pair
     program = ProgramAdapter(found, weights_digest(to_tensors(model, plain)), SCALE, lm)
     tensors = {}
     for name, pair in found.items():
@@ -196,10 +195,8 @@ def _each(
     """fn(W, A, B, …) of every weight of the program, W as [in, out]; the result lies as the file's weight does."""
     table, out = table_of(model), {}
     for name, pair in program.pairs.items():
-        if name not in tensors or tuple(table.turned(name, tensors[name].shape)) != (
-            len(pair[0]),
-            pair[1].shape[1],
-        ):
+        shape = (len(pair[0]), pair[1].shape[1])
+        if name not in tensors or tuple(table.turned(name, tensors[name].shape)) != shape:
             raise UserError(f"{FILE}: {name} has no place in this model; the program belongs to another")
         w, *rest = (table.turned(name, x[name]) for x in (tensors, *others))
         out[name] = np.ascontiguousarray(table.turned(name, fn(w, *pair, *rest, scale=program.scale)))

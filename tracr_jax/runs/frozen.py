@@ -1,7 +1,7 @@
 """The model that training began with, in the folder of a run that trains a part of it only.
 
-RUN/model then is that model in Hugging Face's format: its weights in float32, its other files as they were. Reading
-the run takes nothing but its folder, and `tracr-jax apply` and `remove` find the model there.
+RUN/model then is that model in Hugging Face's format: its weights in float32, its other files as they were.
+Reading the run takes nothing but its folder, and `tracr-jax apply` and `remove` find the model there.
 """
 
 from pathlib import Path
