@@ -15,9 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.exchange_training import configure, load
+from experiments.exchange_training import configure
 from tracr_jax.config import ExchangeConfig
 from tracr_jax.files import write_json
+from tracr_jax.lm.load import load_lm
 from tracr_jax.runs.build import build, make_batch_at, make_parts
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     plain = dataclasses.replace(exchange, losses=losses, data=twice)
     parts, out = {}, {"rows": 2 * o.rows, "lm": o.lm, "device": jax.devices()[0].device_kind}
     for name, config in (("plain", plain), ("exchange", exchange)):
-        setup = build(config, task="dyck", lm=load(o.lm, o.seed))
+        setup = build(config, task="dyck", lm=load_lm(o.lm, seed=o.seed))
         state, frozen, step = make_parts((setup,))
         batch_at = make_batch_at((setup,))
         begun = time.process_time()

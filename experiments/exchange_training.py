@@ -18,8 +18,7 @@ from tracr_jax.config import ExchangeConfig
 from tracr_jax.files import write_json
 from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.interpret.swap import swaps, used_variables
-from tracr_jax.lm.gpt2 import GPT2
-from tracr_jax.lm.load import LoadedLM, load_lm
+from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
 from tracr_jax.train.metrics import read_lines
 
@@ -30,7 +29,7 @@ def options() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("name")
     p.add_argument("--task", default="dyck")
-    p.add_argument("--lm", default="tiny", help="a name for load_lm, or random:WIDTHxBLOCKS, an untrained GPT-2")
+    p.add_argument("--lm", default="tiny", help="a name for load_lm")
     p.add_argument("--steps", type=int, default=400)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--rows", type=int, default=16, help="rows of a step, each of which runs clean and exchanged")
@@ -48,16 +47,6 @@ def options() -> argparse.Namespace:
         switch = {"action": "store_true"} if isinstance(f.default, bool) else {"type": type(f.default)}
         p.add_argument(f"--{f.name.replace('_', '-')}", default=f.default, **switch)
     return p.parse_args()
-
-
-def load(name: str, seed: int) -> LoadedLM:
-    if not name.startswith("random:"):
-        return load_lm(name)
-    width, blocks = map(int, name.removeprefix("random:").split("x"))
-    base = load_lm("tiny")
-    model = GPT2(dataclasses.replace(base.model.config, n_embd=width, n_layer=blocks, n_head=8))
-    params = jax.tree.map(np.asarray, model.init(jax.random.key(seed)))
-    return LoadedLM(model, params, base.tokenizer, name, base.source)
 
 
 def configure(o: argparse.Namespace):
@@ -89,7 +78,7 @@ def main(o: argparse.Namespace) -> None:
     say = lambda line: print(line, flush=True)  # noqa: E731
     run = tracr_jax.inject(
         o.task,
-        lm=load(o.lm, o.seed),
+        lm=load_lm(o.lm, seed=o.seed),
         config=configure(o),
         folder=folder,
         resume=(folder / "config.json").exists(),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
     from tracr_jax.errors import UserError
     from tracr_jax.export import export_run
+    from tracr_jax.export.program import apply_program, remove_program
     from tracr_jax.injection import inject, resume
     from tracr_jax.interpret.decode import decode, hidden_states
     from tracr_jax.interpret.display import Decoded
@@ -42,6 +43,8 @@ _HOME = {
     "RunConfig": "config",
     "UserError": "errors",
     "export_run": "export",
+    "apply_program": "export.program",
+    "remove_program": "export.program",
     "Injected": "runs.model",
     "open": "runs.model",
     "Program": "runs.program",
@@ -97,6 +100,7 @@ __all__ = [
     "Task",
     "TokenMap",
     "UserError",
+    "apply_program",
     "available_set",
     "compare",
     "compile_program",
@@ -111,6 +115,7 @@ __all__ = [
     "make_train_step",
     "open",
     "preset",
+    "remove_program",
     "resume",
     "split_of",
     "write",

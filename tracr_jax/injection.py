@@ -29,6 +29,7 @@ from tracr_jax.runs.folder import (
     peak_memory,
     write_beginning,
 )
+from tracr_jax.runs.frozen import keep_frozen
 from tracr_jax.runs.model import Injected, tell_changed, untouched
 from tracr_jax.runs.onto import open_earlier
 from tracr_jax.runs.record import keep_record
@@ -174,6 +175,7 @@ def _run(
             if record:
                 record = keep_record(folder, record)
             write_beginning(folder, config, setup.lm.model, programs)
+            keep_frozen(folder, config, setup.lm, lm_params)
             write_json(folder / "run.json", about(started) | setup.proof.record())
         trained = train(
             setups, folder, placement=placement, started=started, lm_params=lm_params, resume=resume,

@@ -43,11 +43,12 @@ def preset(
         config = PAPER if method == "paper" else PAPER_FIXED
         return dataclasses.replace(config, task=task, lm=lm or config.lm)
     lm = lm or "tiny"
-    if lm == "tiny":
+    shape = lm.removeprefix("random:")
+    if shape == "tiny":
         ours = (TINY | TINY_FULL if full else TINY).get(task, RunConfig())
     else:
-        ours = _SMALL_MODELS.get(lm, RunConfig())
-        ours = _SMALL_MODELS_FULL.get((lm, task), ours) if full else ours
+        ours = _SMALL_MODELS.get(shape, RunConfig())
+        ours = _SMALL_MODELS_FULL.get((shape, task), ours) if full else ours
     config = dataclasses.replace(ours, task=task, lm=lm)
     if method == "cosine":
         # The paper's alignment and hook; what the language may lose is priced as in our other runs.
@@ -63,7 +64,7 @@ def exchanged(config: RunConfig) -> RunConfig:
     """The recipe of exchange training at the rows of another run, all of which are asked."""
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data = dataclasses.replace(config.data, free_supervised=config.data.free_items, answer_end=False)
-    offset, stride = _LAYERS.get((config.lm, config.task), (2, 1))
+    offset, stride = _LAYERS.get((config.lm.removeprefix("random:"), config.task), (2, 1))
     # Exact values want a low rate and a long anneal: at 4e-3 and more Muon stands still.
     rates = {"learning_rate": 1.5e-3, "adapter_learning_rate": 3e-3, "final_rate": 0.02, "muon_iterations": 3}
     return dataclasses.replace(

@@ -3,6 +3,7 @@
 import json
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,3 +80,21 @@ def test_a_tokenizer_larger_than_the_model(tmp_path):
     word_tokenizer([*L.TASK_WORDS, " more"]).save(tmp_path)
     with pytest.raises(UserError, match=f"the model has embeddings for {lm.model.vocab_size}; they do not belong"):
         L.load_lm(str(tmp_path))
+
+
+def test_an_untrained_model_has_the_shape_and_the_tokenizer_of_its_name(tmp_path):
+    """Its weights follow from the seed; nothing else of the trained model's remains."""
+    lm = L.write_random_gpt2(tmp_path / "lm", num_blocks=3, width=32, heads=2, positions=40, seed=5)
+    name = f"random:{tmp_path / 'lm'}"
+    a, b, c = (L.load_lm(name, seed=seed) for seed in (0, 0, 1))
+    assert (a.model, a.name) == (lm.model, name)
+    assert a.tokenizer.encode("What is the text") == lm.tokenizer.encode("What is the text")
+    chex.assert_trees_all_equal(a.params, b.params)
+    chex.assert_trees_all_equal_shapes(a.params, lm.params)
+    for other in (c, lm):
+        assert not np.array_equal(a.params["wte"]["embedding"], other.params["wte"]["embedding"])
+    size = L.load_lm("random:64x3", weights=False)
+    assert (size.model.width, size.model.num_blocks, size.params) == (64, 3, {})
+    assert size.tokenizer.vocab_size <= size.model.vocab_size
+    with pytest.raises(UserError, match="no such folder, and not a hub id"):
+        L.load_lm("random:nothing")

@@ -29,6 +29,8 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
   tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card;
                                       --as interpbench: with ground truth for benchmarks; --activations
+  tracr-jax apply PROGRAM MODEL DIR   put a program, trained with --train lora, on the model it was trained on
+  tracr-jax remove MODEL DIR          take it off again: the model as it was, bit for bit
   tracr-jax COMMAND --help            the options of a command; inject --help-all: every one
   tracr-jax COMMAND … --no-cache      compile everything again, and keep nothing of it
   tracr-jax --version

@@ -292,6 +292,22 @@ def _compare(argv: list[str]) -> None:
     print_comparison(console, found)
 
 
+def _apply(argv: list[str]) -> None:
+    args = parse(options.Apply, argv)
+    from tracr_jax.export.program import apply_program
+
+    folder = apply_program(args.adapter, args.model, args.folder)
+    Console(highlight=False).print(f"with the program: {folder}", markup=False, soft_wrap=True)
+
+
+def _remove(argv: list[str]) -> None:
+    args = parse(options.Remove, argv)
+    from tracr_jax.export.program import remove_program
+
+    folder = remove_program(args.model, args.folder)
+    Console(highlight=False).print(f"without the program: {folder}", markup=False, soft_wrap=True)
+
+
 COMMANDS = {
     "inject": _inject,
     "resume": _resume,
@@ -305,4 +321,6 @@ COMMANDS = {
     "compare": _compare,
     "report": _report,
     "export": _export,
+    "apply": _apply,
+    "remove": _remove,
 }

@@ -202,3 +202,25 @@ class Export:
     """Items of each set, with --activations."""
     task: str | None = None
     """The task's own code, path/to/file.py:NAME, for the two above."""
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Put a program, trained with --train lora, on the model it was trained on; `remove` takes it off again."""
+
+    adapter: tyro.conf.Positional[Path]
+    """program_adapter.safetensors, or an exported folder that holds it."""
+    model: tyro.conf.Positional[str]
+    """The model without the program: a name as of --lm, or a folder."""
+    folder: tyro.conf.Positional[Path]
+    """The folder to write; it must not exist yet, or be empty."""
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Take a program off again: the model that it was put on, every weight bit for bit."""
+
+    model: tyro.conf.Positional[Path]
+    """The folder of a model with a program, from `apply`, or from `export` of a run with --train lora."""
+    folder: tyro.conf.Positional[Path]
+    """The folder to write; it must not exist yet, or be empty."""

@@ -5,6 +5,7 @@
     adapter.safetensors  program.json  teacher.npz   A = (weight [D, d], bias [D]), what its rows mean, the program
     reserved.npz  codes.safetensors        of a reserved adapter: where its variables stand, and their centroids
     README.md                              a card with the measured numbers
+    program_adapter.safetensors  original/ of a run with --train lora: see `tracr_jax.export.program`
     interpbench/  activations.*            where asked for: ground truth, labelled activations
 
 The names of tensors come from `lm/convert.py`, in both directions.
@@ -20,12 +21,16 @@ from tracr_jax.export import benchmark
 from tracr_jax.export.activations import write_activations
 from tracr_jax.export.benchmark import write_benchmark
 from tracr_jax.export.card import model_card
+from tracr_jax.export.program import write_removable
 from tracr_jax.export.tokenizer import as_trained, write_tokenizer
 from tracr_jax.files import new_folder, read_json, reading, write_json, write_text
 from tracr_jax.lm.convert import save_hf_folder
+from tracr_jax.lm.lora import split_pairs
 from tracr_jax.runs.adapters import write_adapter
+from tracr_jax.runs.folder import MODEL
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import FILE, save_program
+from tracr_jax.trained import trained_part
 
 
 def export_run(
@@ -71,6 +76,9 @@ def export_run(
         if program.aligned:
             write_adapter(out, run.adapter, program.codes)
         save_hf_folder(out, model, run.params, tokenizer)
+        if trained_part(program.config.train).kind == "lora" and split_pairs(run.params)[1]:
+            original = run.folder / MODEL if run.folder else None
+            write_removable(out, model, run.params, lm=read_json(out / FILE)["run"]["lm"], original=original)
         write_tokenizer(out, tokenizer)
         ids = {
             "bos_token_id": tokenizer.bos_id,

@@ -36,9 +36,12 @@ class LanguageModel(abc.ABC):
     scan_layers: bool = True
     """Whether block parameters are stacked under "blocks", or one dict per block: "block_0", "block_1"."""
     remat: bool = False
+    """Whether a block is computed again for its gradient."""
     dtype: str = "float32"
+    parts: int = 1
+    """In how many parts, one after the other, each block takes the rows of a pass that is to be differentiated."""
 
-    module: ClassVar[Callable[..., nn.Module]]  # (config, scan_layers, remat, dtype) -> module
+    module: ClassVar[Callable[..., nn.Module]]  # (config, scan_layers, remat, dtype, parts) -> module
 
     @property
     @abc.abstractmethod
@@ -77,7 +80,7 @@ class LanguageModel(abc.ABC):
     @functools.cached_property
     def linen(self) -> nn.Module:
         """The module, (ids) -> (LMOutput, cache), for tools that want one, such as `flax.nnx.bridge.ToNNX`."""
-        return type(self).module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype))
+        return type(self).module(self.config, self.scan_layers, self.remat, jnp.dtype(self.dtype), self.parts)
 
     def init(self, key: jax.Array) -> Params:
         """Random float32 parameters."""
@@ -112,6 +115,8 @@ class LanguageModel(abc.ABC):
         """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
         self._check(ids)
         self._check(others)
+        if self.parts > 1:  # which is to take less memory at a time
+            return self.apply(params, ids, edit=edit, logit_positions=logit_positions), self.apply(params, others)
         (rows, length), (more, other_length) = ids.shape, others.shape
         packing = Packing(((rows, length), (more, other_length)))
         out, _ = self.linen.apply(  # pyright: ignore

@@ -22,6 +22,7 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import stack_blocks, unstack_blocks
 from tracr_jax.lm.gpt2 import GPT2Config
 from tracr_jax.lm.llama import LlamaConfig
+from tracr_jax.lm.lora import merged
 from tracr_jax.lm.tensors import Shape, Tensors, write_safetensors
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.types import Params
@@ -173,8 +174,11 @@ def from_tensors(model: LanguageModel, tensors: Tensors) -> Params:
 
 
 def to_tensors(model: LanguageModel, params: Params) -> dict[str, np.ndarray]:
-    """Hugging Face names (with prefix) -> float32 arrays; accepts stacked and looped parameters."""
-    table = table_of(model)
+    """Hugging Face names (with prefix) -> float32 arrays; accepts stacked and looped parameters.
+
+    Low-rank pairs beside the kernels are added to them, see `tracr_jax.lm.lora.merged`.
+    """
+    table, params = table_of(model), merged(params)
     if "blocks" not in params:
         params = stack_blocks(params)
 

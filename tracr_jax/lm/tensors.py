@@ -4,6 +4,8 @@ The header is read and checked against the file's size first; nothing is allocat
 the shapes with what the configuration says.
 """
 
+import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -82,18 +84,42 @@ def _read(e: _Entry) -> np.ndarray:
         return mapped.reshape(e.shape).astype(np.float32)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, beside its tensors.
+
+    Raises: UserError if it is missing or damaged.
+    """
+    with _checked(path):
+        return {str(k): str(v) for k, v in _header(path)[0].get("__metadata__", {}).items()}
+
+
+def weights_digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a model's weights: names, shapes and float32 bits, in the order of the names."""
+    h = hashlib.sha256()
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name], "<f4")
+        h.update(f"{name} {value.shape}\n".encode())
+        h.update(value.data)
+    return h.hexdigest()
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """(the header, its bytes, the file's bytes)."""
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+        if length > min(size - 8, _HEADER_LIMIT):
+            raise UserError(
+                f"{path}: damaged, its header should have {length} bytes; the file has {size}, and a header "
+                f"at most {_HEADER_LIMIT}"
+            )
+        return json.loads(f.read(length), object_pairs_hook=_distinct), length, size
+
+
 def _read_header(path: Path) -> Iterator[_Entry]:
     """Every tensor of one safetensors file."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as f:
-            length = int.from_bytes(f.read(8), "little")
-            if length > min(size - 8, _HEADER_LIMIT):
-                raise UserError(
-                    f"{path}: damaged, its header should have {length} bytes; the file has {size}, and a header "
-                    f"at most {_HEADER_LIMIT}"
-                )
-            header = json.loads(f.read(length), object_pairs_hook=_distinct)
+    with _checked(path):
+        header, length, size = _header(path)
         header.pop("__metadata__", None)
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
@@ -109,6 +135,13 @@ def _read_header(path: Path) -> Iterator[_Entry]:
             if min(shape, default=0) < 0 or begin < 0 or end - begin != wanted or 8 + length + end > size:
                 raise UserError(f"{path}: damaged, {name} {list(shape)} does not fit into bytes {begin} to {end}")
             yield _Entry(name, path, dtype, shape, 8 + length + begin)
+
+
+@contextlib.contextmanager
+def _checked(path: Path) -> Iterator[None]:
+    """What a damaged header makes a reader raise, as one line."""
+    try:
+        yield
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such file; the model's folder is incomplete") from e
     except OSError as e:
@@ -136,14 +169,20 @@ def _plain_name(shard: str) -> str:
     return shard
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], *, dtype: str = "float32") -> None:
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    dtype: str = "float32",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write one safetensors file in one step; dtype "float32", "float16" or "bfloat16", of integers int32."""
     names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
     if dtype not in names:
         raise UserError(f"{path}: cannot write dtype {dtype!r}; known are {', '.join(names)}")
     kinds = {name: "I32" if value.dtype.kind in "iu" else names[dtype] for name, value in tensors.items()}
     sizes = {"I32": np.dtype(np.int32)} | {n: np.dtype(_DTYPES[n]) for n in names.values()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, value in tensors.items():
         end = offset + value.size * sizes[kinds[name]].itemsize

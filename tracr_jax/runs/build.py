@@ -6,9 +6,8 @@ to change.
 What outlives training is a `Program`, see `tracr_jax.runs.program`.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -44,6 +43,8 @@ from tracr_jax.train.step import (
     make_step,
     sum_losses,
 )
+from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split
+from tracr_jax.trained import trained_part
 from tracr_jax.types import Batch, Params
 
 _PROVED_ITEMS = 300  # training items on which the bridge is proved, beside the longest
@@ -88,7 +89,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         task = check_task(task, type(task).__name__)
     if isinstance(lm, str):
         say(f"loading {lm}")
-        lm = load_lm(lm, dtype=config.dtype)
+        lm = load_lm(lm, dtype=config.dtype, seed=config.seed)
     program = build_program(config, task=task, lm=lm, say=say)
     proved = proved_items(task, seed=config.seed)
     oracle, strict = program.oracle, not config.fidelity.as_coded
@@ -185,24 +186,32 @@ def make_parts(
       lm_params: what the model starts from, where that is not the original model.
     """
     newest, placement = setups[-1], placement or Placement(None)
-    config = newest.config
+    config, part = newest.config, trained_part(newest.config.train)
     optimizer = make_optimizer(config.optim, steps=config.steps)
-    original = placement.params(newest.lm.params)
+    original = placement.params(in_stacks(part, newest.lm.params))
+    theta = original if lm_params is None else placement.params(in_stacks(part, lm_params))
+    base = None
+    if part.kind != "all":
+        theta, base = split(part, theta, key=pair_key(config.seed))
+        theta = placement.params(theta) if part.kind == "lora" else theta  # the others lie where they should
     adapters = tuple(a for s in setups if (a := s.program.trainable) is not None)  # all have one
-    params = TrainParams(
-        original if lm_params is None else placement.params(lm_params), placement.params(adapters)
-    )
-    frozen = Frozen(original, placement.replicated(tuple(s.program.phi for s in setups)))
-    # The language is kept once, with the newest run's text, tokenizer and weight.
-    others = [dataclasses.replace(s.config.losses, retention_weight=0.0) for s in setups[:-1]]
-    losses = [_loss_fn(s, config, placement) for s, config in zip(setups, [*others, config.losses], strict=True)]
+    params = TrainParams(theta, placement.params(adapters))
+    frozen = Frozen(original, placement.replicated(tuple(s.program.phi for s in setups)), base)
+    # The language is kept once, with the newest run's text, tokenizer and weight; a frozen model keeps it anyway.
+    silent = [*setups[:-1], *([newest] if part.kind == "adapter" else [])]
+    weights = [
+        s.config.losses if s not in silent else replace(s.config.losses, retention_weight=0.0) for s in setups
+    ]
+    model = replace(newest.lm.model, remat=config.remat, parts=config.accumulate)
+    losses = [_loss_fn(s, model, one, placement) for s, one in zip(setups, weights, strict=True)]
     loss = sum_losses(losses, names=[s.program.name for s in setups])
+    loss = loss if base is None else beside_frozen(loss)
     state, step = placement.start(params, optimizer, make_step(loss, optimizer, steps=config.steps))
     return state, frozen, step
 
 
-def _loss_fn(setup: Setup, losses: LossConfig, placement: Placement) -> LossFn:
-    program, model = setup.program, setup.lm.model
+def _loss_fn(setup: Setup, model: LanguageModel, losses: LossConfig, placement: Placement) -> LossFn:
+    program = setup.program
     if losses.alignment == "exchange":
         assert program.reserved is not None
         tokens = program.teacher.variable("tokens")

@@ -1,7 +1,8 @@
 """A run folder: its name, whether it may be written, and what stands in it before the first step.
 
 config.json       the configuration                 run.json          command, versions, machine, times
-model/            config.json of the language model  metrics.jsonl     every step's numbers
+model/            config.json of the language model, and what is not trained of it, see `tracr_jax.runs.frozen`
+                                                     metrics.jsonl     every step's numbers
 programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program`
 checkpoints/      what was trained                   evaluation.json   what it is worth
                                                      examples.json     a few prompts, read token by token
@@ -25,7 +26,7 @@ from tracr_jax.config import RUN_FORMAT, RunConfig, read_config, read_format, to
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.lm.load import SMOLLM2, TINY
+from tracr_jax.lm.load import RANDOM, SMOLLM2, TINY
 from tracr_jax.lock import NAME
 from tracr_jax.runs.program import Program, save_program
 from tracr_jax.tasks.kept import file_of
@@ -65,23 +66,30 @@ def located(config: RunConfig) -> RunConfig:
     def whole(name: str) -> str:
         return str(Path(name).resolve()) if Path(name).exists() else name
 
+    def model(name: str) -> str:
+        random, name = (RANDOM if name.startswith(RANDOM) else ""), name.removeprefix(RANDOM)
+        return random + (name if name in (TINY, SMOLLM2) else whole(name))
+
     text = config.data.text
     return dataclasses.replace(
         config,
         task=located_task(config.task),
-        lm=config.lm if config.lm in (TINY, SMOLLM2) else whole(config.lm),
+        lm=model(config.lm),
         onto=config.onto and whole(config.onto),
         data=config.data if text == "bundled" else dataclasses.replace(config.data, text=whole(text)),
     )
 
 
 def default_folder(config: RunConfig) -> Path:
-    """runs/TASK-LM-METHOD-seedN, TASK of a file FILE-NAME; with -onto-RUN where it goes on from a run."""
+    """runs/TASK-LM-METHOD-seedN, TASK of a file FILE-NAME; with what is trained, and with -onto-RUN, if any."""
     method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
     file = file_of(config.task)
     task = config.task if file is None else "-".join([file.stem, *config.task.split(".py:")[1:]])
     onto = f"-onto-{Path(config.onto).name}" if config.onto else ""
-    return Path("runs") / f"{task}-{Path(config.lm).name}-{method}-seed{config.seed}{onto}".lower()
+    random = "random-" if config.lm.startswith(RANDOM) else ""
+    lm = random + Path(config.lm.removeprefix(RANDOM)).name
+    part = "" if config.train == "all" else f"-{config.train.replace(':', '')}"
+    return Path("runs") / f"{task}-{lm}-{method}{part}-seed{config.seed}{onto}".lower()
 
 
 def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:

@@ -27,6 +27,7 @@ from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.runs.adapters import read_adapter
 from tracr_jax.runs.build import Setup, build_program
 from tracr_jax.runs.folder import MODEL, PROGRAMS
+from tracr_jax.runs.frozen import read_frozen
 from tracr_jax.runs.program import FILE, Program, load_program, read_program
 from tracr_jax.runs.record import read_record
 from tracr_jax.tasks.base import Task
@@ -34,6 +35,8 @@ from tracr_jax.tasks.kept import file_of, has_changed
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainParams
+from tracr_jax.train.trainable import in_stacks, split, whole
+from tracr_jax.trained import trained_part
 from tracr_jax.types import Adapter, Codes, Params
 
 
@@ -43,7 +46,7 @@ class Injected:
 
     model: LanguageModel
     params: Params
-    """Of the trained model."""
+    """Of the trained model; of a run with --train lora with its pairs, see `tracr_jax.lm.lora`."""
     programs: tuple[Program, ...]
     """Each with its adapter, the newest last; one is the usual case."""
     folder: Path | None = None
@@ -97,7 +100,7 @@ class Injected:
         if self.base is not None:
             return self.base
         config = self.program.config
-        lm = load_lm(config.lm, dtype=config.dtype)
+        lm = load_lm(config.lm, dtype=config.dtype, seed=self.programs[0].config.seed)
         if lm.model != self.model:
             raise UserError(f"{config.lm}: is not the model that {self.folder} began with: its shape is another")
         return lm
@@ -241,7 +244,8 @@ def restore(
     def shape(*size: int) -> Any:
         return jax.ShapeDtypeStruct(size, jnp.float32, sharding=here)
 
-    theta = jax.eval_shape(model.init, jax.random.key(0))
+    part, key = trained_part(programs[-1].config.train), jax.random.key(0)
+    theta = jax.eval_shape(lambda: split(part, in_stacks(part, model.init(key)), key=key))[0]
     theta = jax.tree.map(lambda x: shape(*x.shape), theta)
 
     def adapter(program: Program) -> Adapter | Codes:
@@ -262,6 +266,10 @@ def restore(
         if old and len(adapters) == 1:
             found = checkpoints.restore_params({"lm": theta, "adapter": adapters[0]})
             return TrainParams(found["lm"], (found["adapter"],))
-        return checkpoints.restore_params(TrainParams(theta, adapters))
+        found = checkpoints.restore_params(TrainParams(theta, adapters))
+        if part.kind == "all":
+            return found
+        frozen = split(part, in_stacks(part, read_frozen(folder, model)), key=key)[1]
+        return found._replace(lm=whole(part, found.lm, frozen))
     finally:
         checkpoints.close()

@@ -14,7 +14,8 @@ import numpy as np
 from tracr_jax.config import RunConfig, read_config, read_format
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
-from tracr_jax.lm.load import LoadedLM
+from tracr_jax.lm.load import RANDOM, LoadedLM
+from tracr_jax.lm.lora import merged
 from tracr_jax.runs.build import Setup, build
 from tracr_jax.runs.folder import PROGRAMS
 from tracr_jax.runs.model import restore
@@ -48,7 +49,7 @@ def open_earlier(
     if jax.process_count() > 1:
         raise UserError(f"--onto {folder}: a run onto another needs one process, there are {jax.process_count()}")
     own, evaluated = read_config(folder), folder / "evaluation.json"
-    _check_model(own, setup.lm, folder)
+    _check_model(own, setup, folder)
     if not evaluated.exists():
         raise UserError(
             f"{evaluated}: no such file; tracr-jax resume {folder} finishes that run, tracr-jax evaluate {folder} "
@@ -83,7 +84,7 @@ def open_earlier(
     trained = (
         dataclasses.replace(s, program=s.program.trained(a)) for s, a in zip(held, params.adapters, strict=True)
     )
-    return (*trained, _beside(setup, params.adapters)), params.lm, record
+    return (*trained, _beside(setup, params.adapters)), merged(params.lm), record
 
 
 def _held(config: RunConfig, kept: Path, *, task: Task | None, done: int, lm: LoadedLM, say: Say) -> Setup:
@@ -102,7 +103,12 @@ def _beside(setup: Setup, adapters: Sequence[Adapter | Codes]) -> Setup:
     return dataclasses.replace(setup, program=setup.program.trained(reserved.init(basis)))
 
 
-def _check_model(own: RunConfig, lm: LoadedLM, folder: Path) -> None:
+def _check_model(own: RunConfig, setup: Setup, folder: Path) -> None:
+    lm, seed = setup.lm, setup.config.seed
+    if lm.name.startswith(RANDOM) and own.seed != seed:
+        raise UserError(
+            f"{folder} began with the untrained weights of seed {own.seed}, this run has {seed}: give it"
+        )
     if own.lm != lm.name and Path(own.lm).resolve() != Path(lm.name).resolve():
         raise UserError(
             f"{folder} began with the model {own.lm}, this run with {lm.name}: give --lm {own.lm}, or another "

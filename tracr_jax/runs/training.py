@@ -21,6 +21,8 @@ from tracr_jax.train.loop import fit
 from tracr_jax.train.mesh import Placement
 from tracr_jax.train.metrics import JsonLines, MetricWriter, Several
 from tracr_jax.train.step import Frozen, TrainParams, TrainState
+from tracr_jax.train.trainable import whole
+from tracr_jax.trained import trained_part
 from tracr_jax.types import Params
 
 Say = Callable[[str], None]
@@ -30,7 +32,7 @@ T = TypeVar("T")
 class Trained(NamedTuple, Generic[T]):
     """What training leaves."""
 
-    params: TrainParams  # on this host
+    params: TrainParams  # on this host, those of the model that were not trained among them
     before: T  # what `meanwhile` returned
     times: dict[str, float]  # seconds: "setup_s", "before_s" (compiling and `meanwhile`), "training_s"
 
@@ -99,7 +101,8 @@ def train(
                 say=say,
             )
     times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": time.time() - trained}
-    return Trained(placement.gather(state.params), before, times)
+    params, base = placement.gather(state.params), placement.gather(frozen.base)
+    return Trained(params._replace(lm=whole(trained_part(config.train), params.lm, base)), before, times)
 
 
 def _compile(

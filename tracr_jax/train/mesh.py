@@ -26,7 +26,7 @@ from tracr_jax.train.step import TrainParams, TrainState, init_state
 from tracr_jax.types import Batch
 
 AXES = ("data", "fsdp")
-_STACKED = "blocks"  # parameters below this key have the scan's axis in front
+_STACKED = "blocks"  # parameters below a key that begins so have the scan's axis in front
 
 Tree = TypeVar("Tree")
 
@@ -59,12 +59,7 @@ def make_mesh(text: str) -> Mesh:
 
 def check_rows(mesh: Mesh, data: DataConfig) -> None:
     """Every device has the same number of rows of each kind, or there is a UserError that says what to change."""
-    kinds = {
-        "--batch plus --free-supervised": data.batch + data.free_supervised,
-        "--free-items less --free-supervised": data.free_items - data.free_supervised,
-        "--text-batch": data.text_batch,
-    }
-    for options, rows in kinds.items():
+    for options, rows in data.rows.items():
         if rows % mesh.size:
             up = -(-rows // mesh.size) * mesh.size
             raise UserError(
@@ -110,7 +105,7 @@ def param_shardings(mesh: Mesh, params: Any) -> Any:
     """A NamedSharding for every tensor of a tree of parameters (arrays, or their shapes)."""
 
     def one(path, x):
-        stacked = any(getattr(k, "key", None) == _STACKED for k in path)
+        stacked = any(str(getattr(k, "key", "")).startswith(_STACKED) for k in path)
         return NamedSharding(mesh, param_spec(x.shape, stacked=stacked, fsdp=mesh.shape["fsdp"]))
 
     return jax.tree_util.tree_map_with_path(one, params)

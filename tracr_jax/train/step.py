@@ -33,7 +33,7 @@ ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
 
 
 class TrainParams(NamedTuple):
-    """What is trained: the language model θ, and the adapter of each program, the newest last."""
+    """What is trained: the language model θ, or a part of it, and the adapter of each program, the newest last."""
 
     lm: Params
     adapters: tuple[Adapter | Codes, ...]
@@ -48,10 +48,11 @@ class TrainState(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """What is never trained and never saved: the original model θ₀, and the teacher φ of each program."""
+    """What is not trained: the original model θ₀, the teacher φ of each program, and the frozen part of θ."""
 
     lm: Params
     teachers: tuple[Any, ...]
+    base: Params | None = None  # None: all of θ is trained; see `tracr_jax.train.trainable`
 
 
 class StepShape(NamedTuple):

@@ -1,0 +1,162 @@
+"""A program as a file of its own: from a run with --train lora to a model with it, and back to the bit."""
+
+import dataclasses
+import shutil
+
+import chex
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tracr_jax
+from tests.helpers.bounds import assert_same
+from tests.helpers.programs_parts import SMALL, TASKS
+from tracr_jax import cli
+from tracr_jax.errors import UserError
+from tracr_jax.export.program import FILE, read_adapter
+from tracr_jax.lm.convert import save_hf_folder, to_tensors
+from tracr_jax.lm.load import load_lm, write_random_gpt2
+from tracr_jax.lm.lora import added, lost_bits, unmerged
+from tracr_jax.lm.tensors import open_safetensors, write_safetensors
+
+PROMPT = "What is the text x y x x\nAnswer:"
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """(folder, the run as `inject` returned it): 3 steps of lora:2, and its export."""
+    folder = tmp_path_factory.mktemp("program")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACR_JAX_CACHE", str(folder / "cache"))
+        write_random_gpt2(folder / "lm", num_blocks=6, width=32, heads=2)
+        (folder / "tasks.py").write_text(TASKS)
+        config = dataclasses.replace(SMALL, steps=3, eval_items=2, train="lora:2", checkpoint_every=1)
+        where = {"lm": str(folder / "lm"), "folder": folder / "run"}
+        run = tracr_jax.inject(f"{folder}/tasks.py:ODD", config=config, progress=False, **where)
+        tracr_jax.export_run(run, folder / "export")
+        yield folder, run
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "model.safetensors"}
+
+
+def tensors(folder):
+    found = open_safetensors(folder)
+    return {name: found.get(name) for name in found.shapes}
+
+
+def same_bits(a, b):
+    assert set(a) == set(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name].view(np.uint32), b[name].view(np.uint32), err_msg=name)
+
+
+def test_a_run_is_read_back_and_decoded_from_its_folder_alone(room):
+    folder, run = room
+    again = tracr_jax.open(folder / "run")
+    chex.assert_trees_all_equal(again.params, run.params)
+    a, b = (tracr_jax.decode(x, PROMPT) for x in (run, again))
+    np.testing.assert_array_equal(a.margins, b.margins)
+    lm = load_lm(str(folder / "lm"))
+    changed = to_tensors(run.model, run.params)
+    before = to_tensors(lm.model, lm.params)
+    assert {k.split(".")[-2] for k in before if not np.array_equal(changed[k], before[k])} == {
+        "c_attn", "c_proj", "c_fc"
+    }  # fmt: skip
+
+
+def test_an_export_is_merged_and_computes_the_same(room):
+    folder, run = room
+    merged = tracr_jax.open(folder / "export")
+    ids = np.arange(12, dtype=np.int32)[None]
+    apply = jax.jit(run.model.apply)
+    assert_same(apply(merged.params, ids).hidden, apply(run.params, ids).hidden)
+    assert apply(merged.params, ids).hidden.shape == (7, 1, 12, 32)
+
+
+def test_a_program_is_put_on_and_taken_off_to_the_bit(room, tmp_path, capsys):
+    folder, _ = room
+    cli.main(["apply", str(folder / "export"), str(folder / "lm"), str(tmp_path / "with")])
+    same_bits(tensors(tmp_path / "with"), tensors(folder / "export"))
+    assert tracr_jax.decode(tracr_jax.open(tmp_path / "with"), PROMPT).tokens
+    cli.main(["remove", str(tmp_path / "with"), str(tmp_path / "without")])
+    same_bits(tensors(tmp_path / "without"), tensors(folder / "lm"))
+    assert files(tmp_path / "without") == files(folder / "lm")
+    # An export can do the same; and the file alone makes a model without the program's own files.
+    tracr_jax.remove_program(folder / "export", tmp_path / "again")
+    same_bits(tensors(tmp_path / "again"), tensors(folder / "lm"))
+    assert files(tmp_path / "again") == files(folder / "lm")
+    shutil.copy(folder / "export" / FILE, tmp_path / "odd.safetensors")
+    tracr_jax.apply_program(tmp_path / "odd.safetensors", str(folder / "run" / "model"), tmp_path / "plain")
+    same_bits(tensors(tmp_path / "plain"), tensors(folder / "export"))
+    assert not (tmp_path / "plain" / "program.json").exists()
+
+
+def test_the_file_says_what_it_belongs_to(room):
+    folder, _ = room
+    program = read_adapter(folder / "export" / FILE)
+    assert (program.scale, program.lm) == (2.0, "lm")
+    assert len(program.pairs) == 6 * 4
+    assert program.pairs["transformer.h.0.attn.c_attn.weight"][0].shape == (32, 2)
+    size = (folder / "export" / FILE).stat().st_size
+    assert size < (folder / "export" / "model.safetensors").stat().st_size / 3
+
+
+def test_another_model_or_a_changed_one_is_refused(room, tmp_path):
+    folder, _ = room
+    write_random_gpt2(tmp_path / "other", num_blocks=6, width=32, heads=2, seed=1)
+    with pytest.raises(UserError, match=r"its weights are .* was trained on .*give that model"):
+        tracr_jax.apply_program(folder / "export", str(tmp_path / "other"), tmp_path / "out")
+    changed = shutil.copytree(folder / "export", tmp_path / "changed")
+    values = tensors(changed)
+    values["transformer.wte.weight"][0, 0] += 1
+    write_safetensors(changed / "model.safetensors", values)
+    with pytest.raises(UserError, match="they have changed since"):
+        tracr_jax.remove_program(changed, tmp_path / "out")
+    with pytest.raises(UserError, match="no program to take off"):
+        tracr_jax.remove_program(folder / "lm", tmp_path / "out")
+    with pytest.raises(UserError, match="not a program of tracr_jax"):
+        tracr_jax.apply_program(folder / "lm" / "model.safetensors", str(folder / "lm"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_does_not_go_on_with_another_model(room, tmp_path):
+    folder, _ = room
+    write_random_gpt2(tmp_path / "lm", num_blocks=6, width=32, heads=2, seed=1)
+    copy = shutil.copytree(folder / "run", tmp_path / "run")
+    with pytest.raises(UserError, match="has changed since the run began"):
+        tracr_jax.resume(copy, lm=load_lm(str(tmp_path / "lm")), progress=False)
+
+
+def test_weights_in_a_coarser_type_come_back_in_it(room, tmp_path):
+    folder, _ = room
+    lm = load_lm(str(folder / "lm"))
+    coarse = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), lm.params)
+    save_hf_folder(tmp_path / "lm", lm.model, coarse, lm.tokenizer, dtype="bfloat16")
+    config = dataclasses.replace(SMALL, steps=1, eval_items=2, train="lora:1")
+    run = tracr_jax.inject(
+        f"{folder}/tasks.py:ODD", lm=str(tmp_path / "lm"), config=config, folder=tmp_path / "run", progress=False
+    )
+    tracr_jax.export_run(run, tmp_path / "export")
+    tracr_jax.remove_program(tmp_path / "export", tmp_path / "without")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "without" / name).read_bytes() == (tmp_path / "lm" / name).read_bytes()
+
+
+def test_bits_come_back_whatever_the_sizes():
+    """Zeros of both signs, subnormals, and pairs a thousand times larger or smaller than the weights."""
+    rng = np.random.default_rng(0)
+    lost = []
+    for size in (1e-6, 1e-3, 1.0, 1e3):
+        w = rng.standard_normal((40, 30)).astype(np.float32)
+        w[:4] *= [[0.0], [-0.0], [1e-42], [1e30]]
+        a, b = (size**0.5 * rng.standard_normal(s).astype(np.float32) for s in ((40, 3), (3, 30)))
+        a, b = a.astype(np.float32), b.astype(np.float32)
+        bits = lost_bits(w, a, b)
+        back = unmerged(added(w, a, b), a, b, bits)
+        np.testing.assert_array_equal(back.view(np.uint32), w.view(np.uint32))
+        lost.append(np.count_nonzero(bits))
+    assert lost[0] < lost[-1]  # subtraction alone would not do
+    assert lost[-1] > 0

@@ -1,0 +1,196 @@
+"""What is trained, and what is not: gradients, steps, memory options and meshes, for every `--train`."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import exchange_parts as E
+from tests.helpers import interpret_parts as P
+from tests.helpers import lm_models as M
+from tests.helpers.bounds import assert_same
+from tests.train import exchange_test as X
+from tests.train import loop_test as F
+from tracr_jax.config import LossConfig, OptimConfig, RunConfig
+from tracr_jax.errors import UserError
+from tracr_jax.lm.lora import init_pairs, joined, merged
+from tracr_jax.presets import preset
+from tracr_jax.runs.build import make_batch_at, make_parts
+from tracr_jax.teacher.variables import variable_layout
+from tracr_jax.train.exchange import make_exchange_loss_fn
+from tracr_jax.train.mesh import make_mesh, state_shardings
+from tracr_jax.train.optimizer import make_optimizer
+from tracr_jax.train.step import Frozen, StepShape, TrainParams, init_state, make_loss_fn, make_step
+from tracr_jax.train.trainable import beside_frozen, in_stacks, split, whole
+from tracr_jax.trained import TrainedPart, trained_part
+
+PARTS = ("lora:2", "blocks:1-2", "blocks:0-3", "embeddings", "adapter")
+
+
+def drawn(model, seed, dtype="float32"):
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), dtype), shapes)
+
+
+def loss_of(model=F.MODEL, free=1, **options):
+    options = {"answer_alignment": 2.0} | options
+    return make_loss_fn(
+        model,
+        F.teacher,
+        config=LossConfig(**options),
+        shape=StepShape(F.DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=free),
+        layout=variable_layout(F.VARIABLES),
+    )
+
+
+def adapters(dtype="float32"):
+    return jax.tree.map(
+        lambda x: x.astype(dtype), (F.init_adapter(jax.random.key(1), width=24, directions=F.WIDTH),)
+    )
+
+
+@pytest.mark.parametrize("text", PARTS)
+def test_a_partial_gradient_is_a_part_of_the_whole_one(text, x64):
+    """To 1e-9 in float64; what is frozen is θ₀'s own array, has no gradient and no moments."""
+    model, part = dataclasses.replace(F.MODEL, dtype="float64"), trained_part(text)
+    params = in_stacks(part, drawn(model, 0, "float64"))
+    original = in_stacks(part, drawn(model, 2, "float64"))
+    trained, base = split(part, params, key=jax.random.key(0))
+    assert all(any(x is y for y in jax.tree.leaves(params)) for x in jax.tree.leaves(base))
+    loss, batch = loss_of(model), F.batch_at(0)
+    teachers = (jnp.ones(()),)
+    partial = jax.grad(beside_frozen(loss), has_aux=True)
+    grads, terms = jax.jit(partial)(
+        TrainParams(trained, adapters("float64")), Frozen(original, teachers, base), batch
+    )
+    plain = TrainParams(whole(part, trained, base), adapters("float64"))
+    want, expected = jax.jit(jax.grad(loss, has_aux=True))(plain, Frozen(original, teachers), batch)
+    assert_same(terms["loss"], expected["loss"])
+    assert_same(grads.adapters, want.adapters)
+    chex.assert_trees_all_equal_shapes(grads.lm, trained)
+    found = in_stacks(part, want.lm)
+    flat = {jax.tree_util.keystr(k): x for k, x in jax.tree_util.tree_leaves_with_path(found)}
+    for k, x in jax.tree_util.tree_leaves_with_path(grads.lm):
+        assert_same(x, flat[jax.tree_util.keystr(k)])
+        assert np.any(x) or jax.tree_util.keystr(k).endswith("lora_a']")  # A moves when B is no longer zero
+    opt_state = make_optimizer(OptimConfig(kind="muon"), steps=3).init(TrainParams(trained, adapters("float64")))
+    moments = [x.size for x in jax.tree.leaves(opt_state) if x.ndim]
+    # Beside two moments, Muon keeps three coefficients.
+    assert sum(moments) <= 2 * sum(x.size for x in jax.tree.leaves((trained, adapters()))) + 3
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("text", PARTS)
+def test_a_step_moves_all_that_is_trained(text, kind):
+    part = trained_part(text)
+    params = in_stacks(part, drawn(F.MODEL, 0))
+    trained, base = split(part, params, key=jax.random.key(0))
+    optimizer = make_optimizer(OptimConfig(kind=kind, learning_rate=1e-2, warmup_steps=0), steps=3)
+    start = init_state(TrainParams(trained, adapters()), optimizer)
+    step = make_step(beside_frozen(loss_of(free=0)), optimizer, steps=3)
+    state, terms = jax.jit(step)(start, Frozen(params, (jnp.ones(()),), base), F.batch_at(0))
+    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), state.params, start.params)
+    assert all(jax.tree.leaves(moved))
+    assert np.isfinite(terms["loss"])
+
+
+@pytest.mark.parametrize("options", [{"remat": True}, {"parts": 2}, {"remat": True, "parts": 4}])
+def test_memory_options_change_no_step(options, x64):
+    """Values and gradients to 1e-9 in float64, hook, retention, variables and all."""
+    model = dataclasses.replace(F.MODEL, dtype="float64")
+    params = TrainParams(drawn(model, 0, "float64"), adapters("float64"))
+    frozen = Frozen(drawn(model, 2, "float64"), (jnp.ones(()),))
+    (batch,) = F.batch_at(0)
+    batch = batch._replace(text_ids=np.concatenate([batch.text_ids, batch.text_ids[::-1] + 1]) % 40)
+    found = []
+    for one in (model, dataclasses.replace(model, **options)):
+        fn = jax.jit(jax.value_and_grad(loss_of(one, free=0), has_aux=True))
+        found.append(fn(params, frozen, (batch,)))
+    assert_same(found[1], found[0])
+
+
+def test_exchange_training_by_low_rank_and_in_parts():
+    """Every row twice, written before every block: in parts it is the same gradient of every pair."""
+    s, r, static = X.parts()
+    batch, codes = (X.batch_of(s, count=4),), (E.trained(r),)
+    pairs = init_pairs(s.params, rank=2, key=jax.random.key(0))
+    pairs = jax.tree.map(lambda x: x + 0.1, pairs)
+    frozen, found = Frozen(s.params, (s.program.phi,), s.params), []
+    for model in (s.model, dataclasses.replace(s.model, parts=2)):
+        loss = beside_frozen(make_exchange_loss_fn(model, s.program.residuals, s.teacher, **static))
+        grads = jax.jit(jax.grad(loss, has_aux=True))
+        found.append(grads(TrainParams(pairs, codes), frozen, batch, 0.0, 3))
+    assert_same(found[1], found[0])
+    assert all(np.any(x) for x in jax.tree.leaves(found[0][0].lm))
+
+
+def test_a_run_of_low_rank_holds_no_second_copy_and_takes_its_rows_in_parts():
+    setup = P.small_setup()
+    config = dataclasses.replace(
+        setup.config,
+        train="lora:2",
+        data=dataclasses.replace(setup.config.data, text_batch=2),
+        optim=OptimConfig(kind="muon", warmup_steps=0),
+    )
+    after = []
+    for accumulate in (1, 2):
+        one = dataclasses.replace(setup, config=dataclasses.replace(config, accumulate=accumulate))
+        state, frozen, step = make_parts([one])
+        assert all(
+            any(x is y for y in jax.tree.leaves(frozen.lm)) for x in jax.tree.leaves(frozen.base)
+        )  # no second copy
+        batch = make_batch_at([one])(0)
+        after.append(step(state, frozen, batch)[1])
+    assert_same(after[1], after[0])
+
+
+def test_pairs_compute_nothing_at_first_and_merge_for_every_family():
+    for family in ("gpt2", "llama"):
+        for scan in (True, False):
+            model, params = M.make(family, scan_layers=scan)
+            pairs = init_pairs(params, rank=3, key=jax.random.key(0))
+            kernels = [x for x in jax.tree.leaves(params) if x.ndim == 2 + scan]
+            assert len(jax.tree.leaves(pairs)) >= 2 * 4
+            assert kernels
+            ids = M.ids(2, 5)
+            assert_same(M.run(model, joined(pairs, params), ids), M.run(model, params, ids))
+            pairs = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), pairs)
+            beside, plain = joined(pairs, params), merged(joined(pairs, params))
+            chex.assert_trees_all_equal_shapes(plain, params)
+            assert_same(M.run(model, plain, ids), M.run(model, beside, ids))
+
+
+def test_moments_and_pairs_lie_over_a_mesh():
+    part, mesh = TrainedPart("lora", rank=4), make_mesh("data=2,fsdp=4")
+    trained, _ = split(part, drawn(F.MODEL, 0), key=jax.random.key(0))
+    state = init_state(TrainParams(trained, adapters()), make_optimizer(OptimConfig(kind="muon"), steps=3))
+    places = state_shardings(mesh, state)
+    pair = places.params.lm["blocks"]["c_attn"]
+    assert pair["lora_a"].spec == (None, "fsdp")
+    assert pair["lora_b"].spec == (None, None, "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"train": "lora"}, "train 'lora' is none of all, lora:RANK"),
+        ({"train": "lora:0"}, "train 'lora:0' is none"),
+        ({"train": "blocks:4-2"}, "the first block, 4, lies behind the last, 2"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"accumulate": 3}, "accumulate 3: --batch plus --free-supervised is 32; make it 33"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        RunConfig(**options)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="without alignment the adapter has no loss"):
+        dataclasses.replace(preset("finetune"), train="adapter")
+    with pytest.raises(UserError, match="the model has 4 blocks, the last is 3"):
+        in_stacks(trained_part("blocks:2-4"), drawn(F.MODEL, 0))

@@ -1,0 +1,76 @@
+"""What of a language model is trained, `RunConfig.train`: its parameters as two trees, trained and frozen.
+
+The two share no leaf, and their union (`tracr_jax.lm.lora.joined`) is what the model computes with. A gradient is
+taken by the trained tree alone, so what is frozen has no gradient, no moments and no place in a checkpoint. Frozen
+weights of a run that begins with the original model are θ₀'s own arrays: there is no second copy of them.
+"""
+
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from tracr_jax.errors import UserError
+from tracr_jax.lm.blocks import cut_blocks, join_blocks
+from tracr_jax.lm.lora import init_pairs, joined
+from tracr_jax.train.step import Frozen, LossFn, TrainParams
+from tracr_jax.trained import TrainedPart
+from tracr_jax.types import Params
+
+
+def in_stacks(part: TrainedPart, params: Params) -> Params:
+    """A model's parameters in the form that `split` takes: of `blocks` the trained ones are a stack of their own.
+
+    Raises:
+      UserError: the model has no such block.
+    """
+    if part.kind != "blocks":
+        return params
+    count = jax.tree.leaves(params["blocks"])[0].shape[0]
+    if part.last >= count:
+        raise UserError(
+            f"train 'blocks:{part.first}-{part.last}': the model has {count} blocks, the last is {count - 1}"
+        )
+    return cut_blocks(params, (part.first, part.last + 1))
+
+
+def split(part: TrainedPart, params: Params, *, key: jax.Array) -> tuple[Params, Params]:
+    """(what is trained, what is frozen) of parameters as `in_stacks` gives them.
+
+    Args:
+      part: what is trained.
+      params: of the whole model.
+      key: of the low-rank pairs' first values.
+    """
+    if part.kind == "lora":
+        return init_pairs(params, rank=part.rank, key=key), params
+    flat = flatten_dict(params)
+    trained, frozen = ({k: x for k, x in flat.items() if _is_trained(part, k) == own} for own in (True, False))
+    return unflatten_dict(trained), unflatten_dict(frozen)
+
+
+def _is_trained(part: TrainedPart, path: tuple[str, ...]) -> bool:
+    if part.kind == "blocks":
+        return path[0] == f"blocks_{part.first}"
+    if part.kind == "embeddings":
+        return path[-1] == "embedding" or path[0] == "lm_head"
+    return part.kind == "all"
+
+
+def whole(part: TrainedPart, trained: Params, frozen: Params | None) -> Params:
+    """Parameters of the whole model again; of `lora` with the pairs beside the kernels, see `lora.merged`."""
+    return trained if part.kind == "all" or frozen is None else join_blocks(joined(trained, frozen))
+
+
+def beside_frozen(loss_fn: LossFn) -> LossFn:
+    """A loss of all parameters as one of the trained ones; the frozen ones come with `Frozen.base`."""
+
+    def loss(params: TrainParams, frozen: Frozen, *rest: Any):
+        return loss_fn(params._replace(lm=joined(params.lm, frozen.base)), frozen, *rest)
+
+    return loss
+
+
+def pair_key(seed: int) -> jax.Array:
+    """The key of the low-rank pairs of a run; the run's own key draws the adapter."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
