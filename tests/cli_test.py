@@ -114,6 +114,16 @@ def test_a_task_may_still_be_given_as_an_option(monkeypatch):
         assert (seen["task"], config.steps, config.optim) == ("count", 3, preset(task="count").optim)
 
 
+def test_options_of_the_version_before_still_count(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(commands, "_start", lambda _: None)
+    monkeypatch.setattr("tracr_jax.injection.inject", lambda task, **rest: seen.update(rest))
+    monkeypatch.setattr(commands, "_finish", lambda run: None)
+    with pytest.warns(FutureWarning, match="--free-items is called --domain-items now"):
+        cli.main(["inject", "dyck", "--free-items", "5", "--free_supervised=2"])
+    assert (seen["config"].data.domain_items, seen["config"].data.domain_supervised) == (5, 2)
+
+
 def test_not_a_run_folder(capsys, tmp_path):
     assert "not a run folder" in fails(capsys, "evaluate", str(tmp_path))
 

@@ -14,6 +14,8 @@ from tracr_jax.files import read_json, reading
 
 # What a file without the option was written with.
 _BEFORE = {"result_span": "rows"}
+# Options of the version before that have another name now; for one release the command line takes both.
+RENAMED = {"free_items": "domain_items", "free_supervised": "domain_supervised"}
 # Options of the version before, with the only value that a file may still give them.
 _DROPPED = {"roll_share": 1.0, "answer_gradient": 1.0, "clean_weight": 0.0}
 RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
@@ -170,11 +172,12 @@ class DataConfig:
 
     batch: int = 32
     """Supervised items per step, B."""
-    free_items: int = 0
-    """Items of the program's whole input space added to every batch and aligned."""
-    free_supervised: int = 0
-    """How many of the free items are also asked, with the program's own answer as the label: the teacher is
-    right on every string, so these labels cost nothing (the fine-tuning baseline gets all of them)."""
+    domain_items: int = 0
+    """Items added to every batch that are drawn from the program's whole domain, not from the task's training
+    distribution. All of them are aligned; the compiled program is right on every input."""
+    domain_supervised: int = 0
+    """How many of the domain items are also supervised, with the program's answer as the label; the others are
+    alignment-only. The fine-tuning baseline gets the labels of all."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64
@@ -190,10 +193,11 @@ class DataConfig:
     def __post_init__(self):
         for name in ("batch", "text_batch", "text_length", "text_megabytes"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _require(self.free_items >= 0, f"free_items must not be negative, got {self.free_items}")
+        _require(self.domain_items >= 0, f"domain_items must not be negative, got {self.domain_items}")
         _require(
-            0 <= self.free_supervised <= self.free_items,
-            f"free_supervised must be between 0 and free_items = {self.free_items}, got {self.free_supervised}",
+            0 <= self.domain_supervised <= self.domain_items,
+            f"domain_supervised must be between 0 and domain_items = {self.domain_items}, got "
+            f"{self.domain_supervised}",
         )
         _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
 
@@ -270,11 +274,13 @@ def _check_exchange(config: RunConfig) -> None:
         "exchange: give --no-answer-end; in exchanged rows no block can know whether the answer is over",
     )
     _require(
-        data.free_supervised == data.free_items,
-        f"exchange: all rows are asked; free_supervised must be free_items = {data.free_items}, got "
-        f"{data.free_supervised}",
+        data.domain_supervised == data.domain_items,
+        f"exchange: all rows are supervised; domain_supervised must be domain_items = {data.domain_items}, got "
+        f"{data.domain_supervised}",
     )
-    _require(data.batch + data.free_items > 1, "exchange: one row has none to be mixed with; give a larger batch")
+    _require(
+        data.batch + data.domain_items > 1, "exchange: one row has none to be mixed with; give a larger batch"
+    )
 
 
 def summed_tokens(config: RunConfig) -> int:
@@ -343,8 +349,8 @@ def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as the version before wrote it: its switches go to `Fidelity`, dropped options out."""
-    values = dict(values)
+    """A configuration as the version before wrote it, under today's names and without dropped options."""
+    values = {RENAMED.get(name, name): value for name, value in values.items()}
     for name, default in _DROPPED.items():
         found = values.pop(name, default)
         _require(found == default, f"{name} {found!r}: this version no longer has that option")

@@ -276,7 +276,7 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
         result_rows=rows,
         pad_id=program.tokenizer.eos_id,
         max_answers=answers,
-        free_rows=config.data.free_items - config.data.free_supervised,
+        aligned_only=config.data.domain_items - config.data.domain_supervised,
         layers=program.layers,
     )
 

@@ -60,8 +60,8 @@ def make_mesh(text: str) -> Mesh:
 def check_rows(mesh: Mesh, data: DataConfig) -> None:
     """Every device has the same number of rows of each kind, or there is a UserError that says what to change."""
     kinds = {
-        "--batch plus --free-supervised": data.batch + data.free_supervised,
-        "--free-items less --free-supervised": data.free_items - data.free_supervised,
+        "--batch plus --domain-supervised": data.batch + data.domain_supervised,
+        "--domain-items less --domain-supervised": data.domain_items - data.domain_supervised,
         "--text-batch": data.text_batch,
     }
     for options, rows in kinds.items():
@@ -167,7 +167,7 @@ def gather(tree: Tree, mesh: Mesh) -> Tree:
 def sharded_batches(batches: Batches, mesh: Mesh, data: DataConfig) -> Callable[[int], Batch]:
     """`Batches.batch_at` as arrays over the mesh; each process makes the rows of its own devices only."""
     where = batch_sharding(mesh)
-    counts = (data.batch + data.free_items, data.text_batch)
+    counts = (data.batch + data.domain_items, data.text_batch)
     own, own_text = (_own_rows(where, n) for n in counts)
     part = batches.part(own, own_text)
 

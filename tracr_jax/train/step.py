@@ -61,7 +61,7 @@ class StepShape(NamedTuple):
     result_rows: tuple[int, ...]  # teacher directions of the result variable
     pad_id: int
     max_answers: int  # K, the largest number of answer tokens in an item
-    free_rows: int = 0  # the last rows of a batch: aligned, never asked
+    aligned_only: int = 0  # the last rows of a batch: aligned, without the answer's loss
     layers: LayerMap = PAPER_LAYERS
 
     @property
@@ -178,7 +178,7 @@ def make_loss_fn(
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         edit = _hook(adapter, config, shape) if config.hook else None
-        asked = len(batch.ids) - shape.free_rows
+        asked = len(batch.ids) - shape.aligned_only
         # Without a word, rows cut from a spread batch would end up whole on every device.
         ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
         where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
@@ -191,7 +191,7 @@ def make_loss_fn(
             target = jax.lax.stop_gradient(residuals(phi, batch.teacher_ids))
             target = wide(target[:, :, 1:])  # BOS has no position in the language model
             hidden = shape.aligned(out.hidden)
-            if shape.free_rows:
+            if shape.aligned_only:
                 # Nothing above h_L is asked of these rows: the blocks after it need not run.
                 lower, lm = first_blocks(model, params.lm, shape.top + 1)
                 free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:])).hidden)
