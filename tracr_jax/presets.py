@@ -60,11 +60,11 @@ def preset(
 
 
 def exchanged(config: RunConfig) -> RunConfig:
-    """The recipe of exchange training at the rows of another run, all of which are asked."""
+    """The recipe of exchange training at the batch size of another run; every row is supervised."""
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items, answer_end=False)
     offset, stride = _LAYERS.get((config.lm, config.task), (2, 1))
-    # Exact values want a low rate and a long anneal: at 4e-3 and more Muon stands still.
+    # Exact values want a low rate and a long anneal: at 4e-3 and above, Muon does not converge.
     rates = {"learning_rate": 1.5e-3, "adapter_learning_rate": 3e-3, "final_rate": 0.02, "muon_iterations": 3}
     return dataclasses.replace(
         config,
@@ -92,9 +92,9 @@ def baseline(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, losses=losses, data=data)
 
 
-# Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/diary.md.
+# Muon needs some 2.5 times fewer steps than AdamW here; experiments/diary.md records the search.
 _TINY_OPTIM = OptimConfig(kind="muon", learning_rate=6e-3, adapter_learning_rate=2e-2, final_rate=0.02)
-# The hook stands on the aligned state: with one block between, that block writes the answer from the complement.
+# The hook acts on the aligned state: with one block between, that block writes the answer from the complement.
 # The span of the result's rows, as all of these were measured.
 _MEASURED = LossConfig(result_span="rows")
 _TINY_LOSSES = dataclasses.replace(

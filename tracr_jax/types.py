@@ -5,7 +5,7 @@
 | B | batch: supervised items in one step |
 | S | positions of a supervised item (padded, fixed) |
 | U | positions of a retention text |
-| T | teacher positions: S + 1, a BOS stands in front |
+| T | teacher positions: S + 1, with a BOS in front |
 | N | blocks of the language model (LM) |
 | d | width of the LM's residual stream |
 | L | layers of the teacher |

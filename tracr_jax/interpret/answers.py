@@ -23,7 +23,7 @@ def would_answer(
     count: int,
     edit: Edit | None = None,
 ) -> Bool[Array, " B"]:
-    """Whether greedy decoding from each prompt gives the answer that stands behind it in `ids`.
+    """Whether greedy decoding from each prompt gives the answer that follows it in `ids`.
 
     Args:
       model: the language model.

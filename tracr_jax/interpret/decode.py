@@ -36,7 +36,7 @@ def decode(run: Injected | str | Path, text: str) -> Decoded:
 
     Args:
       run: from `inject` or `open`, or the folder of a run or of an export.
-      text: any text, as it stands; an item's prompt is enough, the program is causal.
+      text: any text, unchanged; an item's prompt is enough, as the program is causal.
 
     Raises:
       UserError: the text has no tokens, or more than the model has positions.

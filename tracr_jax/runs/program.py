@@ -3,7 +3,7 @@
     program.json                             what the adapter's rows mean, and how text becomes the program's input
     teacher.npz                              the compiled program
     tokenizer.json  tokenizer_config.json    the tokenizer, without the merges that the task refuses
-    reserved.npz                             in a run folder with a reserved adapter: which variables stand where
+    reserved.npz                             in a run folder with a reserved adapter: each variable's directions
     task/                                    in a run folder: the task's own file, and what it imports beside it
 
 JSON keeps True, 1, 1.0 and "1" apart, and a list stands for a tuple (RASP's values are hashable, so none is a
@@ -67,7 +67,7 @@ class Program:
     """None in the export of a run without alignment, which never trained it."""
     layers: LayerMap = PAPER_LAYERS
     reserved: Reserved | None = None
-    """Which variables have directions of their own, and `codes`, what stands there; None for an affine adapter."""
+    """Which variables have reserved directions; `codes` holds the trained codes. None for an affine adapter."""
     codes: Codes | None = None
     given: Task | None = None
     """The task's own code, where it was given; see `task`."""

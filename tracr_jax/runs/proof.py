@@ -72,7 +72,7 @@ def prove(
       bridge: turns items into the teacher's input.
       items: those that the bridge proved, the longest among them.
       oracle: of the task's program.
-      strict: refuse a network that disagrees; False (as-coded switches) only says so.
+      strict: refuse a network that disagrees; False (as-coded switches) only warns.
       tracr: also compile with tracr, which may be slow, and compare all weights.
       every_meaning: compare the two meanings on all items, also where the labels show which is meant.
       say: receives the warnings.

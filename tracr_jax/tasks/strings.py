@@ -377,7 +377,7 @@ class StringTask(SampledTask):
         return tuple(self.item((c,) * self.max_length) for c in self.letters)
 
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
-        """Predictors that know nothing of the program."""
+        """Trivial baselines."""
         if self.answer == "yes/no":
             return {"always_no": lambda prompt: "no"}
         copied = lambda prompt: self._joint.join(self._letters(prompt))  # noqa: E731

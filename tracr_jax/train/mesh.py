@@ -84,7 +84,7 @@ def batch_sharding(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
 
 
 def keep_rows(mesh: Mesh) -> Callable[..., jax.Array]:
-    """For `make_train_step`: a function (x, axis=0) that keeps x's rows spread over all devices, inside jit."""
+    """For `make_train_step`: a function (x, axis=0) that keeps x's rows sharded over all devices, inside jit."""
     return lambda x, axis=0: jax.lax.with_sharding_constraint(x, batch_sharding(mesh, axis=axis))
 
 

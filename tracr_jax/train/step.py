@@ -26,7 +26,7 @@ from tracr_jax.train import losses as L
 from tracr_jax.types import Adapter, Batch, Codes, Hidden, LMOutput, Params, Residuals
 
 Metrics = dict[str, jax.Array]
-RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`
+RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, sharded over devices; see `tracr_jax.train.mesh.keep_rows`
 Batches = Sequence[Batch]  # of one step, one for each program
 LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batches, progress, step) -> (loss, terms)
 ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
@@ -100,7 +100,7 @@ def apply_gradients(
 
 
 def anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Rows on one device, or wherever the compiler puts them."""
+    """No sharding constraint: rows on one device, or wherever the compiler places them."""
     return x
 
 
@@ -112,7 +112,7 @@ def wide(x: jax.Array) -> jax.Array:
 def read_beside(
     model: LanguageModel, params: Params, ids: jax.Array, text_ids: jax.Array, config: LossConfig, **read: Any
 ) -> tuple[LMOutput, LMOutput | None]:
-    """(the pass over the items, and over the retention text beside them, where its loss counts)."""
+    """(the forward pass over the items, that over the retention text, or None where its weight is 0)."""
     if config.retention_weight:
         return model.apply_beside(params, ids, text_ids, **read)
     return model.apply(params, ids, **read), None
@@ -122,7 +122,7 @@ def answer_terms(
     logits: Float[Array, "B K V"], targets: Int[Array, "B K"], weights: Float[Array, "B K"]
 ) -> Metrics:
     """Terms "supervised" (nats per answer token) and "answer_accuracy" (share of tokens whose argmax is right)."""
-    right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+    right = jnp.sum((jnp.argmax(logits, axis=-1) == targets).astype(weights.dtype) * weights)
     return {
         "supervised": L.weighted_cross_entropy(logits, targets, weights),
         "answer_accuracy": right / jnp.maximum(jnp.sum(weights), 1.0),
@@ -179,7 +179,7 @@ def make_loss_fn(
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         edit = _hook(adapter, config, shape) if config.hook else None
         asked = len(batch.ids) - shape.aligned_only
-        # Without a word, rows cut from a spread batch would end up whole on every device.
+        # Unless constrained, rows sliced from a sharded batch would be replicated on every device.
         ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
         where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         read = {"edit": edit, "logit_positions": where}
@@ -192,7 +192,7 @@ def make_loss_fn(
             target = wide(target[:, :, 1:])  # BOS has no position in the language model
             hidden = shape.aligned(out.hidden)
             if shape.aligned_only:
-                # Nothing above h_L is asked of these rows: the blocks after it need not run.
+                # These rows have no loss above h_L: the blocks after it need not run.
                 lower, lm = first_blocks(model, params.lm, shape.top + 1)
                 free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:])).hidden)
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
