@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.data.samples import LONG, round_up
 from tracr_jax.errors import UserError
@@ -28,7 +28,7 @@ from tracr_jax.runs.model import Injected, opened
 from tracr_jax.runs.program import Program
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train.losses import apply_adapter
-from tracr_jax.types import Adapter, Params
+from tracr_jax.types import Adapter, Array, Params
 
 
 def decode(run: Injected | str | Path, text: str) -> Decoded:

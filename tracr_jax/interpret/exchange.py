@@ -6,13 +6,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import project
 from tracr_jax.runs.model import Injected
 from tracr_jax.train.losses import apply_adapter
-from tracr_jax.types import Adapter
+from tracr_jax.types import Adapter, Array
 
 Change = Literal["swap", "random", "complement", "other", "outside", "none"]
 CONTROLS: tuple[Change, ...] = ("random", "complement", "other")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.data.samples import ROWS
 from tracr_jax.interpret.answers import answered
@@ -31,7 +31,7 @@ from tracr_jax.runs.program import Program
 from tracr_jax.teacher import Teacher
 from tracr_jax.teacher.variables import DEFINED
 from tracr_jax.train.losses import apply_adapter
-from tracr_jax.types import Adapter, Params
+from tracr_jax.types import Adapter, Array, Params
 
 POOL = 400  # items from which pairs are made
 

@@ -1,9 +1,8 @@
-"""Everything that training takes, built and checked before a step is taken or a file written.
+"""Everything that training needs, built and checked before the first step and before any file is written.
 
 The order: language model -> tokenizer with the task's merges -> length of the longest item -> teacher of that
-length -> bridge and network, proved on items -> batches. A check that fails is one line with the numbers and what
-to change.
-What outlives training is a `Program`, see `tracr_jax.runs.program`.
+length -> bridge and network, verified on items -> batches. A failed check raises one line with the numbers and
+what to change. What remains after training is a `Program`, see `tracr_jax.runs.program`.
 """
 
 import dataclasses
@@ -46,20 +45,20 @@ from tracr_jax.train.step import (
 )
 from tracr_jax.types import Batch, Params
 
-_PROVED_ITEMS = 300  # training items on which the bridge is proved, beside the longest
+_PROVED_ITEMS = 300  # training items on which the bridge is verified, in addition to the longest
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What training one program takes."""
+    """What training one program needs."""
 
     config: RunConfig
     lm: LoadedLM
     """The original model, with its own tokenizer."""
     program: Program
-    """With the adapter that training starts from."""
+    """With the initial adapter."""
     bridge_report: BridgeReport
     proof: Proof
     batches: Batches
@@ -67,11 +66,11 @@ class Setup:
     valid_text: Int[np.ndarray, "W U"]
     """Held-out windows of the retention text."""
     done: int = 0
-    """Steps for which it was trained in earlier runs: its items go on from there."""
+    """Training steps in earlier runs: its items continue from there."""
 
 
 def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say = lambda _: None) -> Setup:
-    """Build and check what training a program takes; nothing is written but the caches of teacher and text.
+    """Build and check what training a program needs; only the caches of teacher and text are written.
 
     Args:
       config: the run.
@@ -80,7 +79,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
       say: receives one line before each slow part.
 
     Raises:
-      UserError: the first thing that does not fit, with its numbers.
+      UserError: the first check that fails, with its numbers.
     """
     if isinstance(task, str):
         task = get_task(task, as_coded=config.fidelity.as_coded)
@@ -110,7 +109,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
 
 
 def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lambda _: None) -> Program:
-    """The program of a run for a language model, with the adapter that training starts from.
+    """The program of a run for a language model, with the initial adapter.
 
     Raises:
       UserError: the first thing that does not fit, with its numbers.
@@ -160,7 +159,7 @@ def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = 
 
 
 def proved_items(task: Task, *, seed: int) -> list[Item]:
-    """Items that are proved against the program's own evaluator before they train anything.
+    """Items on which the teacher is verified against the program's own evaluator before training.
 
     Raises:
       UserError: their answer is always the same.
@@ -181,8 +180,8 @@ def make_parts(
 
     Args:
       setups: of each program, the newest last: the run's own.
-      placement: where the arrays lie; by default on one device.
-      lm_params: what the model starts from, where that is not the original model.
+      placement: the device placement of arrays; by default one device.
+      lm_params: initial parameters of the model, if not the original model's.
     """
     newest, placement = setups[-1], placement or Placement(None)
     config = newest.config
@@ -193,7 +192,7 @@ def make_parts(
         original if lm_params is None else placement.params(lm_params), placement.params(adapters)
     )
     frozen = Frozen(original, placement.replicated(tuple(s.program.phi for s in setups)))
-    # The language is kept once, with the newest run's text, tokenizer and weight.
+    # There is one retention loss, with the newest run's text, tokenizer and weight.
     others = [dataclasses.replace(s.config.losses, retention_weight=0.0) for s in setups[:-1]]
     losses = [_loss_fn(s, config, placement) for s, config in zip(setups, [*others, config.losses], strict=True)]
     loss = sum_losses(losses, names=[s.program.name for s in setups])

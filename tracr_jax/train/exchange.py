@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.config import ExchangeConfig, LossConfig
 from tracr_jax.intervene import LayerEdit, project
@@ -41,7 +41,7 @@ from tracr_jax.train.step import (
     wide,
 )  # fmt: skip
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
-from tracr_jax.types import Batch, Codes, Hidden
+from tracr_jax.types import Array, Batch, Codes, Hidden
 
 _BELOW = 0.3  # weight of the layers up to the exchange in a row that runs freely from there on
 _CLEAN_POWER = 0.3  # `ExchangeConfig.rare_power` of clean rows, which hold what the task's items hold
@@ -106,12 +106,12 @@ def make_edit(
     return LayerEdit(fn)
 
 
-def interleave(a: jax.Array, b: jax.Array) -> jax.Array:
+def interleave(a: Array, b: Array) -> Array:
     """Rows a0, b0, a1, b1, …: each device keeps its rows of both."""
     return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
-def apart(x: jax.Array, axis: int = 0) -> tuple[jax.Array, jax.Array]:
+def apart(x: Array, axis: int = 0) -> tuple[Array, Array]:
     """The inverse of `interleave`, rows on `axis`."""
     x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
     return jnp.take(x, 0, axis=axis + 1), jnp.take(x, 1, axis=axis + 1)

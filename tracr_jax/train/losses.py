@@ -8,10 +8,10 @@ it; a cross-entropy per variable makes each program variable count alike.
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.teacher.variables import DEFINED, VariableLayout
-from tracr_jax.types import Adapter, Hidden, Residuals
+from tracr_jax.types import Adapter, Array, Hidden, Residuals
 
 _NORM_FLOOR = 1e-12  # of both vectors of a cosine, docs/method.md §4.4
 

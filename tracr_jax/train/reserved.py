@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.config import ExchangeConfig
 from tracr_jax.errors import UserError
@@ -26,7 +26,7 @@ from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
 from tracr_jax.train.codes import code
-from tracr_jax.types import Adapter, Codes
+from tracr_jax.types import Adapter, Array, Codes
 
 _NEVER = -1e4  # logit of a value that the first of its class represents
 _MASS = 0.01  # a teacher's one-hot that sums to 1 up to this is one value, and no mixture of several

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.config import PAPER_LAYERS, LayerMap, LossConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, result_basis
@@ -23,7 +23,7 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
-from tracr_jax.types import Adapter, Batch, Codes, Hidden, LMOutput, Params, Residuals
+from tracr_jax.types import Adapter, Array, Batch, Codes, Hidden, LMOutput, Params, Residuals
 
 Metrics = dict[str, jax.Array]
 RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, sharded over devices; see `tracr_jax.train.mesh.keep_rows`
@@ -69,7 +69,7 @@ class StepShape(NamedTuple):
         """The last aligned hidden state."""
         return self.layers.top(self.depth)
 
-    def aligned(self, hidden: Hidden) -> Hidden:
+    def aligned(self, hidden: Hidden) -> Float[Array, "L1 B S d"]:
         """The hidden states that r_0..r_L are read from."""
         return hidden[self.layers.offset : self.top + 1 : self.layers.stride]
 
@@ -99,18 +99,18 @@ def apply_gradients(
     return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
 
 
-def anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
+def anywhere(x: Array, axis: int = 0) -> Array:
     """No sharding constraint: rows on one device, or wherever the compiler places them."""
     return x
 
 
-def wide(x: jax.Array) -> jax.Array:
+def wide(x: Array) -> Array:
     """Losses are computed in float32 at least, whatever the model computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def read_beside(
-    model: LanguageModel, params: Params, ids: jax.Array, text_ids: jax.Array, config: LossConfig, **read: Any
+    model: LanguageModel, params: Params, ids: Array, text_ids: Array, config: LossConfig, **read: Any
 ) -> tuple[LMOutput, LMOutput | None]:
     """(the forward pass over the items, that over the retention text, or None where its weight is 0)."""
     if config.retention_weight:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from tracr_jax.train.reserved import Group, Reserved
-from tracr_jax.types import Codes
+from tracr_jax.types import Array, Codes
 
 
 def reading_loss(
