@@ -32,7 +32,7 @@ from tracr_jax.types import Adapter, Array, Params
 
 
 def decode(run: Injected | str | Path, text: str) -> Decoded:
-    """Read every program variable from the model at each token of a text.
+    """Decode every program variable from the model at each token of a text.
 
     Args:
       run: from `inject` or `open`, or the folder of a run or of an export.
@@ -61,7 +61,7 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
 
 
 def beyond_table(program: Program, count: int, why: str) -> str:
-    """In one line why it is not known what the program holds in a text of `count` tokens."""
+    """One line on why the program's values are unknown for a text of `count` tokens."""
     return f"{count} tokens are more than the {program.length} of the compiled program; {why}"
 
 
@@ -75,7 +75,7 @@ def read_states(
     held: Int[np.ndarray, "L1 W n"] | None = None,
     unknown: str = "",
 ) -> Decoded:
-    """What the adapter reads in given states of a text, beside what the program holds.
+    """Decode given states of a text, together with the program's own values.
 
     Args:
       program: whose variables are read.
@@ -141,7 +141,7 @@ def hidden_states(run: Injected, text: str) -> dict[str, Float[np.ndarray, "S d"
 
 
 def padded_row(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
-    """One row of few possible widths, so that few programs are compiled.
+    """A padded row of one of few widths, so that few programs are compiled.
 
     Raises:
       UserError: no tokens, or more than the model has positions.
@@ -160,14 +160,14 @@ def padded_row(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
 
 @functools.partial(jax.jit, static_argnames=("model", "states"))
 def _hidden(model: LanguageModel, lm_params: Params, ids, *, states: tuple[int, ...]):
-    """States [L1, W, d] of one row that the teacher's layers are read from."""
+    """The hidden states [L1, W, d] of one row that are aligned with the teacher's layers."""
     model, lm_params = first_blocks(model, lm_params, states[-1] + 1)
     return model.apply(lm_params, ids).hidden[np.array(states), 0]
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
 def _reading(adapter: Adapter, hidden, *, layout: VariableLayout):
-    """What is read in states [L1, W, d]: coordinates [L1, W, D]; each variable's value and margin [L1, W, n]."""
+    """Decoded states [L1, W, d]: coordinates [L1, W, D]; each variable's value and margin [L1, W, n]."""
     reading = apply_adapter(adapter, hidden.astype(jnp.float32))
     grouped = reading[..., layout.order]
     return reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)

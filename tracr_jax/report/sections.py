@@ -17,7 +17,7 @@ from tracr_jax.report.swaps import swaps_reading
 from tracr_jax.report.words import duration, interval, percent, plain
 
 _MARKS = {"yes": "●", "partly": "◐", "no": "○", "open": "–", None: "–"}
-_WORDS = {"open": "cannot be told", None: "not measured"}
+_WORDS = {"open": "undecided", None: "not measured"}
 
 
 def summary(runs: Sequence[RunFiles]) -> str:
