@@ -176,7 +176,7 @@ def read_logits(
     final: Float[Array, "B S d"],
     head: Float[Array, "V d"],
     *,
-    logit_positions: Int[Array, "B K"] | None,
+    logit_positions: Int[Array, "rows K"] | None,
     packing: Packing | None,
 ) -> Any:
     """Logits of states after the final norm, at `logit_positions` or everywhere.
