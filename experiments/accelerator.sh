@@ -12,13 +12,13 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 lm=smollm2-135m-instruct tasks="dyck int_sum count" seeds="0 1 2" shapes="gpt2 gpt2-large"
 limit=540 # seconds of a part, then Ctrl-C: a run saves first
-run_options=(--steps 600 --eval-items 300 --batch 16 --free-items 16 --free-supervised 16 --text-batch 8)
+run_options=(--steps 600 --eval-items 300 --batch 16 --domain-items 16 --domain-supervised 16 --text-batch 8)
 read_options=(--prompts 500 --pairs 60 --items 100)
 step_options=(--batches 16 128 --dtype bfloat16 --repetitions 5)
 if [ "${1:-}" = --small ]; then
   shift
   lm=tiny tasks=dyck seeds=0 shapes=small
-  run_options=(--steps 2 --eval-items 2 --batch 2 --free-items 2 --free-supervised 2 --text-batch 1)
+  run_options=(--steps 2 --eval-items 2 --batch 2 --domain-items 2 --domain-supervised 2 --text-batch 1)
   read_options=() # minutes on a CPU whatever is asked: left to the tests
   step_options=(--small --repetitions 1)
 fi

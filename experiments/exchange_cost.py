@@ -36,7 +36,10 @@ def main() -> None:
     exchange = configure(options)
     data, losses = exchange.data, dataclasses.replace(exchange.losses, alignment="variable", alignment_weight=10.0)
     twice = dataclasses.replace(
-        data, batch=2 * data.batch, free_items=2 * data.free_items, free_supervised=2 * data.free_supervised
+        data,
+        batch=2 * data.batch,
+        domain_items=2 * data.domain_items,
+        domain_supervised=2 * data.domain_supervised,
     )
     plain = dataclasses.replace(exchange, losses=losses, data=twice)
     parts, out = {}, {"rows": 2 * o.rows, "lm": o.lm, "device": jax.devices()[0].device_kind}

@@ -64,8 +64,8 @@ def configure(o: argparse.Namespace):
         data=dataclasses.replace(
             config.data,
             batch=half,
-            free_items=o.rows - half,
-            free_supervised=o.rows - half,
+            domain_items=o.rows - half,
+            domain_supervised=o.rows - half,
             text_batch=o.text_batch,
         ),
         optim=dataclasses.replace(config.optim, **rates, muon_iterations=3, final_rate=0.02),

@@ -129,7 +129,7 @@ def soak(*, steps: int, lm: str, folder: Path) -> dict[str, Any]:
         eval_items=10,
         checkpoint_every=max(1, steps // 25),
         data=dataclasses.replace(
-            base.data, batch=2, free_items=2, free_supervised=1, text_batch=1, text_length=32
+            base.data, batch=2, domain_items=2, domain_supervised=1, text_batch=1, text_length=32
         ),
     )
     watch, started = _Watch(), time.time()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 
@@ -112,6 +113,20 @@ def test_a_task_may_still_be_given_as_an_option(monkeypatch):
         cli.main(["inject", "--steps", "3", *given])
         config = seen["config"]
         assert (seen["task"], config.steps, config.optim) == ("count", 3, preset(task="count").optim)
+
+
+def test_options_of_the_version_before_still_count(monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(commands, "_start", lambda _: None)
+    monkeypatch.setattr("tracr_jax.injection.inject", lambda task, **rest: seen.update(rest))
+    monkeypatch.setattr(commands, "_finish", lambda run: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main(["inject", "dyck", "--free-items", "5", "--free_supervised=2"])
+    said = capsys.readouterr().err
+    assert "warning: --free-items is called --domain-items now" in said
+    assert "warning: --free_supervised is called --domain-supervised now" in said
+    assert (seen["config"].data.domain_items, seen["config"].data.domain_supervised) == (5, 2)
 
 
 def test_not_a_run_folder(capsys, tmp_path):

@@ -31,7 +31,7 @@ def test_variable_weights_round_trip():
         (C.OptimConfig, {"clip_norm": -1.0}, "clip_norm must not be negative"),
         (C.LossConfig, {"alignment_weight": -1.0}, "alignment_weight must not be negative"),
         (C.LossConfig, {"hook_offset": 3}, "hook_offset must be -1 or 0"),
-        (C.DataConfig, {"free_items": 4, "free_supervised": 5}, "between 0 and free_items = 4, got 5"),
+        (C.DataConfig, {"domain_items": 4, "domain_supervised": 5}, "between 0 and domain_items = 4, got 5"),
     ],
 )
 def test_nonsense_is_refused(kind, values, message):
@@ -67,6 +67,14 @@ def test_the_form_of_the_version_before_is_read(method):
     assert C.from_dict(json.loads(json.dumps(values))) == config
 
 
+def test_names_of_the_version_before_are_read():
+    config = C.RunConfig(data=C.DataConfig(domain_items=4, domain_supervised=3))
+    values = C.to_dict(config)
+    for old, new in C.RENAMED.items():
+        values["data"][old] = values["data"].pop(new)
+    assert C.from_dict(json.loads(json.dumps(values))) == config
+
+
 def test_paper_is_as_coded_and_paper_fixed_is_not():
     paper, fixed = preset("paper"), preset("paper-fixed")
     assert paper.fidelity == C.Fidelity(as_coded=True, as_coded_mask=True, as_coded_length=True)
@@ -87,8 +95,8 @@ def test_methods_of_a_task_differ_in_their_losses_only(task, full):
     assert ours.losses.retention_weight == cosine.losses.retention_weight == baseline.losses.retention_weight
     for other in (cosine, baseline):
         assert (other.steps, other.optim, other.eval_items) == (ours.steps, ours.optim, ours.eval_items)
-        assert (other.data.batch, other.data.free_items) == (ours.data.batch, ours.data.free_items)
-    assert baseline.data.free_supervised == ours.data.free_items  # never fewer labels than ours
+        assert (other.data.batch, other.data.domain_items) == (ours.data.batch, ours.data.domain_items)
+    assert baseline.data.domain_supervised == ours.data.domain_items  # never fewer labels than ours
 
 
 def test_the_baseline_has_neither_alignment_nor_hook():

@@ -1,7 +1,7 @@
-"""Every number a run can be given, as frozen dataclasses. Source: docs/method.md §5, docs/differences.md.
+"""All settings of a run, as frozen dataclasses. Source: docs/method.md §5, docs/differences.md.
 
-A configuration that exists is one that makes sense by itself. What depends on the model or the teacher (depth,
-width, positions) is checked in `tracr_jax.runs.build`, before anything is written.
+Each dataclass validates itself when it is constructed. What depends on the model or the teacher (depth, width,
+positions) is checked in `tracr_jax.runs.build`, before anything is written.
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ from tracr_jax.trained import trained_part
 
 # What a file without the option was written with.
 _BEFORE = {"result_span": "rows"}
+# Options of the version before that have another name now; for one release the command line takes both.
+RENAMED = {"free_items": "domain_items", "free_supervised": "domain_supervised"}
 # Options of the version before, with the only value that a file may still give them.
 _DROPPED = {"roll_share": 1.0, "answer_gradient": 1.0, "clean_weight": 0.0}
 RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
@@ -55,23 +57,23 @@ class LossConfig:
     variable_weights: tuple[tuple[str, float], ...] = ()
     """Weight by name prefix for variable alignment, e.g. final_result 4."""
     answer_alignment: float = 1.0
-    """Weight in the alignment loss of positions that emit an answer, beside 1 for the others (the paper: 1)."""
+    """Weight in the alignment loss of positions that emit an answer; all others weigh 1 (the paper: 1)."""
     align_padding: bool = False
-    """Align at the padding on the right too, as the original does (docs/differences.md B9)."""
+    """Also align at right-padding positions, as the original does (docs/differences.md B9)."""
     hook: bool = True
     """Detach-and-roll: the answer may only flow through the result subspace."""
     hook_offset: int = 0
-    """Where the hook stands: 0 behind block L (L: layers of the teacher), as in the paper; -1 before it, right on
-    the aligned h_L, so that no block lies between what is aligned and what is answered from."""
+    """Position of the hook: 0 after block L (L: layers of the teacher), as in the paper; -1 before it, directly on
+    the aligned state h_L, so that no block lies between the aligned state and the intervention."""
     result_span: Literal["contrasts", "rows"] = "contrasts"
-    """What of the result the hook leaves: the differences between its rows of the adapter, or, as in the paper,
-    all that the rows span. Their mean is in the span, and no softmax over the values sees it: with "rows" the
-    answer may come from something other than what is decoded."""
+    """The subspace that the hook preserves: the differences between the adapter's rows of the result, or, as in
+    the paper, the span of the rows. The span contains their mean, to which a softmax over the values is invariant:
+    with "rows" the answer may depend on a direction that decoding does not see."""
     retention_weight: float = 1.0
     """Factor of the KL to the original model on ordinary text, at the first step."""
     retention_growth: float = 1.0
     """How many times larger that factor is at the last step; it grows by an equal ratio per step (the paper: 1).
-    A run that begins with a small one learns to answer, and one that ends with a large one keeps the language."""
+    Small at first, the factor lets the model learn the task; large at the end, it restores language modelling."""
     retention_reduction: Literal["text", "token"] = "text"
     """"text": sum over a text's positions (the paper); "token": mean over them."""
 
@@ -90,35 +92,36 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class ExchangeConfig:
-    """Reserved directions, and the exchange of variables between the rows of a batch at every layer."""
+    """Exchange training: reserved directions, and variables exchanged between rows of a batch at every layer."""
 
     directions: int = 8
     """Directions reserved for a variable with many values; one of m values has at most m - 1."""
     sigma: float = 1.0
     """Size of the coordinates, in units of the residual stream."""
     merge_values: bool = False
-    """Values that no later operation tells apart share a centroid."""
+    """Values that no later operation distinguishes share a centroid."""
     hand_on: bool = False
-    """A variable keeps its directions until its last reader only, and another one has them after it."""
+    """Release a variable's directions after its last reader, so that a later variable can reuse them."""
     noise: float = 0.12
-    """Noise on the coordinates that are written, in units of sigma."""
+    """Standard deviation of the noise on written coordinates, in units of sigma."""
     free_share: float = 0.5
-    """Share of the exchanged rows that are exchanged at one layer only and run by themselves from there on."""
+    """Fraction of the exchanged rows that are exchanged at a single layer and then run without intervention."""
     sparsest: float = 1.3
     """In those rows a variable is exchanged with probability 10^-u, u uniform between 0 and this."""
     read_weight: float = 5.0
-    """Factor of the cross-entropy of what is read."""
+    """Factor of the cross-entropy of the decoded variables."""
     distance_weight: float = 10.0
     """Factor of the squared distance to the centroid, in units of sigma."""
     changed_weight: float = 3.0
-    """Weight of a variable where its target differs from the row's own value, beside 1 elsewhere."""
+    """Weight of a variable where its target differs from the row's own value; 1 elsewhere."""
     marker_weight: float = 10.0
-    """Weight of the positions at which an answer begins, beside 1 for the others."""
+    """Weight of the positions at which an answer begins; 1 at all others."""
     rare_power: float = 0.4
-    """Values weigh by their frequency in the batch to the power of minus this."""
+    """Each value is weighted by its frequency in the batch raised to minus this power."""
     size_weight: float = 0.6
-    """Factor of the penalty on states larger than sigma, which keeps the coordinates visible beside them. For
-    models without a size to keep: 0 where retention holds a trained model's."""
+    """Factor of the penalty on states whose mean square exceeds sigma², so that the coordinates stay large
+    relative to the rest of the state. Meant for models without pretraining; 0 where the retention loss preserves a
+    model."""
 
     def __post_init__(self):
         for name in ("noise", "sparsest", "read_weight", "distance_weight", "rare_power", "size_weight"):
@@ -145,13 +148,13 @@ class OptimConfig:
     schedule: Literal["constant", "cosine"] = "cosine"
     """"cosine" decays to `final_rate` after the warm-up; "constant" is the paper's."""
     final_rate: float = 0.1
-    """Share of the peak rates that the cosine ends at."""
+    """Final learning rate of the cosine, as a fraction of the peak."""
     warmup_steps: int = 20
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
     """Decoupled weight decay, on every tensor."""
     clip_norm: float = 1.0
-    """Global gradient norm limit; 0 switches it off (the paper)."""
+    """Clip gradients to this global norm; 0 disables clipping (the paper)."""
     b1: float = 0.9
     """AdamW's first beta."""
     b2: float = 0.999
@@ -171,11 +174,12 @@ class DataConfig:
 
     batch: int = 32
     """Supervised items per step, B."""
-    free_items: int = 0
-    """Items of the program's whole input space added to every batch and aligned."""
-    free_supervised: int = 0
-    """How many of the free items are also asked, with the program's own answer as the label: the teacher is
-    right on every string, so these labels cost nothing (the fine-tuning baseline gets all of them)."""
+    domain_items: int = 0
+    """Items added to every batch that are drawn from the program's whole domain, not from the task's training
+    distribution. All of them are aligned; the compiled program is right on every input."""
+    domain_supervised: int = 0
+    """How many of the domain items are also supervised, with the program's answer as the label; the others are
+    alignment-only. The fine-tuning baseline gets the labels of all."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64
@@ -184,17 +188,18 @@ class DataConfig:
     """Retention text: "bundled"; a file whose documents are separated by lines <|endoftext|>; or a dataset of the
     hub, "hub:HuggingFaceFW/fineweb-edu:sample-10BT" (needs the extra `hub`)."""
     text_megabytes: int = 100
-    """How much of a hub dataset is streamed, once, over all processes."""
+    """Amount of a hub dataset that is streamed, once, over all processes."""
     answer_end: bool = True
     """Supervise one end-of-text token after the answer."""
 
     def __post_init__(self):
         for name in ("batch", "text_batch", "text_length", "text_megabytes"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _require(self.free_items >= 0, f"free_items must not be negative, got {self.free_items}")
+        _require(self.domain_items >= 0, f"domain_items must not be negative, got {self.domain_items}")
         _require(
-            0 <= self.free_supervised <= self.free_items,
-            f"free_supervised must be between 0 and free_items = {self.free_items}, got {self.free_supervised}",
+            0 <= self.domain_supervised <= self.domain_items,
+            f"domain_supervised must be between 0 and domain_items = {self.domain_items}, got "
+            f"{self.domain_supervised}",
         )
         _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
 
@@ -202,20 +207,20 @@ class DataConfig:
     def rows(self) -> dict[str, int]:
         """Rows of each pass of a step, by the options that decide them."""
         return {
-            "--batch plus --free-supervised": self.batch + self.free_supervised,
-            "--free-items less --free-supervised": self.free_items - self.free_supervised,
+            "--batch plus --domain-supervised": self.batch + self.domain_supervised,
+            "--domain-items less --domain-supervised": self.domain_items - self.domain_supervised,
             "--text-batch": self.text_batch,
         }
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Where a run does what the original's code does, faults included; all on in the preset "paper"."""
+    """Switches that reproduce the original code, faults included; all on in the preset "paper"."""
 
     as_coded: bool = False
     """Tasks, order of merges, teacher and order of retention texts exactly as the original codes them."""
     as_coded_mask: bool = False
-    """Mask as many positions as the label has characters (docs/differences.md B11)."""
+    """Supervise as many positions as the label has characters (docs/differences.md B11)."""
     as_coded_length: bool = False
     """Truncate items at the original's lengths (dyck 37, int_sum 15, count 47; docs/differences.md A1)."""
 
@@ -226,7 +231,7 @@ OURS = Fidelity()
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: a program, a language model, and how the two are brought together."""
+    """One run: a program, a language model, and how the program is injected into it."""
 
     task: str = "dyck"
     """dyck, int_sum, count, or path/to/file.py:NAME."""
@@ -238,8 +243,8 @@ class RunConfig:
     projection of the blocks; blocks:FIRST-LAST, counted from 0; embeddings, of input and output; adapter, nothing
     else. What is not trained has no gradient and no optimiser state."""
     onto: str = ""
-    """A finished run whose model gets this program too: training goes on from its weights, with the losses of the
-    programs it already holds. Empty: start from the original model."""
+    """A finished run whose model receives this program as well: training continues from its weights and keeps the
+    losses of the programs already injected. Empty: start from the original model."""
     steps: int = 400
     """Training steps."""
     remat: bool = False
@@ -249,7 +254,7 @@ class RunConfig:
     seed: int = 0
     """Seed of batches and of the adapter's initial values."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type of the language model; weights, losses and optimiser stay float32."""
+    """Compute dtype of the language model; weights, losses and optimiser state stay float32."""
     eval_items: int = 300
     """Items of each evaluation set at the end of a run (`tracr-jax evaluate RUN --full`: all)."""
     checkpoint_every: int = 100
@@ -257,12 +262,12 @@ class RunConfig:
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
     mesh: str = ""
-    """Several devices: "data=4,fsdp=2" spreads each batch over 4 x 2 of them and cuts weights and optimiser over 2
+    """Device mesh: "data=4,fsdp=2" shards each batch over 4 x 2 devices and weights and optimiser state over 2
     (experiments/scaling.md). Empty: one device."""
     layer_offset: int = 0
     """Teacher layer l is read from the model's state layer_offset + layer_stride · l (the paper: 0 + 1 · l)."""
     layer_stride: int = 1
-    """See layer_offset: how many blocks the model has for one layer of the program."""
+    """See layer_offset: blocks of the model per layer of the program."""
     losses: LossConfig = field(default_factory=LossConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -279,7 +284,7 @@ class RunConfig:
 
     @property
     def layers(self) -> LayerMap:
-        """Where the teacher's layers are read from."""
+        """The hidden states with which the teacher's layers are aligned."""
         return LayerMap(self.layer_offset, self.layer_stride)
 
 
@@ -290,11 +295,13 @@ def _check_exchange(config: RunConfig) -> None:
         "exchange: give --no-answer-end; in exchanged rows no block can know whether the answer is over",
     )
     _require(
-        data.free_supervised == data.free_items,
-        f"exchange: all rows are asked; free_supervised must be free_items = {data.free_items}, got "
-        f"{data.free_supervised}",
+        data.domain_supervised == data.domain_items,
+        f"exchange: all rows are supervised; domain_supervised must be domain_items = {data.domain_items}, got "
+        f"{data.domain_supervised}",
     )
-    _require(data.batch + data.free_items > 1, "exchange: one row has none to be mixed with; give a larger batch")
+    _require(
+        data.batch + data.domain_items > 1, "exchange: one row has none to be mixed with; give a larger batch"
+    )
 
 
 def _check_train(config: RunConfig) -> None:
@@ -313,7 +320,7 @@ def _check_train(config: RunConfig) -> None:
 
 
 def summed_tokens(config: RunConfig) -> int:
-    """Over how many tokens the retention term of the loss is a sum."""
+    """Number of tokens over which the retention term of the loss is summed."""
     return config.data.text_length if config.losses.retention_reduction == "text" else 1
 
 
@@ -378,8 +385,8 @@ def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as the version before wrote it: its switches go to `Fidelity`, dropped options out."""
-    values = dict(values)
+    """A configuration as the version before wrote it, under today's names and without dropped options."""
+    values = {RENAMED.get(name, name): value for name, value in values.items()}
     for name, default in _DROPPED.items():
         found = values.pop(name, default)
         _require(found == default, f"{name} {found!r}: this version no longer has that option")

@@ -1,4 +1,4 @@
-"""The main job, `tracr-jax inject`: build, train, measure, and write what was found into the run folder."""
+"""The main job, `tracr-jax inject`: build, train, measure, and write the results into the run folder."""
 
 import contextlib
 import dataclasses
@@ -61,8 +61,9 @@ def inject(
       task: a task object, a built-in name, or "path/to/file.py:NAME".
       lm: a loaded model, or a name for `load_lm`; default "tiny", or the model that the run of `onto` began with.
       config: everything else; its `task` and `lm` are replaced by the arguments above.
-      onto: a finished run (its folder, or what this function or `open` returned), whose model gets this program
-        too while the losses of those it holds stay on, see `tracr_jax.runs.record`; default `config.onto`.
+      onto: a finished run (its folder, or what this function or `open` returned), whose model receives this
+        program as well, while the losses of its earlier programs are kept, see `tracr_jax.runs.record`; default
+        `config.onto`.
       folder: the run folder; default runs/TASK-LM-METHOD-seedN, with onto runs/…-onto-RUN.
       resume: continue from the newest checkpoint of the folder, bit for bit.
       writers: further places for metrics, beside metrics.jsonl.
@@ -73,7 +74,7 @@ def inject(
       The trained model with its programs, and its evaluation.
 
     Raises:
-      UserError: before anything is written where the parts do not fit together; later where training diverges.
+      UserError: before anything is written if the parts do not fit together; later if training diverges.
     """
     before = str(onto.folder if isinstance(onto, Injected) else onto or (config.onto if config else ""))
     if lm is None:
@@ -102,13 +103,13 @@ def resume(
     progress: bool = True,
     say: Say = lambda _: None,
 ) -> Injected:
-    """Go on with the run of a folder from its newest checkpoint, bit for bit, with the options it began with.
+    """Continue the run of a folder from its newest checkpoint, bit for bit, with the options it started with.
 
     Args:
       folder: the run folder.
-      task: the task's own code, or its name, where the run began with an object that has no name to find it by.
-      lm: the original model, where it is loaded already or has no name to find it by.
-      mesh: other devices than those that the run began on, see `RunConfig.mesh`.
+      task: the task object or its name, if the run was started with an object that cannot be found by name.
+      lm: the original model, if it is already loaded or cannot be found by name.
+      mesh: devices to continue on, if other than those the run started on, see `RunConfig.mesh`.
       writers: further places for metrics, beside metrics.jsonl.
       progress: draw a progress bar.
       say: receives one line before each stage.
@@ -117,7 +118,7 @@ def resume(
       The trained model with its programs, and its evaluation.
 
     Raises:
-      UserError: the folder holds no run, or what the run began with is not at hand.
+      UserError: the folder holds no run, or its task or model is not available.
     """
     config = located(C.read_config(folder))
     if mesh is not None:

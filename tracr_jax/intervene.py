@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from tracr_jax.types import Array
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,11 @@ def preset(
 
 
 def exchanged(config: RunConfig) -> RunConfig:
-    """The recipe of exchange training at the rows of another run, all of which are asked."""
+    """The recipe of exchange training at the batch size of another run; every row is supervised."""
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
-    data = dataclasses.replace(config.data, free_supervised=config.data.free_items, answer_end=False)
+    data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items, answer_end=False)
     offset, stride = _LAYERS.get((config.lm.removeprefix("random:"), config.task), (2, 1))
-    # Exact values want a low rate and a long anneal: at 4e-3 and more Muon stands still.
+    # Exact values want a low rate and a long anneal: at 4e-3 and above, Muon does not converge.
     rates = {"learning_rate": 1.5e-3, "adapter_learning_rate": 3e-3, "final_rate": 0.02, "muon_iterations": 3}
     return dataclasses.replace(
         config,
@@ -85,17 +85,17 @@ _LAYERS = {("tiny", "dyck"): (2, 2), ("smollm2-135m-instruct", "dyck"): (4, 3)}
 def baseline(config: RunConfig) -> RunConfig:
     """The fine-tuning baseline of docs/method.md §4.5: the same run without alignment and without the hook.
 
-    Where the run has free items, the baseline gets all of them with the program's answers as labels, so that it
-    never sees less than the injected model.
+    Where the run has items of the program's whole domain, the baseline gets the program's answer to each of them
+    as a label: it never has fewer labels than the injected model.
     """
     losses = dataclasses.replace(config.losses, alignment="none", hook=False)
-    data = dataclasses.replace(config.data, free_supervised=config.data.free_items)
+    data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items)
     return dataclasses.replace(config, losses=losses, data=data)
 
 
-# Muon needs some 2.5 times fewer steps than AdamW here; the search is told in experiments/diary.md.
+# Muon needs some 2.5 times fewer steps than AdamW here; experiments/diary.md records the search.
 _TINY_OPTIM = OptimConfig(kind="muon", learning_rate=6e-3, adapter_learning_rate=2e-2, final_rate=0.02)
-# The hook stands on the aligned state: with one block between, that block writes the answer from the complement.
+# The hook acts on the aligned state: with one block between, that block writes the answer from the complement.
 # The span of the result's rows, as all of these were measured.
 _MEASURED = LossConfig(result_span="rows")
 _TINY_LOSSES = dataclasses.replace(
@@ -117,7 +117,7 @@ TINY = {
         # iterations are a quarter of the step, and three do as well as five. All rows are asked: rows only
         # aligned are a pass of their own, which here costs as much as asking them and compiles six seconds longer.
         optim=dataclasses.replace(_TINY_OPTIM, muon_iterations=3, learning_rate=8e-3),
-        data=DataConfig(batch=6, free_items=6, free_supervised=6, text_batch=2),
+        data=DataConfig(batch=6, domain_items=6, domain_supervised=6, text_batch=2),
     ),
     # Late variables are held by few layers and weigh little in a mean over all: the sums and what is made of them.
     "int_sum": RunConfig(
@@ -129,7 +129,7 @@ TINY = {
             variable_weights=(("final_", 4.0), ("operands_", 3.0), ("carried_", 3.0), ("result_to", 2.0)),
         ),
         optim=_TINY_OPTIM,
-        data=DataConfig(batch=32, free_items=64, free_supervised=32, text_batch=8),
+        data=DataConfig(batch=32, domain_items=64, domain_supervised=32, text_batch=8),
     ),
     "count": RunConfig(
         steps=600,
@@ -139,7 +139,7 @@ TINY = {
             variable_weights=(("final_", 4.0), ("yes_count", 3.0), ("result_to", 2.0)),
         ),
         optim=_TINY_OPTIM,
-        data=DataConfig(batch=8, free_items=16, free_supervised=6, text_batch=6),
+        data=DataConfig(batch=8, domain_items=16, domain_supervised=6, text_batch=6),
     ),
 }
 
@@ -159,7 +159,7 @@ TINY_FULL = {
             retention_growth=16.0,
         ),
         optim=_TINY_OPTIM,
-        data=DataConfig(batch=16, free_items=32, free_supervised=8, text_batch=12),
+        data=DataConfig(batch=16, domain_items=32, domain_supervised=8, text_batch=12),
     )
 }
 
@@ -183,6 +183,6 @@ _SMALL_MODELS_FULL = {
         checkpoint_every=100,
         losses=dataclasses.replace(TINY["dyck"].losses, retention_weight=0.3),
         optim=OptimConfig(learning_rate=3e-4, adapter_learning_rate=3e-3, final_rate=0.02),
-        data=DataConfig(batch=3, free_items=3, free_supervised=3, text_batch=2, text_length=32),
+        data=DataConfig(batch=3, domain_items=3, domain_supervised=3, text_batch=2, text_length=32),
     )
 }

@@ -5,7 +5,7 @@
 | B | batch: supervised items in one step |
 | S | positions of a supervised item (padded, fixed) |
 | U | positions of a retention text |
-| T | teacher positions: S + 1, a BOS stands in front |
+| T | teacher positions: S + 1, with a BOS in front |
 | N | blocks of the language model (LM) |
 | d | width of the LM's residual stream |
 | L | layers of the teacher |
@@ -16,9 +16,16 @@
 The paper's Greek: θ are the LM's parameters, θ₀ their frozen original, φ the teacher's, A = (W, b) the adapter.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxtyping import Array, Float, Int
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    Array = jax.Array
+else:  # what shapes are checked against in the tests: functions of arrays take NumPy's as well
+    Array = jax.Array | np.ndarray
 
 Params = Any  # a plain nested dict of arrays
 

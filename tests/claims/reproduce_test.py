@@ -260,7 +260,7 @@ def test_killed_sweep_goes_on_and_a_finished_one_trains_nothing(lm_folder, tmp_p
 def test_measured_cells_refuse_other_options_planned_ones_take_them(tmp_path):
     results = made_results()
     for cell in results["cells"]["dyck"].values():
-        del cell["config"]["data"]["free_supervised"]  # as if the field were newer than the file
+        del cell["config"]["data"]["domain_supervised"]  # as if the field were newer than the file
     folder = tmp_path / "run"
     same = reproduce.Planned("dyck", "variable", RunConfig(), folder)
     other = reproduce.Planned("dyck", "finetune", RunConfig(steps=9), folder)

@@ -1,4 +1,4 @@
-"""Items as ids, lengths and batches: masks, purity, free items, what is refused."""
+"""Items as ids, lengths and batches: masks, purity, domain items, what is refused."""
 
 import json
 import subprocess
@@ -93,7 +93,7 @@ def test_items_are_not_cut_unless_asked():
 
 @pytest.mark.parametrize("task", [Dyck(), IntSum(), Count()], ids=["dyck", "int_sum", "count"])
 def test_a_batch_is_its_items(made, task):
-    batches = made(task, free_items=4)
+    batches = made(task, domain_items=4)
     tokenizer = filtered(task)
     bridge = bridge_of(task, tokenizer)
     batch = batches.batch_at(5)
@@ -111,14 +111,14 @@ def test_a_batch_is_its_items(made, task):
     assert {a.dtype.name for a in batch} == {"int32", "float32"}
 
 
-def test_some_free_items_are_asked_among_the_others(made):
+def test_some_domain_items_are_asked_among_the_others(made):
     task = Dyck()
-    asked, aligned = made(task, free_items=5, free_supervised=3).items_at(2)
+    asked, aligned = made(task, domain_items=5, domain_supervised=3).items_at(2)
     free = [task.free_item(10 + k, seed=7) for k in range(5)]
     plain = [task.train_item(12 + k, seed=7) for k in range(6)]
     assert aligned == free[3:]
     assert sorted(asked, key=str) == sorted(plain + free[:3], key=str)
-    batches = made(task, free_items=5, free_supervised=3)
+    batches = made(task, domain_items=5, domain_supervised=3)
     orders = {tuple(len(i.prompt) for i in batches.items_at(step)[0]) for step in range(20)}
     assert len(orders) == 20
     last = [batches.items_at(step)[0][-1] for step in range(20)]

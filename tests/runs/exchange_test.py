@@ -27,7 +27,7 @@ CONFIG = RunConfig(
     losses=LossConfig(alignment="exchange", hook_offset=-1, retention_weight=0.1),
     exchange=ExchangeConfig(directions=3, hand_on=True, merge_values=True),
     optim=OptimConfig(kind="muon", warmup_steps=0),
-    data=DataConfig(batch=2, free_items=2, free_supervised=2, text_batch=2, text_length=8, answer_end=False),
+    data=DataConfig(batch=2, domain_items=2, domain_supervised=2, text_batch=2, text_length=8, answer_end=False),
 )
 
 
@@ -140,8 +140,8 @@ def test_swaps_count_where_the_base_is_right_and_exchange_what_no_variable_holds
 def test_configurations_that_cannot_be_are_refused():
     for change, message in (
         ({"answer_end": True}, "no block can know whether the answer is over"),
-        ({"free_supervised": 1}, "free_supervised must be free_items = 2, got 1"),
-        ({"batch": 1, "free_items": 0, "free_supervised": 0}, "one row has none to be mixed with"),
+        ({"domain_supervised": 1}, "domain_supervised must be domain_items = 2, got 1"),
+        ({"batch": 1, "domain_items": 0, "domain_supervised": 0}, "one row has none to be mixed with"),
     ):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **change))

@@ -203,7 +203,7 @@ def test_retention_grows_by_an_equal_ratio_per_step():
 
 
 @pytest.mark.parametrize("alignment", ["variable", "cosine"])
-def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
+def test_rows_that_are_only_aligned_count_as_if_the_whole_model_had_run_on_them(alignment):
     # Without the roll, rows do not meet: two of four rows may be aligned only, and then need fewer blocks.
     batch = batch_at(0)
     batch[0].answer_mask[2:] = 0
@@ -216,7 +216,7 @@ def test_free_rows_count_as_if_the_whole_model_had_run_on_them(alignment):
             MODEL,
             teacher,
             config=LossConfig(alignment=alignment, hook=False),
-            shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=free),
+            shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, aligned_only=free),
             layout=variable_layout(VARIABLES),
         )
         grads.append(jax.jit(jax.value_and_grad(lambda p, f=loss: f(p, frozen, batch)[0]))(params))

@@ -1,7 +1,5 @@
 """Variable alignment against a plain loop, its extremes, and the masks."""
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 
 from tests.helpers.bounds import assert_same
 from tracr_jax.errors import UserError
+from tracr_jax.teacher.model import Variable
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.losses import (
     answer_positions,
@@ -19,19 +18,11 @@ from tracr_jax.train.losses import (
 )
 from tracr_jax.types import Adapter
 
-
-@dataclass(frozen=True)
-class Var:
-    name: str
-    kind: str
-    indices: tuple[int, ...]
-
-
 VARIABLES = (
-    Var("a", "categorical", (0, 1, 2)),
-    Var("n", "numerical", (3,)),
-    Var("b", "categorical", (4, 5)),
-    Var("c", "categorical", (6, 7, 8)),
+    Variable("a", "categorical", (0, 1, 2), (0, 1, 2), 0),
+    Variable("n", "numerical", (3,), (), 1),
+    Variable("b", "categorical", (4, 5), (False, True), 1),
+    Variable("c", "categorical", (6, 7, 8), (0, 1, 2), 2),
 )
 LAYERS, B, S, D, WIDTH = 3, 2, 5, 9, 6
 

@@ -64,7 +64,7 @@ ROWS, FREE, TEXTS = 24, 8, 16
 SHARED_RUN = RunConfig(
     task="small",
     steps=2,
-    data=DataConfig(batch=8, free_items=8, text_batch=8, text_length=8),
+    data=DataConfig(batch=8, domain_items=8, text_batch=8, text_length=8),
     optim=OptimConfig(kind="muon", warmup_steps=0),
 )
 
@@ -84,7 +84,7 @@ def make_step(optimizer, **options):
         teacher,
         optimizer,
         config=LossConfig(),
-        shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=FREE),
+        shape=StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1, aligned_only=FREE),
         layout=variable_layout(VARIABLES),
         **options,
     )
@@ -245,11 +245,14 @@ def test_a_mesh_that_is_none(text, message):
 
 def test_rows_that_devices_cannot_share():
     mesh = make_mesh("data=8")
-    good = DataConfig(batch=6, free_items=10, free_supervised=2, text_batch=16)
+    good = DataConfig(batch=6, domain_items=10, domain_supervised=2, text_batch=16)
     check_rows(mesh, good)
     for bad, message in [
-        (DataConfig(batch=6, text_batch=8), "--batch plus --free-supervised is 6, which 8 devices.*make it 8"),
-        (DataConfig(batch=8, free_items=9, text_batch=8), "--free-items less --free-supervised is 9.*make it 16"),
+        (DataConfig(batch=6, text_batch=8), "--batch plus --domain-supervised is 6, which 8 devices.*make it 8"),
+        (
+            DataConfig(batch=8, domain_items=9, text_batch=8),
+            "--domain-items less --domain-supervised is 9.*make it 16",
+        ),
         (DataConfig(batch=8, text_batch=4), "--text-batch is 4.*make it 8"),
     ]:
         with pytest.raises(UserError, match=message):

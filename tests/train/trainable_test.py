@@ -181,7 +181,7 @@ def test_moments_and_pairs_lie_over_a_mesh():
         ({"train": "lora:0"}, "train 'lora:0' is none"),
         ({"train": "blocks:4-2"}, "the first block, 4, lies behind the last, 2"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
-        ({"accumulate": 3}, "accumulate 3: --batch plus --free-supervised is 32; make it 33"),
+        ({"accumulate": 3}, "accumulate 3: --batch plus --domain-supervised is 32; make it 33"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, said):

@@ -16,23 +16,23 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
 
   tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
                                       TASK: dyck (default), another of `tracr-jax tasks`, or path/to/file.py:NAME
-                                      --onto RUN: into the model of a finished run, beside the programs it holds
-  tracr-jax resume RUN                go on with a run that was stopped; nothing else needs to be given
-  tracr-jax tasks                     the programs that are there, with their sizes and a question of each
-  tracr-jax check [TASK] [--lm NAME]  before training: is the network the program, does it fit, what is asked
+                                      --onto RUN: into the model of a finished run, in addition to its programs
+  tracr-jax resume RUN                continue a run that was stopped, with the options it started with
+  tracr-jax tasks                     the built-in programs, with their sizes and an example prompt each
+  tracr-jax check [TASK] [--lm NAME]  before training: verify the compiled network, the fit and the prompts
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
   tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model
   tracr-jax explore RUN [options]     a local page: type a prompt, see its variables, set one, see what follows
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax compare RUN RUN           which answers more of the same items, with intervals and p values
-  tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
+  tracr-jax report RUN [RUN…]         one self-contained HTML page made from the run folders, and figures
   tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card;
                                       --as interpbench: with ground truth for benchmarks; --activations
   tracr-jax apply PROGRAM MODEL DIR   put a program, trained with --train lora, on the model it was trained on
   tracr-jax remove MODEL DIR          take it off again: the model as it was, bit for bit
   tracr-jax COMMAND --help            the options of a command; inject --help-all: every one
-  tracr-jax COMMAND … --no-cache      compile everything again, and keep nothing of it
+  tracr-jax COMMAND … --no-cache      compile everything anew, without the cache of compiled programs
   tracr-jax --version
 """
 

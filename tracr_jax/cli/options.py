@@ -34,14 +34,14 @@ class Inject:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with a run that was stopped, from its newest checkpoint; the options are those that it began with."""
+    """Continue a run that was stopped from its newest checkpoint, with the options it started with."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     task: str | None = None
-    """The task's own code, path/to/file.py:NAME, where the run began from Python with a task object."""
+    """The task's code, path/to/file.py:NAME, if the run was started from Python with a task object."""
     mesh: str | None = None
-    """Other devices than those that the run began on, as in inject."""
+    """Devices to continue on, if other than those the run started on; as in inject."""
     cluster: str = ""
     """Several processes, as in inject."""
     tensorboard: bool = False
@@ -54,10 +54,10 @@ class Resume:
 
 @dataclass(frozen=True)
 class Tasks:
-    """The programs that the package brings, compiled for a model's tokenizer."""
+    """The built-in programs, compiled for a model's tokenizer."""
 
     lm: str = "tiny"
-    """The model whose tokenizer counts; its weights are not read."""
+    """The model whose tokenizer is used; its weights are not loaded."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Check:
     task: tyro.conf.Positional[str] = "dyck"
     """One of `tracr-jax tasks`, or path/to/file.py:NAME."""
     lm: str = "tiny"
-    """The model whose tokenizer and depth count; its weights are not read."""
+    """The model whose tokenizer and depth are used; its weights are not loaded."""
     tracr: bool = False
     """Also compile with tracr, which may take minutes, and compare all weights."""
 
@@ -88,7 +88,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Decode:
-    """Show the value of the program's variables at every token of a text, as the model holds them."""
+    """Decode the program's variables from the model at every token of a text."""
 
     run: tyro.conf.Positional[Path]
     """The run folder, or an export."""
@@ -111,7 +111,7 @@ class Explore:
     run: tyro.conf.Positional[Path]
     """The run folder, or an export."""
     port: int = 8765
-    """Of 127.0.0.1; 0 takes a free one."""
+    """Port on 127.0.0.1; 0 picks one that is not in use."""
     program: str | None = None
     """Of a model with several programs (inject --onto), the name of the one to read; default the newest."""
     task: str | None = None
@@ -120,12 +120,12 @@ class Explore:
 
 @dataclass(frozen=True)
 class Interpret:
-    """What a run's model shows and uses of its program: scorecard, noise, swaps; writes interpretation.json."""
+    """Which variables are decodable and causally used: scorecard, noise, swaps; writes interpretation.json."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     prompts: int = 1000
-    """Test items under noise."""
+    """Test prompts in the noise experiment."""
     pairs: int = 100
     """Pairs of items for each swapped variable and layer."""
     items: int = 300
@@ -140,20 +140,20 @@ class Interpret:
 
 @dataclass(frozen=True)
 class Retention:
-    """How much of the language a run keeps, beside the original model; writes its retention.json."""
+    """Compare a run's language modelling with the original model's; writes the run's retention.json."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     baseline: Path | None = None
     """A finished run of the same task and model with --preset finetune, for the third column."""
     items: int | None = None
-    """At most so many texts, lines or windows of each set, the first ones; default 800 texts, 2,000 lines and
-    windows of 32,768 tokens."""
+    """Limit on the texts, lines or windows of each set (the first ones); default 800 texts, 2,000 lines and
+    windows of 32,768 tokens in all."""
     full: bool = False
     """Whole sets."""
     data_dir: Path | None = None
-    """Folder with SST-2/dev.tsv and MRPC/dev.tsv, or sst2.jsonl and mrpc.jsonl (or $TRACR_JAX_DATA); else the
-    hub is asked (extra `hub`)."""
+    """Folder with SST-2/dev.tsv and MRPC/dev.tsv, or sst2.jsonl and mrpc.jsonl (or $TRACR_JAX_DATA); else they
+    are downloaded from the hub (extra `hub`)."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Report:
-    """One self-contained HTML page on one or several runs, and PNG figures beside it; reads their files only."""
+    """One self-contained HTML page on one or several runs, with PNG figures; made from the run folders alone."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders, side by side."""
@@ -186,7 +186,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a finished run as a Hugging Face folder that `transformers` loads with no code of ours."""
+    """Export a finished run as a Hugging Face folder that `transformers` loads without this package."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""

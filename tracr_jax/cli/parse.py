@@ -12,13 +12,14 @@ import sys
 import textwrap
 import types
 import typing
+import warnings
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from tracr_jax.config import RunConfig
+from tracr_jax.config import RENAMED, RunConfig
 from tracr_jax.errors import UserError
 
 # What --help shows of `inject`; --help-all shows the rest.
@@ -43,7 +44,7 @@ def parse(kind: type[T], argv: Sequence[str], *, default: T | None = None) -> T:
     Raises:
       UserError: a word that is no option, a value of the wrong kind, or one that is missing.
     """
-    argv, name = list(argv), kind.__name__.lower()
+    argv, name = [_renamed(word) for word in argv], kind.__name__.lower()
     known = _option_names(kind)
     every = "--help-all" in argv
     many = len(known) > 2 * len(FIRST)
@@ -65,6 +66,17 @@ def parse(kind: type[T], argv: Sequence[str], *, default: T | None = None) -> T:
     if unknown:
         raise UserError(_unexpected(unknown[0], argv, kind, known))
     return args
+
+
+def _renamed(word: str) -> str:
+    """An option of the version before under today's name."""
+    name, equals, value = word.partition("=")
+    today = RENAMED.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
+    if today is None:
+        return word
+    option = f"--{today.replace('_', '-')}"
+    warnings.warn(f"{name} is called {option} now", FutureWarning, stacklevel=3)
+    return f"{option}{equals}{value}"
 
 
 def _run(kind: type[T], argv: list[str], *, default: T | None, shown: Collection[str] | None = None) -> Any:

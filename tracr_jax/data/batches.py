@@ -2,7 +2,7 @@
 §8.
 
 Differs from the original: lazy (it tokenises a million items twice up front, docs/differences.md C29), S derived
-from the longest item (A1), and free items (alignment without labels) can be added to each batch.
+from the longest item (A1), and items of the program's whole domain can be added to each batch.
 """
 
 import copy
@@ -23,14 +23,14 @@ _ORDER = 3  # keeps the order's random numbers apart from those of items
 
 def items_at(task: Task, data: DataConfig, *, seed: int, step: int) -> tuple[list[Item], list[Item]]:
     """The items of a step that are supervised, and those that are only aligned; pure in (seed, step)."""
-    first, free_first = step * data.batch, step * data.free_items
-    free = [task.free_item(free_first + k, seed=seed) for k in range(data.free_items)]
+    first, domain_first = step * data.batch, step * data.domain_items
+    domain = [task.free_item(domain_first + k, seed=seed) for k in range(data.domain_items)]
     supervised = [task.train_item(first + k, seed=seed) for k in range(data.batch)]
-    supervised += free[: data.free_supervised]
+    supervised += domain[: data.domain_supervised]
     # The hook gives each row the complement of the one before: where a task's items take turns (no, yes, no,
     # yes), a fixed order would tell the answer, and a model learns that instead of the program.
     order = np.random.default_rng((seed, step, _ORDER)).permutation(len(supervised)).tolist()
-    return [supervised[k] for k in order], free[data.free_supervised :]
+    return [supervised[k] for k in order], domain[data.domain_supervised :]
 
 
 def batch_length(task: Task, bridge: Bridge, data: DataConfig, *, fidelity: Fidelity = OURS) -> int:
@@ -54,8 +54,8 @@ class Batches:
       task: where items come from.
       bridge: the tokenizer with the task's merges, the form of a prompt, and teacher tokens.
       text: retention text.
-      data: sizes, and what is supervised. The supervised free items stand among the others; those that are only
-        aligned come last, and the step computes no answer of them (`StepShape.free_rows`).
+      data: sizes, and what is supervised. The supervised domain items stand among the others; those that are only
+        aligned come last, and the step computes no answer of them (`StepShape.aligned_only`).
       seed: with the step, decides everything.
       fidelity: with `as_coded`, a text is the first U tokens of a document, the documents in order; for its other
         switches see `encode_item`.

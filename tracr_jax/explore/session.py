@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
 from tracr_jax.explore.answers import Answer, compare, items_of, longest_answer, spelling
@@ -28,6 +28,7 @@ from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING, held_values
 from tracr_jax.runs.model import Injected
 from tracr_jax.teacher.oracle import reads_after
+from tracr_jax.types import Array
 
 TOKENS = 256  # of a prompt; more would be a table that nobody reads
 CHANGES = 32

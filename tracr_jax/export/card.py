@@ -117,9 +117,7 @@ def _answers(evaluation: Mapping[str, Any]) -> str:
             ]
         )
     head = ["set", "items", "this model (95 %)", "original", *names, "what it is"]
-    return "Exact match in per cent, greedy, and predictors that know nothing of the program:\n\n" + _table(
-        head, rows
-    )
+    return "Exact match in per cent with greedy decoding, and trivial baselines:\n\n" + _table(head, rows)
 
 
 def _programs(programs: dict[str, Any]) -> str:
@@ -155,7 +153,7 @@ def _variables(evaluation: Mapping[str, Any], program: dict[str, Any]) -> str:
 def _reading(program: dict[str, Any]) -> str:
     if not program["aligned"]:
         return (
-            "This run had no alignment, so there is no adapter: its states were never asked for the variables.\n"
+            "This run had no alignment and has no adapter: its states were not trained to encode the variables.\n"
         )
     return (
         _python(_DECODE.format(result=json.dumps(program["result"])))

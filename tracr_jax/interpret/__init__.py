@@ -1,1 +1,1 @@
-"""Reading the program out of a language model. Source: docs/method.md §11."""
+"""Decoding a program's variables from a language model, and testing their use. Source: docs/method.md §11."""

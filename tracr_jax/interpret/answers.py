@@ -6,12 +6,12 @@ no cache, no step by step. An edit acts on each position once, as it does while 
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.intervene import Edit
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.train.losses import answer_positions
-from tracr_jax.types import LMOutput, Params
+from tracr_jax.types import Array, LMOutput, Params
 
 
 def would_answer(
@@ -23,7 +23,7 @@ def would_answer(
     count: int,
     edit: Edit | None = None,
 ) -> Bool[Array, " B"]:
-    """Whether greedy decoding from each prompt gives the answer that stands behind it in `ids`.
+    """Whether greedy decoding from each prompt gives the answer that follows it in `ids`.
 
     Args:
       model: the language model.

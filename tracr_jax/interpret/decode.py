@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.data.samples import LONG, round_up
 from tracr_jax.errors import UserError
@@ -27,15 +27,15 @@ from tracr_jax.runs.model import Injected, opened
 from tracr_jax.runs.program import Program
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train.losses import apply_adapter
-from tracr_jax.types import Adapter, Params
+from tracr_jax.types import Adapter, Array, Params
 
 
 def decode(run: Injected | str | Path, text: str) -> Decoded:
-    """Read every program variable from the model at each token of a text.
+    """Decode every program variable from the model at each token of a text.
 
     Args:
       run: from `inject` or `open`, or the folder of a run or of an export.
-      text: any text, as it stands; an item's prompt is enough, the program is causal.
+      text: any text, unchanged; an item's prompt is enough, as the program is causal.
 
     Raises:
       UserError: the text has no tokens, or more than the model has positions.
@@ -60,7 +60,7 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
 
 
 def beyond_table(program: Program, count: int, why: str) -> str:
-    """In one line why it is not known what the program holds in a text of `count` tokens."""
+    """One line on why the program's values are unknown for a text of `count` tokens."""
     return f"{count} tokens are more than the {program.length} of the compiled program; {why}"
 
 
@@ -74,7 +74,7 @@ def read_states(
     held: Int[np.ndarray, "L1 W n"] | None = None,
     unknown: str = "",
 ) -> Decoded:
-    """What the adapter reads in given states of a text, beside what the program holds.
+    """Decode given states of a text, together with the program's own values.
 
     Args:
       program: whose variables are read.
@@ -140,7 +140,7 @@ def hidden_states(run: Injected, text: str) -> dict[str, Float[np.ndarray, "S d"
 
 
 def padded_row(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
-    """One row of few possible widths, so that few programs are compiled.
+    """A padded row of one of few widths, so that few programs are compiled.
 
     Raises:
       UserError: no tokens, or more than the model has positions.
@@ -159,14 +159,14 @@ def padded_row(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
 
 @functools.partial(jax.jit, static_argnames=("model", "states"))
 def _hidden(model: LanguageModel, lm_params: Params, ids, *, states: tuple[int, ...]):
-    """States [L1, W, d] of one row that the teacher's layers are read from."""
+    """The hidden states [L1, W, d] of one row that are aligned with the teacher's layers."""
     model, lm_params = first_blocks(model, lm_params, states[-1] + 1)
     return model.apply(lm_params, ids).hidden[np.array(states), 0]
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
 def _reading(adapter: Adapter, hidden, *, layout: VariableLayout):
-    """What is read in states [L1, W, d]: coordinates [L1, W, D]; each variable's value and margin [L1, W, n]."""
+    """Decoded states [L1, W, d]: coordinates [L1, W, D]; each variable's value and margin [L1, W, n]."""
     reading = apply_adapter(adapter, hidden.astype(jnp.float32))
     grouped = reading[..., layout.order]
     return reading, best_values(grouped, layout=layout), margins(grouped, layout=layout)

@@ -1,4 +1,4 @@
-"""A decoded text, which shows itself as a table: tokens down, variables across; for terminals and notebooks.
+"""A decoded text, displayed as a table: tokens down, variables across; for terminals and notebooks.
 
 A wrong value is never marked by colour alone: it is written 3≠2 (read 3, the program holds 2). Everything that
 comes from a text is escaped.
@@ -43,7 +43,7 @@ def visible(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Every variable of the program at every position and layer of one text; shows itself as a table.
+    """Every variable of the program at every position and layer of one text; displays as a table.
 
     Values are positions in `variables[i].values`, -1 where there is none: a numerical variable, or a place where
     the program does not define the variable. n variables in the teacher's order, layers 0..L.
@@ -55,18 +55,18 @@ class Decoded:
     result: str
     """Name of the program's result."""
     values: Int[np.ndarray, "L1 n S"]
-    """Read from the model."""
+    """Decoded from the model."""
     margins: Float[np.ndarray, "L1 n S"]
     """Best minus runner-up in logits; with reserved directions the place between the nearest centroid (1) and the
     border with the next (0). 0 for a numerical variable."""
     truth: Int[np.ndarray, "L1 n S"]
-    """What the program holds."""
+    """The program's own values."""
     numbers: Float[np.ndarray, "L1 n S"]
-    """Numerical variables as read, NaN for the others."""
+    """Decoded numerical variables, NaN for the others."""
     true_numbers: Float[np.ndarray, "L1 n S"]
-    """Numerical variables as the program holds them; NaN elsewhere and where the oracle does not know them."""
+    """The program's values of numerical variables; NaN for others and where the oracle does not know them."""
     unknown: str = ""
-    """Why it is not known what the program holds; then `truth` is -1 everywhere. Empty: it is known."""
+    """Why the program's values are unknown, in which case `truth` is -1 everywhere; empty if they are known."""
     away: Float[np.ndarray, "L1 n S"] | None = None
     """With reserved directions: the distance to the nearest centroid, in units of that centroid's distance to its
     nearest neighbour. Above 1/2 the state is in between: no centroid is near."""
@@ -77,13 +77,13 @@ class Decoded:
         return len(self.values)
 
     def uncertain(self, at: tuple[int, int, int]) -> bool:
-        """Whether what is read at (layer, variable, position) is close to another value, or between values."""
+        """Whether the state at (layer, variable, position) is close to another value, or between values."""
         if len(self.variables[at[1]].values) < 2:
             return False
         return bool(self.margins[at] < WEAK if self.away is None else self.away[at] > 0.5)
 
     def index(self, name: str) -> int:
-        """Place of a variable, by its full name or without the counter ("final_result").
+        """Index of a variable, by its full name or without the counter ("final_result").
 
         Raises:
           UserError: no variable or several answer to it.
@@ -96,12 +96,12 @@ class Decoded:
         return found[0]
 
     def title(self, i: int) -> str:
-        """A variable's name, without tracr's counter where that leaves it its own."""
+        """A variable's name, without tracr's counter where it is unique without."""
         short = _base(self.variables[i].name)
         return short if sum(_base(v.name) == short for v in self.variables) == 1 else self.variables[i].name
 
     def read(self, name: str, *, layer: int = -1) -> list[Any]:
-        """What the model shows of a variable at each position; None where the program does not define it.
+        """The decoded value of a variable at each position; None where the program does not define it.
 
         Where it is not known what the program holds (`unknown`), every value from the variable's first layer on.
         """
@@ -111,7 +111,7 @@ class Decoded:
         return self._column(i, self.values[layer], self.numbers[layer], truth)
 
     def program(self, name: str, *, layer: int = -1) -> list[Any]:
-        """What the program holds of a variable at each position; None where it does not define it."""
+        """The program's value of a variable at each position; None where it is undefined."""
         return self._column(self.index(name), self.truth[layer], self.true_numbers[layer], self.truth[layer])
 
     def _column(self, i, values, numbers, truth):
@@ -157,14 +157,14 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False)
 class DecodedTable:
-    """One layer of a decoded text; prints itself with rich, and as HTML in a notebook."""
+    """One layer of a decoded text; renders with rich, and as HTML in a notebook."""
 
     decoded: Decoded
     layer: int
     order: tuple[int, ...]
-    """Variables, by their place in `decoded.variables`."""
+    """Indices into `decoded.variables`."""
     complete: bool
-    """Show all of them, in several tables where one is too wide; else as many as fit."""
+    """Show all variables, in several tables if one is too wide; otherwise as many as fit."""
 
     def cell(self, variable: int, position: int) -> tuple[str, str]:
         """Text and state ("right", "weak", "wrong", "nothing", "number", or "read": not judged) of one cell."""

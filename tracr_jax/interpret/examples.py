@@ -1,4 +1,4 @@
-"""Single items for the report's token explorer: what the model shows at every token and layer, beside the truth.
+"""Single items for the report's token explorer: decoded and true values at every token and layer.
 
 Each example is the prompt followed by the model's own answer: what stood before it while it answered.
 """

@@ -1,4 +1,4 @@
-"""Changes of the residual stream that exchange one variable, or a control's worth of something else."""
+"""Edits of the residual stream that exchange one variable, and controls that change something else as much."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -6,13 +6,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import project
 from tracr_jax.runs.model import Injected
 from tracr_jax.train.losses import apply_adapter
-from tracr_jax.types import Adapter
+from tracr_jax.types import Adapter, Array
 
 Change = Literal["swap", "random", "complement", "other", "outside", "none"]
 CONTROLS: tuple[Change, ...] = ("random", "complement", "other")
@@ -31,7 +31,7 @@ _FLOOR = 1e-12
 
 
 def span_basis(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d R"]:
-    """Orthonormal basis of the span of rows, which may depend on each other."""
+    """Orthonormal basis of the span of rows, which may be linearly dependent."""
     _, size, basis = np.linalg.svd(np.asarray(rows, np.float64), full_matrices=False)
     return basis[size > _RELATIVE * size.max()].T.astype(np.float32)
 
@@ -62,7 +62,7 @@ def exchange(
 def move_to_value(
     h: Float[Array, "*B d"], adapter: Adapter, *, indices: Sequence[int], value: int | Int[Array, "*B"]
 ) -> Float[Array, "*B d"]:
-    """The smallest change of h after which the adapter reads the given value of a variable, without a source.
+    """The smallest change of h after which a variable decodes to the given value; no source state is needed.
 
     The variable's largest coordinate and that of the value change places, so that what is read is as clear as
     before; every other coordinate of the variable stays. Where the value is already read, nothing changes.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.data.samples import ROWS, padded_rows, round_up, sample_of
 from tracr_jax.interpret.answers import would_answer
@@ -24,7 +24,7 @@ from tracr_jax.lm.blocks import first_blocks, last_blocks
 from tracr_jax.measure.stats import share
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
-from tracr_jax.types import Params
+from tracr_jax.types import Array, Params
 
 Kind = Literal["result", "complement", "random"]
 KINDS: tuple[Kind, ...] = ("result", "complement", "random")

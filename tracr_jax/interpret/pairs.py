@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Omission:
-    """What is not swapped, and why; layer None: the variable at all its layers."""
+    """A variable that is not swapped, and why; layer None: at all its layers."""
 
     variable: str
     layer: int | None

@@ -1,9 +1,8 @@
 """The scorecard: how well each variable is read at each layer and class of positions, on every evaluation set.
 
-Beside each accuracy stand the rate of always answering the most frequent value and a linear probe of the untouched
-model (`probe.py`), scored on the same positions: without them a high number proves nothing. Source:
-docs/method.md §11; the original reports one accuracy over all positions of the last layer. Classes of positions:
-`labelled.py`.
+Each accuracy is reported with the majority rate and that of a linear probe of the original model (`probe.py`),
+scored on the same positions: without them a high number proves nothing. Source: docs/method.md §11; the original
+reports one accuracy over all positions of the last layer. Classes of positions: `labelled.py`.
 """
 
 from collections.abc import Callable

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.interpret.decode import padded_row
 from tracr_jax.intervene import LayerEdit
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.runs.model import Injected
-from tracr_jax.types import Params
+from tracr_jax.types import Array, Params
 
 Step = Callable[[Sequence[int]], tuple[Float[Array, "L1 W d"], int]]
 

@@ -1,4 +1,4 @@
-"""Counterfactual swaps: one variable is exchanged inside the LM, and its answer compared with the program's.
+"""Counterfactual swaps: one variable is exchanged inside the LM, and the LM's answer compared with the program's.
 
 An interchange intervention (Geiger et al., 2021, arXiv 2106.02997) on the variables of a compiled program; not in
 the paper. `pairs` says which items, positions and prediction. At hidden[l] of the base item the component in the
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.data.samples import ROWS
 from tracr_jax.interpret.answers import answered
@@ -31,7 +31,7 @@ from tracr_jax.runs.program import Program
 from tracr_jax.teacher import Teacher
 from tracr_jax.teacher.variables import DEFINED
 from tracr_jax.train.losses import apply_adapter
-from tracr_jax.types import Adapter, Params
+from tracr_jax.types import Adapter, Array, Params
 
 POOL = 400  # items from which pairs are made
 
@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]  # (done, of)
 
 
 class Hits(NamedTuple):
-    """For each pair whether the prediction is met: by the answer, and by the result as the adapter decodes it."""
+    """For each pair, whether the prediction is met by the answer and by the decoded result."""
 
     answer: list[bool]
     decoded: list[bool]
@@ -183,11 +183,11 @@ def swaps(
     seed: int = 0,
     progress: Progress = lambda done, of: None,
 ) -> dict[str, Any]:
-    """Swap every variable at every layer where it can be, with controls and ceiling: "swaps" of the JSON.
+    """Swap every variable at every possible layer, with controls and ceiling: "swaps" of interpretation.json.
 
     Args:
       run: the model with the program.
-      pairs: pairs for each cell, at least half of them flips where so many are found.
+      pairs: pairs for each cell, at least half of them flips if enough are found.
       pool_items: items from which the pairs are made, see `sample_pool`.
       seed: of the pairs and of the random control.
       progress: called after every cell.

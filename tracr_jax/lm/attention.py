@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.lm.packing import Packing
+from tracr_jax.types import Array
 
 
 class KVCache(NamedTuple):

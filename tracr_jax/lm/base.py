@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import Edit
 from tracr_jax.lm.attention import KVCache
 from tracr_jax.lm.packing import Packing
-from tracr_jax.types import LMOutput, Params
+from tracr_jax.types import Array, LMOutput, Params
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def read_logits(
     final: Float[Array, "B S d"],
     head: Float[Array, "V d"],
     *,
-    logit_positions: Int[Array, "B K"] | None,
+    logit_positions: Int[Array, "rows K"] | None,
     packing: Packing | None,
 ) -> Any:
     """Logits of states after the final norm, at `logit_positions` or everywhere.

@@ -12,11 +12,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from tracr_jax.intervene import Edit, edited
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.types import Params
+from tracr_jax.types import Array, Params
 
 
 def run_blocks(

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import Edit
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.types import Params
+from tracr_jax.types import Array, Params
 
 # An edit, or one made for each forward pass: step (0 for the prompt, traced) -> edit, e.g. to draw fresh noise.
 StepEdit = Edit | Callable[[Int[Array, ""]], Edit]

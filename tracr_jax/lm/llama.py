@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
@@ -21,7 +21,7 @@ from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.config_json import check_keys, check_size, check_sizes
 from tracr_jax.lm.lora import Dense
 from tracr_jax.lm.rotary import RotaryScaling, frequencies, read_rotary
-from tracr_jax.types import LMOutput, Params
+from tracr_jax.types import Array, LMOutput, Params
 
 
 @dataclass(frozen=True)

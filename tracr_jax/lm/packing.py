@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from tracr_jax.intervene import Edit, on_part
+from tracr_jax.types import Array
 
 
 class Packing(NamedTuple):
@@ -26,11 +27,11 @@ class Packing(NamedTuple):
         """G, the rows of tokens in which the groups lie side by side."""
         return math.gcd(*(count for count, _ in self.shapes))
 
-    def join(self, groups: Sequence[jax.Array]) -> jax.Array:
+    def join(self, groups: Sequence[Array]) -> Array:
         """Groups of [B, S, …] as one array of [G, tokens, …]."""
         return jnp.concatenate([x.reshape(self.rows, -1, *x.shape[2:]) for x in groups], axis=1)
 
-    def split(self, x: jax.Array, *, axis: int = 0) -> list[jax.Array]:
+    def split(self, x: Array, *, axis: int = 0) -> list[Array]:
         """The inverse of `join`: [*, G, tokens, …] -> groups of [*, B, S, …], where G is on axis `axis`."""
         out, start = [], 0
         for count, length in self.shapes:
@@ -40,7 +41,7 @@ class Packing(NamedTuple):
             start = stop
         return out
 
-    def positions(self) -> jax.Array:
+    def positions(self) -> Array:
         """The position of each token in its own sequence, [G, tokens]."""
         return self.join([jnp.broadcast_to(jnp.arange(s)[None], (b, s)) for b, s in self.shapes])
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.config_json import check_number, check_size
+from tracr_jax.types import Array
 
 DEFAULT_BASE = 10000.0
 

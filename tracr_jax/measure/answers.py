@@ -2,7 +2,7 @@
 §11.
 
 Exact match: greedy generation of as many tokens as the label has, without the hook, batched and jitted. Every
-number stands beside its 95 % interval, the untouched model's, and predictors that know nothing of the program.
+number is reported with its 95 % interval, the original model's accuracy, and trivial baselines.
 """
 
 import hashlib

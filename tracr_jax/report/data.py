@@ -224,7 +224,7 @@ def result_name(names: Sequence[str]) -> str | None:
 
 
 def embed(value: Any) -> str:
-    """JSON that may stand inside a <script> element whatever texts it holds."""
+    """JSON that is safe inside a <script> element whatever texts it contains."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only: every other sign as \uXXXX
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

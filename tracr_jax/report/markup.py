@@ -17,7 +17,7 @@ def esc(text: Any) -> str:
 
 
 def prose(text: str) -> str:
-    """A sentence, escaped; what stands between backticks is code."""
+    """A sentence, escaped; text between backticks is code."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", esc(text))
 
 
@@ -67,7 +67,7 @@ def section(anchor: str, title: str, readings: Sequence[tuple[str, str]], how: s
 
 
 def missing(what: str, command: str, run: RunFiles) -> str:
-    """What stands in a section whose file is not there: the command that makes it."""
+    """Placeholder of a section whose file is missing: the command that makes it."""
     line = f"tracr-jax {command} {shlex.quote(str(run.folder))}"
     return f'<p class="missing">{esc(what)} Make it with <code>{esc(line)}</code></p>'
 

@@ -1,7 +1,7 @@
 """One sentence per figure, and the answers to the five questions at the top, computed from the files.
 
-A verdict is "yes", "partly", "no", "open" (cannot be told) or None (not measured); the rules stand in `RULES` and
-are printed on the page.
+A verdict is "yes", "partly", "no", "open" (undecidable) or None (not measured); the page prints the
+rules, `RULES`.
 """
 
 from collections.abc import Mapping

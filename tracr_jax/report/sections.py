@@ -17,7 +17,7 @@ from tracr_jax.report.swaps import swaps_reading
 from tracr_jax.report.words import duration, interval, percent, plain
 
 _MARKS = {"yes": "●", "partly": "◐", "no": "○", "open": "–", None: "–"}
-_WORDS = {"open": "cannot be told", None: "not measured"}
+_WORDS = {"open": "undecided", None: "not measured"}
 
 
 def summary(runs: Sequence[RunFiles]) -> str:
@@ -65,7 +65,7 @@ def answers_section(runs: Sequence[RunFiles]) -> str:
     for group in groups.values():
         heading = f"<h3>{esc(title_of([group[0][1]]))}</h3>" if len(groups) > 1 else ""
         body += heading + _bars(group)
-    how = "Bars: exact match; whiskers: 95 % intervals. Letters mark rules that know nothing of the program."
+    how = "Bars: exact match; whiskers: 95 % intervals. Letters mark trivial baselines."
     return section("answers", "Does it answer?", _each(have, readings.accuracy_reading), how, body)
 
 

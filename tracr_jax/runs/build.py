@@ -1,9 +1,8 @@
-"""Everything that training takes, built and checked before a step is taken or a file written.
+"""Everything that training needs, built and checked before the first step and before any file is written.
 
 The order: language model -> tokenizer with the task's merges -> length of the longest item -> teacher of that
-length -> bridge and network, proved on items -> batches. A check that fails is one line with the numbers and what
-to change.
-What outlives training is a `Program`, see `tracr_jax.runs.program`.
+length -> bridge and network, verified on items -> batches. A failed check raises one line with the numbers and
+what to change. What remains after training is a `Program`, see `tracr_jax.runs.program`.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,20 +46,20 @@ from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split
 from tracr_jax.trained import trained_part
 from tracr_jax.types import Batch, Params
 
-_PROVED_ITEMS = 300  # training items on which the bridge is proved, beside the longest
+_PROVED_ITEMS = 300  # training items on which the bridge is verified, in addition to the longest
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What training one program takes."""
+    """What training one program needs."""
 
     config: RunConfig
     lm: LoadedLM
     """The original model, with its own tokenizer."""
     program: Program
-    """With the adapter that training starts from."""
+    """With the initial adapter."""
     bridge_report: BridgeReport
     proof: Proof
     batches: Batches
@@ -68,11 +67,11 @@ class Setup:
     valid_text: Int[np.ndarray, "W U"]
     """Held-out windows of the retention text."""
     done: int = 0
-    """Steps for which it was trained in earlier runs: its items go on from there."""
+    """Training steps in earlier runs: its items continue from there."""
 
 
 def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say = lambda _: None) -> Setup:
-    """Build and check what training a program takes; nothing is written but the caches of teacher and text.
+    """Build and check what training a program needs; only the caches of teacher and text are written.
 
     Args:
       config: the run.
@@ -81,7 +80,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
       say: receives one line before each slow part.
 
     Raises:
-      UserError: the first thing that does not fit, with its numbers.
+      UserError: the first check that fails, with its numbers.
     """
     if isinstance(task, str):
         task = get_task(task, as_coded=config.fidelity.as_coded)
@@ -111,7 +110,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
 
 
 def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lambda _: None) -> Program:
-    """The program of a run for a language model, with the adapter that training starts from.
+    """The program of a run for a language model, with the initial adapter.
 
     Raises:
       UserError: the first thing that does not fit, with its numbers.
@@ -161,7 +160,7 @@ def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = 
 
 
 def proved_items(task: Task, *, seed: int) -> list[Item]:
-    """Items that are proved against the program's own evaluator before they train anything.
+    """Items on which the teacher is verified against the program's own evaluator before training.
 
     Raises:
       UserError: their answer is always the same.
@@ -182,8 +181,8 @@ def make_parts(
 
     Args:
       setups: of each program, the newest last: the run's own.
-      placement: where the arrays lie; by default on one device.
-      lm_params: what the model starts from, where that is not the original model.
+      placement: the device placement of arrays; by default one device.
+      lm_params: initial parameters of the model, if not the original model's.
     """
     newest, placement = setups[-1], placement or Placement(None)
     config, part = newest.config, trained_part(newest.config.train)
@@ -197,7 +196,7 @@ def make_parts(
     adapters = tuple(a for s in setups if (a := s.program.trainable) is not None)  # all have one
     params = TrainParams(theta, placement.params(adapters))
     frozen = Frozen(original, placement.replicated(tuple(s.program.phi for s in setups)), base)
-    # The language is kept once, with the newest run's text, tokenizer and weight; a frozen model keeps it anyway.
+    # There is one retention loss, with the newest run's text, tokenizer and weight; a frozen model needs none.
     silent = [*setups[:-1], *([newest] if part.kind == "adapter" else [])]
     weights = [
         s.config.losses if s not in silent else replace(s.config.losses, retention_weight=0.0) for s in setups
@@ -285,7 +284,7 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
         result_rows=rows,
         pad_id=program.tokenizer.eos_id,
         max_answers=answers,
-        free_rows=config.data.free_items - config.data.free_supervised,
+        aligned_only=config.data.domain_items - config.data.domain_supervised,
         layers=program.layers,
     )
 

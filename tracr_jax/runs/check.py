@@ -1,6 +1,6 @@
-"""A dry run: all that is known of a program for a language model before anything is trained.
+"""A dry run: what can be verified about a program and a language model before training.
 
-The same steps as `build` takes, with the same errors, without the model's weights, its text and an optimizer.
+The same steps as `build`, with the same errors, without the model's weights, the retention text or an optimizer.
 """
 
 from collections.abc import Callable
@@ -28,20 +28,20 @@ class CheckedVariable:
     operation: str
     """What computes it: Map, SequenceMap, Aggregate, SelectorWidth, or input."""
     ahead: str
-    """Whether its selector looks ahead on the whole string: "" no, "yes", or "by index" for positions only."""
+    """Whether its selector would attend to later positions: "" no, "yes", or "by index" for positions only."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """An item as the language model and the program see it."""
+    """An item as the language model and the program read it."""
 
     item: Item
     pieces: tuple[str, ...]
-    """Text of each token, the answer's too."""
+    """Text of each token, including the answer."""
     values: tuple[Any, ...]
-    """What the program reads there."""
+    """The program's input value at each token."""
     mapped: tuple[bool, ...]
-    """Whether the token has a value of its own, and is no fill."""
+    """Whether the token maps to a value of its own rather than to the fill value."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Checked:
     blocks: int
     """Of the language model."""
     needed: int
-    """Blocks that the teacher's layers and the hook take."""
+    """Blocks that the teacher's layers and the hook require."""
     teacher: Teacher
     bridge_report: BridgeReport
     proof: Proof
     variables: tuple[CheckedVariable, ...]
     questions: tuple[Question, ...]
     whole_string: str
-    """One sentence on what the program says where it may read the whole string."""
+    """One sentence comparing the causal answers with those of the program on the whole string."""
 
 
 def check(

@@ -1,10 +1,10 @@
-"""A run folder: its name, whether it may be written, and what stands in it before the first step.
+"""A run folder: its name, whether it may be written, and its files before the first step.
 
 config.json       the configuration                 run.json          command, versions, machine, times
 model/            config.json of the language model, and what is not trained of it, see `tracr_jax.runs.frozen`
                                                      metrics.jsonl     every step's numbers
 programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program`
-checkpoints/      what was trained                   evaluation.json   what it is worth
+checkpoints/      trained parameters                 evaluation.json   accuracies and retention
                                                      examples.json     a few prompts, read token by token
 """
 

@@ -1,4 +1,4 @@
-"""The tasks that the package brings, each with its network's size and a question: `tracr-jax tasks`."""
+"""The built-in tasks, each with the size of its network and an example prompt: `tracr-jax tasks`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

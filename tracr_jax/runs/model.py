@@ -1,7 +1,7 @@
 """A language model that holds programs: what `inject` returns, and what `open` reads from a run or an export.
 
 Reading needs neither the task's own code nor the original model, its retention text or a proof: the folder holds
-the compiled program, the tokenizer and program.json. What needs more says so when it is asked for.
+the compiled program, the tokenizer and program.json. Whatever needs more raises an error that says what.
 """
 
 import dataclasses

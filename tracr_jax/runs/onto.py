@@ -1,4 +1,4 @@
-"""Going on from a finished run: its programs as they are trained further, and its weights.
+"""Continuing from a finished run: its programs, which are trained further, and its weights.
 
 See `tracr_jax.runs.record`.
 """
@@ -36,11 +36,11 @@ def open_earlier(
 
     Args:
       setup: the new run.
-      tasks: earlier tasks that have no name to find them by.
+      tasks: earlier tasks that cannot be found by name.
       say: receives one line before each slow part.
 
     Returns:
-      (the programs that the model holds, and the new one last; the trained model; what the new run begins with).
+      (the programs of the model, the new one last; the trained model; the record of what the new run starts from).
 
     Raises:
       UserError: it is no finished run of this model, or it already holds a program of that name.
@@ -88,13 +88,13 @@ def open_earlier(
 
 
 def _held(config: RunConfig, kept: Path, *, task: Task | None, done: int, lm: LoadedLM, say: Say) -> Setup:
-    """A program that the model holds, by the task's code as its run keeps it."""
+    """A program of the model, with the run's own copy of the task's code."""
     setup = build(config, task=task or own_spec(config.task, kept), lm=lm, say=say)
     return dataclasses.replace(setup, program=dataclasses.replace(setup.program, kept=kept), done=done)
 
 
 def _beside(setup: Setup, adapters: Sequence[Adapter | Codes]) -> Setup:
-    """The new program on directions that none of the model's programs has reserved."""
+    """The new program, on directions that no earlier program has reserved."""
     reserved, taken = setup.program.reserved, [np.asarray(a.basis) for a in adapters if isinstance(a, Codes)]
     if reserved is None or not taken:
         return setup

@@ -3,7 +3,7 @@
     program.json                             what the adapter's rows mean, and how text becomes the program's input
     teacher.npz                              the compiled program
     tokenizer.json  tokenizer_config.json    the tokenizer, without the merges that the task refuses
-    reserved.npz                             with a reserved adapter: which variables stand where
+    reserved.npz                             with a reserved adapter: each variable's directions
     task/                                    in a run folder: the task's own file, and what it imports beside it
 
 JSON keeps True, 1, 1.0 and "1" apart, and a list stands for a tuple (RASP's values are hashable, so none is a
@@ -46,7 +46,7 @@ EXAMPLES = 3  # of the test set, kept with the program
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """One program in a model: all that reading or scoring it needs."""
+    """One program in a model: everything that decoding or scoring it needs."""
 
     name: str
     """Name of its task."""
@@ -55,7 +55,7 @@ class Program:
     teacher: Teacher
     bridge: Bridge
     layout: VariableLayout
-    """Where its variables lie among the teacher's directions."""
+    """The teacher directions of its variables."""
     result: str
     """Full name of the result variable."""
     length: int
@@ -65,15 +65,15 @@ class Program:
     forward: Callable[[], tuple[Any, ResidualsFn]]
     """Makes `phi` and `residuals`, once: not every reader needs them."""
     adapter: Adapter | None = None
-    """None in the export of a run without alignment, which never trained it."""
+    """None in the export of a run without alignment, in which it was not trained."""
     layers: LayerMap = PAPER_LAYERS
     reserved: Reserved | None = None
-    """Which variables have directions of their own, and `codes`, what stands there; None for an affine adapter."""
+    """Which variables have reserved directions; `codes` holds the trained codes. None for an affine adapter."""
     codes: Codes | None = None
     given: Task | None = None
-    """The task's own code, where it was given; see `task`."""
+    """The task object, if it was given; see `task`."""
     kept: Path | None = None
-    """The folder that keeps the files of the task, see `tracr_jax.tasks.kept`."""
+    """The folder with the run's copy of the task's files, see `tracr_jax.tasks.kept`."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -102,17 +102,17 @@ class Program:
 
     @property
     def states(self) -> tuple[int, ...]:
-        """The hidden states of the model that the teacher's layers 0..L are read from."""
+        """The hidden states of the model that are aligned with the teacher's layers 0..L."""
         return self.layers.states(self.depth)
 
     @property
     def top(self) -> int:
-        """The last of `states`: the block that reads it is the first that may answer."""
+        """The last of `states`: the block that reads it is the first that may compute the answer."""
         return self.layers.top(self.depth)
 
     @property
     def trainable(self) -> Adapter | Codes | None:
-        """The adapter as it is trained."""
+        """The trained parameters of the adapter."""
         return self.adapter if self.codes is None else self.codes
 
     @property
@@ -131,7 +131,7 @@ class Program:
 
     @functools.cached_property
     def task(self) -> Task:
-        """The task's own code: what was given, a built-in task, or what the run's configuration names, as it was.
+        """The task object: the one given, a built-in task, or the run's copy of the one its configuration names.
 
         Raises:
           UserError: it is not at hand.
@@ -153,17 +153,17 @@ class Program:
         return Oracle(self.task.program(max_seq_len=self.teacher.max_seq_len))
 
     def trained(self, adapter: Adapter | Codes | None) -> "Program":
-        """The same program with another adapter; of a reserved one the affine map follows from its codes."""
+        """The same program with another adapter; given codes, the affine map is computed from them."""
         if not isinstance(adapter, Codes):
             return dataclasses.replace(self, adapter=adapter)
         assert self.reserved is not None
         return dataclasses.replace(self, adapter=self.reserved.adapter(adapter), codes=adapter)
 
     def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
-        """The program's values (in layout order) as the adapter can show them.
+        """The program's values (in layout order) as far as the adapter can represent them.
 
-        With a reserved adapter nothing is there to be read of a variable without directions, or after its last
-        reader where the directions are handed on; and of values that share a centroid the first stands for all.
+        A reserved adapter does not encode a variable without directions, nor one whose directions were released
+        after its last reader; of values that share a centroid, the first represents all.
         """
         if self.reserved is None:
             return truth
@@ -187,7 +187,7 @@ def make_program(
     reserved: Reserved | None = None,
     task: Task | None = None,
 ) -> Program:
-    """A program from its parts, with what follows from them.
+    """A program from its parts, with everything derived from them.
 
     Raises:
       UserError: a weight of the variables names none, or there is no result.

@@ -1,9 +1,9 @@
-"""The proof that comes before training: the compiled network is its program, and the program means what it says.
+"""Verification before training: the compiled network computes its program, and the program is the intended one.
 
 The network is compared with the program's own evaluator on the items whose answers the bridge proved, and on
 random inputs of every length up to the teacher's table: every variable, every position. A disagreement is an
-error: a network that is not its program must not train anything. A program that was meant for the whole string is
-no error, since the causal meaning may be wanted, but it is said.
+error: a network that does not compute its program must not train anything. A program that was written for the
+whole string is not an error, since its causal meaning may be intended, but it gives a warning.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.verify import VerifyReport, random_inputs, verify
 
 _MOST_LENGTHS = 128  # of random inputs; a longer table is covered evenly
-_FEW = 32  # items read as a whole where the causal meaning is proved to be the task's
+_FEW = 32  # items read as whole strings where the causal meaning is known to be the task's
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Proof:
     network: VerifyReport
     meaning: Meaning
     warning: str
-    """One line where the program was probably meant for the whole string; empty otherwise."""
+    """One line if the program was probably written for the whole string; empty otherwise."""
 
     def record(self) -> dict[str, Any]:
         """For run.json."""
@@ -72,7 +72,7 @@ def prove(
       bridge: turns items into the teacher's input.
       items: those that the bridge proved, the longest among them.
       oracle: of the task's program.
-      strict: refuse a network that disagrees; False (as-coded switches) only says so.
+      strict: refuse a network that disagrees; False (as-coded switches) only warns.
       tracr: also compile with tracr, which may be slow, and compare all weights.
       every_meaning: compare the two meanings on all items, also where the labels show which is meant.
       say: receives the warnings.

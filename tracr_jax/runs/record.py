@@ -1,18 +1,18 @@
-"""Several programs in one model: a run that goes on from another run's weights with a further program.
+"""Several programs in one model: a run that continues from another run's weights with a further program.
 
 `tracr-jax inject count --onto RUN` starts from RUN's trained model, holds an adapter for every program injected so
 far, and adds the earlier programs' losses, alignment and answer, to the new one's in each step. θ₀ of the
 retention loss stays the original model. The chain may have any length. Ours: the paper injects one program.
 
-Each program keeps the losses and batches of the run that injected it, seed included (its items go on where they
+Each program keeps the losses and batches of the run that injected it, seed included (its items continue where they
 stopped), and its own tokenizer: the model's, without the merges that its task refuses. One tokenizer for all,
 without the merges that any task refuses, would change the tokens of programs that are already trained, and with
-them their bridge, their teacher's table and what the rows of the interference matrix compare. Ids mean the same in
-all of them, so the model is one; but a prompt is to be encoded as its own program's, as decoding and evaluation of
-`open(RUN, program=…)` do. The run's tokenizer, also of its retention text and its export, is the newest
-program's.
+them their bridge, their teacher's table and what the rows of the interference matrix compare. Token ids
+have the same meaning in all of them, so there is one model; but each prompt must be encoded with the tokenizer of
+its own program, as decoding and evaluation of `open(RUN, program=…)` do. The tokenizer of the run, its
+retention text and its export is the newest program's.
 
-programs.json in the run folder says which programs and weights a run began with: nothing but --resume needs the
+programs.json in the run folder records the programs and weights that a run started from: only --resume needs the
 earlier run's folder again.
 """
 
@@ -40,12 +40,12 @@ class Entry:
     directions: int
     """D, rows of its adapter."""
     steps: int
-    """Steps in which it was trained before this run."""
+    """Training steps before this run."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """The content of programs.json: what a run began with."""
+    """The content of programs.json: what a run started from."""
 
     run: str
     """Folder of the earlier run."""

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Trained(NamedTuple, Generic[T]):
-    """What training leaves."""
+    """The result of training."""
 
     params: TrainParams  # on this host, those of the model that were not trained among them
     before: T  # what `meanwhile` returned
@@ -55,10 +55,10 @@ def train(
     Args:
       setups: of each program, the newest last: the run's own.
       folder: the run folder.
-      placement: where the arrays lie.
-      meanwhile: what the other cores do while the compiler takes one.
+      placement: the device placement of arrays.
+      meanwhile: called while the step compiles, which occupies one core only.
       started: when the command began, in seconds since 1970.
-      lm_params: what the model starts from, where that is not the original model.
+      lm_params: initial parameters of the model, if not the original model's.
       resume: continue from the newest checkpoint of the folder, where there is one.
       writers: further places for metrics; of several processes the first writes metrics.jsonl.
       progress: draw a progress bar.

@@ -385,7 +385,7 @@ class StringTask(SampledTask):
         return tuple(self.item((c,) * self.max_length) for c in self.letters)
 
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
-        """Predictors that know nothing of the program."""
+        """Trivial baselines."""
         if self.answer == "yes/no":
             return {"always_no": lambda prompt: "no"}
         copied = lambda prompt: self._join(self._letters(prompt)[self.skipped :])  # noqa: E731

@@ -16,12 +16,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import Edit, edited
 from tracr_jax.teacher.model import Coo, Grid, Teacher
-from tracr_jax.types import Residuals
+from tracr_jax.types import Array, Residuals
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

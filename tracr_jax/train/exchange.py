@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.config import ExchangeConfig, LossConfig
 from tracr_jax.intervene import LayerEdit, project
@@ -41,7 +41,7 @@ from tracr_jax.train.step import (
     wide,
 )  # fmt: skip
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
-from tracr_jax.types import Batch, Codes, Hidden
+from tracr_jax.types import Array, Batch, Codes, Hidden
 
 _BELOW = 0.3  # weight of the layers up to the exchange in a row that runs freely from there on
 _CLEAN_POWER = 0.3  # `ExchangeConfig.rare_power` of clean rows, which hold what the task's items hold
@@ -106,12 +106,12 @@ def make_edit(
     return LayerEdit(fn)
 
 
-def interleave(a: jax.Array, b: jax.Array) -> jax.Array:
+def interleave(a: Array, b: Array) -> Array:
     """Rows a0, b0, a1, b1, …: each device keeps its rows of both."""
     return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
-def apart(x: jax.Array, axis: int = 0) -> tuple[jax.Array, jax.Array]:
+def apart(x: Array, axis: int = 0) -> tuple[Array, Array]:
     """The inverse of `interleave`, rows on `axis`."""
     x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
     return jnp.take(x, 0, axis=axis + 1), jnp.take(x, 1, axis=axis + 1)
@@ -142,14 +142,14 @@ def make_exchange_loss_fn(
 ) -> LossFn:
     """The loss of exchange training of one program, a function of the same arguments as `make_loss_fn`'s.
 
-    Every row of the batch runs twice in one pass: as it is and exchanged. Clean rows are aligned at layer 0 only,
-    and asked; exchanged rows are aligned at all layers above, and asked where they are mixed at every layer.
+    Every row of the batch runs twice in one pass: as it is and exchanged. Clean rows are aligned at layer 0 only
+    and supervised; exchanged rows are aligned at all layers above, and supervised if mixed at every layer.
 
     Args:
       model: the language model.
       residuals: (φ, teacher ids, edit=None) -> r_0..r_L.
       teacher: the compiled program.
-      reserved: which variables stand where.
+      reserved: the directions of each variable.
       marker: the teacher direction of the token at which the answer begins.
       losses: weights of retention and of the answer's positions.
       config: see `ExchangeConfig`.
@@ -252,7 +252,7 @@ def _answers(
     """The answer terms of clean rows, and "supervised_exchanged", of rows that answer as the row `asked` does."""
     logits_c, logits_x = apart(wide(logits))
     terms = answer_terms(logits_c, answers, weights)
-    weights_x = weights[asked] * ~mix.free[:, None]
+    weights_x = weights[asked] * (~mix.free[:, None]).astype(weights.dtype)
     return terms | {"supervised_exchanged": L.weighted_cross_entropy(logits_x, answers[asked], weights_x)}
 
 
@@ -274,7 +274,7 @@ def _align(
     weights = (item * (1 + (losses.answer_alignment - 1) * answer_mask))[None]
     beyond = jnp.arange(1, len(own))[:, None] > lesson.mix.layer[None]
     share = jnp.where(beyond, 1.0, _BELOW)[:, :, None]
-    weights_x = share * item[None] * (1 + (config.marker_weight - 1) * lesson.begins[high])
+    weights_x = share * item[None] * (1 + (config.marker_weight - 1) * lesson.begins[high].astype(item.dtype))
     first, later = (L.apply_adapter(readout, x) for x in (clean[low], exchanged[high]))
     changed = {"own": own[high], "changed_weight": config.changed_weight, "layers": high}
     read = reading_loss(reserved, first, own[low], weights, layers=low, rare_power=_CLEAN_POWER)

@@ -8,10 +8,10 @@ it; a cross-entropy per variable makes each program variable count alike.
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.teacher.variables import DEFINED, VariableLayout
-from tracr_jax.types import Adapter, Hidden, Residuals
+from tracr_jax.types import Adapter, Array, Hidden, Residuals
 
 _NORM_FLOOR = 1e-12  # of both vectors of a cosine, docs/method.md §4.4
 
@@ -93,7 +93,7 @@ def variable_alignment(
         shape = (*read.shape[:-1], count, size)
         z = read[..., first : first + count * size].reshape(shape)
         r = truth[..., first : first + count * size].reshape(shape)
-        held = (jnp.max(r, axis=-1) > DEFINED) * weights[None, :, :, None]
+        held = (jnp.max(r, axis=-1) > DEFINED).astype(weights.dtype) * weights[None, :, :, None]
         loss = -jnp.sum(r * jax.nn.log_softmax(z), axis=-1)
         total = jnp.sum(held, axis=(1, 2))
         losses.append(jnp.sum(jnp.sum(loss * held, axis=(1, 2)) / jnp.maximum(total, 1.0), axis=0) / layers)
@@ -153,5 +153,5 @@ def retention_kl(
 
 
 def item_positions(ids: Int[Array, "B S"], *, pad_id: int) -> Bool[Array, "B S"]:
-    """True up to the last token of each item that is not padding (pads stand on the right)."""
+    """True up to the last token of each item that is not padding (padding is on the right)."""
     return jnp.flip(jax.lax.cummax(jnp.flip((ids != pad_id).astype(jnp.int32), axis=1), axis=1), axis=1) > 0

@@ -79,7 +79,7 @@ def batch_sharding(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
 
 
 def keep_rows(mesh: Mesh) -> Callable[..., jax.Array]:
-    """For `make_train_step`: a function (x, axis=0) that keeps x's rows spread over all devices, inside jit."""
+    """For `make_train_step`: a function (x, axis=0) that keeps x's rows sharded over all devices, inside jit."""
     return lambda x, axis=0: jax.lax.with_sharding_constraint(x, batch_sharding(mesh, axis=axis))
 
 
@@ -162,7 +162,7 @@ def gather(tree: Tree, mesh: Mesh) -> Tree:
 def sharded_batches(batches: Batches, mesh: Mesh, data: DataConfig) -> Callable[[int], Batch]:
     """`Batches.batch_at` as arrays over the mesh; each process makes the rows of its own devices only."""
     where = batch_sharding(mesh)
-    counts = (data.batch + data.free_items, data.text_batch)
+    counts = (data.batch + data.domain_items, data.text_batch)
     own, own_text = (_own_rows(where, n) for n in counts)
     part = batches.part(own, own_text)
 

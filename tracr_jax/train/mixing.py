@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 
 from tracr_jax.config import ExchangeConfig
 from tracr_jax.intervene import LayerEdit
 from tracr_jax.teacher.model import Teacher
 from tracr_jax.train.step import ResidualsFn
-from tracr_jax.types import Residuals
+from tracr_jax.types import Array, Residuals
 
 
 class Mix(NamedTuple):

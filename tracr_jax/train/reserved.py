@@ -1,4 +1,4 @@
-"""Directions of the residual stream that are reserved for a program's variables, and the codes that stand on them.
+"""Directions of the residual stream that are reserved for a program's variables, and the codes written there.
 
 Every variable that a later operation reads has k orthonormal directions of its own, disjoint from all others' and
 never trained, and one trained point on them, its centroid, per value. The adapter reads the nearest centroid,
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.config import ExchangeConfig
 from tracr_jax.errors import UserError
@@ -25,14 +25,14 @@ from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
 from tracr_jax.train.codes import code
-from tracr_jax.types import Adapter, Codes
+from tracr_jax.types import Adapter, Array, Codes
 
-_NEVER = -1e4  # logit of a value for which the first of its class stands
+_NEVER = -1e4  # logit of a value that the first of its class represents
 _MASS = 0.01  # a teacher's one-hot that sums to 1 up to this is one value, and no mixture of several
 
 
 class Group(NamedTuple):
-    """n variables of m value classes and k directions each; they stand one after another from these places on."""
+    """n variables of m value classes and k directions each, stored consecutively from these offsets on."""
 
     n: int
     m: int
@@ -64,7 +64,7 @@ class Reserved:
     left_out: tuple[tuple[str, str], ...]  # (variable, why it has no directions)
     groups: tuple[Group, ...]
     alive: np.ndarray  # [L + 1, V] bool: the teacher's layers at which each variable is aligned and written
-    place: Int[np.ndarray, " X"]  # which of the K directions each coordinate of each variable stands on, X >= K
+    place: Int[np.ndarray, " X"]  # which of the K directions each coordinate of each variable uses, X >= K
     select: Float[np.ndarray, "D C"]  # 1 where a teacher direction is a value of a class, in grouped order
     start: tuple[Float[np.ndarray, "n m k"], ...]  # centroids before training
     usual: tuple[Float[np.ndarray, "n m"], ...]  # how much each class counts in a variable's size; sums to 1
@@ -138,7 +138,7 @@ class Reserved:
     def adapter(self, codes: Codes) -> Adapter:
         """The affine map onto all D teacher directions; 0 where no variable is reserved.
 
-        Of the values of one class the first stands for all: the others are never the largest.
+        The first value of a class represents all of them: the others never have the largest logit.
         """
         read, select = self.readout(codes), jnp.asarray(self.select)
         first = np.arange(len(select)) == self.select.argmax(axis=0)[self.select.argmax(axis=1)]
@@ -162,7 +162,7 @@ class Reserved:
     def encode(
         self, codes: Codes, classes: Float[Array, "*B C"]
     ) -> tuple[Float[Array, "*B X"], Float[Array, "*B X"]]:
-        """(coordinates that stand for these classes, 1 where a variable holds one value and else 0)."""
+        """(coordinates that encode these classes, 1 where a variable has exactly one value and else 0)."""
         places, held = [], []
         for g, c in zip(self.groups, self.centroids(codes), strict=True):
             x = self.group(classes, g)

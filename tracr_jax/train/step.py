@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.config import PAPER_LAYERS, LayerMap, LossConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, result_basis
@@ -23,10 +23,10 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
 from tracr_jax.train import losses as L
-from tracr_jax.types import Adapter, Batch, Codes, Hidden, LMOutput, Params, Residuals
+from tracr_jax.types import Adapter, Array, Batch, Codes, Hidden, LMOutput, Params, Residuals
 
 Metrics = dict[str, jax.Array]
-RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, spread over devices; see `tracr_jax.train.mesh.keep_rows`
+RowsFn = Callable[..., jax.Array]  # (x, axis=0) -> x, sharded over devices; see `tracr_jax.train.mesh.keep_rows`
 Batches = Sequence[Batch]  # of one step, one for each program
 LossFn = Callable[..., tuple[jax.Array, Metrics]]  # (params, frozen, batches, progress, step) -> (loss, terms)
 ResidualsFn = Callable[..., Residuals]  # (φ, teacher ids [B, T]) -> r_0..r_L
@@ -62,7 +62,7 @@ class StepShape(NamedTuple):
     result_rows: tuple[int, ...]  # teacher directions of the result variable
     pad_id: int
     max_answers: int  # K, the largest number of answer tokens in an item
-    free_rows: int = 0  # the last rows of a batch: aligned, never asked
+    aligned_only: int = 0  # the last rows of a batch: aligned, without the answer's loss
     layers: LayerMap = PAPER_LAYERS
 
     @property
@@ -70,7 +70,7 @@ class StepShape(NamedTuple):
         """The last aligned hidden state."""
         return self.layers.top(self.depth)
 
-    def aligned(self, hidden: Hidden) -> Hidden:
+    def aligned(self, hidden: Hidden) -> Float[Array, "L1 B S d"]:
         """The hidden states that r_0..r_L are read from."""
         return hidden[self.layers.offset : self.top + 1 : self.layers.stride]
 
@@ -100,20 +100,20 @@ def apply_gradients(
     return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
 
 
-def anywhere(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Rows on one device, or wherever the compiler puts them."""
+def anywhere(x: Array, axis: int = 0) -> Array:
+    """No sharding constraint: rows on one device, or wherever the compiler places them."""
     return x
 
 
-def wide(x: jax.Array) -> jax.Array:
+def wide(x: Array) -> Array:
     """Losses are computed in float32 at least, whatever the model computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def read_beside(
-    model: LanguageModel, params: Params, ids: jax.Array, text_ids: jax.Array, config: LossConfig, **read: Any
+    model: LanguageModel, params: Params, ids: Array, text_ids: Array, config: LossConfig, **read: Any
 ) -> tuple[LMOutput, LMOutput | None]:
-    """(the pass over the items, and over the retention text beside them, where its loss counts)."""
+    """(the forward pass over the items, that over the retention text, or None where its weight is 0)."""
     if config.retention_weight:
         return model.apply_beside(params, ids, text_ids, **read)
     return model.apply(params, ids, **read), None
@@ -123,7 +123,7 @@ def answer_terms(
     logits: Float[Array, "B K V"], targets: Int[Array, "B K"], weights: Float[Array, "B K"]
 ) -> Metrics:
     """Terms "supervised" (nats per answer token) and "answer_accuracy" (share of tokens whose argmax is right)."""
-    right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+    right = jnp.sum((jnp.argmax(logits, axis=-1) == targets).astype(weights.dtype) * weights)
     return {
         "supervised": L.weighted_cross_entropy(logits, targets, weights),
         "answer_accuracy": right / jnp.maximum(jnp.sum(weights), 1.0),
@@ -179,8 +179,8 @@ def make_loss_fn(
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         edit = _hook(adapter, config, shape) if config.hook else None
-        asked = len(batch.ids) - shape.free_rows
-        # Without a word, rows cut from a spread batch would end up whole on every device.
+        asked = len(batch.ids) - shape.aligned_only
+        # Unless constrained, rows sliced from a sharded batch would be replicated on every device.
         ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
         where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         read = {"edit": edit, "logit_positions": where}
@@ -192,8 +192,8 @@ def make_loss_fn(
             target = jax.lax.stop_gradient(residuals(phi, batch.teacher_ids))
             target = wide(target[:, :, 1:])  # BOS has no position in the language model
             hidden = shape.aligned(out.hidden)
-            if shape.free_rows:
-                # Nothing above h_L is asked of these rows: the blocks after it need not run.
+            if shape.aligned_only:
+                # These rows have no loss above h_L: the blocks after it need not run.
                 lower, lm = first_blocks(model, params.lm, shape.top + 1)
                 free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:])).hidden)
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]

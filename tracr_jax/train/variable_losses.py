@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from tracr_jax.train.reserved import Group, Reserved
-from tracr_jax.types import Codes
+from tracr_jax.types import Array, Codes
 
 
 def reading_loss(
@@ -43,8 +43,8 @@ def reading_loss(
     out = []
     for g, alive, factor in _groups(reserved, layers):
         z, r, o = (reserved.group(x, g) for x in (read, target, target if own is None else own))
-        held = alive * weights[..., None] * (jnp.max(r, axis=-1) > 0.5)
-        hot = (r > 0.5) * held[..., None]
+        held = alive * weights[..., None] * (jnp.max(r, axis=-1) > 0.5).astype(weights.dtype)
+        hot = (r > 0.5).astype(held.dtype) * held[..., None]
         count = jnp.maximum(jnp.sum(hot, axis=(1, 2), keepdims=True), 1.0)
         w = jnp.sum(hot * count**-rare_power, axis=-1) * _changed(r, o, changed_weight)
         out.append(factor * _mean(-jnp.sum(r * jax.nn.log_softmax(z), axis=-1), w))
@@ -88,7 +88,7 @@ def _groups(reserved: Reserved, layers: slice) -> Iterator[tuple[Group, jax.Arra
 
 
 def _changed(target, own, weight):
-    return 1.0 + (weight - 1.0) * (jnp.max(jnp.abs(own - target), axis=-1) > 0.5)
+    return 1.0 + (weight - 1.0) * (jnp.max(jnp.abs(own - target), axis=-1) > 0.5).astype(own.dtype)
 
 
 def _mean(loss: Float[Array, "l B S n"], weights: Float[Array, "l B S n"]) -> Float[Array, " n"]:

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tracr_jax.lm.base import LanguageModel, check_ids
 from tracr_jax.train.losses import retention_kl
-from tracr_jax.types import Params
+from tracr_jax.types import Array, Params
 
 Rows = Sequence[Sequence[int]] | Int[np.ndarray, "W U"]  # token ids, of any lengths
 

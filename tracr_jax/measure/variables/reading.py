@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from tracr_jax.teacher.variables import DEFINED, NOTHING, VariableLayout
+from tracr_jax.types import Array
 
 
 class DecodeCounts(NamedTuple):

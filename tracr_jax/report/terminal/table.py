@@ -1,4 +1,4 @@
-"""Tables in the terminal: of a run, from evaluation.json; of the language kept, from retention.json."""
+"""Terminal tables: a run's results from evaluation.json, its language retention from retention.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +36,7 @@ def programs_table(programs: dict[str, Any]) -> Table:
 
 
 def answers_table(evaluation: Mapping[str, Any]) -> Table:
-    """Exact match with 95 % intervals, before and after, beside predictors that know nothing of the program."""
+    """Exact match with 95 % intervals before and after injection, with trivial baselines for comparison."""
     sets = evaluation["sets"]
     baselines = list(next(iter(sets.values()))["baselines"])
     sizes = {s["sample"] for s in sets.values()}
