@@ -1,7 +1,7 @@
 """A stranger's file that holds a RASP program: each becomes a task with the program's answers, or one line."""
 
 # tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
-# pyright: reportOperatorIssue=false, reportArgumentType=false
+# pyright: reportOperatorIssue=false, reportArgumentType=false, reportOptionalOperand=false
 
 import sys
 
@@ -13,6 +13,7 @@ from tests.helpers.tasks_tokenizers import filtered
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.answered import every, last, reading
+from tracr_jax.tasks.from_file import FileTask
 from tracr_jax.tasks.kept import keep_files, own_spec
 from tracr_jax.tasks.prompt import Prompt, joined
 from tracr_jax.tasks.registry import get_task
@@ -118,7 +119,13 @@ def get_program():
 
 def task_of(tmp_path, name, source):
     (tmp_path / f"{name}.py").write_text(HEAD + source)
-    return get_task(str(tmp_path / f"{name}.py"))
+    return read(tmp_path / f"{name}.py")
+
+
+def read(path):
+    task = get_task(str(path))
+    assert isinstance(task, FileTask)
+    return task
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -201,7 +208,7 @@ def test_a_file_of_a_package_above_it_is_read_and_kept(tmp_path, monkeypatch):
         "class Case1(Case):\n    def get_program(self): return rasp.Map(str.upper, rasp.tokens)\n"
         "    def get_vocab(self): return vocabs.letters(3)\n"
     )
-    task = get_task(str(case))
+    task = read(case)
     assert task.item(["a", "c"]).label == "A C"
     assert task.max_length == 5
     keep_files(str(case), tmp_path / "run")
@@ -210,7 +217,7 @@ def test_a_file_of_a_package_above_it_is_read_and_kept(tmp_path, monkeypatch):
     package.rename(tmp_path / "gone")
     copy = own_spec(str(case), tmp_path / "run")
     assert copy.startswith(str(tmp_path / "run"))
-    assert get_task(copy).item(["b", "c"]).label == "B C"
+    assert read(copy).item(["b", "c"]).label == "B C"
 
 
 def random_program(r):

@@ -52,6 +52,15 @@ def test_the_network_is_the_program(name):
     assert report.compared > 1000
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_no_variable_is_held_twice(name):
+    """Of two expressions of a name the one is the other: a network as wide as it need be."""
+    task = ZOO[name]
+    names = [label.rpartition("_")[0] for label in Oracle(task.program(max_seq_len=8)).names]
+    shared = [n for n in ("asked", "string", "is_letter", "length", "rank", "step") if names.count(n) > 1]
+    assert not shared
+
+
 @pytest.mark.parametrize("name", ["sort", "nested", "first_position"])
 def test_items_and_sets(name):
     task = get_task(name)

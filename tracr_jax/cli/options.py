@@ -65,7 +65,7 @@ class Check:
     """Show a program, its items and its sets for a model, and prove the compiled network, without training it."""
 
     task: tyro.conf.Positional[str] = "dyck"
-    """One of `tracr-jax tasks`, or path/to/file.py:NAME."""
+    """One of `tracr-jax tasks`, or path/to/file.py:NAME: a task, or a RASP program and its vocabulary."""
     lm: str = "tiny"
     """The model whose tokenizer and depth are used; its weights are not loaded."""
     tracr: bool = False

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
+from tracr_jax.measure.answers import digest, make_predictor
 from tracr_jax.measure.stats import share
+from tracr_jax.runs.model import open
 
 _RESAMPLES = 9_999
 
@@ -109,7 +112,7 @@ def paired(a: Answers, b: Answers) -> Comparison:
         odd = sorted(a.sets.keys() ^ b.sets.keys())
         raise UserError(f"only one of {a.name} and {b.name} has the sets {', '.join(odd)}: not the same task")
     sets = {}
-    for name, (digest, ours) in a.sets.items():
+    for name, (known, ours) in a.sets.items():
         other, theirs = b.sets[name]
         if len(ours) != len(theirs):
             few, more = (a, b) if len(ours) < len(theirs) else (b, a)
@@ -117,7 +120,7 @@ def paired(a: Answers, b: Answers) -> Comparison:
                 f"set {name}: {a.name} answered {len(ours)} items, {b.name} {len(theirs)}; measure the same: "
                 f"tracr-jax evaluate {few.name} {'--full' if more.items is None else f'--items {more.items}'}"
             )
-        if digest != other:
+        if known != other:
             raise UserError(f"set {name}: {a.name} and {b.name} answered different items; the task was changed")
         sets[name] = compare_answers(np.asarray(ours), np.asarray(theirs))
     return Comparison(a.name, b.name, a.task, sets)
@@ -172,11 +175,6 @@ def _written(folder: Path) -> Answers | None:
 
 
 def _measured(folder: Path, items: int | None, task: str | None, say: Callable[[str], None]) -> Answers:
-    # What only reads files needs no JAX.
-    from tracr_jax.data.samples import reported_samples
-    from tracr_jax.measure.answers import digest, make_predictor
-    from tracr_jax.runs.model import open
-
     say(f"{folder}: holds no answers of each item; they are measured again")
     run = open(folder, task=task)
     items = run.program.config.eval_items if items == -1 else items

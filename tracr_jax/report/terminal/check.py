@@ -41,6 +41,8 @@ def print_check(console: Console, checked: Checked) -> None:
         f"{bridge.matched} of {bridge.answer_positions} written by the program, on {bridge.items} items",
     )
     lines.add_row("tokens", f"{bridge.mapped_tokens} of {checked.lm} have a value, the others are fill")
+    if legend := getattr(checked.task, "legend", ""):
+        lines.add_row("written", Text(legend))  # of a program that was found in a file
     warned = bool(checked.proof.warning)
     lines.add_row("look-ahead", Text(checked.whole_string, style="yellow" if warned else ""))
     if network.mixtures:

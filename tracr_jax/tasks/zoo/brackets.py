@@ -5,31 +5,32 @@ from collections.abc import Sequence
 import numpy as np
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.zoo.parts import NONE, both, constant, count, each, fetch, string
+from tracr_jax.tasks.zoo.parts import NONE, String, both, count, each, fetch
 
 ROUND = ("(", ")")
 BOTH = ("(", ")", "[", "]")
 _WIDE = 100  # more than brackets of one depth: depth and number in one value
 
 
-def _depth(of: rasp.SOp) -> rasp.SOp:
+def _depth(of: String) -> rasp.SOp:
     """Opening minus closing brackets so far."""
     opened, closed = (
-        count(each(lambda x, kind=kind: x in kind, of).named(name), constant(True))
+        of.total(each(lambda x, kind=kind: x in kind, of.letter).named(name))
         for kind, name in (("([", "is_open"), (")]", "is_close"))
     )
     return both(lambda a, b: a - b, opened, closed).named("depth")
 
 
-def _balanced(depth: rasp.SOp) -> rasp.SOp:
+def _balanced(of: String, depth: rasp.SOp) -> rasp.SOp:
     """The depth was never negative and is 0 now."""
-    below = count(each(lambda d: d < 0, depth).named("negative"), constant(True)).named("below")
+    below = of.total(each(lambda d: d < 0, depth).named("negative")).named("below")
     return both(lambda n, d: n == 0 and d == 0, below, depth).named("balanced")
 
 
 def dyck1() -> rasp.SOp:
     """Whether brackets of one kind are balanced (RASP paper: Dyck-1 PTF, asked at the end)."""
-    return _balanced(_depth(string(ROUND)))
+    of = String(ROUND)
+    return _balanced(of, _depth(of))
 
 
 def nested() -> rasp.SOp:
@@ -38,21 +39,21 @@ def nested() -> rasp.SOp:
     The paper removes adjacent pairs again and again. Here a closing bracket finds its partner: among the opening
     ones of its depth the last so far, known by its number among them. Both are one value for the selector.
     """
-    of = string(BOTH)
+    of = String(BOTH)
     depth = _depth(of)
-    is_open = each(lambda x: x in "([", of).named("opens")
+    is_open = each(lambda x: x in "([", of.letter).named("opens")
     # Depth inside the bracket, the same for both partners; 0 where there is no bracket.
-    inside = both(lambda d, x: 0 if x == NONE else max(d, 0) if x in "([" else max(d + 1, 0), depth, of).named(
-        "inside"
-    )
+    inside = both(
+        lambda d, x: 0 if x == NONE else max(d, 0) if x in "([" else max(d + 1, 0), depth, of.letter
+    ).named("inside")
     open_at = both(lambda d, o: d if o else -1, inside, is_open).named("open_at")
     number = count(open_at, inside).named("number")
     pair = both(lambda d, n: _WIDE * d + n, inside, number).named("pair")
     key = both(lambda p, o: p if o else -1, pair, is_open).named("key")
     # Where the depth is not negative every closing bracket has a partner.
-    wrong = both(_mismatch, fetch(of, key, pair).named("opened_by"), of).named("mismatch")
-    faults = count(wrong, constant(True)).named("faults")
-    return both(lambda n, b: n == 0 and b, faults, _balanced(depth)).named("nested")
+    wrong = both(_mismatch, fetch(of.letter, key, pair).named("opened_by"), of.letter).named("mismatch")
+    faults = of.total(wrong).named("faults")
+    return both(lambda n, b: n == 0 and b, faults, _balanced(of, depth)).named("nested")
 
 
 def _mismatch(opened: str, x: str) -> bool:

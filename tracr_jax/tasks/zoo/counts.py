@@ -6,16 +6,15 @@ from functools import reduce
 
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.zoo.parts import both, constant, count, each, here, string
+from tracr_jax.tasks.zoo.parts import String, both, count, each
 
 LETTERS = ("a", "b", "c", "d")
 DIGITS = ("0", "1", "2", "3", "4")
 
 
-def _counts(letters: Sequence[str]) -> list[rasp.SOp]:
+def _counts(of: String, letters: Sequence[str]) -> list[rasp.SOp]:
     """How often each letter stands in the string so far."""
-    of = string(letters)
-    return [count(of, constant(x)).named(f"count_{x}") for x in letters]
+    return [count(of.letter, of.constant(x)).named(f"count_{x}") for x in letters]
 
 
 def histogram() -> rasp.SOp:
@@ -24,8 +23,11 @@ def histogram() -> rasp.SOp:
     The paper counts at every letter's own position, which here does not see the letters behind it. The letter is
     fetched to the step of the answer at which its count is written, and counted there.
     """
-    of = string(LETTERS)
-    return count(of, here(of)).named("histogram")
+    return _histogram(String(LETTERS))
+
+
+def _histogram(of: String) -> rasp.SOp:
+    return count(of.letter, of.here).named("histogram")
 
 
 def histogram_of(letters: Sequence[str]) -> list[int]:
@@ -39,8 +41,9 @@ def double_histogram() -> rasp.SOp:
     The paper selects the first position of each letter and counts those of equal histogram. Over a known alphabet
     that is one comparison for each letter, which needs no position to see what is behind it.
     """
-    own = histogram()
-    same = [both(lambda n, own: int(n == own > 0), n, own) for n in _counts(LETTERS)]
+    of = String(LETTERS)
+    own = _histogram(of)
+    same = [both(lambda n, own: int(n == own > 0), n, own) for n in _counts(of, LETTERS)]
     return reduce(lambda a, b: both(lambda x, y: x + y, a, b), same).named("double_histogram")
 
 
@@ -59,7 +62,7 @@ def most_frequent() -> rasp.SOp:
     # One number says both how often and which: of equal counts the earlier letter is the larger.
     marks = [
         each(lambda n, i=i: n * len(LETTERS) + last - i, n).named(f"mark_{LETTERS[i]}")
-        for i, n in enumerate(_counts(LETTERS))
+        for i, n in enumerate(_counts(String(LETTERS), LETTERS))
     ]
     best = reduce(lambda a, b: both(max, a, b), marks).named("best")
     return each(lambda mark: LETTERS[last - mark % len(LETTERS)], best).named("most_frequent")
@@ -72,18 +75,19 @@ def most_frequent_of(letters: Sequence[str]) -> str:
 
 def parity() -> rasp.SOp:
     """Whether "a" stands an even number of times."""
-    return each(lambda n: n % 2 == 0, _counts(("a", "b"))[0]).named("parity")
+    return each(lambda n: n % 2 == 0, _counts(String(("a", "b")), ("a",))[0]).named("parity")
 
 
 def majority() -> rasp.SOp:
     """Whether "a" stands more often than "b"."""
-    a, b = _counts(("a", "b"))
+    a, b = _counts(String(("a", "b")), ("a", "b"))
     return both(lambda n, m: n > m, a, b).named("majority")
 
 
 def modular_sum() -> rasp.SOp:
     """The sum of the digits 0 to 4, modulo 5: digit by digit the count times the digit is added."""
-    parts = [each(lambda n, d=d: n * d % 5, n).named(f"times_{d}") for d, n in enumerate(_counts(DIGITS)) if d > 0]
+    counts = _counts(String(DIGITS), DIGITS)
+    parts = [each(lambda n, d=d: n * d % 5, n).named(f"times_{d}") for d, n in enumerate(counts) if d > 0]
     return reduce(lambda a, b: both(lambda x, y: (x + y) % 5, a, b), parts).named("modular_sum")
 
 

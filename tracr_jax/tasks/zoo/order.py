@@ -5,14 +5,14 @@ from functools import reduce
 
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.zoo.parts import NONE, both, constant, count, each, fetch, here, length, rank, step, string
+from tracr_jax.tasks.zoo.parts import NONE, String, both, each, fetch
 
 LETTERS = ("a", "b", "c")
 
 
 def copy() -> rasp.SOp:
     """The string again: each step of the answer fetches the letter of its number."""
-    return here(string(LETTERS)).named("copy")
+    return String(LETTERS).here.named("copy")
 
 
 def reverse() -> rasp.SOp:
@@ -21,10 +21,10 @@ def reverse() -> rasp.SOp:
     The paper fetches position length - index - 1 at every position, which is ahead in the first half. Behind the
     question mark step k fetches letter length - k + 1, which is always seen.
     """
-    of = string(LETTERS)
+    of = String(LETTERS)
     # 0 is the rank of what is no letter.
-    which = both(lambda n, k: n - k + 1 if 0 < k <= n else -1, length(of), step()).named("which")
-    return fetch(of, rank(of), which).named("reverse")
+    which = both(lambda n, k: n - k + 1 if 0 < k <= n else -1, of.length, of.step).named("which")
+    return fetch(of.letter, of.rank, which).named("reverse")
 
 
 def sort() -> rasp.SOp:
@@ -33,13 +33,13 @@ def sort() -> rasp.SOp:
     The paper counts for each letter the smaller ones and moves it there, which needs the letters behind it. At
     step k of the answer the letter is the first one that is no smaller than k letters of the string.
     """
-    of = string(LETTERS)
-    place = each(lambda x: LETTERS.index(x) if x in LETTERS else len(LETTERS), of).named("place")
+    of = String(LETTERS)
+    place = each(lambda x: LETTERS.index(x) if x in LETTERS else len(LETTERS), of.letter).named("place")
     up_to = [
-        rasp.SelectorWidth(rasp.Select(place, constant(i), rasp.Comparison.LEQ)).named(f"up_to_{x}")
+        rasp.SelectorWidth(rasp.Select(place, of.constant(i), rasp.Comparison.LEQ)).named(f"up_to_{x}")
         for i, x in enumerate(LETTERS[:-1])
     ]
-    passed = [both(lambda n, k: int(n < k), n, step()) for n in up_to]
+    passed = [both(lambda n, k: int(n < k), n, of.step) for n in up_to]
     return each(lambda n: LETTERS[n], reduce(lambda a, b: both(_add, a, b), passed)).named("sort")
 
 
@@ -49,11 +49,10 @@ def _add(a: int, b: int) -> int:
 
 def first_position() -> rasp.SOp:
     """The number of the first letter that is an "a", 0 where there is none."""
-    of = string(LETTERS)
-    is_a = each(lambda x: x == "a", of).named("is_a")
-    so_far = count(is_a, constant(True)).named("so_far")
-    before = both(lambda x, n: x != NONE and n == 0, of, so_far).named("before_any")
-    passed = count(before, constant(True)).named("passed")
+    of = String(LETTERS)
+    so_far = of.total(each(lambda x: x == "a", of.letter).named("is_a")).named("so_far")
+    before = both(lambda x, n: x != NONE and n == 0, of.letter, so_far).named("before_any")
+    passed = of.total(before).named("passed")
     return both(lambda n, k: k + 1 if n else 0, so_far, passed).named("first_position")
 
 
