@@ -57,7 +57,7 @@ def adapters(dtype="float32"):
 
 @functools.cache
 def plain_gradient(rank=0):
-    """((gradient, terms) of all parameters, these parameters), in float64; with low-rank pairs of `rank`, if any."""
+    """((gradient, terms) of all parameters, these parameters), in float64, with low-rank pairs if any."""
     model = dataclasses.replace(F.MODEL, dtype="float64")
     params = drawn(model, 0, "float64")
     if rank:
