@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tracr_jax.interpret.exchange import write
     from tracr_jax.intervene import LayerEdit, ResidualEdit
     from tracr_jax.lm.load import load_lm
+    from tracr_jax.measure.compare import compare
     from tracr_jax.presets import preset
     from tracr_jax.runs.model import Injected, open
     from tracr_jax.runs.program import Program
@@ -48,6 +49,7 @@ _HOME = {
     "open": "runs.model",
     "Program": "runs.program",
     "Decoded": "interpret.display",
+    "compare": "measure.compare",
     "decode": "interpret.decode",
     "hidden_states": "interpret.decode",
     "inject": "injection",
@@ -100,6 +102,7 @@ __all__ = [
     "UserError",
     "apply_program",
     "available_set",
+    "compare",
     "compile_program",
     "decode",
     "distinct_set",

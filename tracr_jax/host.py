@@ -20,7 +20,6 @@ from tracr_jax.files import cache_folder
 _SETTINGS = {"hugetlb": 1, "mmap_threshold": 2**33, "trim_threshold": 2**34, "top_pad": 2**28}
 _VARIABLE = "GLIBC_TUNABLES"
 _COMPILED = 2**30  # bytes of compiled programs that are kept; the least recently used go first
-_WORTH_KEEPING = 0.3  # seconds that a compilation takes at least
 
 
 def keep_pages(*, one_arena: bool = False) -> None:
@@ -78,7 +77,7 @@ def keep_compiled() -> Path | None:
     settings = {
         "jax_compilation_cache_dir": str(folder),
         "jax_compilation_cache_max_size": _COMPILED,
-        "jax_persistent_cache_min_compile_time_secs": _WORTH_KEEPING,
+        "jax_persistent_cache_min_compile_time_secs": 0,  # many small ones are seconds too
     }
     for name, value in settings.items():
         if jax:

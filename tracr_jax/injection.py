@@ -1,12 +1,10 @@
-"""The main job, `tracr-jax inject`: build, train, measure and write a program into a language model."""
+"""The main job, `tracr-jax inject`: build, train, measure, and write what was found into the run folder."""
 
 import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -17,11 +15,11 @@ from tracr_jax.files import write_json
 from tracr_jax.interpret.examples import first_examples
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lock import only_writer
-from tracr_jax.measure.answers import ModelScores, score_original
+from tracr_jax.measure.answers import score_original
 from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.presets import preset
 from tracr_jax.progress import showing
-from tracr_jax.runs.build import build, make_batch_at, make_parts
+from tracr_jax.runs.build import build
 from tracr_jax.runs.folder import (
     about,
     check_folder,
@@ -35,16 +33,12 @@ from tracr_jax.runs.frozen import keep_frozen
 from tracr_jax.runs.model import Injected, tell_changed, untouched
 from tracr_jax.runs.onto import open_earlier
 from tracr_jax.runs.record import keep_record
+from tracr_jax.runs.training import train
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import file_of, own_spec
 from tracr_jax.tasks.registry import BUILT_IN, get_task
-from tracr_jax.train.checkpoint import Checkpoints
-from tracr_jax.train.loop import fit
 from tracr_jax.train.mesh import Placement
-from tracr_jax.train.metrics import JsonLines, MetricWriter, Several
-from tracr_jax.train.step import Frozen, TrainState
-from tracr_jax.train.trainable import whole
-from tracr_jax.trained import trained_part
+from tracr_jax.train.metrics import MetricWriter
 
 Say = Callable[[str], None]
 
@@ -183,69 +177,21 @@ def _run(
             write_beginning(folder, config, setup.lm.model, programs)
             keep_frozen(folder, config, setup.lm, lm_params)
             write_json(folder / "run.json", about(started) | setup.proof.record())
-        state, frozen, step = make_parts(setups, placement=placement, lm_params=lm_params)
-        batch_at = make_batch_at(setups, placement=placement)
-        with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-            if resume and checkpoints.latest() is not None:
-                state = checkpoints.restore(state)
-                say(f"resumed after {int(state.step)} of {config.steps} steps")
-            begun = time.time()
-            with showing(progress):
-                step, original = _compile_and_score(before_training, step, state, frozen, batch_at, say=say)
-            if first:
-                writers = (JsonLines(folder / "metrics.jsonl", keep_below=int(state.step)), *writers)
-            trained = time.time()
-            with contextlib.closing(Several(writers)) as writer:
-                state = fit(
-                    step,
-                    state,
-                    frozen,
-                    batch_at,
-                    steps=config.steps,
-                    writer=writer,
-                    checkpoints=checkpoints,
-                    checkpoint_every=config.checkpoint_every,
-                    log_every=config.log_every,
-                    summed_tokens=C.summed_tokens(config),
-                    progress=progress,
-                    say=say,
-                )
-        times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": time.time() - trained}
+        trained = train(
+            setups, folder, placement=placement, started=started, lm_params=lm_params, resume=resume,
+            meanwhile=lambda: score_original(before_training, items=config.eval_items, progress=say),
+            writers=writers, progress=progress, say=say,
+        )  # fmt: skip
         evaluated = time.time()
-        params, base = placement.gather(state.params), placement.gather(frozen.base)
-        held = tuple(p.trained(a) for p, a in zip(programs, params.adapters, strict=True))
-        run = dataclasses.replace(
-            before_training, params=whole(trained_part(config.train), params.lm, base), programs=held
-        )
+        held = tuple(p.trained(a) for p, a in zip(programs, trained.params.adapters, strict=True))
+        run = dataclasses.replace(before_training, params=trained.params.lm, programs=held)
         # Each process evaluates for itself: the others would only wait for the one that writes.
         with showing(progress):
-            evaluation = evaluate_programs(run, original=original, record=record, progress=say)
-        times["evaluation_s"] = time.time() - evaluated
+            evaluation = evaluate_programs(run, original=trained.before, record=record, progress=say)
         if first:
             write_json(folder / "evaluation.json", evaluation)
             if run.program.aligned:
                 write_json(folder / "examples.json", first_examples(run, evaluation))
-            ended = {"times": times} | peak_memory()
+            ended = {"times": trained.times | {"evaluation_s": time.time() - evaluated}} | peak_memory()
             write_json(folder / "run.json", about(started) | setup.proof.record() | ended)
         return dataclasses.replace(run, evaluation=evaluation)
-
-
-def _compile_and_score(
-    run: Injected,
-    step: Any,
-    state: TrainState,
-    frozen: Frozen,
-    batch_at: Callable[[int], Any],
-    *,
-    say: Say,
-) -> tuple[Callable, ModelScores]:
-    """(the compiled step, what the untouched model answers): the compiler takes one core, the others score."""
-    first, config = int(state.step), run.program.config
-    if first >= config.steps:  # resumed when all was trained
-        return step, score_original(run, items=config.eval_items, progress=say)
-    say("compiling the training step; meanwhile the untouched model answers")
-    lowered = step.lower(state, frozen, batch_at(first))
-    with ThreadPoolExecutor(1) as compiler:
-        compiled = compiler.submit(lowered.compile)
-        original = score_original(run, items=config.eval_items, progress=say)
-        return compiled.result(), original

@@ -120,8 +120,8 @@ def measure_step(
             with Worker(".case:write_worker", {"case": options, "folder": folder, "torch": True}):
                 pass
             for name, compiled in (("torch eager", False), ("torch.compile", True)):
-                sides[name] = "torch_peer:worker", {"folder": folder, "compiled": compiled, "dtype": case.dtype}
-        sides["matrix product"] = "case:product_worker", {"size": product, "dtype": case.dtype}
+                sides[name] = ".torch_peer:worker", {"folder": folder, "compiled": compiled, "dtype": case.dtype}
+        sides["matrix product"] = ".case:product_worker", {"size": product, "dtype": case.dtype}
         workers = {name: stack.enter_context(Worker(*side)) for name, side in sides.items()}
         losses = {name: w for name, w in workers.items() if name != "matrix product"}
         first = common.in_turn({name: w.go for name, w in losses.items()}, repetitions=0, warmup=2)

@@ -19,7 +19,9 @@ from tracr_jax.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
 
-SCRIPTS = ("step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch", "trained")
+SCRIPTS = (
+    "step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch", "commands", "trained"
+)  # fmt: skip
 
 
 def load(name):

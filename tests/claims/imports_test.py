@@ -32,6 +32,7 @@ LAZY = {"cli.commands", "__init__"}
 LATE = {
     "data.hub": {"datasets"},
     "export.tokenizer": {"transformers"},
+    "lm.load": {"huggingface_hub"},
     "measure.language.glue": {"datasets"},
     "host": {"filelock", "jax"},
 }

@@ -201,7 +201,7 @@ def test_a_folder_filled_meanwhile_is_not_overwritten(tmp_path):
         (lambda p: p["variables"][0]["values"].pop(), r"damaged .* values"),
         (lambda p: p.pop("bridge"), "damaged .*bridge"),
         (lambda p: p.update(variables=3), "damaged"),
-        (lambda p: p.update(width=5), "do not belong together"),
+        (lambda p: p.update(width=5), "of a model of width 5, the model beside it has 16"),
     ],
 )
 def test_a_damaged_program_is_one_line(damage, message, exported, tmp_path):

@@ -21,7 +21,7 @@ import tracr_jax.export
 from tests.helpers.export_parts import EVALUATION
 from tests.injection_test import SMALL
 from tracr_jax import injection as run
-from tracr_jax.runs import program
+from tracr_jax.runs import program, training
 from tracr_jax.runs.model import open
 from tracr_jax.teacher import store
 from tracr_jax.train.checkpoint import Checkpoints
@@ -53,8 +53,8 @@ def die_in(phase, *, call, delay):
         return wrapped
 
     if phase == "step":
-        whole = run.fit
-        run.fit = lambda step, *args, **kwargs: whole(armed(step), *args, **kwargs)
+        whole = training.fit
+        training.fit = lambda step, *args, **kwargs: whole(armed(step), *args, **kwargs)
     elif phase == "checkpoint":
         Checkpoints.save = armed(Checkpoints.save)
     elif phase == "teacher":

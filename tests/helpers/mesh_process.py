@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     from tracr_jax import injection as run
     from tracr_jax.data.batches import Batches
+    from tracr_jax.runs import training
 
     jax.config.update("jax_default_matmul_precision", "highest")
     made, whole_batch = set(), Batches.batch_at
@@ -31,7 +32,7 @@ if __name__ == "__main__":
         def refuse(*_, **__):
             raise AssertionError("only the first process may write")
 
-        run.write_json = run.write_beginning = run.JsonLines = refuse
+        run.write_json = run.write_beginning = training.JsonLines = refuse
     done = run.inject(
         DYCK,
         lm=lm,

@@ -6,7 +6,7 @@ apt-get install -y chromium && pip install playwright && pytest -m browser
 import pytest
 
 from tests.helpers.report_data import LAYERS, NAMES, make_run
-from tracr_jax.report import write_report
+from tracr_jax.report.page import write_report
 
 pytestmark = pytest.mark.browser
 

@@ -111,8 +111,19 @@ def test_an_export_reads_the_same(run, tmp_path):
     export_run(run, tmp_path / "export")
     there = open_run(tmp_path / "export", task=P.DYCK)
     np.testing.assert_array_equal(there.adapter.weight, run.adapter.weight)
+    for one, other in zip(jax.tree.leaves(run.program.codes), jax.tree.leaves(there.program.codes), strict=True):
+        np.testing.assert_array_equal(one, other)
     text = run.program.examples[0].prompt
-    np.testing.assert_array_equal(decode(there, text).values, decode(run, text).values)
+    ours, theirs = decode(run, text), decode(there, text)
+    for field in dataclasses.fields(ours):
+        if isinstance(getattr(ours, field.name), np.ndarray):
+            np.testing.assert_array_equal(getattr(theirs, field.name), getattr(ours, field.name))
+    states = np.random.default_rng(0).normal(size=(5, run.model.width)).astype(np.float32)
+    written = [write(model, states, "final_result", True) for model in (run, there)]
+    np.testing.assert_array_equal(*written)
+    (tmp_path / "export" / "codes.safetensors").unlink()
+    with pytest.raises(UserError, match=r"codes\.safetensors"):
+        open_run(tmp_path / "export")
 
 
 def test_swaps_count_where_the_base_is_right_and_exchange_what_no_variable_holds(run):

@@ -112,7 +112,7 @@ def test_a_run_records_its_proof_and_says_what_looks_ahead(monkeypatch, tmp_path
     def training_begins(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tracr_jax.injection.make_parts", training_begins)
+    monkeypatch.setattr("tracr_jax.runs.training.make_parts", training_begins)
     task = string_task(from_the_end, "from_the_end")
     with pytest.raises(KeyboardInterrupt):
         tracr_jax.inject(task, lm=lm, config=CONFIG, folder=tmp_path / "run", say=said.append)

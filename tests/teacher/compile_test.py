@@ -134,9 +134,6 @@ def pick(predicate=rasp.Comparison.EQ, sop=rasp.tokens):
     return rasp.Select(sop, sop, predicate)
 
 
-WIDE = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.TRUE)
-
-
 @pytest.mark.parametrize(
     ("program", "message"),
     [
@@ -159,10 +156,6 @@ WIDE = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.TRUE)
         (lambda: rasp.Aggregate(pick(), rasp.tokens, default="a"), "default"),
         (lambda: rasp.Aggregate(pick(), rasp.numerical(rasp.tokens == "a")), "encoding"),
         (lambda: rasp.SelectorWidth(pick(lambda k, q: k < 1)), "selector_width_1.*TypeError"),
-        (
-            lambda: rasp.Aggregate(WIDE, rasp.SequenceMap(lambda a, b: (a, b), rasp.tokens, rasp.indices)),
-            "moves 16",
-        ),
         (lambda: 3, "expected a tracr rasp.SOp"),
     ],
 )

@@ -11,7 +11,8 @@ from tracr.rasp import causal_eval, rasp
 
 from tests.helpers.program_grammar import Program, inputs_of, judge, operations, programs
 from tests.helpers.teacher_programs import of_task
-from tracr_jax.teacher import compile_program, default_exactness, verify
+from tracr_jax.errors import UserError
+from tracr_jax.teacher import compile_program, default_exactness, graph, verify
 from tracr_jax.teacher.blocks import Build
 from tracr_jax.teacher.compile import _assemble
 from tracr_jax.teacher.graph import trace
@@ -227,6 +228,28 @@ def test_what_the_network_cannot_hold_is_one_clear_line(message):
     assert verdict.refused is not None, verdict.report
     assert message in re.sub(r"_\d+\b", "", verdict.refused)
     assert "\n" not in verdict.refused
+
+
+STATICALLY_REFUSED = {
+    "Categorical aggregate only": lambda: rasp.Aggregate(PAST, rasp.tokens, default="a"),
+    "Numerical aggregate only": lambda: rasp.numerical(rasp.Aggregate(PAST, number({"a": 1, "b": 0}), default=1)),
+    "An aggregate's output": lambda: rasp.Aggregate(PAST, number({"a": 1, "b": 0})),
+    "Select keys": lambda: rasp.SelectorWidth(rasp.Select(mean(equals("a")), rasp.tokens, lambda k, q: True)),
+    "Select queries": lambda: rasp.SelectorWidth(rasp.Select(rasp.tokens, mean(equals("a")), lambda k, q: True)),
+    "(Non-linear) SequenceMap": lambda: rasp.SequenceMap(lambda x, y: x, mean(equals("a")), rasp.tokens),
+    "LinearSequenceMap": lambda: rasp.LinearSequenceMap(rasp.tokens, rasp.tokens, 1, 1),
+    "tokens should": lambda: rasp.Map(lambda t: t, rasp.numerical(rasp.tokens)),
+}
+
+
+def test_each_of_tracrs_static_reasons_says_what_to_write_instead():
+    assert len(STATICALLY_REFUSED) == len(graph._ADVICE)
+    for start, make in STATICALLY_REFUSED.items():
+        advice = next(what for reason, what in graph._ADVICE.items() if reason.startswith(start))
+        with pytest.raises(UserError) as refused:
+            graph.check_operations(make())
+        assert f"({start}" in str(refused.value)
+        assert str(refused.value).endswith(f": {advice}")
 
 
 # ---- what is right in tracr's way stays so

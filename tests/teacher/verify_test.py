@@ -25,6 +25,25 @@ def test_the_three_programs(name):
     assert "values compared" in str(report)
 
 
+@pytest.mark.parametrize("width", [4, 7, 40])
+def test_an_aggregate_that_moves_more_values_than_its_keys_are_is_the_program(width):
+    """By the first, by the position before and by a letter: tracr refuses each where the values are more."""
+    vocab, length = range(width), 4
+    before = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == query - 1)
+    program = rasp.Aggregate(before, rasp.Map(lambda x: 3 * x + 1, rasp.tokens))
+    small = rasp.Map(lambda x: x % 2, rasp.tokens)
+    alike = rasp.Aggregate(rasp.Select(small, small, lambda key, query: key != query), program)
+    for sop in (program, alike):
+        teacher = compile_program(sop, vocab=vocab, max_seq_len=length)
+        report = verify(teacher, sop, num=32)
+        assert report.ok, str(report)
+        assert report.compared > 100
+    assert teacher.key_size >= width
+    if width > 5:  # four positions and BOS are keys
+        with pytest.raises(UserError, match="tracr cannot compile it"):
+            verify(teacher, alike, num=1, tracr=True)
+
+
 def test_answers_on_real_items():
     program, vocab, length = of_task("int_sum_3")
     teacher = compile_program(program, vocab=vocab, max_seq_len=length)

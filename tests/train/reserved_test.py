@@ -9,12 +9,13 @@ from tests.helpers import exchange_parts as E
 from tests.helpers.teacher_programs import TASKS
 from tracr_jax.config import ExchangeConfig
 from tracr_jax.errors import UserError
+from tracr_jax.runs.adapters import load_reserved, save_reserved
 from tracr_jax.teacher import compile_program
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
 from tracr_jax.train.codes import number_code
 from tracr_jax.train.losses import apply_adapter
-from tracr_jax.train.reserved import directions, load_reserved, reserve, save_reserved
+from tracr_jax.train.reserved import directions, reserve
 
 FORMS = ({}, {"merge_values": True, "hand_on": True})
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda f: "-".join(f) or "plain")

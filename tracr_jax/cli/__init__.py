@@ -25,6 +25,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax explore RUN [options]     a local page: type a prompt, see its variables, set one, see what follows
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
+  tracr-jax compare RUN RUN           which answers more of the same items, with intervals and p values
   tracr-jax report RUN [RUN…]         one page that opens from disk, from what the runs' folders hold, and figures
   tracr-jax export RUN DIR            a Hugging Face folder: weights, tokenizer, adapter, labels and a model card;
                                       --as interpbench: with ground truth for benchmarks; --activations

@@ -98,7 +98,7 @@ def _finish(run: "Injected") -> None:
     console = _console()
     if console.quiet:
         return
-    from tracr_jax.report import write_report
+    from tracr_jax.report.page import write_report
     from tracr_jax.report.terminal.table import print_evaluation
 
     assert run.evaluation is not None  # it was just made
@@ -242,7 +242,8 @@ def _retention(argv: list[str]) -> None:
 
 def _report(argv: list[str]) -> None:
     args = parse(options.Report, argv)
-    from tracr_jax.report import draw_picture, write_report
+    from tracr_jax.report.page import write_report
+    from tracr_jax.report.png import draw_picture
 
     console = Console(highlight=False)
     say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
@@ -272,6 +273,25 @@ def _export(argv: list[str]) -> None:
     Console(highlight=False).print(f"exported: {folder}", markup=False, soft_wrap=True)
 
 
+def _compare(argv: list[str]) -> None:
+    args = parse(options.Compare, argv)
+    from tracr_jax.files import write_json
+    from tracr_jax.measure.compare import compare
+    from tracr_jax.report.terminal.compare import print_comparison
+
+    console = Console(highlight=False)
+    with showing(_live()):
+        found = compare(
+            args.first,
+            args.second,
+            task=args.task,
+            say=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+        )
+    if args.json:
+        write_json(args.json, found.record())
+    print_comparison(console, found)
+
+
 def _apply(argv: list[str]) -> None:
     args = parse(options.Apply, argv)
     from tracr_jax.export.program import apply_program
@@ -298,6 +318,7 @@ COMMANDS = {
     "explore": _explore,
     "interpret": _interpret,
     "retention": _retention,
+    "compare": _compare,
     "report": _report,
     "export": _export,
     "apply": _apply,

@@ -157,6 +157,20 @@ class Retention:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Two runs of a task on the same items: the difference on every set, its interval and its p value."""
+
+    first: tyro.conf.Positional[Path]
+    """A run folder, or an export."""
+    second: tyro.conf.Positional[Path]
+    """Another of the same task."""
+    json: Path | None = None
+    """Also write everything to this file."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, where answers are measured again and it is not found."""
+
+
+@dataclass(frozen=True)
 class Report:
     """One self-contained HTML page on one or several runs, and PNG figures beside it; reads their files only."""
 

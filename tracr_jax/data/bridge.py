@@ -96,12 +96,19 @@ class Bridge:
         """
         oracle = oracle or Oracle(task.program(max_seq_len=self.teacher.max_seq_len))
         token_value: dict[int, Any] = {}
+        words = task.token_map().words
         count = positions = filled = wanted = matched = 0
         mapped = set(self.mapped.tolist())
         first = ""
         for item in items:
             prompt, label = self.split(item)
             ids = prompt + label
+            if strict and not words and (other := [i for i in prompt if i not in mapped]):
+                shown = self.tokenizer.token_text(other[0])
+                raise UserError(
+                    f"bridge: the prompt {item.prompt!r} has the token {shown!r}, which is none of the program's: "
+                    "this tokenizer does not write each letter as one token; choose other letters or another --lm"
+                )
             expected = task.teacher_label(item)
             found = oracle(self.teacher_values(ids)).values[oracle.result][len(prompt) - 1 : len(ids) - 1]
             count, positions, wanted = count + 1, positions + len(ids), wanted + len(label)
@@ -152,7 +159,11 @@ def make_bridge(
         ids = [tokenizer.single_id(form) for form in (piece, f" {piece}", f"{piece} ")]
         forms = {i for i in ids if i is not None}
         if not forms:
-            raise UserError(f"bridge: {piece!r} is not one token of this tokenizer, in none of its forms")
+            parts = [tokenizer.token_text(i) for i in tokenizer.encode(f" {piece}")]
+            raise UserError(
+                f"bridge: {piece!r} is not one token of this tokenizer, which splits it into {parts}; use a "
+                "letter or word that is one token (tracr-jax check says), or another --lm"
+            )
         for token in forms:
             other = origin.setdefault(token, piece)
             if other != piece:

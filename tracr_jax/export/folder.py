@@ -3,6 +3,7 @@
     config.json  generation_config.json  model.safetensors      the language model, float32
     tokenizer.json  tokenizer_config.json  special_tokens_map.json  (vocab.json  merges.txt)
     adapter.safetensors  program.json  teacher.npz   A = (weight [D, d], bias [D]), what its rows mean, the program
+    reserved.npz  codes.safetensors        of a reserved adapter: where its variables stand, and their centroids
     README.md                              a card with the measured numbers
     program_adapter.safetensors  original/ of a run with --train lora: see `tracr_jax.export.program`
     interpbench/  activations.*            where asked for: ground truth, labelled activations
@@ -13,8 +14,6 @@ The names of tensors come from `lm/convert.py`, in both directions.
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tracr_jax.errors import UserError
 from tracr_jax.export import activations as labelled
@@ -27,7 +26,7 @@ from tracr_jax.export.tokenizer import as_trained, write_tokenizer
 from tracr_jax.files import new_folder, read_json, reading, write_json, write_text
 from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.lora import split_pairs
-from tracr_jax.lm.tensors import write_safetensors
+from tracr_jax.runs.adapters import write_adapter
 from tracr_jax.runs.folder import MODEL
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import FILE, save_program
@@ -75,8 +74,7 @@ def export_run(
         write_text(out / "README.md", text)
         # A run without alignment never trained its adapter: it would read noise.
         if program.aligned:
-            adapter = {k: np.asarray(v, np.float32) for k, v in run.adapter._asdict().items()}
-            write_safetensors(out / "adapter.safetensors", adapter)
+            write_adapter(out, run.adapter, program.codes)
         save_hf_folder(out, model, run.params, tokenizer)
         if trained_part(program.config.train).kind == "lora" and split_pairs(run.params)[1]:
             original = run.folder / MODEL if run.folder else None

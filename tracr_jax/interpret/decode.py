@@ -8,9 +8,8 @@ and "not defined here" where the program holds nothing, where the original reads
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +50,7 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
     hidden = _hidden(run.model, run.params, row, states=program.states)
     held, states, unknown = None, None, ""
     if row.shape[1] <= program.length:
-        states = _program(program.residuals, program.phi, program.bridge.to_teacher(row))
+        states = program.teacher_states(program.bridge.to_teacher(row))[:, 0, 1:]
     else:
         try:
             held = oracle_values(program, row, [len(ids)])[0][:, 0]
@@ -71,7 +70,7 @@ def read_states(
     ids: Sequence[int],
     hidden: Float[Array, "L1 W d"],
     *,
-    states: Float[Array, "L1 W D"] | None = None,
+    states: Float[Array | np.ndarray, "L1 W D"] | None = None,
     held: Int[np.ndarray, "L1 W n"] | None = None,
     unknown: str = "",
 ) -> Decoded:
@@ -177,12 +176,6 @@ def _reading(adapter: Adapter, hidden, *, layout: VariableLayout):
 def _held(states, *, layout: VariableLayout):
     """The values that the compiled teacher's states [L1, W, D] hold [L1, W, n]."""
     return held_values(states[..., layout.order], layout=layout)
-
-
-@functools.partial(jax.jit, static_argnames=("residuals",))
-def _program(residuals: Callable, phi: Any, ids):
-    """The compiled teacher's states of one row [L1, W, D], without BOS."""
-    return residuals(phi, ids)[:, 0, 1:]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

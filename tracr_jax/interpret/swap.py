@@ -192,62 +192,28 @@ def swaps(
       seed: of the pairs and of the random control.
       progress: called after every cell.
     """
-    teacher = run.program.teacher
     items, sets = sample_pool(run.program.task, run.program.bridge, items=pool_items)
     pool = make_pool(run.program.task, run.program.bridge, items)
-    cells, omitted = list_cells(teacher, pool.oracle)
+    cells, omitted = list_cells(run.program.teacher, pool.oracle)
     if not pool.items:
         reason = "no set has an item whose answer the program gives token for token"
         omitted += [Omission(name, None, reason) for name in dict.fromkeys(c.variable for c in cells)]
         cells = []
-    else:
-        in_lm = make_lm_swap(run, pool)
-        in_teacher = make_teacher_swap(run.program, pool)
+    measure = _Measure(run, pool, seed=seed) if cells else None
     find = PairFinder(pool, count=pairs, seed=seed)
-    out = []
-    unmoved: dict[int, tuple[dict[str, Any], Hits]] = {}
-    reasons = {}
+    out: list[dict[str, Any]] = []
+    reasons: dict[tuple[str, str], list[int]] = {}
     for done, cell in enumerate(cells):
+        assert measure is not None
         found = find(cell)
         if isinstance(found, Pairs) and len(pool.held[cell.variable]) >= run.model.width:
             found = f"has as many values as the model is wide ({run.model.width}): its span is everything"
         if isinstance(found, str):
             reasons.setdefault((cell.variable, found), []).append(cell.layer)
-            progress(done + 1, len(cells))
-            continue
-        chosen = found.pairs
-        other = other_variable(teacher, pool, cell)
-        changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
-        if run.program.reserved is not None:
-            changes.append("outside")
-        hits = {c: in_lm(cell, chosen, c, other=other, seed=seed) for c in ("swap", *changes)}
-        measured = {c: _share(h.answer) for c, h in hits.items()}
-        # Without an edit the layer plays no part: measured once for each set of pairs.
-        if id(found) not in unmoved:
-            own = [_as_it_is(pool, pair) for pair in chosen]
-            unmoved[id(found)] = _share(in_lm(cell, chosen, "none").answer), in_lm(cell, own, "none")
-        plain, right = unmoved[id(found)]
-        out.append(
-            {
-                "variable": cell.variable,
-                "layer": cell.layer,
-                "total": len(chosen),
-                "flips": sum(p.flips for p in chosen),
-                "equal_length": found.equal_length,
-                "match": measured["swap"],
-                "controls": {c: measured.get(c) for c in CONTROLS},
-                "other_variable": other,
-                "ceiling": _share(in_teacher(cell, chosen)),
-                "unmoved": plain,
-                "followed": _followed(chosen, hits, right),
-            }
-        )
+        else:
+            out.append(measure(cell, found))
         progress(done + 1, len(cells))
-    # A reason that holds at all layers of a variable is told once.
-    layers = {v: [c.layer for c in cells if c.variable == v] for v, _ in reasons}
-    for (variable, reason), at in reasons.items():
-        whole = at == layers[variable]
-        omitted += [Omission(variable, None if whole else layer, reason) for layer in (at[:1] if whole else at)]
+    omitted += _told_once(reasons, cells)
     used, swapped = used_variables(out)
     return {
         "used": used,
@@ -260,6 +226,56 @@ def swaps(
         "cells": out,
         "left_out": [{"variable": o.variable, "layer": o.layer, "reason": o.reason} for o in omitted],
     }
+
+
+class _Measure:
+    """Measures the swaps of one cell after another: an entry of "cells"."""
+
+    def __init__(self, run: Injected, pool: Pool, *, seed: int):
+        self._program, self._pool, self._seed = run.program, pool, seed
+        self._in_lm, self._in_teacher = make_lm_swap(run, pool), make_teacher_swap(run.program, pool)
+        self._unmoved: dict[int, tuple[dict[str, Any], Hits]] = {}
+
+    def __call__(self, cell: Cell, found: Pairs) -> dict[str, Any]:
+        chosen = found.pairs
+        other = other_variable(self._program.teacher, self._pool, cell)
+        changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
+        if self._program.reserved is not None:
+            changes.append("outside")
+        hits = {c: self._in_lm(cell, chosen, c, other=other, seed=self._seed) for c in ("swap", *changes)}
+        measured = {c: _share(h.answer) for c, h in hits.items()}
+        plain, right = self._without_a_swap(cell, found)
+        return {
+            "variable": cell.variable,
+            "layer": cell.layer,
+            "total": len(chosen),
+            "flips": sum(p.flips for p in chosen),
+            "equal_length": found.equal_length,
+            "match": measured["swap"],
+            "controls": {c: measured.get(c) for c in CONTROLS},
+            "other_variable": other,
+            "ceiling": _share(self._in_teacher(cell, chosen)),
+            "unmoved": plain,
+            "followed": _followed(chosen, hits, right),
+        }
+
+    def _without_a_swap(self, cell: Cell, found: Pairs) -> tuple[dict[str, Any], Hits]:
+        """(share of the predictions met, whether each base is answered right); the layer plays no part."""
+        # Cells share their pairs, and the finder keeps them: an id names one set of pairs.
+        if id(found) not in self._unmoved:
+            own = [_as_it_is(self._pool, pair) for pair in found.pairs]
+            met = _share(self._in_lm(cell, found.pairs, "none").answer)
+            self._unmoved[id(found)] = met, self._in_lm(cell, own, "none")
+        return self._unmoved[id(found)]
+
+
+def _told_once(reasons: dict[tuple[str, str], list[int]], cells: Sequence[Cell]) -> list[Omission]:
+    """(variable, reason) -> layers, as omissions; one for a reason that holds at all layers of a variable."""
+    out = []
+    for (variable, reason), at in reasons.items():
+        whole = at == [c.layer for c in cells if c.variable == variable]
+        out += [Omission(variable, None if whole else layer, reason) for layer in (at[:1] if whole else at)]
+    return out
 
 
 def _as_it_is(pool: Pool, pair: Pair) -> Pair:

@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import jax
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading, replacing, write_json
@@ -172,6 +170,9 @@ def _download(name: str) -> Path:
     if looks_local:
         known = ", ".join([TINY, SMOLLM2, *ALIASES])
         raise UserError(f"{name}: no such folder, and not a hub id (owner/name); known names: {known}")
+    import huggingface_hub  # a fifth of a second, for what is downloaded only
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     # Weights in other formats would double the download.
     files = ["*.safetensors", "*.safetensors.index.json", *_SMALL_FILES]
     try:

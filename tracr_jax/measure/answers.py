@@ -5,6 +5,8 @@ Exact match: greedy generation of as many tokens as the label has, without the h
 number stands beside its 95 % interval, the untouched model's, and predictors that know nothing of the program.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,6 +81,7 @@ def evaluate(
     injected = score_model(run, run.params, samples, progress=progress)
     progress("decoding variables")
     return {
+        "task": run.program.name,
         "items_per_set": items,
         "sets": {
             name: _of_set(run, chosen[name], sample, original=original.right[name], injected=injected.right[name])
@@ -106,7 +109,20 @@ def _of_set(
         "original": share(sum(original), len(original)),
         "baselines": {k: float(np.mean([f(i.prompt) == i.label for i in sample])) for k, f in rules.items()},
         "by_length": by_length(injected, [len(run.program.bridge.split(i)[0]) for i in sample]),
+        # Of each item in order, for paired tests (`tracr_jax.measure.compare`).
+        "digest": digest(sample),
+        "right": {"injected": _bits(injected), "original": _bits(original)},
     }
+
+
+def digest(sample: Sequence[Item]) -> str:
+    """The same for the same items in the same order."""
+    text = json.dumps([[i.prompt, i.label] for i in sample])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _bits(right: Sequence[bool]) -> str:
+    return "".join("1" if r else "0" for r in right)
 
 
 def by_length(right: Sequence[bool], lengths: list[int]) -> list[dict[str, int]]:

@@ -23,8 +23,8 @@ from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import LoadedLM, load_lm, read_model
-from tracr_jax.lm.tensors import open_safetensors
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.runs.adapters import read_adapter
 from tracr_jax.runs.build import Setup, build_program
 from tracr_jax.runs.folder import MODEL, PROGRAMS
 from tracr_jax.runs.frozen import read_frozen
@@ -209,14 +209,13 @@ def _open_export(folder: Path, lm: LoadedLM | None) -> Injected:
     program = load_program(folder)
     trained = load_lm(str(folder), dtype=program.config.dtype)
     if program.aligned:
-        tensors = open_safetensors(folder, name="adapter")
-        shapes = {"weight": (program.teacher.width, content["width"]), "bias": (program.teacher.width,)}
-        if dict(tensors.shapes) != shapes or content["width"] != trained.model.width:
+        if content["width"] != trained.model.width:
             raise UserError(
-                f"{folder}: adapter.safetensors {dict(tensors.shapes)}, {FILE} {shapes} and a model of width "
-                f"{trained.model.width} do not belong together; export the run again"
+                f"{folder}: {FILE} is of a model of width {content['width']}, the model beside it has "
+                f"{trained.model.width}; export the run again"
             )
-        program = program.trained(Adapter(*(jnp.asarray(tensors.get(name)) for name in Adapter._fields)))
+        sizes = {"directions": program.teacher.width, "width": trained.model.width}
+        program = program.trained(read_adapter(folder, **sizes, reserved=program.reserved))
     return Injected(trained.model, trained.params, (program,), folder, base=lm)
 
 

@@ -3,7 +3,7 @@
     program.json                             what the adapter's rows mean, and how text becomes the program's input
     teacher.npz                              the compiled program
     tokenizer.json  tokenizer_config.json    the tokenizer, without the merges that the task refuses
-    reserved.npz                             in a run folder with a reserved adapter: which variables stand where
+    reserved.npz                             with a reserved adapter: which variables stand where
     task/                                    in a run folder: the task's own file, and what it imports beside it
 
 JSON keeps True, 1, 1.0 and "1" apart, and a list stands for a tuple (RASP's values are hashable, so none is a
@@ -13,13 +13,13 @@ list): what is read back is what the compiler wrote.
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from tracr_jax import __version__
 from tracr_jax.config import PAPER_LAYERS, LayerMap, RunConfig, from_dict, to_dict
@@ -27,13 +27,15 @@ from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.runs.adapters import load_reserved, save_reserved
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.kept import FOLDER, keep_files, own_spec
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, load_teacher, make_forward, save_teacher
+from tracr_jax.teacher.forward import all_states
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.variables import NOTHING, VariableLayout, variable_layout
-from tracr_jax.train.reserved import Reserved, load_reserved, save_reserved
+from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import ResidualsFn
 from tracr_jax.types import Adapter, Codes
 
@@ -60,9 +62,8 @@ class Program:
     """S: tokens of the longest training item, answer included. Longer texts have no row in the teacher's table."""
     examples: tuple[Item, ...]
     """The first items of the test set."""
-    phi: Any
-    """The teacher's weights, and the function (φ, teacher ids [B, T]) -> r_0..r_L."""
-    residuals: ResidualsFn
+    forward: Callable[[], tuple[Any, ResidualsFn]]
+    """Makes `phi` and `residuals`, once: not every reader needs them."""
     adapter: Adapter | None = None
     """None in the export of a run without alignment, which never trained it."""
     layers: LayerMap = PAPER_LAYERS
@@ -78,6 +79,21 @@ class Program:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, without the merges that this program's task refuses."""
         return self.bridge.tokenizer
+
+    @property
+    def phi(self) -> Any:
+        """The teacher's weights."""
+        return self.forward()[0]
+
+    @property
+    def residuals(self) -> ResidualsFn:
+        """The function (φ, teacher ids [B, T]) -> r_0..r_L."""
+        return self.forward()[1]
+
+    @functools.cached_property
+    def teacher_states(self) -> Callable[[Int[np.ndarray, "B T"]], Float[np.ndarray, "L1 B T D"]]:
+        """The function teacher ids -> r_0..r_L in NumPy; for a few texts sooner than `residuals`."""
+        return all_states(self.teacher)
 
     @property
     def depth(self) -> int:
@@ -177,7 +193,6 @@ def make_program(
       UserError: a weight of the variables names none, or there is no result.
     """
     teacher = bridge.teacher
-    phi, residuals = make_forward(teacher, dtype=jnp.float32)
     return Program(
         name=name,
         config=config,
@@ -187,8 +202,7 @@ def make_program(
         result=teacher.variable(result).name,
         length=length,
         examples=examples,
-        phi=phi,
-        residuals=residuals,
+        forward=functools.cache(functools.partial(make_forward, teacher)),
         adapter=adapter,
         layers=config.layers,
         reserved=reserved,
@@ -258,7 +272,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
 def save_program(folder: Path, program: Program, *, width: int, shareable: bool = False) -> None:
     """Write a program's files, each in one step, program.json last; the adapter is where its weights are."""
     save_teacher(program.teacher, folder / TEACHER)
-    if program.reserved is not None and not shareable:
+    if program.reserved is not None:
         save_reserved(program.reserved, folder / RESERVED)
     program.tokenizer.save(folder)
     if not shareable:

@@ -23,12 +23,13 @@ class Item:
 class TokenMap:
     """LM text -> teacher token. Each piece is mapped in all forms that are one LM token: `s`, ` s`, `s `.
 
-    pieces: text piece -> teacher vocabulary value; fill: the value for every other token. Source:
-    docs/method.md §3.
+    pieces: text piece -> teacher vocabulary value; fill: the value for every other token; words: whether a prompt
+    may hold such tokens, or is refused where it does. Source: docs/method.md §3.
     """
 
     pieces: Mapping[str, Any]
     fill: Any
+    words: bool = True
 
 
 @dataclass(frozen=True)

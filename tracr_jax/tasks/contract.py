@@ -25,84 +25,115 @@ def check_contract(task: Task, spec: str) -> None:
     Raises:
       UserError: the first attribute that is of the wrong type, or fails.
     """
+    asked = _Asked(spec)
+    for name in ("name", "result"):
+        value = getattr(task, name)
+        asked.need(name, isinstance(value, str) and value, "a text", value)
+    asked.need("marker", isinstance(task.marker, Hashable), "a value of the vocabulary", task.marker)
+    _check_program(task, asked)
+    _check_tokens(task, asked)
+    _check_items(task, asked)
+    prompt = _check_sets(task, asked)
+    _check_baselines(task, asked, prompt)
 
-    def need(name: str, ok: Any, wanted: str, value: Any) -> None:
+
+class _Asked:
+    """What every question to a task shares: the error that names the task and what it gave."""
+
+    def __init__(self, spec: str):
+        self.spec = spec
+
+    def need(self, name: str, ok: Any, wanted: str, value: Any) -> None:
         if not ok:
             raise UserError(
-                f"task {spec}: {name} must be {wanted}, got {short(value)}; see tracr_jax/tasks/base.py"
+                f"task {self.spec}: {name} must be {wanted}, got {short(value)}; see tracr_jax/tasks/base.py"
             )
 
-    def ask(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def ask(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except UserError:
             raise
         except (Exception, SystemExit) as e:
-            raise UserError(f"task {spec}: {name} failed ({type(e).__name__}: {short(e)}{place(e)})") from e
+            raise UserError(f"task {self.spec}: {name} failed ({type(e).__name__}: {short(e)}{place(e)})") from e
 
-    def item(name: str, value: Any) -> Item:
-        need(name, isinstance(value, Item), "an Item(prompt, label)", value)
+    def item(self, name: str, value: Any) -> Item:
+        self.need(name, isinstance(value, Item), "an Item(prompt, label)", value)
         for part in (value.prompt, value.label):
-            need(name, isinstance(part, str) and part, "an Item of two texts that are not empty", value)
+            self.need(name, isinstance(part, str) and part, "an Item of two texts that are not empty", value)
         return value
 
-    for name in ("name", "result"):
-        need(name, isinstance(getattr(task, name), str) and getattr(task, name), "a text", getattr(task, name))
-    need("marker", isinstance(task.marker, Hashable), "a value of the vocabulary", task.marker)
-    vocab = ask("vocab()", task.vocab)
+
+def _check_program(task: Task, asked: _Asked) -> None:
+    vocab = asked.ask("vocab()", task.vocab)
     ok = isinstance(vocab, Collection) and not isinstance(vocab, str | bytes) and len(vocab) > 0
-    need("vocab()", ok and all(isinstance(v, Hashable) for v in vocab), "a set of values", vocab)
-    program = ask("program()", task.program, max_seq_len=_LENGTH)
-    need("program()", isinstance(program, rasp.RASPExpr), "a rasp.SOp", program)
+    asked.need("vocab()", ok and all(isinstance(v, Hashable) for v in vocab), "a set of values", vocab)
+    program = asked.ask("program()", task.program, max_seq_len=_LENGTH)
+    asked.need("program()", isinstance(program, rasp.RASPExpr), "a rasp.SOp", program)
     try:
         always = only_answer(build_program(program), vocab=vocab, max_seq_len=_LENGTH)
     except UserError as e:
-        raise UserError(f"task {spec}: {e}") from e
+        raise UserError(f"task {asked.spec}: {e}") from e
     if always:
         raise UserError(
-            f"task {spec}: the program's answer is {short(always[0])} whatever it reads; mend the program"
+            f"task {asked.spec}: the program's answer is {short(always[0])} whatever it reads; mend the program"
         )
-    exactness = ask("mlp_exactness(16)", task.mlp_exactness, 16)
+    exactness = asked.ask("mlp_exactness(16)", task.mlp_exactness, 16)
     ok = isinstance(exactness, int | float) and 0 < exactness < math.inf
-    need("mlp_exactness(16)", ok, "a positive number", exactness)
-    tokens = ask("token_map()", task.token_map)
+    asked.need("mlp_exactness(16)", ok, "a positive number", exactness)
+
+
+def _check_tokens(task: Task, asked: _Asked) -> None:
+    name = "token_map()"
+    tokens = asked.ask(name, task.token_map)
     ok = isinstance(tokens, TokenMap) and isinstance(tokens.pieces, Mapping)
-    need("token_map()", ok, "a TokenMap(pieces, fill)", tokens)
+    asked.need(name, ok, "a TokenMap(pieces, fill)", tokens)
     for piece, value in tokens.pieces.items():
-        need("token_map()", isinstance(piece, str) and piece, "a TokenMap of texts that are not empty", piece)
-        need("token_map()", isinstance(value, Hashable), "a TokenMap to values of the vocabulary", value)
-    need(
-        "token_map()", isinstance(tokens.fill, Hashable), "a TokenMap whose fill is of the vocabulary", tokens.fill
-    )
-    ask("keep_merge('a', 'b')", task.keep_merge, "a", "b")
+        asked.need(name, isinstance(piece, str) and piece, "a TokenMap of texts that are not empty", piece)
+        asked.need(name, isinstance(value, Hashable), "a TokenMap to values of the vocabulary", value)
+    asked.need(name, isinstance(tokens.fill, Hashable), "a TokenMap whose fill is of the vocabulary", tokens.fill)
+    asked.ask("keep_merge('a', 'b')", task.keep_merge, "a", "b")
 
+
+def _check_items(task: Task, asked: _Asked) -> None:
     for i in range(_ASKED):
-        one = item(f"train_item({i}, seed=0)", ask(f"train_item({i}, seed=0)", task.train_item, i, seed=0))
-        item(f"free_item({i}, seed=0)", ask(f"free_item({i}, seed=0)", task.free_item, i, seed=0))
-        label = ask(f"teacher_label({one!r})", task.teacher_label, one)
-        need(f"teacher_label({one!r})", isinstance(label, tuple), "a tuple of values of the result", label)
-        ask("in_training(prompt)", task.in_training, one.prompt)
-    longest = ask("longest_items()", task.longest_items)
+        name, free = f"train_item({i}, seed=0)", f"free_item({i}, seed=0)"
+        one = asked.item(name, asked.ask(name, task.train_item, i, seed=0))
+        asked.item(free, asked.ask(free, task.free_item, i, seed=0))
+        label = asked.ask(f"teacher_label({one!r})", task.teacher_label, one)
+        asked.need(f"teacher_label({one!r})", isinstance(label, tuple), "a tuple of values of the result", label)
+        asked.ask("in_training(prompt)", task.in_training, one.prompt)
+    longest = asked.ask("longest_items()", task.longest_items)
     ok = isinstance(longest, Sequence) and not isinstance(longest, str) and len(longest) > 0
-    need("longest_items()", ok, "a tuple of items that is not empty", longest)
+    asked.need("longest_items()", ok, "a tuple of items that is not empty", longest)
     for one in longest:
-        item("longest_items()", one)
+        asked.item("longest_items()", one)
 
-    sets = ask("eval_sets()", task.eval_sets)
-    need("eval_sets()", isinstance(sets, Mapping) and "test" in sets, 'a dictionary that holds "test"', sets)
+
+def _check_sets(task: Task, asked: _Asked) -> str:
+    """A prompt of the last set."""
+    sets = asked.ask("eval_sets()", task.eval_sets)
+    ok = isinstance(sets, Mapping) and "test" in sets
+    asked.need("eval_sets()", ok, 'a dictionary that holds "test"', sets)
+    prompt = ""
     for name, one in sets.items():
         where = f"eval_sets()[{name!r}]"
-        need(where, isinstance(one, EvalSet), "an EvalSet(name, size, item, note)", one)
-        need(f"{where}.size", type(one.size) is int and one.size > 0, "a whole number from 1 on", one.size)
-        need(f"{where}.note", isinstance(one.note, str) and isinstance(name, str), "a text", one.note)
-        need(f"{where}.item", callable(one.item), "a function of an index", one.item)
-        prompt = item(f"{where}.item(0)", ask(f"{where}.item(0)", one.item, 0)).prompt
-    rules = ask("baselines()", task.baselines)
-    need("baselines()", isinstance(rules, Mapping), "a dictionary of functions", rules)
+        asked.need(where, isinstance(one, EvalSet), "an EvalSet(name, size, item, note)", one)
+        asked.need(f"{where}.size", type(one.size) is int and one.size > 0, "a whole number from 1 on", one.size)
+        asked.need(f"{where}.note", isinstance(one.note, str) and isinstance(name, str), "a text", one.note)
+        asked.need(f"{where}.item", callable(one.item), "a function of an index", one.item)
+        prompt = asked.item(f"{where}.item(0)", asked.ask(f"{where}.item(0)", one.item, 0)).prompt
+    return prompt
+
+
+def _check_baselines(task: Task, asked: _Asked, prompt: str) -> None:
+    rules = asked.ask("baselines()", task.baselines)
+    asked.need("baselines()", isinstance(rules, Mapping), "a dictionary of functions", rules)
     for name, rule in rules.items():
-        need(f"baselines()[{name!r}]", callable(rule) and isinstance(name, str), "a function of a prompt", rule)
-        guess = ask(f"baselines()[{name!r}](prompt)", rule, prompt)
-        need(f"baselines()[{name!r}](prompt)", isinstance(guess, str), "a text", guess)
+        where = f"baselines()[{name!r}]"
+        asked.need(where, callable(rule) and isinstance(name, str), "a function of a prompt", rule)
+        guess = asked.ask(f"{where}(prompt)", rule, prompt)
+        asked.need(f"{where}(prompt)", isinstance(guess, str), "a text", guess)
 
 
 def short(value: Any) -> str:

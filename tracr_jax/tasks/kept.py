@@ -1,12 +1,15 @@
 """The files of a user's task, kept with its run, so that the run stays what it was whatever becomes of them.
 
-Kept are the task's file and what it imports from its own folder; data files that it reads are not. Like the task's
+Kept are the task's file and what it imports from its own folder, or, as a file of a package does, from a folder
+above it; data files that it reads are not. Like the task's
 file itself the copy is code: it is imported where items or labels are needed, and where a text is longer than the
 compiled program's table; never to open a run.
 """
 
 import ast
+import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 from tracr_jax.files import new_folder
@@ -31,38 +34,67 @@ def _colon_name(spec: str) -> str:
 
 
 def own_files(path: Path) -> dict[str, bytes]:
-    """A task's file, and the modules beside it that it imports, by their paths from its folder.
+    """A task's file, and its own modules that it imports, by their paths from the folder that is imported from.
 
     A file that is no Python any more counts by itself.
     """
-    root, found, todo = path.parent, {}, [path]
+    root, found, todo = path.resolve().parent, {}, [(path.resolve(), path.name)]
     while todo:
-        file = todo.pop()
-        name = file.relative_to(root).as_posix()
+        file, name = todo.pop()
         if name in found:
             continue
         found[name] = file.read_bytes()
-        try:
-            tree = ast.parse(found[name])
-        except (SyntaxError, ValueError):
-            continue
-        for module in _imported(tree):
-            top = module.partition(".")[0]
-            if (root / f"{top}.py").is_file():
-                todo.append(root / f"{top}.py")
-            elif (root / top / "__init__.py").is_file() and top != "tracr_jax":
-                todo += sorted((root / top).rglob("*.py"))
+        for top in _imported(found[name]):
+            home = _home(top, root)
+            if home is None:
+                continue
+            files = [home / f"{top}.py"] if (home / f"{top}.py").is_file() else sorted((home / top).rglob("*.py"))
+            todo += [(f, f.relative_to(home).as_posix()) for f in files]
     return found
 
 
-def _imported(tree: ast.AST) -> list[str]:
+def import_folders(path: Path) -> list[Path]:
+    """The folders that a task's file imports from: its own, and those above it that hold what it names."""
+    root = path.resolve().parent
+    homes = {home for top in _imported(path.read_bytes()) if (home := _home(top, root))}
+    return [root, *sorted(homes - {root})]
+
+
+def _home(top: str, folder: Path) -> Path | None:
+    """The folder, or the nearest above it, that holds a module which is not installed; None for one that is."""
+    if top == "tracr_jax":
+        return None
+    if (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file():
+        return folder
+    if top in sys.stdlib_module_names or _installed(top):
+        return None
+    above = (p for p in (folder, *folder.parents) if (p / f"{top}.py").is_file() or any((p / top).glob("**/*.py")))
+    return next(above, None)
+
+
+def _installed(top: str) -> bool:
+    """Whether a module would come from where packages are installed, and not from the directory of the shell."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or ())]
+    return any("site-packages" in p or "dist-packages" in p for p in places)
+
+
+def _imported(source: bytes) -> list[str]:
+    """The first parts of the names of all modules that a file imports."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return []
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.append(node.module)
-    return names
+    return list(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def keep_files(spec: str, folder: Path, *, kept: Path | None = None) -> None:

@@ -10,7 +10,10 @@ from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.contract import check_contract, place
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
+from tracr_jax.tasks.found import find_program, is_program
+from tracr_jax.tasks.from_file import make_task
 from tracr_jax.tasks.int_sum import IntSum
+from tracr_jax.tasks.kept import import_folders
 from tracr_jax.tasks.mistakes import mistakes_said_later
 from tracr_jax.tasks.zoo import ZOO
 
@@ -88,8 +91,8 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     module = importlib.util.module_from_spec(spec)
     # dataclasses look their module up by name.
     sys.modules[module_name] = module
-    beside = str(path.resolve().parent)
-    sys.path.insert(0, beside)  # the file may import what lies beside it
+    folders = [str(folder) for folder in import_folders(path)]
+    sys.path[:0] = folders  # the file may import what lies beside it
     try:
         with mistakes_said_later():
             spec.loader.exec_module(module)
@@ -98,17 +101,21 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     except (Exception, SystemExit) as e:
         raise UserError(f"task {path}: cannot be imported ({type(e).__name__}: {e}{place(e)})") from e
     finally:
-        if beside in sys.path:
-            sys.path.remove(beside)
+        for folder in folders:
+            if folder in sys.path:
+                sys.path.remove(folder)
     tasks = [n for n, o in vars(module).items() if not isinstance(o, type) and not _missing(o)]
-    if not name:
-        if len(tasks) != 1:
-            there = f"holds {', '.join(tasks)}; choose one as {path}:NAME" if tasks else "holds no task"
-            raise UserError(f"task {path}: {there}")
+    if tasks and not name:
+        if len(tasks) > 1:
+            raise UserError(f"task {path}: holds {', '.join(tasks)}; choose one as {path}:NAME")
         name = tasks[0]
+    if tasks and not hasattr(module, name):
+        raise UserError(f"task {path}: has no {name!r}, only {', '.join(tasks)}; it is the name after the colon")
+    if not name or is_program(getattr(module, name, None)):
+        found, called = find_program(module, name, path=str(path))
+        return make_task(found, name=name or path.stem), called
     if not hasattr(module, name):
-        there = f", only {', '.join(tasks)}" if tasks else ""
-        raise UserError(f"task {path}: has no {name!r}{there}; it is the name after the colon")
+        raise UserError(f"task {path}: has no {name!r}; it is the name after the colon")
     return getattr(module, name), name
 
 

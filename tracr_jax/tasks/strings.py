@@ -5,7 +5,7 @@ program in ten lines; for real text subclass `SampledTask`, `tasks/dyck.py` is t
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,14 +16,13 @@ from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.language import Language, Letters, explore, random_string
 from tracr_jax.tasks.mistakes import mistake_of
+from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, is_word, joined
 from tracr_jax.tasks.sampled import EVALUATION, SampledTask
 from tracr_jax.tasks.split import Split, rng, shrunk, split_of
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.undefined import only_answer
 
-ASK, OTHER = "?", "other"
-_TAIL = "\nAnswer:"
 _WORK = 1_000_000  # variables x letters² that the search may evaluate: some seconds
 _CLASSES = 20  # more different answers than this are not balanced
 _COMPARED = 32  # strings whose answers are compared with and without words around them, and with `truth`
@@ -42,7 +41,8 @@ class StringTask(SampledTask):
     letters: tuple[str, ...]
     """Two or more pieces of text, each one token of the language model."""
     question: str = "What is the text"
-    """Stands before the letters; contains no colon, and none of them as a word of its own."""
+    """Stands before the letters; contains no colon, and none of them as a word of its own. "" for a program that
+    reads every position: the prompt is then the letters and " :" alone."""
     min_length: int = 2
     """Fewest letters in training."""
     max_length: int = 10
@@ -54,6 +54,8 @@ class StringTask(SampledTask):
     """Makes strings that random drawing misses, for a program whose answer is nearly always the same."""
     truth: Callable[[Sequence[str]], Any] | None = None
     """The answer by other means than the program (a bool, a value, or a sequence), to be compared with it."""
+    skipped: int = 0
+    """Of a sequence: so many of the first letters have no value, as where they look back at nothing."""
     set_size: int = 200
     """Items of each evaluation set; a set holds fewer where fewer exist."""
 
@@ -67,27 +69,19 @@ class StringTask(SampledTask):
         object.__setattr__(self, "mistake", mistake_of(self._check_fields))  # frozen
 
     def _check_fields(self) -> None:
+        if self.answer not in ("yes/no", "value", "sequence"):
+            forms = "'yes/no', 'value' or 'sequence'"
+            raise UserError(f"task {self.name}: answer must be {forms}, got {self.answer!r}")
         if not 1 <= self.min_length <= self.max_length or len(set(self.letters)) < 2:
             raise UserError(
                 f"task {self.name}: needs two letters or more and 1 <= min_length <= max_length, got "
                 f"{len(set(self.letters))}, {self.min_length} and {self.max_length}"
             )
-        wrong = [c for c in self.letters if not isinstance(c, str) or c.split() != [c] or c in (ASK, OTHER)]
-        if wrong:
+        if not 0 <= self.skipped < self.min_length:
             raise UserError(
-                f"task {self.name}: the letter {wrong[0]!r} must be a text without spaces, other than {ASK!r} and "
-                f"{OTHER!r}"
+                f"task {self.name}: of {self.min_length} letters and more, {self.skipped} cannot be skipped"
             )
-        words = [w for w in self.question.split() if w in self.letters]
-        if words or ":" in self.question:
-            raise UserError(
-                f"task {self.name}: the question {self.question!r} contains {words[0] if words else ':'!r}, which "
-                "the program would read as part of the string; write the question without it"
-            )
-        if self.answer not in ("yes/no", "value", "sequence"):
-            raise UserError(
-                f"task {self.name}: answer must be 'yes/no', 'value' or 'sequence', got {self.answer!r}"
-            )
+        self._form.check(self.letters, f"task {self.name}")
 
     # ---- the program and its tokens
 
@@ -117,12 +111,19 @@ class StringTask(SampledTask):
 
     def token_map(self) -> TokenMap:
         """Letters and written values stand for themselves, the colon of "Answer:" asks."""
-        return TokenMap({**{c: c for c in self.letters}, **self._written, ":": ASK}, fill=OTHER)
+        pieces = {**{c: c for c in self.letters}, **self._written, ":": ASK}
+        return TokenMap(pieces, fill=OTHER, words=not self._form.bare)
 
     def keep_merge(self, left: str, right: str) -> bool:
-        """All merges; where digits are written one by one, no token holds two."""
+        """All merges; where digits (and without a question, signs) are written one by one, no token holds two."""
+        if self._form.bare:
+            return not {left.strip(), right.strip()} <= self._signs
         digits = self.answer == "sequence" and self._joint == ""
         return not (digits and (left.strip().isdigit() or right.strip().isdigit()))
+
+    @functools.cached_property
+    def _signs(self) -> frozenset[str]:
+        return frozenset(c for c in (*self.letters, *self._written) if not is_word(c))
 
     @functools.cached_property
     def _written(self) -> dict[str, Any]:
@@ -143,16 +144,23 @@ class StringTask(SampledTask):
         """The question about some letters, with the program's answer."""
         return Item(self._prompt(letters), self._label(self._answer(tuple(letters))))
 
+    @property
+    def _form(self) -> Prompt:
+        return Prompt(self.question)
+
     def _prompt(self, letters: Sequence[str]) -> str:
-        return f"{self.question} {' '.join(letters)}{_TAIL}"
+        return self._form.text(letters)
 
     def _letters(self, prompt: str) -> Letters:
-        return tuple(prompt.removeprefix(self.question).removesuffix(_TAIL).split())
+        return self._form.letters(prompt)
 
     def _label(self, answer: Any) -> str:
         if self.answer == "yes/no":
             return "yes" if answer else "no"
-        return self._joint.join(map(_text, answer)) if self.answer == "sequence" else _text(answer)
+        return self._join(map(_text, answer)) if self.answer == "sequence" else _text(answer)
+
+    def _join(self, texts: Iterable[str]) -> str:
+        return joined(texts) if self._form.bare else self._joint.join(texts)
 
     @functools.cached_property
     def _answer(self) -> Callable[..., Any]:
@@ -163,7 +171,7 @@ class StringTask(SampledTask):
         """The program's answer, with so many words of the prompt before and behind the letters."""
         tokens: list[Any] = [*[OTHER] * before, *letters, *[OTHER] * between, ASK]
         values = []
-        for _ in range(len(letters) if self.answer == "sequence" else 1):
+        for _ in range(len(letters) - self.skipped if self.answer == "sequence" else 1):
             value = self._oracle(tokens).values[self._oracle.result][-1]
             if self.answer != "yes/no" and value is None:
                 raise UserError(
@@ -220,7 +228,7 @@ class StringTask(SampledTask):
     def _compare(self, letters: Letters) -> None:
         alone = self._answer(letters)
         words = len(self.question.split())
-        for before in (words, words + 1):
+        for before in () if self._form.bare else (words, words + 1):
             among = self._answer(letters, before, 2)
             if among != alone:
                 raise UserError(
@@ -279,7 +287,7 @@ class StringTask(SampledTask):
             for c in self._classes
             if c is not None and (language.complete or not language.common(c))
         ]
-        few = min(known, default=10**9)
+        few = min(known, default=language.asked if language.complete else 10**9)
         wanted = self.set_size / len(self._classes)
         return {"test": min(max(wanted / few, 0.1), 0.3), "valid": min(max(wanted / few / 5, 0.02), 0.1)}
 
@@ -380,7 +388,7 @@ class StringTask(SampledTask):
         """Predictors that know nothing of the program."""
         if self.answer == "yes/no":
             return {"always_no": lambda prompt: "no"}
-        copied = lambda prompt: self._joint.join(self._letters(prompt))  # noqa: E731
+        copied = lambda prompt: self._join(self._letters(prompt)[self.skipped :])  # noqa: E731
         return {"copied": copied} if self.answer == "sequence" else super().baselines()
 
 

@@ -26,6 +26,8 @@ from tracr_jax.teacher.precision import Imprecise, bound, colder
 from tracr_jax.teacher.twins import check_twins
 from tracr_jax.teacher.undefined import Undefined, check_numbers
 
+Block = tuple[Head | None, Units | None, list[Direction]]  # see `tracr_jax.teacher.blocks.build`
+
 __all__ = ["Teacher", "Variable", "build_program", "compile_program", "default_exactness"]
 
 
@@ -139,36 +141,8 @@ def _compile(traced: Trace, *, vocab, max_seq_len: int, bos, pad, exactness: flo
 def _assemble(traced: Trace, how: Build, *, vocab, max_seq_len: int, bos, pad) -> tuple[Teacher, dict[str, Head]]:
     """The teacher, and the head of each variable that has one."""
     bos_dir = how.bos
-    blocks, kinds = {}, {}
-    for label, node in traced.sops.items():
-        if isinstance(node.expr, rasp.TokensType | rasp.IndicesType):
-            continue
-        if not isinstance(node.expr, rasp.Map | rasp.SequenceMap | rasp.Aggregate | rasp.SelectorWidth):
-            raise UserError(f"program: {label} is a {type(node.expr).__name__}, which tracr cannot compile")
-        head, units, _ = blocks[label] = build(traced, node, how)
-        kinds[label] = "both" if head and units else "attn" if head else "mlp"
-    twins = any(units.twins for _, units, _ in blocks.values() if units)
-    if twins or not all(node.categorical for node in traced.sops.values()):
-        check_twins(traced)
-    if not blocks:
-        raise UserError(f"program {traced.result}: it computes nothing, tracr needs at least one layer")
-
-    heads: dict[int, list[Head]] = defaultdict(list)
-    units_at: dict[int, list[Units]] = defaultdict(list)
-    clean_at: dict[int, list[list[Direction]]] = defaultdict(list)
-    wrote: dict[str, int] = {}  # variable -> half layer
-    for label, half in half_layers(kinds, depths(traced.exprs)).items():
-        head, units, clean = blocks[label]
-        if head:
-            heads[half].append(head)
-            wrote.update({to[0]: half for _, to in head.moves})
-            half += 1
-        if units:
-            units_at[half].append(units)
-            wrote[label] = half
-            if clean:
-                clean_at[half].append(clean)
-
+    blocks, kinds = _blocks(traced, how)
+    heads, units_at, clean_at, wrote = _by_half_layer(blocks, half_layers(kinds, depths(traced.exprs)))
     tokens = sort_directions({(rasp.tokens.label, v) for v in {*vocab, bos, pad}})
     positions: list[Direction] = [(rasp.indices.label, i) for i in range(max_seq_len)]
     space = {*tokens, *positions, *traced.sops[traced.result].basis}
@@ -220,6 +194,46 @@ def _assemble(traced: Trace, how: Build, *, vocab, max_seq_len: int, bos, pad) -
     return teacher, {label: block[0] for label, block in blocks.items() if block[0]}
 
 
+def _blocks(traced: Trace, how: Build) -> tuple[dict[str, Block], dict[str, str]]:
+    """(what computes each variable, whether that is attention, an MLP or both)."""
+    blocks, kinds = {}, {}
+    for label, node in traced.sops.items():
+        if isinstance(node.expr, rasp.TokensType | rasp.IndicesType):
+            continue
+        if not isinstance(node.expr, rasp.Map | rasp.SequenceMap | rasp.Aggregate | rasp.SelectorWidth):
+            raise UserError(f"program: {label} is a {type(node.expr).__name__}, which tracr cannot compile")
+        head, units, _ = blocks[label] = build(traced, node, how)
+        kinds[label] = "both" if head and units else "attn" if head else "mlp"
+    twins = any(units.twins for _, units, _ in blocks.values() if units)
+    if twins or not all(node.categorical for node in traced.sops.values()):
+        check_twins(traced)
+    if not blocks:
+        raise UserError(f"program {traced.result}: it computes nothing, tracr needs at least one layer")
+    return blocks, kinds
+
+
+def _by_half_layer(
+    blocks: dict[str, Block], halves: dict[str, int]
+) -> tuple[dict[int, list[Head]], dict[int, list[Units]], dict[int, list[list[Direction]]], dict[str, int]]:
+    """(heads, units and what a counter cleans, by half layer; the half layer that writes each variable)."""
+    heads: dict[int, list[Head]] = defaultdict(list)
+    units_at: dict[int, list[Units]] = defaultdict(list)
+    clean_at: dict[int, list[list[Direction]]] = defaultdict(list)
+    wrote: dict[str, int] = {}  # variable -> half layer
+    for label, half in halves.items():
+        head, units, clean = blocks[label]
+        if head:
+            heads[half].append(head)
+            wrote.update({to[0]: half for _, to in head.moves})
+            half += 1
+        if units:
+            units_at[half].append(units)
+            wrote[label] = half
+            if clean:
+                clean_at[half].append(clean)
+    return heads, units_at, clean_at, wrote
+
+
 def _layer_numbers(halves: list[int]) -> dict[int, int]:
     """Half layers fill attention, MLP, attention, ... greedily: a missing half leaves an empty one."""
     out, place = {}, -1
@@ -231,8 +245,9 @@ def _layer_numbers(halves: list[int]) -> dict[int, int]:
 
 
 def _key_size(head: Head, bos: Direction) -> int:
-    # tracr's query space also holds BOS (a row of zeros), and a value space has no more room than the keys.
-    return max(len({*head.queries, bos}), len(head.keys))
+    # tracr's query space also holds BOS (a row of zeros). Its value space has no more room than the keys of some
+    # head: what moves more values, as a letter fetched by its position in a short text, it refuses.
+    return max(len({*head.queries, bos}), len(head.keys), len(head.moves))
 
 
 def _embeddings(tokens, positions, index) -> dict[str, Coo]:
@@ -254,11 +269,6 @@ def _attention(layer: int, heads: list[Head], index, *, num_heads: int, key_size
     parts = {k: [] for k in ("query", "key", "value", "linear")}
     for number, head in enumerate(heads):
         first = number * key_size
-        if len(head.moves) > key_size:
-            raise UserError(
-                f"program: an Aggregate moves {len(head.moves)} values with keys of size {key_size}; tracr cannot "
-                "compile it, select by a variable with at least as many values"
-            )
         keys = sorted(range(len(head.keys)), key=lambda j: index[head.keys[j]])
         for column, j in enumerate(keys):
             parts["key"].append((index[head.keys[j]], first + column, 1.0))

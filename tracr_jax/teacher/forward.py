@@ -9,7 +9,7 @@ longer than running it on some hundred inputs.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import chex
@@ -65,16 +65,34 @@ def last_state(teacher: Teacher) -> Callable[[Int[np.ndarray, "B T"]], Float[np.
 
     Ids and T must be within the teacher's tables.
     """
+    states = _in_numpy(teacher)
+
+    def run(ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B T D"]:
+        for x in states(ids):
+            last = x
+        return last
+
+    return run
+
+
+def all_states(teacher: Teacher) -> Callable[[Int[np.ndarray, "B T"]], Float[np.ndarray, "L1 B T D"]]:
+    """The function ids (BOS first) -> r_0..r_L, as `last_state`: for a few texts sooner than what is compiled."""
+    states = _in_numpy(teacher)
+    return lambda ids: np.stack(list(states(ids)))
+
+
+def _in_numpy(teacher: Teacher) -> Callable[[Int[np.ndarray, "B T"]], Iterator[Float[np.ndarray, "B T D"]]]:
     phi, runs = _parts(teacher)
     phi = jax.tree.map(lambda x: np.asarray(x, np.float32), phi)
 
-    def run(ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B T D"]:
+    def states(ids):
         x = phi["tokens"][ids] + phi["positions"][None, : ids.shape[1]]
+        yield x
         for layer, weights in zip(runs, phi["layers"], strict=True):
             x = layer(weights, x)
-        return x
+            yield x
 
-    return run
+    return states
 
 
 def dense_residuals(

@@ -82,6 +82,19 @@ def _every_expression(program: rasp.SOp) -> list[rasp.RASPExpr]:
     return list(found.values())
 
 
+# What to write instead, by the beginning of tracr's reason.
+_ADVICE = {
+    "Categorical aggregate only supports None": "leave out its default=, and map None to the value you want",
+    "Numerical aggregate only supports 0": "write rasp.Aggregate(..., default=0)",
+    "An aggregate's output encoding": "write rasp.numerical or rasp.categorical around both or around neither",
+    "Select keys": "write rasp.categorical around its keys",
+    "Select queries": "write rasp.categorical around its queries",
+    "(Non-linear) SequenceMap": "write rasp.categorical around its inputs, or a rasp.LinearSequenceMap",
+    "LinearSequenceMap": "write rasp.numerical around its inputs",
+    "tokens should": "write it without rasp.numerical",
+}
+
+
 def check_operations(program: rasp.SOp) -> dict[str, rasp.RASPExpr]:
     """Refuse what no network can compute or tracr has no block for; gives the program's labels and expressions.
 
@@ -98,8 +111,9 @@ def check_operations(program: rasp.SOp) -> dict[str, rasp.RASPExpr]:
     for label, expr in exprs.items():
         check_kind(label, expr)
     if rejected:
-        reasons = "; ".join(f"{r.expr.label}: {' '.join(r.reason.split())}" for r in rejected)
-        raise UserError(f"program {program.label}: tracr cannot compile it ({reasons})")
+        reason = " ".join(rejected[0].reason.split()).rstrip(".")
+        advice = next((f": {what}" for start, what in _ADVICE.items() if reason.startswith(start)), "")
+        raise UserError(f"program {program.label}: {rejected[0].expr.label} cannot be compiled ({reason}){advice}")
     return exprs
 
 

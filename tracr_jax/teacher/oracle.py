@@ -11,6 +11,7 @@ once per path. Semantics are those of the compiled network, position by position
 With `causal=False` a selector selects later positions too: RASP's own meaning, which no causal network has.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -263,9 +264,9 @@ def _evaluate(expr: Any, tokens: list, read: _Read, memo: _Memo, pool: _Pool, *,
         return [memo[id(a), id(b)] for a, b in pairs]
     if isinstance(expr, rasp.SelectorWidth):
         found = _select(expr, read, memo, causal=causal)
-        widths = list(
-            zip(np.sum(found == 1, axis=1).tolist(), np.sum(found == _PERHAPS, axis=1).tolist(), strict=True)
-        )
+        sure = np.count_nonzero(found == 1, axis=1).tolist()
+        maybe = np.count_nonzero(found == _PERHAPS, axis=1).tolist()
+        widths = list(zip(sure, maybe, strict=True))
         for sure, maybe in widths:
             if (sure, maybe) not in memo:
                 memo[sure, maybe] = pool.state(frozenset(range(sure, sure + maybe + 1)))
@@ -296,6 +297,12 @@ def _pointwise(f: Callable, a: _State, b: _State) -> _State:
     return out | {None} if len(a) > 1 and len(b) > 1 else out
 
 
+@functools.cache
+def _earlier(length: int) -> np.ndarray:
+    """1 where a query may select a key: itself and what stands before it."""
+    return np.tri(length, dtype=np.int8)
+
+
 class _Selection:
     """A selector's answer to every pair of query and key so far: 0 no, 1 yes, 2 perhaps, for a mixture."""
 
@@ -316,12 +323,13 @@ class _Selection:
             larger[: len(self._answers), : len(self._answers)] = self._answers
             self._answers = larger
         place = row[:, None] * len(self._answers) + column
-        answers = self._answers.take(place)
-        seen = np.tri(len(keys), dtype=np.int8) if causal else np.ones_like(answers)
-        for q, k in np.argwhere((answers == _UNKNOWN) & (seen == 1)) if answers.min(initial=0) < 0 else ():
-            if self._answers[row[q], column[k]] == _UNKNOWN:
-                self._answers[row[q], column[k]] = self._ask(keys[k], queries[q])
+        seen = _earlier(len(keys)) if causal else np.int8(1)
         answers = self._answers.take(place) * seen
+        if answers.min(initial=0) == _UNKNOWN:
+            for q, k in np.argwhere(answers == _UNKNOWN):
+                if self._answers[row[q], column[k]] == _UNKNOWN:
+                    self._answers[row[q], column[k]] = self._ask(keys[k], queries[q])
+            answers = self._answers.take(place) * seen
         self.ahead = self.ahead or (not causal and bool(np.triu(answers, 1).any()))
         return answers
 

@@ -77,12 +77,13 @@ def bound(trace: Trace, *, max_seq_len: int, coldness: float) -> dict[str, Off]:
 
 
 def _key_size(trace: Trace) -> int:
-    sizes = (
-        max(len(trace.sops[e.queries.label].basis) + 2, len(trace.sops[e.keys.label].basis) + 1)
-        for e in trace.exprs.values()
-        if isinstance(e, rasp.Select)
-    )
-    return max(sizes, default=1)
+    sizes = [1]
+    for e in trace.exprs.values():
+        if isinstance(e, rasp.Select):
+            sizes += [len(trace.sops[e.queries.label].basis) + 2, len(trace.sops[e.keys.label].basis) + 1]
+        elif isinstance(e, rasp.Aggregate):
+            sizes.append(len(trace.sops[e.sop.label].basis))
+    return max(sizes)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from the layers below; the others are mixed at one layer and run freely from the
 them each block adds a little noise to what it only carries, and the chain decays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from tracr_jax.config import ExchangeConfig, LossConfig
 from tracr_jax.intervene import LayerEdit, project
@@ -40,91 +40,11 @@ from tracr_jax.train.step import (
     retention,
     wide,
 )  # fmt: skip
-from tracr_jax.types import Batch, Codes
+from tracr_jax.train.variable_losses import distance_loss, reading_loss
+from tracr_jax.types import Batch, Codes, Hidden
 
 _BELOW = 0.3  # weight of the layers up to the exchange in a row that runs freely from there on
 _CLEAN_POWER = 0.3  # `ExchangeConfig.rare_power` of clean rows, which hold what the task's items hold
-
-
-def reading_loss(
-    reserved: Reserved,
-    read: Float[Array, "l B S C"],
-    target: Float[Array, "l B S C"],
-    weights: Float[Array, "l B S"],
-    *,
-    layers: slice,
-    rare_power: float,
-    own: Float[Array, "l B S C"] | None = None,
-    changed_weight: float = 1.0,
-) -> Float[Array, " V"]:
-    """Cross-entropy (nats) of every variable: weighted mean over rows and positions, then over its layers.
-
-    Of all these l layers, those before the variable is written count as 0, as the recipe was measured; one that is
-    aligned until its last reader only weighs as much as if it were aligned to the end.
-
-    Args:
-      reserved: the variables.
-      read: logits of the classes, from `Reserved.readout`.
-      target: the classes as one-hots, from `Reserved.classes`.
-      weights: of each position.
-      layers: which of the teacher's layers these l are.
-      rare_power: values weigh by their frequency to the power of minus this.
-      own: the row's own classes; where the target differs, a position weighs `changed_weight`.
-      changed_weight: see `own`.
-    """
-    out = []
-    for g, alive, factor in _groups(reserved, layers):
-        z, r, o = (reserved.group(x, g) for x in (read, target, target if own is None else own))
-        held = alive * weights[..., None] * (jnp.max(r, axis=-1) > 0.5)
-        hot = (r > 0.5) * held[..., None]
-        count = jnp.maximum(jnp.sum(hot, axis=(1, 2), keepdims=True), 1.0)
-        w = jnp.sum(hot * count**-rare_power, axis=-1) * _changed(r, o, changed_weight)
-        out.append(factor * _mean(-jnp.sum(r * jax.nn.log_softmax(z), axis=-1), w))
-    return jnp.concatenate(out)
-
-
-def distance_loss(
-    reserved: Reserved,
-    codes: Codes,
-    hidden: Float[Array, "l B S d"],
-    target: Float[Array, "l B S C"],
-    weights: Float[Array, "l B S"],
-    *,
-    layers: slice,
-    own: Float[Array, "l B S C"] | None = None,
-    changed_weight: float = 1.0,
-) -> Float[Array, " V"]:
-    """Squared distance to the target's centroid in units of sigma, mean over directions; else as `reading_loss`.
-
-    Its gradient reaches the states only: the centroids stay where reading and writing put them.
-    """
-    places, held = reserved.encode(jax.lax.stop_gradient(codes), target)
-    error = jnp.square((hidden @ reserved.basis(codes) - places) / reserved.sigma)
-    out = []
-    for g, alive, factor in _groups(reserved, layers):
-        r, o = (reserved.group(x, g) for x in (target, target if own is None else own))
-        part = slice(g.coordinate, g.coordinate + g.n * g.k)
-        each = error[..., part].reshape(*error.shape[:-1], g.n, g.k)
-        w = alive * weights[..., None] * held[..., part][..., :: g.k]
-        out.append(factor * _mean(jnp.mean(each, axis=-1), w * _changed(r, o, changed_weight)))
-    return jnp.concatenate(out)
-
-
-def _groups(reserved: Reserved, layers: slice):
-    for g in reserved.groups:
-        alive = reserved.alive[layers, g.variable : g.variable + g.n]
-        from_first = np.maximum.accumulate(alive, axis=0).sum(axis=0)
-        factor = from_first / np.maximum(alive.sum(axis=0), 1)
-        yield g, jnp.asarray(alive, jnp.float32)[:, None, None], jnp.asarray(factor, jnp.float32)
-
-
-def _changed(target, own, weight):
-    return 1.0 + (weight - 1.0) * (jnp.max(jnp.abs(own - target), axis=-1) > 0.5)
-
-
-def _mean(loss: Float[Array, "l B S n"], weights: Float[Array, "l B S n"]) -> Float[Array, " n"]:
-    total = jnp.maximum(jnp.sum(weights, axis=(1, 2)), 1e-6)
-    return jnp.mean(jnp.sum(loss * weights, axis=(1, 2)) / total, axis=0)
 
 
 class Written(NamedTuple):
@@ -197,6 +117,16 @@ def apart(x: jax.Array, axis: int = 0) -> tuple[jax.Array, jax.Array]:
     return jnp.take(x, 0, axis=axis + 1), jnp.take(x, 1, axis=axis + 1)
 
 
+class Lesson(NamedTuple):
+    """What the teacher says of a batch, BOS dropped; states are one-hots of value classes (`Reserved.classes`)."""
+
+    mix: Mix
+    own: Float[Array, "L1 B S C"]  # the rows as they are
+    mixed: Float[Array, "L1 B S C"]  # with their variables exchanged: what is written
+    target: Float[Array, "L1 B S C"]  # what each layer makes of the mixture before it
+    begins: Bool[Array, "L1 B S"]  # where the teacher sees the token at which an answer begins
+
+
 def make_exchange_loss_fn(
     model: LanguageModel,
     residuals: ResidualsFn,
@@ -232,37 +162,10 @@ def make_exchange_loss_fn(
       (nats) and "distance" (sigma²), each of clean plus exchanged rows and a mean over layers and variables,
       "alignment_parts" (exchanged rows, one per variable of `reserved`), "size", "retention", "answer_accuracy".
     """
-    names = [v.name for v in teacher.variables]
-    owner = variable_of(teacher)
-    result = names[owner[shape.result_rows[0]]]
+    teach = _make_teach(residuals, teacher, reserved=reserved, marker=marker, config=config, keep_rows=keep_rows)
+    owner = variable_of(teacher)[shape.result_rows[0]]
+    result = teacher.variables[owner].name
     states = shape.layers.states(shape.depth)
-    alive = reserved.by_coordinate(reserved.alive)[:, None, None].astype(np.float32)
-
-    def teach(phi: Any, batch: Batch, key: Array) -> tuple[Mix, tuple[jax.Array, ...], jax.Array]:
-        """(the plan; classes of rows as they are, mixed, and after each layer; where an answer begins)."""
-        mix = draw_mix(key, variables=len(names), rows=len(batch.ids), layers=teacher.num_layers, config=config)
-        own = wide(jax.lax.stop_gradient(residuals(phi, batch.teacher_ids)))
-        mixed = mixed_states(own, mix, owner)
-        target = wide(jax.lax.stop_gradient(mixed_targets(residuals, phi, batch.teacher_ids, mixed, mix)))
-        # BOS has no position in the language model.
-        classes = tuple(keep_rows(reserved.classes(x[:, :, 1:]), axis=1) for x in (own, mixed, target))
-        return mix, classes, target[:, :, 1:, marker] > 0.5
-
-    def align(codes: Codes, hidden, own, target, item, answer_mask, begins, mix) -> tuple[jax.Array, ...]:
-        """(reading of clean rows, of exchanged rows, distance of both), [V] each."""
-        clean, exchanged = apart(wide(hidden), axis=1)
-        readout, low, high = reserved.readout(codes), slice(0, 1), slice(1, None)
-        weights = (item * (1 + (losses.answer_alignment - 1) * answer_mask))[None]
-        beyond = jnp.arange(1, len(own))[:, None] > mix.layer[None]
-        share = jnp.where(beyond, 1.0, _BELOW)[:, :, None]
-        weights_x = share * item[None] * (1 + (config.marker_weight - 1) * begins[high])
-        first, later = (L.apply_adapter(readout, x) for x in (clean[low], exchanged[high]))
-        changed = {"own": own[high], "changed_weight": config.changed_weight, "layers": high}
-        read = reading_loss(reserved, first, own[low], weights, layers=low, rare_power=_CLEAN_POWER)
-        read_x = reading_loss(reserved, later, target[high], weights_x, rare_power=config.rare_power, **changed)
-        far = distance_loss(reserved, codes, clean[low], own[low], weights, layers=low)
-        far_x = distance_loss(reserved, codes, exchanged[high], target[high], weights_x, **changed)
-        return read, read_x, far + far_x
 
     def loss_fn(
         params: TrainParams,
@@ -276,25 +179,18 @@ def make_exchange_loss_fn(
         key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
         ids, mask = keep_rows(batch.ids), keep_rows(batch.answer_mask)
         where, answers, weights = L.answer_positions(ids, mask, count=shape.max_answers)
-        mix, (own, mixed, target), begins = teach(phi, batch, key)
-        places, held = reserved.encode(codes, mixed)
-        places += config.noise * reserved.sigma * jax.random.normal(noise_key, places.shape)
-        written = Written(places, held * jnp.asarray(alive))
-        edit = make_edit(reserved, codes, written, mix, states=states, result=result, keep_rows=keep_rows)
-        asked = mix.source[names.index(result)]  # whose answer the written result is
+        lesson = teach(phi, batch, key)
+        written = _noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
+        edit = make_edit(reserved, codes, written, lesson.mix, states=states, result=result, keep_rows=keep_rows)
+        asked = lesson.mix.source[owner]  # whose answer the written result is
         both = keep_rows(interleave(ids, ids))
         read = {"edit": edit, "logit_positions": interleave(where, where[asked])}
         out, text = read_beside(model, params.lm, both, batch.text_ids, losses, **read)
 
-        logits, logits_x = apart(wide(out.logits))
-        terms = answer_terms(logits, answers, weights)
-        weights_x = weights[asked] * ~mix.free[:, None]
-        terms["supervised_exchanged"] = L.weighted_cross_entropy(logits_x, answers[asked], weights_x)
+        terms = _answers(out.logits, answers, weights, lesson.mix, asked)
         hidden = shape.aligned(out.hidden)
         item = L.item_positions(ids, pad_id=shape.pad_id).astype(jnp.float32)
-        reading, reading_x, far = align(codes, hidden, own, target, item, mask, begins, mix)
-        terms["alignment"], terms["distance"] = jnp.mean(reading + reading_x), jnp.mean(far)
-        terms["alignment_parts"] = reading_x
+        terms |= _align(reserved, codes, hidden, lesson, item, mask, losses=losses, config=config)
         total = terms["supervised"] + terms["supervised_exchanged"]
         total += config.read_weight * terms["alignment"] + config.distance_weight * terms["distance"]
         if config.size_weight:
@@ -309,3 +205,80 @@ def make_exchange_loss_fn(
         return total, terms
 
     return loss_fn
+
+
+def _make_teach(
+    residuals: ResidualsFn,
+    teacher: Teacher,
+    *,
+    reserved: Reserved,
+    marker: int,
+    config: ExchangeConfig,
+    keep_rows: RowsFn,
+) -> Callable[[Any, Batch, Array], Lesson]:
+    """(φ, batch, key) -> the lesson of a step."""
+    owner = variable_of(teacher)
+    count, layers = len(teacher.variables), teacher.num_layers
+
+    def teach(phi: Any, batch: Batch, key: Array) -> Lesson:
+        mix = draw_mix(key, variables=count, rows=len(batch.ids), layers=layers, config=config)
+        own = wide(jax.lax.stop_gradient(residuals(phi, batch.teacher_ids)))
+        mixed = mixed_states(own, mix, owner)
+        target = wide(jax.lax.stop_gradient(mixed_targets(residuals, phi, batch.teacher_ids, mixed, mix)))
+        # BOS has no position in the language model.
+        own, mixed, then = (keep_rows(reserved.classes(x[:, :, 1:]), axis=1) for x in (own, mixed, target))
+        return Lesson(mix, own, mixed, then, target[:, :, 1:, marker] > 0.5)
+
+    return teach
+
+
+def _noisy_places(
+    reserved: Reserved, codes: Codes, classes: Float[Array, "L1 B S C"], key: Array, *, noise: float
+) -> Written:
+    """The coordinates of these classes with noise (in units of sigma), where their variables are alive."""
+    places, held = reserved.encode(codes, classes)
+    places += noise * reserved.sigma * jax.random.normal(key, places.shape)
+    alive = reserved.by_coordinate(reserved.alive)[:, None, None].astype(np.float32)
+    return Written(places, held * jnp.asarray(alive))
+
+
+def _answers(
+    logits: Float[Array, "B_twice K V"],
+    answers: Int[Array, "B K"],
+    weights: Float[Array, "B K"],
+    mix: Mix,
+    asked: Int[Array, " B"],
+) -> Metrics:
+    """The answer terms of clean rows, and "supervised_exchanged", of rows that answer as the row `asked` does."""
+    logits_c, logits_x = apart(wide(logits))
+    terms = answer_terms(logits_c, answers, weights)
+    weights_x = weights[asked] * ~mix.free[:, None]
+    return terms | {"supervised_exchanged": L.weighted_cross_entropy(logits_x, answers[asked], weights_x)}
+
+
+def _align(
+    reserved: Reserved,
+    codes: Codes,
+    hidden: Hidden,
+    lesson: Lesson,
+    item: Float[Array, "B S"],
+    answer_mask: Float[Array, "B S"],
+    *,
+    losses: LossConfig,
+    config: ExchangeConfig,
+) -> Metrics:
+    """Terms "alignment", "distance" and "alignment_parts"; `item` is 1 where a row holds a token."""
+    own, target = lesson.own, lesson.target
+    clean, exchanged = apart(wide(hidden), axis=1)
+    readout, low, high = reserved.readout(codes), slice(0, 1), slice(1, None)
+    weights = (item * (1 + (losses.answer_alignment - 1) * answer_mask))[None]
+    beyond = jnp.arange(1, len(own))[:, None] > lesson.mix.layer[None]
+    share = jnp.where(beyond, 1.0, _BELOW)[:, :, None]
+    weights_x = share * item[None] * (1 + (config.marker_weight - 1) * lesson.begins[high])
+    first, later = (L.apply_adapter(readout, x) for x in (clean[low], exchanged[high]))
+    changed = {"own": own[high], "changed_weight": config.changed_weight, "layers": high}
+    read = reading_loss(reserved, first, own[low], weights, layers=low, rare_power=_CLEAN_POWER)
+    read_x = reading_loss(reserved, later, target[high], weights_x, rare_power=config.rare_power, **changed)
+    far = distance_loss(reserved, codes, clean[low], own[low], weights, layers=low)
+    far += distance_loss(reserved, codes, exchanged[high], target[high], weights_x, **changed)
+    return {"alignment": jnp.mean(read + read_x), "distance": jnp.mean(far), "alignment_parts": read_x}

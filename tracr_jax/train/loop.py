@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NoReturn
 
 import jax
@@ -76,27 +77,14 @@ def fit(
       InterruptedRunError: Ctrl-C, once; the step under way was finished and saved.
     """
     first = int(state.step)
-    clock = _Clock()
+    settle = _Settle(
+        steps, writer=writer, checkpoints=checkpoints, log_every=log_every, summed_tokens=summed_tokens,
+        say=None if progress else say,
+    )  # fmt: skip
     # Of several processes one would stop and the others wait for it.
     listening = requests_to_stop() if jax.process_count() == 1 else contextlib.nullcontext(threading.Event())
     with showing(progress, keep=True), ThreadPoolExecutor(1) as host, listening as asked:
         report("training", first, steps)
-
-        def settle(number: int, terms: dict[str, Any]) -> None:
-            """Wait for a step that was dispatched earlier; check, write and show its numbers."""
-            values = {k: np.asarray(v) for k, v in jax.device_get(terms).items()}
-            _check_finite(values, number, checkpoints)
-            values["seconds"] = np.asarray(clock.lap())
-            if "retention" in values:
-                values["retention_per_token"] = values["retention"] / summed_tokens
-            if number % log_every == 0 or number == steps - 1:
-                writer.write(number, values)
-                writer.flush()
-            terms_shown = [text.format(values[k]) for k, text in _SHOWN.items() if k in values]
-            report("training", number + 1, steps, [*terms_shown, clock.rate])
-            if not progress and (clock.due() or number + 1 == steps):
-                say(f"step {number + 1}/{steps}  {'  '.join([*terms_shown, clock.rate])}")
-
         pending = None
         upcoming = host.submit(batch_at, first) if first < steps else None
         for number in range(first, steps):
@@ -126,6 +114,37 @@ def fit(
     if checkpoints:
         checkpoints.wait()
     return state
+
+
+@dataclass
+class _Settle:
+    """Waits for a step that was dispatched earlier; checks, writes and shows its numbers."""
+
+    steps: int
+    _: KW_ONLY
+    writer: MetricWriter
+    checkpoints: Checkpoints | None
+    log_every: int
+    summed_tokens: int
+    say: Callable[[str], None] | None  # None: a progress bar shows the numbers
+
+    def __post_init__(self):
+        self._clock = _Clock()
+
+    def __call__(self, number: int, terms: dict[str, Any]) -> None:
+        values = {k: np.asarray(v) for k, v in jax.device_get(terms).items()}
+        _check_finite(values, number, self.checkpoints)
+        values["seconds"] = np.asarray(self._clock.lap())
+        if "retention" in values:
+            values["retention_per_token"] = values["retention"] / self.summed_tokens
+        last = number + 1 == self.steps
+        if number % self.log_every == 0 or last:
+            self.writer.write(number, values)
+            self.writer.flush()
+        shown = [text.format(values[k]) for k, text in _SHOWN.items() if k in values] + [self._clock.rate]
+        report("training", number + 1, self.steps, shown)
+        if self.say and (self._clock.due() or last):
+            self.say(f"step {number + 1}/{self.steps}  {'  '.join(shown)}")
 
 
 def _check_finite(values, number, checkpoints):

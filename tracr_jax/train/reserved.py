@@ -9,9 +9,9 @@ directions: a further one would carry something that the adapter cannot read. No
 all variables with one full affine map.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -21,7 +21,6 @@ from jaxtyping import Array, Float, Int
 
 from tracr_jax.config import ExchangeConfig
 from tracr_jax.errors import UserError
-from tracr_jax.files import reading, replacing
 from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
@@ -135,6 +134,7 @@ class Reserved:
             biases.append((-s[..., 0] * jnp.sum(c * c, axis=-1)).reshape(-1))
         return Adapter(jnp.concatenate(weights), jnp.concatenate(biases))
 
+    @functools.partial(jax.jit, static_argnums=0)  # one compilation, not a hundred small ones
     def adapter(self, codes: Codes) -> Adapter:
         """The affine map onto all D teacher directions; 0 where no variable is reserved.
 
@@ -334,50 +334,3 @@ def directions(
     drawn = np.random.default_rng(seed).normal(size=(width, count))
     drawn -= taken @ (taken.T @ drawn)
     return np.linalg.qr(drawn)[0]
-
-
-def save_reserved(reserved: Reserved, path: Path) -> None:
-    """Write `reserved.npz`, in one step."""
-    arrays = {f"{kind}_{i}": x for kind in ("start", "usual") for i, x in enumerate(getattr(reserved, kind))}
-    row, column = np.nonzero(reserved.select)
-    with replacing(path) as file:
-        np.savez_compressed(
-            file,
-            names=np.array(reserved.names),
-            left_out=np.array(reserved.left_out).reshape(-1, 2),
-            groups=np.array(reserved.groups),
-            alive=reserved.alive,
-            place=reserved.place,
-            row=row,
-            column=column,
-            sigma=np.float64(reserved.sigma),
-            **arrays,
-        )
-
-
-def load_reserved(path: Path, teacher: Teacher) -> Reserved:
-    """Read `save_reserved`'s file.
-
-    Raises:
-      UserError: it is damaged, or belongs to another program.
-    """
-    with reading(path), np.load(path, allow_pickle=False) as file:
-        groups = tuple(Group(*map(int, g)) for g in file["groups"])
-        select = np.zeros((teacher.width, sum(g.n * g.m for g in groups)), np.float32)
-        select[file["row"], file["column"]] = 1
-        names = tuple(map(str, file["names"]))
-        known = {v.name for v in teacher.variables}
-        alive = file["alive"]
-        if not known.issuperset(names) or alive.shape != (teacher.num_layers + 1, len(names)):
-            raise UserError(f"{path}: does not belong to the program beside it; begin the run again")
-        return Reserved(
-            names=names,
-            left_out=tuple((str(name), str(why)) for name, why in file["left_out"]),
-            groups=groups,
-            alive=alive,
-            place=file["place"],
-            select=select,
-            start=tuple(file[f"start_{i}"] for i in range(len(groups))),
-            usual=tuple(file[f"usual_{i}"] for i in range(len(groups))),
-            sigma=float(file["sigma"]),
-        )

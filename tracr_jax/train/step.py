@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from tracr_jax.config import PAPER_LAYERS, LayerMap, LossConfig
-from tracr_jax.intervene import detach_and_roll, result_basis
+from tracr_jax.intervene import ResidualEdit, detach_and_roll, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.variables import VariableLayout
@@ -166,7 +166,6 @@ def make_loss_fn(
     """
     if config.alignment == "variable" and layout is None:
         raise ValueError("variable alignment needs a VariableLayout")
-    rows = np.array(shape.result_rows)
 
     def loss_fn(
         params: TrainParams,
@@ -179,15 +178,7 @@ def make_loss_fn(
         assert isinstance(adapter, Adapter)
         chex.assert_rank([batch.ids, batch.answer_mask, batch.teacher_ids, batch.text_ids], 2)
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
-        edit = None
-        if config.hook:
-            # The subspace is recomputed from the current adapter at every step, without gradient (4.1).
-            basis = result_basis(jax.lax.stop_gradient(adapter.weight[rows]), span=config.result_span)
-            edit = detach_and_roll(
-                basis,
-                block=shape.top,
-                before=config.hook_offset < 0,  # block L reads another state; h_L is aligned as it was
-            )
+        edit = _hook(adapter, config, shape) if config.hook else None
         asked = len(batch.ids) - shape.free_rows
         # Without a word, rows cut from a spread batch would end up whole on every device.
         ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
@@ -207,22 +198,9 @@ def make_loss_fn(
                 free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:])).hidden)
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
-            hidden = wide(hidden)
-            chex.assert_equal_shape_prefix([hidden, target], 3)
-            here = None
-            if not config.align_padding:
-                here = L.item_positions(batch.ids, pad_id=shape.pad_id).astype(hidden.dtype)
-            if config.answer_alignment != 1:
-                answers = 1 + (config.answer_alignment - 1) * batch.answer_mask.astype(hidden.dtype)
-                here = answers if here is None else here * answers
-            if config.alignment == "cosine":
-                parts = L.cosine_alignment(adapter, hidden, target, weights=here)
-                terms["alignment"] = jnp.sum(parts)
-            else:
-                assert layout is not None
-                parts = L.variable_alignment(adapter, hidden, target, layout=layout, weights=here)
-                terms["alignment"] = jnp.mean(parts * jnp.asarray(layout.weights, parts.dtype))
-            terms["alignment_parts"] = parts
+            terms |= alignment_terms(
+                adapter, wide(hidden), target, batch, config=config, pad_id=shape.pad_id, layout=layout
+            )
             total = total + config.alignment_weight * terms["alignment"]
 
         if text is not None:
@@ -232,6 +210,53 @@ def make_loss_fn(
         return total, terms
 
     return loss_fn
+
+
+def _hook(adapter: Adapter, config: LossConfig, shape: StepShape) -> ResidualEdit:
+    """The subspace is recomputed from the current adapter at every step, without gradient (4.1)."""
+    rows = np.array(shape.result_rows)
+    basis = result_basis(jax.lax.stop_gradient(adapter.weight[rows]), span=config.result_span)
+    # Before the block that reads h_L, another state is read; h_L is aligned as it was.
+    return detach_and_roll(basis, block=shape.top, before=config.hook_offset < 0)
+
+
+def alignment_terms(
+    adapter: Adapter,
+    hidden: Hidden,
+    residuals: Residuals,
+    batch: Batch,
+    *,
+    config: LossConfig,
+    pad_id: int,
+    layout: VariableLayout | None = None,
+) -> Metrics:
+    """Terms "alignment" and "alignment_parts" of `make_loss_fn`.
+
+    Args:
+      adapter: the affine map.
+      hidden: the aligned states of all rows, [L+1, B, S, d].
+      residuals: the teacher's r_0..r_L at the same positions, [L+1, B, S, D] (BOS already dropped).
+      batch: its ids and answer mask weigh the positions.
+      config: which loss, and the weight of padding and of answers.
+      pad_id: the token that pads the rows on the right.
+      layout: variables of the teacher, for variable alignment.
+    """
+    chex.assert_equal_shape_prefix([hidden, residuals], 3)
+    here = None
+    if not config.align_padding:
+        here = L.item_positions(batch.ids, pad_id=pad_id).astype(hidden.dtype)
+    if config.answer_alignment != 1:
+        answers = 1 + (config.answer_alignment - 1) * batch.answer_mask.astype(hidden.dtype)
+        here = answers if here is None else here * answers
+    if config.alignment == "cosine":
+        parts = L.cosine_alignment(adapter, hidden, residuals, weights=here)
+        return {"alignment": jnp.sum(parts), "alignment_parts": parts}
+    assert layout is not None
+    parts = L.variable_alignment(adapter, hidden, residuals, layout=layout, weights=here)
+    return {
+        "alignment": jnp.mean(parts * jnp.asarray(layout.weights, parts.dtype)),
+        "alignment_parts": parts,
+    }
 
 
 def sum_losses(losses: Sequence[LossFn], *, names: Sequence[str]) -> LossFn:

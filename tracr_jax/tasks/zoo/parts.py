@@ -10,7 +10,7 @@ from typing import Any
 
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.strings import ASK
+from tracr_jax.tasks.prompt import ASK
 
 NONE = "none"  # stands where a position holds no letter of the string
 

@@ -1,0 +1,255 @@
+"""A stranger's file that holds a RASP program: each becomes a task with the program's answers, or one line."""
+
+# tracr types every value of a program as int | float | str | bool | None, whatever it can be here.
+# pyright: reportOperatorIssue=false, reportArgumentType=false
+
+import sys
+
+import numpy as np
+import pytest
+from tracr.rasp import rasp
+
+from tests.helpers.tasks_tokenizers import filtered
+from tracr_jax.data.bridge import make_bridge
+from tracr_jax.errors import UserError
+from tracr_jax.tasks.answered import every, last, reading
+from tracr_jax.tasks.kept import keep_files, own_spec
+from tracr_jax.tasks.prompt import Prompt, joined
+from tracr_jax.tasks.registry import get_task
+from tracr_jax.teacher.compile import compile_program
+from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.verify import random_inputs, verify
+
+HEAD = "from tracr.rasp import rasp\n"
+SHIFT = """
+def shift(by, sop):
+    at = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == query - by)
+    return rasp.Aggregate(at, sop).named("shifted")
+"""
+
+# File -> (source, answers of some strings, by hand).
+FILES = {
+    "functions": (
+        SHIFT + """
+def get_program() -> rasp.SOp:
+    return shift(1, rasp.tokens == "a") & (rasp.tokens == "b")
+def get_vocab():
+    return {"a", "b", "c"}
+def get_max_seq_len():
+    return 7
+""",
+        {"a b a b": "yes no yes", "b b": "no", "c a b": "no yes"},
+    ),
+    "class": (
+        """
+class Base:
+    def get_max_seq_len(self): return 6
+    def get_correct_output_for_input(self, input): return self.get_program()(input)
+class Case7(Base):
+    def get_program(self): return make_squares()
+    def get_vocab(self): return {0, 1, 2, 3}
+def make_squares():
+    return rasp.Map(lambda x: x * x, rasp.tokens).named("squares")
+""",
+        {"0 3 1 2": "0914"},
+    ),
+    "make": (
+        "VOCAB = range(11)\ndef make_increment():\n    return rasp.Map(lambda x: x + 1, rasp.tokens)",
+        {"0 9 A": "1 A B", "A A": "B B", "5 6": "67"},
+    ),
+    "of_the_tokens": (
+        "VOCAB = {'a', 'b'}\ndef swapped(sop) -> rasp.SOp:\n"
+        "    return rasp.Map(lambda x: 'ba'['ab'.index(x)], sop)",
+        {"a a b": "b b a"},
+    ),
+    "object": (
+        "VOCAB = {True, False}\nEVEN = rasp.SequenceMap(lambda t, i: t and i % 2 == 0, rasp.tokens, rasp.indices)",
+        {"yes yes yes no": "yes no yes no"},
+    ),
+    "count_so_far": (
+        """
+VOCAB, MAX_LENGTH = {"x", "y"}, 6
+def make_count():
+    xs = rasp.Map(lambda t: t == "x", rasp.tokens)
+    return rasp.SelectorWidth(rasp.Select(xs, rasp.tokens, lambda key, query: key)).named("xs")
+CAUSAL = True
+""",
+        {"x y x": "112", "y y": "00"},
+    ),
+    "whole_string": (
+        """
+VOCAB = {"x", "y"}
+def make_count():
+    xs = rasp.Map(lambda t: t == "x", rasp.tokens)
+    return rasp.SelectorWidth(rasp.Select(xs, rasp.tokens, lambda key, query: key)).named("xs")
+""",
+        {"x y x": "2", "y y": "0"},
+    ),
+    "share": (
+        """
+VOCAB, MAX_LENGTH = {"x", "y"}, 6
+def get_program():
+    is_x = rasp.numerical(rasp.Map(lambda t: 1.0 if t == "x" else 0.0, rasp.tokens)).named("is_x")
+    so_far = rasp.Select(rasp.indices, rasp.indices, rasp.Comparison.LEQ)
+    share = rasp.numerical(rasp.Aggregate(so_far, is_x, default=0)).named("share")
+    return rasp.Map(lambda s: round(s, 3), share).named("rounded")
+""",
+        {"x y": ("1.0", "0.5"), "x y y": ("1.0", "0.5", "0.333"), "y y": ("0.0", "0.0")},
+    ),
+    "floats": (
+        "VOCAB = {-1.0, -0.5, 0.5}\nPROGRAM = rasp.Map(abs, rasp.tokens)",
+        {"-1.0 0.5 -0.5": ("1.0", "0.5", "0.5")},
+    ),
+    "words": (
+        "VOCAB = {'red', 'green', 'blue'}\nprogram = rasp.Map(lambda w: len(w), rasp.tokens)",
+        {"green red": ("5", "3")},
+    ),
+    "brackets": (
+        SHIFT + "VOCAB = set('()[]')\ndef make_before():\n    return shift(1, rasp.tokens)",
+        {"( ) [ ]": "()[", "( (": "("},
+    ),
+    "alphabet": (  # more values than there are positions
+        SHIFT + "VOCAB, MAX_LENGTH = set('abcdefghijklmnopqrstuvwxyz'), 4\n"
+        "def make_before():\n    return shift(2, rasp.tokens)",
+        {"a b c d": "a b", "q i z": "Q"},
+    ),
+}  # fmt: skip
+
+
+def task_of(tmp_path, name, source):
+    (tmp_path / f"{name}.py").write_text(HEAD + source)
+    return get_task(str(tmp_path / f"{name}.py"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_answers_are_the_programs_and_the_network_is_the_program(name, tmp_path):
+    source, answers = FILES[name]
+    task = task_of(tmp_path, name, source)
+    text = {str(v): t for v, t in task.written.items()} | {t: t for t in task.written.values()}
+    for string, said in answers.items():
+        letters = [text[x] for x in string.split()]
+        said = joined(text[x] for x in said) if isinstance(said, tuple) else said
+        assert task.item(letters).label == said, string
+        assert task._letters(task.item(letters).prompt) == tuple(letters)
+    tokenizer = filtered(task, split_digits=len(name) % 2 == 0)
+    items = [*(task.train_item(i, seed=0) for i in range(12)), *task.longest_items()[:3]]
+    length = max(len(tokenizer.encode(f"{i.prompt} {i.label}")) for i in items)
+    teacher = compile_program(lambda: task.program(max_seq_len=length), vocab=task.vocab(), max_seq_len=length)
+    bridge, oracle = make_bridge(task, tokenizer, teacher), Oracle(task.program(max_seq_len=length))
+    report = bridge.check(task, items, oracle=oracle)
+    assert report.matched == report.answer_positions > 10
+    assert task.answer == "value" or report.fill_share == 0.0
+    for item in items:
+        assert len(bridge.split(item)[0]) == len(task._letters(item.prompt)) + 1
+    proof = verify(teacher, oracle, inputs=random_inputs(teacher, range(1, length + 1, 4)))
+    assert proof.ok, str(proof)
+
+
+REFUSED = {
+    "no vocabulary": ("def make_a():\n    return rasp.Map(str, rasp.tokens)", r"add a line as VOCAB = "),
+    "ahead": (
+        "VOCAB = 'ab'\nVOCAB = set(VOCAB)\ndef make_next():\n"
+        "    n = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == query + 1)\n"
+        "    return rasp.Aggregate(n, rasp.tokens)",
+        "reads ahead: at letter 1 of .* CAUSAL = True",
+    ),
+    "length": ("VOCAB = range(3)\nPROGRAM = rasp.SequenceMap(lambda a, b: a + b, rasp.tokens, rasp.length)",
+               "which no causal network knows"),
+    "a number": ("VOCAB = range(3)\nPROGRAM = rasp.numerical(rasp.Map(lambda x: x / 3, rasp.tokens))",
+                 "is a number .rasp.numerical.*finitely many"),
+    "too many": ("VOCAB = range(40)\n"
+                 "PROGRAM = rasp.SequenceMap(lambda x, i: 100 * x + i, rasp.tokens, rasp.indices)",
+                 "can be any of 640, as .* bound them"),
+    "undefined": (
+        "VOCAB = {'a', 'b'}\ndef make_x():\n"
+        "    s = rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == 'a')\n"
+        "    return rasp.Aggregate(s, rasp.Map(lambda i: i % 2, rasp.indices))",
+        "has no value at letter [0-9]+ of",
+    ),
+    "fails": ("VOCAB = {'a', 'b'}\nPROGRAM = rasp.Map(lambda x: x + 1, rasp.tokens)", "TypeError"),
+    "two": ("VOCAB = range(3)\ndef make_a():\n    return rasp.Map(abs, rasp.tokens)\n"
+            "def make_b():\n    return rasp.Map(str, rasp.tokens)", "the programs make_a, make_b; choose one"),
+    "none": ("VOCAB = range(3)\ndef f(x, y):\n    return 3", "holds no task and no program"),
+    "selector": ("VOCAB = range(3)\ndef make_s():\n    return rasp.Select(rasp.tokens, rasp.tokens, max)",
+                 "is a selector, which has no value"),
+    "raises": ("VOCAB = range(3)\ndef make_s():\n    return 1 / 0", "ZeroDivisionError"),
+    "class that fails": ("class C:\n    def __init__(self, x): pass\n    def get_program(self): return 1",
+                         "TypeError"),
+    "one value": ("VOCAB = {1}\nPROGRAM = rasp.Map(abs, rasp.tokens)", "two values or more"),
+    "lengths": ("VOCAB, MAX_LENGTH = {1, 2}, 1\nPROGRAM = rasp.Map(abs, rasp.tokens)", "strings of 2 to 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_one_line_that_says_what_to_change(name, tmp_path):
+    source, message = REFUSED[name]
+    with pytest.raises(UserError, match=message) as error:
+        task_of(tmp_path, "mine", source)
+    assert "\n" not in str(error.value)
+    assert "mine.py" in str(error.value)
+
+
+def test_a_file_of_a_package_above_it_is_read_and_kept(tmp_path, monkeypatch):
+    """As the cases of a benchmark import its vocabularies: neither installed nor beside the file."""
+    package = tmp_path / "some_bench_of_mine"
+    (package / "cases").mkdir(parents=True)
+    (package / "vocabs.py").write_text("def letters(n):\n    return set('abcdef'[:n])\n")
+    (package / "case.py").write_text("class Case:\n    def get_max_seq_len(self): return 6\n")
+    case = package / "cases" / "case_1.py"
+    case.write_text(
+        HEAD + "from some_bench_of_mine import vocabs\nfrom some_bench_of_mine.case import Case\n"
+        "class Case1(Case):\n    def get_program(self): return rasp.Map(str.upper, rasp.tokens)\n"
+        "    def get_vocab(self): return vocabs.letters(3)\n"
+    )
+    task = get_task(str(case))
+    assert task.item(["a", "c"]).label == "A C"
+    assert task.max_length == 5
+    keep_files(str(case), tmp_path / "run")
+    for module in [m for m in sys.modules if m.startswith("some_bench_of_mine")]:
+        monkeypatch.delitem(sys.modules, module)
+    package.rename(tmp_path / "gone")
+    copy = own_spec(str(case), tmp_path / "run")
+    assert copy.startswith(str(tmp_path / "run"))
+    assert get_task(copy).item(["b", "c"]).label == "B C"
+
+
+def random_program(r):
+    """A causal program of maps, shifts and counts over integers."""
+    sops = [rasp.tokens, rasp.Map(lambda i: i % 3, rasp.indices)]
+    for _ in range(4):
+        a, b = (sops[int(r.integers(len(sops)))] for _ in range(2))
+        k = int(r.integers(1, 4))
+        at = rasp.Select(rasp.indices, rasp.indices, lambda key, query, k=k: key == max(query - k, 0))
+        sops.append(
+            [
+                lambda: rasp.Map(lambda x, k=k: (x + k) % 4, a, simplify=False),
+                lambda: rasp.SequenceMap(lambda x, y: (x + 2 * y) % 4, a, b),
+                lambda: rasp.Aggregate(at, a),
+                lambda: rasp.SelectorWidth(rasp.Select(rasp.indices, b, rasp.Comparison.LEQ)),
+            ][int(r.integers(4))]()
+        )
+    return sops[-1]
+
+
+def test_a_program_on_letters_says_what_it_says_on_values():
+    """Of every letter in turn and of the last, whatever is written behind the string."""
+    values = dict(zip("0A?x", (0, 5, 7, 2), strict=True)) | {"1": 1}
+    del values["?"]
+    for seed in range(30):
+        r = np.random.default_rng(seed)
+        program = random_program(r)
+        letters = [list(values)[k] for k in r.integers(0, 4, 5)]
+        ours = Oracle(program)([values[x] for x in letters]).values
+        said = ours[Oracle(program).result]
+        oracle = Oracle(every(reading(program, values)))
+        written = [*letters, "?", *[list(values)[k] for k in r.integers(0, 4, 4)]]
+        assert oracle(written).values[oracle.result][5:10] == said
+        oracle = Oracle(last(reading(program, values)))
+        assert oracle([*letters, "?"]).values[oracle.result][5] == said[-1]
+
+
+def test_prompts_are_read_back():
+    letters = ["a", "1", "(", "yes", "B", "9", "]", "-"]
+    for n in range(1, 9):
+        for form in (Prompt(""), Prompt("What is in")):
+            assert form.letters(form.text(letters[:n])) == tuple(letters[:n])

@@ -1,0 +1,185 @@
+"""Two runs on the same items: which is right more often, and whether that is more than chance.
+
+Both answer the items of the same evaluation sets, so the test is paired: McNemar's, exact (a binomial test on the
+items that only one of them answers rightly), and for the difference of accuracies a bootstrap over items.
+evaluation.json holds which answers were right; of a run without that, and of an export, they are measured again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from tracr_jax.errors import UserError
+from tracr_jax.files import read_json
+from tracr_jax.measure.stats import share
+
+_RESAMPLES = 9_999
+
+
+@dataclass(frozen=True)
+class SetComparison:
+    """Two runs on one evaluation set."""
+
+    items: int
+    first: dict[str, Any]
+    """Accuracy of the first run with its 95 % interval (Wilson)."""
+    second: dict[str, Any]
+    difference: float
+    """Accuracy of the second run minus that of the first."""
+    low: float
+    """95 % interval of the difference: percentiles of a bootstrap over items."""
+    high: float
+    only_first: int
+    """Items that only the first run answers rightly."""
+    only_second: int
+    p: float
+    """McNemar's exact test, two-sided; of this set alone, not corrected for the number of sets."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on every evaluation set."""
+
+    first: str
+    second: str
+    task: str
+    sets: Mapping[str, SetComparison]
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        method = {
+            "difference": "accuracy of the second run minus that of the first, on the same items",
+            "interval": f"95 %, percentiles of a paired bootstrap over items, {_RESAMPLES:,} resamples",
+            "p": "McNemar's exact test, two-sided, of each set alone",
+        }
+        sets = {name: asdict(one) for name, one in self.sets.items()}
+        return {"first": self.first, "second": self.second, "task": self.task, "method": method, "sets": sets}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which answers of a run are right."""
+
+    name: str
+    task: str
+    items: int | None
+    """Items of each set that were asked for."""
+    sets: Mapping[str, tuple[str, Sequence[bool]]]
+    """Of each set, the digest of its items and whether each answer is right."""
+
+
+def compare(
+    first: Path | str,
+    second: Path | str,
+    *,
+    task: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Compare two finished runs, or exports, on the items of every evaluation set.
+
+    Args:
+      first: the folder of a run or an export.
+      second: another, of the same task.
+      task: the task's own code, path/to/file.py:NAME, where answers are measured again and it is not found.
+      say: receives one line before answers are measured again.
+
+    Raises:
+      UserError: they are of different tasks, or answered different items.
+    """
+    folders = [Path(first), Path(second)]
+    known = [_written(folder) for folder in folders]
+    items = next((k.items for k in known if k), -1)
+    found = [k or _measured(f, items, task, say) for k, f in zip(known, folders, strict=True)]
+    return paired(found[0], found[1])
+
+
+def paired(a: Answers, b: Answers) -> Comparison:
+    """Compare the answers of two runs to the same items.
+
+    Raises:
+      UserError: the items are not the same.
+    """
+    if a.task != b.task:
+        raise UserError(f"{a.name} is a run of {a.task}, {b.name} of {b.task}: they have no items in common")
+    if a.sets.keys() != b.sets.keys():
+        odd = sorted(a.sets.keys() ^ b.sets.keys())
+        raise UserError(f"only one of {a.name} and {b.name} has the sets {', '.join(odd)}: not the same task")
+    sets = {}
+    for name, (digest, ours) in a.sets.items():
+        other, theirs = b.sets[name]
+        if len(ours) != len(theirs):
+            few, more = (a, b) if len(ours) < len(theirs) else (b, a)
+            raise UserError(
+                f"set {name}: {a.name} answered {len(ours)} items, {b.name} {len(theirs)}; measure the same: "
+                f"tracr-jax evaluate {few.name} {'--full' if more.items is None else f'--items {more.items}'}"
+            )
+        if digest != other:
+            raise UserError(f"set {name}: {a.name} and {b.name} answered different items; the task was changed")
+        sets[name] = compare_answers(np.asarray(ours), np.asarray(theirs))
+    return Comparison(a.name, b.name, a.task, sets)
+
+
+def compare_answers(first: np.ndarray, second: np.ndarray) -> SetComparison:
+    """Compare which answers are right: two arrays of booleans over the same items."""
+    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    changed = only_first + only_second
+    low, high = _interval(first, second)
+    return SetComparison(
+        items=len(first),
+        first=share(int(first.sum()), len(first)),
+        second=share(int(second.sum()), len(second)),
+        difference=(only_second - only_first) / len(first),
+        low=low,
+        high=high,
+        only_first=only_first,
+        only_second=only_second,
+        p=float(stats.binomtest(only_first, changed, 0.5).pvalue) if changed else 1.0,
+    )
+
+
+def _interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    if np.all(first == second) or len(first) < 2:
+        return 0.0, 0.0  # nothing to draw from
+    data = (first.astype(np.float64), second.astype(np.float64))
+
+    def difference(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+        return y.mean(axis=axis) - x.mean(axis=axis)
+
+    found = stats.bootstrap(
+        data, difference, paired=True, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _written(folder: Path) -> Answers | None:
+    """The answers that evaluation.json holds; None where it is missing or of an earlier version."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return None
+    evaluation = read_json(path)
+    try:
+        sets = {
+            name: (one["digest"], [x == "1" for x in one["right"]["injected"]])
+            for name, one in evaluation["sets"].items()
+        }
+        return Answers(str(folder), evaluation["task"], evaluation["items_per_set"], sets)
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _measured(folder: Path, items: int | None, task: str | None, say: Callable[[str], None]) -> Answers:
+    # What only reads files needs no JAX.
+    from tracr_jax.data.samples import reported_samples
+    from tracr_jax.measure.answers import digest, make_predictor
+    from tracr_jax.runs.model import open
+
+    say(f"{folder}: holds no answers of each item; they are measured again")
+    run = open(folder, task=task)
+    items = run.program.config.eval_items if items == -1 else items
+    samples, predict = reported_samples(run.program.task, items), make_predictor(run)
+    sets = {name: (digest(sample), predict(run.params, sample)) for name, sample in samples.items()}
+    return Answers(str(folder), run.program.name, items, sets)

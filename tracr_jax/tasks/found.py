@@ -1,0 +1,195 @@
+"""The RASP program in a file that knows nothing of tasks, as those of InterpBench and TracrBench are.
+
+A program is a function `get_program()`, a class with such a method, a function `make_…()` or any other that
+returns a `rasp.SOp` and needs no argument (or the tokens alone), or a `rasp.SOp` itself. Beside it the class, a
+function or a name in capitals says what `rasp.tokens` can be, how long a string is, and the true answers.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from tracr.rasp import rasp
+
+from tracr_jax.errors import UserError
+from tracr_jax.tasks.contract import place, short
+from tracr_jax.teacher.compile import build_program
+
+_FEWEST, _MOST = 2, 8  # letters of a string, where the file does not say
+
+
+@dataclass(frozen=True)
+class Found:
+    """A program and what its file says of it."""
+
+    who: str
+    """Begins messages."""
+    build: Callable[[], rasp.SOp]
+    values: tuple[Any, ...]
+    """What `rasp.tokens` can be, in order."""
+    shortest: int
+    """Letters of a string."""
+    longest: int
+    causal: bool
+    """Whether the file says that a position is not to see the later ones."""
+    truth: Callable[[Sequence[Any]], Sequence[Any]] | None
+    """The true values at every position of a string."""
+
+
+def find_program(module: ModuleType, name: str, *, path: str) -> tuple[Found, str]:
+    """The program called `name` in a module, or the only one, and its name.
+
+    Raises:
+      UserError: there is none, or several, or its vocabulary is not said.
+    """
+    holder, name = _holder(module, name, path)
+    who = f"task {path}:{name}"
+    if isinstance(holder, type):
+        try:
+            holder = holder()
+        except Exception as e:
+            raise UserError(f"{who}: {name}() failed ({type(e).__name__}: {short(e)}{place(e)})") from e
+    case = holder if hasattr(holder, "get_program") else module
+
+    def said(method: str, constant: str, default: Any) -> Any:
+        for place_ in (case, module):
+            if callable(getattr(place_, method, None)):
+                return _called(who, method, getattr(place_, method))
+            if hasattr(place_, constant):
+                return getattr(place_, constant)
+        return default
+
+    build = _builder(holder.get_program if hasattr(holder, "get_program") else holder)
+    try:
+        build_program(build)
+    except UserError as e:
+        raise UserError(f"{who}: {e}") from e
+    values = said("get_vocab", "VOCAB", None)
+    if values is None:
+        raise UserError(
+            f"{who}: the file does not say what the program reads; add a line as VOCAB = {{'a', 'b', 'c'}} or "
+            "VOCAB = range(5): the values of rasp.tokens"
+        )
+    if isinstance(values, Mapping) or not isinstance(values, Collection) or len(set(values)) < 2:
+        raise UserError(f"{who}: the vocabulary must be two values or more, as {{'a', 'b'}}, got {short(values)}")
+    # Where the file counts BOS as well, as InterpBench does, it says so by a function.
+    longest = _length(who, said("get_max_seq_len", "MAX_LENGTH", None), _MOST, "get_max_seq_len", case, module)
+    shortest = _length(who, said("get_min_seq_len", "MIN_LENGTH", None), _FEWEST, "get_min_seq_len", case, module)
+    if not 1 <= shortest <= longest:
+        raise UserError(f"{who}: strings of {shortest} to {longest} letters; give MIN_LENGTH and MAX_LENGTH")
+    found = Found(
+        who=who,
+        build=build,
+        values=tuple(sorted(set(values), key=_order)),
+        shortest=shortest,
+        longest=longest,
+        causal=bool(getattr(module, "CAUSAL", False)),
+        truth=_truth(case, module),
+    )
+    return found, name
+
+
+def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
+    own = {n: x for n, x in vars(module).items() if not n.startswith("_") and _is_own(x, module)}
+    programs = {n: x for n, x in own.items() if is_program(x)}
+    if name:
+        if not hasattr(module, name):
+            there = f", only {', '.join(programs)}" if programs else ""
+            raise UserError(f"task {path}: has no {name!r}{there}; it is the name after the colon")
+        return getattr(module, name), name
+    for sure in ("get_program", "program", "PROGRAM"):
+        if sure in programs:
+            return programs[sure], sure
+    # A function that needs nothing else is what the others are for.
+    kinds: list[Callable[[Any], bool]] = [
+        lambda x: isinstance(x, type),
+        lambda x: isinstance(x, rasp.SOp),
+        lambda x: inspect.isfunction(x) and not _needed(x),
+        inspect.isfunction,
+    ]
+    for kind in kinds:
+        of = [n for n, x in programs.items() if kind(x)]
+        called = {n for n in of if any(_uses(x, n) for m, x in own.items() if m != n)}
+        of = [n for n in of if n not in called] or of
+        if len(of) == 1:
+            return programs[of[0]], of[0]
+        if of:
+            raise UserError(f"task {path}: holds the programs {', '.join(of)}; choose one as {path}:{of[0]}")
+    raise UserError(
+        f"task {path}: holds no task and no program; a program is a function that returns a rasp.SOp, as "
+        "get_program() or make_reverse(), or the rasp.SOp itself"
+    )
+
+
+def _is_own(x: Any, module: ModuleType) -> bool:
+    return isinstance(x, rasp.SOp) or getattr(x, "__module__", None) == module.__name__
+
+
+def is_program(x: Any) -> bool:
+    """Whether this is a program, or a function or a class that says one."""
+    if isinstance(x, rasp.SOp):
+        return not isinstance(x, rasp.TokensType | rasp.IndicesType | rasp.LengthType)
+    if isinstance(x, type):
+        return hasattr(x, "get_program")
+    if not inspect.isfunction(x) or len(_needed(x)) > 1:
+        return False
+    says = inspect.signature(x).return_annotation
+    if says is not inspect.Signature.empty:
+        return says == rasp.SOp or str(says).removeprefix("tracr.").removeprefix("rasp.").endswith("SOp")
+    return x.__name__.startswith(("make_", "get_program", "program"))
+
+
+def _uses(x: Any, name: str) -> bool:
+    functions = (
+        [x]
+        if inspect.isfunction(x)
+        else [f for f in vars(x).values() if inspect.isfunction(f)]
+        if (isinstance(x, type))
+        else []
+    )
+    return any(name in f.__code__.co_names for f in functions)
+
+
+def _needed(function: Callable) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
+
+
+def _builder(x: Any) -> Callable[[], rasp.SOp]:
+    if isinstance(x, rasp.SOp):
+        return lambda: x
+    if inspect.isfunction(x) and len(_needed(x)) == 1:
+        return lambda: x(rasp.tokens)
+    return x
+
+
+def _called(who: str, name: str, function: Callable) -> Any:
+    try:
+        return function()
+    except Exception as e:
+        raise UserError(f"{who}: {name}() failed ({type(e).__name__}: {short(e)}{place(e)})") from e
+
+
+def _length(who: str, said: Any, default: int, method: str, *places: Any) -> int:
+    if said is None:
+        return default
+    if type(said) is not int:
+        raise UserError(f"{who}: the length of a string must be a whole number, got {short(said)}")
+    return said - any(callable(getattr(p, method, None)) for p in places)
+
+
+def _order(value: Any) -> tuple:
+    number = isinstance(value, int | float)
+    return (not number, value if number else 0, str(value))
+
+
+def _truth(case: Any, module: ModuleType) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
+    """Where the file writes it itself: what a base class says is the program once more."""
+    name = "get_correct_output_for_input"
+    owner = next((c for c in type(case).__mro__ if name in vars(c)), None)
+    if owner is not None and owner.__module__ == module.__name__:
+        return getattr(case, name)
+    return getattr(module, name, None)

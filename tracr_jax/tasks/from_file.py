@@ -1,0 +1,218 @@
+"""A task of a program found in a file: its strings are prompts and its values answers, or one line says why not.
+
+The prompt is the string alone (`tracr_jax.tasks.prompt`), the labels are the program's own values: of the last
+letter where all letters of a string have one value, otherwise of each letter in turn. A value that is one sign is
+written as it is, any other as a letter of its own, which `legend` says.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracr.rasp import rasp
+
+from tracr_jax.errors import UserError
+from tracr_jax.tasks.answered import every, last, reading
+from tracr_jax.tasks.base import EvalSet
+from tracr_jax.tasks.found import Found
+from tracr_jax.tasks.language import Letters, random_string
+from tracr_jax.tasks.prompt import ASK, OTHER
+from tracr_jax.tasks.split import rng
+from tracr_jax.tasks.strings import StringTask
+from tracr_jax.teacher.graph import describe, trace
+from tracr_jax.teacher.oracle import Oracle
+
+# With a blank before it each is one token of GPT-2's, SmolLM2's and the bundled model's tokenizer.
+_CAPITALS, _SMALL = "ABCDEFGHIJKLMNOPQRSTUVWYZ", "abcdefghjklmnoprstuvwxyz"
+_SIGNS = frozenset("0123456789!\"#$%&'()*+,-./;<=>@[\\]^_`{|}~")
+_UNSEEN = "unseen"  # a value that only strings that are longer than all items have
+_STRINGS = 64
+_MANY = 2000
+
+
+@dataclass(frozen=True)
+class FileTask(StringTask):
+    """A `StringTask` whose letters and answers are written for values of the program."""
+
+    says: Callable[[Letters], Any] = field(kw_only=True)
+    """The answer of a string, by the program on the string alone; the bridge proves that it is the same."""
+    written: Mapping[Any, str] = field(kw_only=True, hash=False)
+    """Of each value, its text."""
+
+    @property
+    def legend(self) -> str:
+        """The values that are not written as they are."""
+        return ", ".join(f"{t} = {v!r}" for v, t in self.written.items() if t != _plain(v))
+
+    def _ask(self, letters: Letters, before: int = 0, between: int = 0) -> Any:
+        return self.says(letters)
+
+    def eval_sets(self) -> Mapping[str, EvalSet]:
+        """As in `StringTask`; the first says what stands for what."""
+        sets = dict(super().eval_sets())
+        if self.legend:
+            test = sets["test"]
+            sets["test"] = EvalSet(test.name, test.size, test.item, f"{test.note} Written: {self.legend}.")
+        return sets
+
+
+def make_task(found: Found, *, name: str) -> FileTask:
+    """The task of a program and its vocabulary.
+
+    Raises:
+      UserError: the program reads ahead, has no value somewhere, or too many different ones.
+    """
+    program = found.build()
+    try:
+        possible = trace(program, vocab=set(found.values), max_seq_len=2 * found.longest).sops[program.label]
+    except UserError as e:
+        raise UserError(f"{found.who}: {e}") from e
+    if rasp.is_numerical(program):
+        raise UserError(
+            f"{found.who}: the program's value is a number (rasp.numerical), an answer is one of finitely many "
+            "values; put rasp.Map(...) around it that names them, as in rasp.Map(lambda x: x > 0.5, program)"
+        )
+    ours, whole = Oracle(program), Oracle(found.build(), causal=False)
+    one, skipped = _answer(found, ours, whole)
+    texts = _texts(found, possible.values) or _texts(found, _seen(found, ours, one, skipped))
+    if texts is None:
+        raise UserError(
+            f"{found.who}: the program's value can be any of {len(possible.values):,}, as "
+            f"{_some(possible.values)}; each answer is one token, and {len(_CAPITALS + _SMALL)} can be chosen; "
+            "bound them, as in min(x, 9)"
+        )
+    letters = tuple(texts[v] for v in found.values)
+    values: dict[str, Hashable] = dict(zip(letters, found.values, strict=True))
+
+    def build() -> rasp.SOp:
+        program = reading(found.build(), values)
+        fetched = last(program) if one else every(program, skipped=skipped)
+        return rasp.Map(lambda v: texts.get(v, _UNSEEN), fetched)
+
+    def says(string: Sequence[str]) -> Any:
+        inside = [values[x] for x in string]
+        out = _part(ours(inside).values[ours.result], one, skipped)
+        if None in out:
+            raise _undefined(found, inside, len(string) - len(out) + out.index(None))
+        if not all(v in texts for v in out):
+            raise UserError(
+                f"{found.who}: for {inside} the program has the value {_some(set(out) - set(texts))}, which none "
+                f"of {_MANY} other strings had and no text was chosen for; bound its values, as in min(x, 9)"
+            )
+        said = tuple(texts[v] for v in out)
+        return said[0] if one else said
+
+    def truth(string: Sequence[str]) -> Any:
+        inside = [values[x] for x in string]
+        try:
+            out = list(found.truth(inside)) if found.truth else whole(inside).values[whole.result]
+        except Exception as e:
+            raise UserError(f"{found.who}: its own answers failed on {inside} ({describe(e)})") from e
+        said = [texts.get(v, str(v)) for v in _part(out, one, skipped)]
+        return said[0] if one else said
+
+    return FileTask(
+        name,
+        build,
+        letters,
+        question="",
+        min_length=max(found.shortest, skipped + 1),
+        max_length=found.longest,
+        answer="value" if one else "sequence",
+        truth=None if found.causal else truth,
+        skipped=skipped,
+        says=says,
+        written=texts,
+    )
+
+
+def _part(values: list[Any], one: bool, skipped: int) -> list[Any]:
+    """The values that are the answer."""
+    return values[-1:] if one else values[skipped:]
+
+
+def _answer(found: Found, ours: Oracle, whole: Oracle) -> tuple[bool, int]:
+    """Whether the answer is one value, and how many letters have none.
+
+    Raises:
+      UserError: some string has no answer, or its letters another one where all are seen.
+    """
+    r = rng(17)
+    strings = [random_string(r, found.values, found.shortest, 2 * found.longest) for _ in range(_STRINGS)]
+    strings.sort(key=len)
+    causal = [ours(s).values[ours.result] for s in strings]
+    meant = causal if found.causal else [whole(s).values[whole.result] for s in strings]
+    # One value for all letters is a value of the string.
+    one = all(len(set(v)) == 1 for v in meant) and len({v[0] for v in meant}) > 1
+    skipped = 0
+    both = [*causal, *meant]
+    while not one and all(v[skipped] is None for v in both if len(v) > skipped) and skipped < found.longest:
+        skipped += 1
+    if skipped >= found.longest:
+        raise UserError(f"{found.who}: the first {skipped} letters have no value, and strings have no more")
+    for string, a, b in zip(strings, causal, meant, strict=True):
+        for i in range(len(a) - 1 if one else skipped, len(a)):
+            if a[i] != b[i]:
+                raise UserError(
+                    f"{found.who}: the program reads ahead: at letter {i + 1} of {list(string)} it says {b[i]!r} "
+                    f"of the whole string, and {a[i]!r} where later letters are not seen, as in a language model; "
+                    'write it behind "?", where every letter is seen, as the built-in tasks reverse, sort and '
+                    "histogram do (tracr-jax check reverse), or, if that is meant, add the line CAUSAL = True"
+                )
+            if a[i] is None:
+                raise _undefined(found, string, i)
+    return one, skipped
+
+
+def _undefined(found: Found, string: Sequence[Any], at: int) -> UserError:
+    return UserError(
+        f"{found.who}: the program has no value at letter {at + 1} of {list(string)}: an Aggregate selects "
+        "nothing there, or several different values, or a function returns None; let it have one for every string"
+    )
+
+
+def _seen(found: Found, ours: Oracle, one: bool, skipped: int) -> set[Any]:
+    """The answers of many strings: fewer than are possible by the values that each step can have."""
+    r, seen = rng(18), set()
+    for _ in range(_MANY):
+        string = random_string(r, found.values, found.shortest, 2 * found.longest)
+        seen.update(_part(ours(string).values[ours.result], one, skipped))
+        if len(seen) > len(_CAPITALS + _SMALL) + len(_SIGNS):
+            break
+    return seen
+
+
+def _plain(value: Any) -> str:
+    """A value's own text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _texts(found: Found, answers: Iterable[Any]) -> dict[Any, str] | None:
+    """One text for each value of letters and answers; None where these are more than there are letters."""
+    values = list(dict.fromkeys([*found.values, *sorted(answers, key=lambda v: (type(v).__name__, _sort(v)))]))
+    pool = [*_CAPITALS, *_SMALL]
+    good = {*_SIGNS, *pool, "yes", "no"} - {ASK, OTHER, ":"}
+    out = {v: t for v in values if (t := _plain(v)) in good}
+    if len(set(out.values())) < len(out):
+        out = {}  # 1 and "1", True and "yes"
+    free = [x for x in pool if x not in out.values()]
+    for v in values:
+        if v in out:
+            continue
+        if not free:
+            return None
+        twin = _plain(v).swapcase()
+        out[v] = free.pop(free.index(twin) if twin in free else 0)
+    return {v: out[v] for v in values}
+
+
+def _sort(value: Any) -> Any:
+    return value if isinstance(value, int | float) else 0 if value is None else str(value)
+
+
+def _some(values: Iterable[Any]) -> str:
+    return ", ".join(sorted(map(repr, values))[:4])
