@@ -1,6 +1,6 @@
 """What a step costs where a part of the model is trained: operations, memory and processor time by --train.
 
-  python -m experiments.benchmarks.trained --lm tiny random:smollm2-135m-instruct
+  python -m experiments.benchmarks.trained --lm tiny random:smollm2-135m-instruct --memory
 
 The main job's step of each model (its preset's rows), one column of it per kind of training, in turn. Operations
 and bytes are XLA's own of the compiled step: they do not depend on what else the machine does. Memory is arguments
@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.benchmarks import common
 
-PARTS = ("all", "lora:8", "blocks:8-15", "embeddings", "adapter")
+PARTS = ("lora:8", "blocks:8-15", "embeddings", "adapter")
 
 
 def measure(lm: str, *, parts: tuple[str, ...], repetitions: int, **options: Any) -> list[dict[str, Any]]:
@@ -75,11 +75,14 @@ def main() -> None:
     """Measure every model of the command line."""
     parser = common.parser(__doc__ or "")
     parser.add_argument("--lm", nargs="+", default=["tiny"])
+    parser.add_argument("--train", nargs="+", default=PARTS, help="beside all")
+    parser.add_argument("--memory", action="store_true", help="also --remat and --accumulate 2, with all trained")
     args = parser.parse_args()
     about, rows = common.machine(), []
     for lm in ["random:32x10"] if args.small else args.lm:
-        parts = ("all", "lora:2", "blocks:3-5", "adapter") if args.small else PARTS
-        rows += measure(lm, parts=parts, repetitions=args.repetitions, remat=True, accumulate=2)
+        parts = ("lora:2", "blocks:3-5", "adapter") if args.small else args.train
+        options = {"remat": True, "accumulate": 2} if args.memory else {}
+        rows += measure(lm, parts=("all", *parts), repetitions=args.repetitions, **options)
     results = [dict(row) for row in rows]
     for row in rows:
         row.pop("all_s")
