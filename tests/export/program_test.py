@@ -152,6 +152,7 @@ def test_a_run_does_not_go_on_with_another_model(room, tmp_path):
         tracr_jax.resume(copy, lm=load_lm(str(tmp_path / "lm")), progress=False)
 
 
+@pytest.mark.soak
 def test_weights_in_a_coarser_type_come_back_in_it(room, tmp_path):
     folder, _ = room
     lm = load_lm(str(folder / "lm"))

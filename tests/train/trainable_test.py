@@ -18,9 +18,10 @@ from tests.train import exchange_test as X
 from tests.train import loop_test as F
 from tracr_jax.config import LossConfig, OptimConfig, RunConfig
 from tracr_jax.errors import UserError
-from tracr_jax.lm.lora import init_pairs, joined, merged, split_pairs
+from tracr_jax.lm.blocks import unstack_blocks
+from tracr_jax.lm.lora import SCALE, init_pairs, joined, merged, split_pairs
 from tracr_jax.presets import preset
-from tracr_jax.runs.build import make_batch_at, make_parts
+from tracr_jax.runs.build import make_parts
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.mesh import make_mesh, state_shardings
@@ -38,13 +39,12 @@ def drawn(model, seed, dtype="float32"):
     return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), dtype), shapes)
 
 
-def loss_of(model=F.MODEL, free=1, **options):
-    options = {"answer_alignment": 2.0} | options
+def loss_of(model):
     return make_loss_fn(
         model,
         F.teacher,
-        config=LossConfig(**options),
-        shape=StepShape(F.DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=free),
+        config=LossConfig(answer_alignment=2.0),
+        shape=StepShape(F.DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=2),
         layout=variable_layout(F.VARIABLES),
     )
 
@@ -56,37 +56,46 @@ def adapters(dtype="float32"):
 
 
 @functools.cache
-def plain_gradient(rank=0):
-    """((gradient, terms) of all parameters, these parameters), in float64, with low-rank pairs if any."""
+def plain():
+    """((gradient, terms), model, parameters, θ₀): of all parameters at once, in float64."""
     model = dataclasses.replace(F.MODEL, dtype="float64")
-    params = drawn(model, 0, "float64")
-    if rank:
-        params = joined(init_pairs(params, rank=rank, key=jax.random.key(0)), params)
-    frozen = Frozen(drawn(model, 2, "float64"), (jnp.ones(()),))
+    params, original = drawn(model, 0, "float64"), drawn(model, 2, "float64")
     grad = jax.jit(jax.grad(loss_of(model), has_aux=True))
-    return grad(TrainParams(params, adapters("float64")), frozen, F.batch_at(0)), params
+    found = grad(TrainParams(params, adapters("float64")), Frozen(original, (jnp.ones(()),)), F.batch_at(0))
+    return found, model, params, original
+
+
+def by_pairs(grads, pairs):
+    """The gradient of pairs whose B is zero, from the kernels' gradient dW: s·Aᵀ·dW of B, and zero of A."""
+    out = jax.tree.map(jnp.zeros_like, pairs)
+    for name, pair in pairs["blocks"].items():
+        product = jnp.einsum("nir,nio->nro", pair["lora_a"], grads["blocks"][name]["kernel"])
+        out["blocks"][name]["lora_b"] = SCALE * product
+    return out
 
 
 @pytest.mark.parametrize("text", PARTS)
 def test_a_partial_gradient_is_a_part_of_the_whole_one(text, x64):
     """To 1e-9 in float64; what is frozen is θ₀'s own array, has no gradient and no moments."""
-    model, part = dataclasses.replace(F.MODEL, dtype="float64"), trained_part(text)
-    (want, expected), plain = plain_gradient(part.rank)
-    params = in_stacks(part, split_pairs(plain)[0])
-    trained, base = split(part, params, key=jax.random.key(0))
-    chex.assert_trees_all_equal(whole(part, trained, base), plain)
-    assert all(any(x is y for y in jax.tree.leaves(params)) for x in jax.tree.leaves(base))
-    frozen = Frozen(in_stacks(part, drawn(model, 2, "float64")), (jnp.ones(()),), base)
+    part = trained_part(text)
+    (want, expected), model, params, original = plain()
+    cut = in_stacks(part, params)
+    trained, base = split(part, cut, key=jax.random.key(0))
+    chex.assert_trees_all_equal(split_pairs(whole(part, trained, base))[0], params)
+    assert all(any(x is y for y in jax.tree.leaves(cut)) for x in jax.tree.leaves(base))
     both = TrainParams(trained, adapters("float64"))
+    frozen = Frozen(in_stacks(part, original), (jnp.ones(()),), base)
     grads, terms = jax.jit(jax.grad(beside_frozen(loss_of(model)), has_aux=True))(both, frozen, F.batch_at(0))
     assert_same(terms["loss"], expected["loss"])
     assert_same(grads.adapters, want.adapters)
     chex.assert_trees_all_equal_shapes(grads.lm, trained)
-    found = jax.tree_util.tree_leaves_with_path(in_stacks(part, want.lm))
-    flat = {jax.tree_util.keystr(k): x for k, x in found}
-    for k, x in jax.tree_util.tree_leaves_with_path(grads.lm):
-        assert_same(x, flat[jax.tree_util.keystr(k)])
-        assert np.any(x) or jax.tree_util.keystr(k).endswith("lora_a']")  # A moves when B is no longer zero
+    if part.kind == "lora":
+        expected = by_pairs(want.lm, trained)
+    else:
+        expected = split(part, in_stacks(part, want.lm), key=jax.random.key(0))[0]
+    if part.kind != "adapter":
+        assert_same(grads.lm, expected)
+        assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(grads.lm)) > 1e-4
     opt_state = make_optimizer(OptimConfig(kind="muon"), steps=3).init(both)
     moments = [x.size for x in jax.tree.leaves(opt_state) if x.ndim]
     # Beside two moments, Muon keeps three coefficients.
@@ -109,19 +118,14 @@ def test_an_optimizer_moves_all_that_is_trained(text, kind):
 
 @pytest.mark.parametrize("options", [{"remat": True}, {"parts": 2}])
 def test_memory_options_change_no_step(options, x64):
-    """Values and gradients to 1e-9 in float64, hook, retention, variables and all."""
-    model = dataclasses.replace(F.MODEL, dtype="float64")
-    params = TrainParams(drawn(model, 0, "float64"), adapters("float64"))
-    frozen = Frozen(drawn(model, 2, "float64"), (jnp.ones(()),))
-    (batch,) = F.batch_at(0)
-    batch = batch._replace(text_ids=np.concatenate([batch.text_ids, batch.text_ids[::-1] + 1]) % 40)
-    found = []
-    for one in (model, dataclasses.replace(model, **options)):
-        fn = jax.jit(jax.value_and_grad(loss_of(one, free=0), has_aux=True))
-        found.append(fn(params, frozen, (batch,)))
-    assert_same(found[1], found[0])
+    """Gradients and terms to 1e-9 in float64: hook, unlabelled rows, retention, variables and all."""
+    want, model, params, original = plain()
+    grad = jax.jit(jax.grad(loss_of(dataclasses.replace(model, **options)), has_aux=True))
+    found = grad(TrainParams(params, adapters("float64")), Frozen(original, (jnp.ones(()),)), F.batch_at(0))
+    assert_same(found, want)
 
 
+@pytest.mark.soak
 def test_exchange_training_by_low_rank_and_in_parts():
     """Every row twice, written before every block: in parts it is the same gradient of every pair."""
     s, r, static = X.parts()
@@ -137,41 +141,32 @@ def test_exchange_training_by_low_rank_and_in_parts():
     assert all(np.any(x) for x in jax.tree.leaves(found[0][0].lm))
 
 
-def test_a_run_of_low_rank_holds_no_second_copy_and_takes_its_rows_in_parts():
+@pytest.mark.parametrize("text", PARTS)
+def test_a_run_holds_no_second_copy_of_what_is_frozen(text):
     setup = P.small_setup()
-    config = dataclasses.replace(
-        setup.config,
-        train="lora:2",
-        data=dataclasses.replace(setup.config.data, text_batch=2),
-        losses=dataclasses.replace(setup.config.losses, retention_weight=0.0),  # its text has one row
-        optim=OptimConfig(kind="muon", warmup_steps=0),
-    )
-    after = []
-    for accumulate in (1, 2):
-        one = dataclasses.replace(setup, config=dataclasses.replace(config, accumulate=accumulate))
-        state, frozen, step = make_parts([one])
-        assert all(
-            any(x is y for y in jax.tree.leaves(frozen.lm)) for x in jax.tree.leaves(frozen.base)
-        )  # no second copy
-        batch = make_batch_at([one])(0)
-        after.append(step(state, frozen, batch)[1])
-    assert_same(after[1], after[0])
+    setup = dataclasses.replace(setup, config=dataclasses.replace(setup.config, train=text))
+    state, frozen, _ = make_parts([setup])
+    kept = {id(x) for x in jax.tree.leaves(frozen.lm)}
+    assert all(id(x) in kept for x in jax.tree.leaves(frozen.base))
+    assert kept.isdisjoint(id(x) for x in jax.tree.leaves(state.params))  # the step donates these
+    numbers = sum(x.size for x in jax.tree.leaves((state.params.lm, frozen.base)))
+    assert numbers >= sum(x.size for x in jax.tree.leaves(setup.lm.params))
 
 
-def test_pairs_compute_nothing_at_first_and_merge_for_every_family():
-    for family in ("gpt2", "llama"):
-        for scan in (True, False):
-            model, params = M.make(family, scan_layers=scan)
-            pairs = init_pairs(params, rank=3, key=jax.random.key(0))
-            kernels = [x for x in jax.tree.leaves(params) if x.ndim == 2 + scan]
-            assert len(jax.tree.leaves(pairs)) >= 2 * 4
-            assert kernels
-            ids = M.ids(2, 5)
-            assert_same(M.run(model, joined(pairs, params), ids), M.run(model, params, ids))
-            pairs = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), pairs)
-            beside, plain = joined(pairs, params), merged(joined(pairs, params))
-            chex.assert_trees_all_equal_shapes(plain, params)
-            assert_same(M.run(model, plain, ids), M.run(model, beside, ids))
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_pairs_compute_nothing_at_first_and_are_merged(family):
+    """At every projection; merged the states are the same, of scanned parameters and of the loop's."""
+    model, params = M.make(family)
+    pairs = init_pairs(params, rank=3, key=jax.random.key(0))
+    kernels = [x for k, x in jax.tree_util.tree_leaves_with_path(params["blocks"]) if k[-1].key == "kernel"]
+    assert len(jax.tree.leaves(pairs)) == 2 * len(kernels)
+    ids = M.ids(2, 5)
+    assert_same(M.run(model, joined(pairs, params), ids), M.run(model, params, ids))
+    pairs = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), pairs)
+    beside = joined(pairs, params)
+    chex.assert_trees_all_equal_shapes(merged(beside), params)
+    assert_same(M.run(model, merged(beside), ids), M.run(model, beside, ids))
+    chex.assert_trees_all_equal(merged(unstack_blocks(beside)), unstack_blocks(merged(beside)))
 
 
 def test_moments_and_pairs_lie_over_a_mesh():
