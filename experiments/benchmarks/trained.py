@@ -1,11 +1,11 @@
-"""What a step costs where a part of the model is trained: operations, memory and processor time by --train.
+"""What a step costs where a part of the model is trained: memory and processor time by --train.
 
   python -m experiments.benchmarks.trained --lm tiny random:smollm2-135m-instruct --memory
 
-The main job's step of each model (its preset's rows), one column of it per kind of training, in turn. Operations
-and bytes are XLA's own of the compiled step: they do not depend on what else the machine does. Memory is arguments
-(weights, frozen ones too, moments, batch) plus what the step takes beside them; an array that is θ₀ and a frozen
-weight at once is counted once. Processor time is of all threads, the median of alternating steps.
+The main job's step of each model (its preset's rows), one row for each kind of training, in turn. Memory is XLA's
+own of the compiled step, which does not depend on what else the machine does: arguments (weights, frozen ones too,
+moments, batch) plus what the step takes beside them; an array that is θ₀ and a frozen weight at once is counted
+once. Processor time is of all threads, the median of alternating steps.
 """
 
 from tracr_jax.host import keep_pages
@@ -48,7 +48,6 @@ def measure(lm: str, *, parts: tuple[str, ...], repetitions: int, **options: Any
                 "model": lm,
                 "trained": name,
                 "parameters, M": sum(x.size for x in jax.tree.leaves(state.params.lm)) / 1e6,
-                "gigaflops": compiled.cost_analysis()["flops"] / 1e9,
                 "memory, GiB": (sum(kept.values()) + inside) / 2**30,
                 "moments, MiB": sum(x.nbytes for x in jax.tree.leaves(state.opt_state)) / 2**20,
                 "compile, s": seconds,
