@@ -1,11 +1,11 @@
-"""What a step costs where a part of the model is trained: operations, memory and processor time by --train.
+"""What a step costs where a part of the model is trained: memory and processor time by --train.
 
-  python -m experiments.benchmarks.trained --lm tiny random:smollm2-135m-instruct
+  python -m experiments.benchmarks.trained --lm tiny random:smollm2-135m-instruct --memory
 
-The main job's step of each model (its preset's rows), one column of it per kind of training, in turn. Operations
-and bytes are XLA's own of the compiled step: they do not depend on what else the machine does. Memory is arguments
-(weights, frozen ones too, moments, batch) plus what the step takes beside them; an array that is θ₀ and a frozen
-weight at once is counted once. Processor time is of all threads, the median of alternating steps.
+The main job's step of each model (its preset's rows), one row for each kind of training, in turn. Memory is XLA's
+own of the compiled step, which does not depend on what else the machine does: arguments (weights, frozen ones too,
+moments, batch) plus what the step takes beside them; an array that is θ₀ and a frozen weight at once is counted
+once. Processor time is of all threads, the median of alternating steps.
 """
 
 from tracr_jax.host import keep_pages
@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.benchmarks import common
 
-PARTS = ("all", "lora:8", "blocks:8-15", "embeddings", "adapter")
+PARTS = ("lora:8", "blocks:8-15", "embeddings", "adapter")
 
 
 def measure(lm: str, *, parts: tuple[str, ...], repetitions: int, **options: Any) -> list[dict[str, Any]]:
@@ -48,7 +48,6 @@ def measure(lm: str, *, parts: tuple[str, ...], repetitions: int, **options: Any
                 "model": lm,
                 "trained": name,
                 "parameters, M": sum(x.size for x in jax.tree.leaves(state.params.lm)) / 1e6,
-                "gigaflops": compiled.cost_analysis()["flops"] / 1e9,
                 "memory, GiB": (sum(kept.values()) + inside) / 2**30,
                 "moments, MiB": sum(x.nbytes for x in jax.tree.leaves(state.opt_state)) / 2**20,
                 "compile, s": seconds,
@@ -75,11 +74,14 @@ def main() -> None:
     """Measure every model of the command line."""
     parser = common.parser(__doc__ or "")
     parser.add_argument("--lm", nargs="+", default=["tiny"])
+    parser.add_argument("--train", nargs="+", default=PARTS, help="beside all")
+    parser.add_argument("--memory", action="store_true", help="also --remat and --accumulate 2, with all trained")
     args = parser.parse_args()
     about, rows = common.machine(), []
     for lm in ["random:32x10"] if args.small else args.lm:
-        parts = ("all", "lora:2", "blocks:3-5", "adapter") if args.small else PARTS
-        rows += measure(lm, parts=parts, repetitions=args.repetitions, remat=True, accumulate=2)
+        parts = ("lora:2", "blocks:3-5", "adapter") if args.small else args.train
+        options = {"remat": True, "accumulate": 2} if args.memory else {}
+        rows += measure(lm, parts=("all", *parts), repetitions=args.repetitions, **options)
     results = [dict(row) for row in rows]
     for row in rows:
         row.pop("all_s")

@@ -122,6 +122,28 @@ def test_another_model_or_a_changed_one_is_refused(room, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_stopped_run_goes_on_to_the_bit(room, tmp_path):
+    folder, run = room
+    copy = shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(copy / "checkpoints" / "3")
+    resumed = tracr_jax.resume(copy, progress=False)
+    chex.assert_trees_all_equal(resumed.params, run.params)
+    chex.assert_trees_all_equal(resumed.adapter, run.adapter)
+
+
+def test_a_run_of_the_adapter_alone_leaves_the_model_and_is_read_back(room, tmp_path):
+    folder, _ = room
+    config = dataclasses.replace(SMALL, steps=2, eval_items=2, train="adapter")
+    run = tracr_jax.inject(
+        f"{folder}/tasks.py:ODD", lm=str(folder / "lm"), config=config, folder=tmp_path / "run", progress=False
+    )
+    again = tracr_jax.open(tmp_path / "run")
+    chex.assert_trees_all_equal(run.params, load_lm(str(folder / "lm")).params)
+    chex.assert_trees_all_equal(again.params, run.params)
+    chex.assert_trees_all_equal(again.adapter, run.adapter)
+    assert "retention" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
 def test_a_run_does_not_go_on_with_another_model(room, tmp_path):
     folder, _ = room
     write_random_gpt2(tmp_path / "lm", num_blocks=6, width=32, heads=2, seed=1)
@@ -130,6 +152,7 @@ def test_a_run_does_not_go_on_with_another_model(room, tmp_path):
         tracr_jax.resume(copy, lm=load_lm(str(tmp_path / "lm")), progress=False)
 
 
+@pytest.mark.soak
 def test_weights_in_a_coarser_type_come_back_in_it(room, tmp_path):
     folder, _ = room
     lm = load_lm(str(folder / "lm"))

@@ -32,6 +32,10 @@ from tracr_jax.types import Params
 FILE, ORIGINAL, BITS = "program_adapter.safetensors", "original", "bits.npz"
 _PREFIX = "base_model.model."  # PEFT's, before the names of modules
 _KIND = "tracr_jax program 1"
+# Of an export, what reads the program's variables and says what it is.
+_PROGRAM_FILES = (
+    PROGRAM, "teacher.npz", "adapter.safetensors", "reserved.npz", "codes.safetensors", "README.md"
+)  # fmt: skip
 
 Tensors = Mapping[str, np.ndarray]  # float32, under Hugging Face's names
 
@@ -73,7 +77,7 @@ def apply_program(adapter: str | Path, model: str, folder: str | Path) -> Path:
     with new_folder(folder) as out:
         write_small_files(lm, out)
         if (path.parent / PROGRAM).exists():
-            for name in (PROGRAM, "teacher.npz", "adapter.safetensors", "README.md"):
+            for name in _PROGRAM_FILES:
                 if (path.parent / name).exists():
                     _copy(path.parent / name, out / name)
             copy_small_files(path.parent, out)

@@ -10,7 +10,7 @@ can then take them off again to the bit, given the few bits that the rounding of
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -45,7 +45,7 @@ def init_pairs(params: Params, *, rank: int, key: jax.Array) -> Params:
       rank: r.
       key: of A's initial values, uniform in ±1/√in.
     """
-    kernels = {path: x for path, x in flatten_dict(params).items() if _is_projection(path)}
+    kernels = {path: x for path, x in _flat(params).items() if _is_projection(path)}
     out = {}
     for (path, kernel), one in zip(kernels.items(), jax.random.split(key, len(kernels)), strict=True):
         *stack, fan_in, fan_out = kernel.shape
@@ -56,20 +56,24 @@ def init_pairs(params: Params, *, rank: int, key: jax.Array) -> Params:
     return unflatten_dict(out)
 
 
+def _flat(params: Params) -> dict[tuple[str, ...], Any]:
+    return cast(Any, flatten_dict(params))
+
+
 def _is_projection(path: tuple[str, ...]) -> bool:
     return path[0].startswith("block") and path[-1] == "kernel"
 
 
 def split_pairs(params: Params) -> tuple[Params, Params]:
     """(the parameters without pairs, the pairs alone); the latter is empty where there are none."""
-    flat = flatten_dict(params)
+    flat = _flat(params)
     rest, pairs = ({k: x for k, x in flat.items() if (k[-1] in (A, B)) == own} for own in (False, True))
     return unflatten_dict(rest), unflatten_dict(pairs)
 
 
 def merged(params: Params) -> Params:
     """Plain parameters that compute the same: each pair is added to its kernel, which becomes a NumPy array."""
-    plain, pairs = (flatten_dict(x) for x in split_pairs(params))
+    plain, pairs = map(_flat, split_pairs(params))
     for path in {k[:-1] for k in pairs}:
         w, a, b = (np.asarray(x) for x in (plain[(*path, "kernel")], pairs[(*path, A)], pairs[(*path, B)]))
         stacks = zip(*(x.reshape(-1, *x.shape[-2:]) for x in (w, a, b)), strict=True)

@@ -66,6 +66,7 @@ def beside_frozen(loss_fn: LossFn) -> LossFn:
     """A loss of all parameters as one of the trained ones; the frozen ones come with `Frozen.base`."""
 
     def loss(params: TrainParams, frozen: Frozen, *rest: Any):
+        assert frozen.base is not None
         return loss_fn(params._replace(lm=joined(params.lm, frozen.base)), frozen, *rest)
 
     return loss
