@@ -292,6 +292,35 @@ def _compare(argv: list[str]) -> None:
     print_comparison(console, found)
 
 
+def _sweep(argv: list[str]) -> None:
+    args = parse(options.Sweep, argv)
+    try:
+        weights = [float(w) for w in args.retention.split(",")]
+    except ValueError as e:
+        raise UserError(f"--retention must be numbers with commas between them, got {args.retention!r}") from e
+    _start("")
+    from tracr_jax.report.sweep import draw_sweep
+    from tracr_jax.report.terminal.sweep import print_sweep
+    from tracr_jax.runs.folder import sweep_folder
+    from tracr_jax.sweep import Planned, make_run, plan, sweep
+
+    folder, methods = args.folder or sweep_folder(args.task, args.lm), args.methods.split(",")
+    sizes = {"seeds": args.seeds, "steps": args.steps, "eval_items": args.eval_items}
+    planned = plan(args.task, lm=args.lm, methods=methods, retention=weights, folder=folder, **sizes)
+    console = _console()
+
+    def say(line: str) -> None:
+        console.print(line, style="dim", markup=False, soft_wrap=True)
+
+    def make(one: Planned) -> None:
+        with answering(one.folder):
+            make_run(one, progress=_live(), say=say)
+
+    found = sweep(planned, folder, by=args.by, make=make, say=say)
+    print_sweep(console, found)
+    console.print(f"\nsweep: {draw_sweep(folder)}", markup=False, soft_wrap=True)
+
+
 def _apply(argv: list[str]) -> None:
     args = parse(options.Apply, argv)
     from tracr_jax.export.program import apply_program
@@ -319,6 +348,7 @@ COMMANDS = {
     "interpret": _interpret,
     "retention": _retention,
     "compare": _compare,
+    "sweep": _sweep,
     "report": _report,
     "export": _export,
     "apply": _apply,

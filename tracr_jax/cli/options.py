@@ -171,6 +171,30 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """One task by several methods, weights of the language term and seeds: answers against the language lost."""
+
+    task: tyro.conf.Positional[str] = "dyck"
+    """One of `tracr-jax tasks`, or path/to/file.py:NAME."""
+    lm: str = "tiny"
+    """The model, as in inject."""
+    methods: str = "variable,lora:16,finetune"
+    """Presets, what is trained (lora:16, blocks:0-7, …, with the preset variable), or both: exchange+lora:16."""
+    retention: str = "0.05,0.3,2"
+    """Weights of the language term."""
+    seeds: int = 3
+    """How many, from 0 on; all runs of a seed come before the next."""
+    steps: int | None = None
+    """Steps of each run; default the preset's."""
+    eval_items: int | None = None
+    """Items of each evaluation set; default the preset's."""
+    by: str = ""
+    """The evaluation set that decides; default the one that all runs together answer worst."""
+    folder: Path | None = None
+    """Receives the runs, sweep.json and sweep.png; default runs/sweep-TASK-LM. Called again, it goes on."""
+
+
+@dataclass(frozen=True)
 class Report:
     """One self-contained HTML page on one or several runs, with PNG figures; made from the run folders alone."""
 

@@ -19,8 +19,8 @@ from tracr_jax.report.load import RunFiles, load_runs
 from tracr_jax.report.words import plain
 
 # Okabe and Ito's colours, darkened where text stands on white.
-_SERIES = ("#8b929a", "#0072b2", "#bb4c00", "#00805c", "#a8588a", "#2a8fc7", "#8a6d00")
-_INK, _SOFT, _LINE, _BAD = "#1c1e21", "#5c6269", "#dfe1e4", "#c62a12"
+SERIES = ("#8b929a", "#0072b2", "#bb4c00", "#00805c", "#a8588a", "#2a8fc7", "#8a6d00")
+INK, SOFT, _LINE, _BAD = "#1c1e21", "#5c6269", "#dfe1e4", "#c62a12"
 _COLUMNS = 28  # tokens of the picture
 _HATCHES = ("", "", "///", "...", "xxx", "\\\\\\", "+++")
 
@@ -68,7 +68,7 @@ def draw_picture(folder: str | Path, path: str | Path, *, example: int = 0) -> P
     left, right = figure.subplots(1, 2, width_ratios=[2.1, 1])
     draw_example(left, run, chosen)
     draw_answers(right, [run])
-    return _save(figure, Path(path))
+    return save(figure, Path(path))
 
 
 def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
@@ -84,28 +84,28 @@ def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
         for i, (who, a) in enumerate(lanes):
             y = row - 0.4 + step * (i + 0.5)
             ax.barh(
-                y, 100 * a["accuracy"], height=step * 0.86, color=_SERIES[i % 7], hatch=_HATCHES[i % 7],
+                y, 100 * a["accuracy"], height=step * 0.86, color=SERIES[i % 7], hatch=_HATCHES[i % 7],
                 edgecolor="white", linewidth=0, label=who if row == 0 else None,
             )  # fmt: skip
-            ax.plot([100 * a["low"], 100 * a["high"]], [y, y], color=_INK, linewidth=1.4, solid_capstyle="butt")
+            ax.plot([100 * a["low"], 100 * a["high"]], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
         for rule, at in _grouped(s["baselines"], letters):
-            ax.plot([100 * at] * 2, [row - 0.42, row + 0.42], color=_SOFT, linestyle=":", linewidth=1.2)
+            ax.plot([100 * at] * 2, [row - 0.42, row + 0.42], color=SOFT, linestyle=":", linewidth=1.2)
             ax.annotate(
                 rule,
                 (100 * at, row + 0.42),
                 ha="center",
                 va="bottom" if ax.yaxis_inverted() else "top",
                 fontsize=7.5,
-                color=_SOFT,
+                color=SOFT,
             )
     ax.set_yticks(range(len(sets)), [_safe(plain(n)) for n in sets], parse_math=False)
     ax.set_ylim(len(sets) - 0.35, -0.6)
     ax.set_xlim(0, 101)
     rules_line = "   ".join(f"{k}: {plain(b)}" for b, k in letters.items())
-    ax.set_xlabel(f"exact match, %, with 95 % intervals\n{rules_line}", fontsize=8, color=_SOFT)
+    ax.set_xlabel(f"exact match, %, with 95 % intervals\n{rules_line}", fontsize=8, color=SOFT)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=bars, frameon=False, fontsize=8, borderaxespad=0.2)
     ax.set_title("How often it answers right", loc="left", fontsize=11, pad=24)
-    _calm(ax)
+    calm(ax)
 
 
 def _grouped(baselines, letters) -> list[tuple[str, float]]:
@@ -126,13 +126,13 @@ def draw_scorecard(ax: Axes, run: RunFiles) -> None:
         weak = values[i, j] <= floor[i, j]
         ax.text(
             j, i, f"{100 * values[i, j]:.0f}", ha="center", va="center", fontsize=8,
-            style="italic" if weak else "normal", color="white" if values[i, j] > 0.6 else _INK,
+            style="italic" if weak else "normal", color="white" if values[i, j] > 0.6 else INK,
         )  # fmt: skip
     ax.set_yticks(range(len(names)), [_safe(n) for n in names], fontsize=8, family="monospace", parse_math=False)
     ax.set_xticks(range(values.shape[1]))
-    ax.set_xlabel("layer   (italic: no better than majority or probe)", fontsize=8, color=_SOFT)
+    ax.set_xlabel("layer   (italic: no better than majority or probe)", fontsize=8, color=SOFT)
     ax.set_title("Decoded right, %, test set", loc="left", fontsize=11)
-    _calm(ax, lines=False)
+    calm(ax, lines=False)
 
 
 def _matrix(run: RunFiles) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -155,7 +155,7 @@ def draw_losses(ax: Axes, run: RunFiles) -> None:
         ax.plot(
             c["steps"],
             np.where(mean > 0, mean, np.nan),
-            color=_SERIES[1 + i % 6],
+            color=SERIES[1 + i % 6],
             linestyle=style,
             label=c["title"],
             linewidth=1.6,
@@ -164,7 +164,7 @@ def draw_losses(ax: Axes, run: RunFiles) -> None:
             c["steps"],
             np.maximum(c["low"], 1e-12),
             np.maximum(c["high"], 1e-12),
-            color=_SERIES[1 + i % 6],
+            color=SERIES[1 + i % 6],
             alpha=0.15,
             linewidth=0,
         )
@@ -172,10 +172,10 @@ def draw_losses(ax: Axes, run: RunFiles) -> None:
     floors = [c["floor"] for c in loss_curves(run) if c["floor"]]
     if floors:
         ax.set_ylim(bottom=min(floors) / 1.5)
-    ax.set_xlabel("step", color=_SOFT)
+    ax.set_xlabel("step", color=SOFT)
     ax.set_title(f"Losses, {run.name}", loc="left", fontsize=11)
     ax.legend(frameon=False, fontsize=8)
-    _calm(ax)
+    calm(ax)
 
 
 def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
@@ -192,12 +192,12 @@ def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
     for y, i in enumerate(rows):
         for x in range(len(tokens)):
             if truth[i][x] is None or values[i][x] is None:
-                ax.text(x, y, "·", ha="center", va="center", fontsize=7, color=_SOFT)
+                ax.text(x, y, "·", ha="center", va="center", fontsize=7, color=SOFT)
                 continue
             shade[y, x] = min(1.0, max(0.05, (margins[i][x] or 0.0) / full))
             text = str(run.variables[i]["values"][values[i][x]])
             text = {"True": "T", "False": "F"}.get(text, text[:5])
-            ink = "white" if shade[y, x] > 0.6 else _INK
+            ink = "white" if shade[y, x] > 0.6 else INK
             ax.text(x, y, _safe(text), ha="center", va="center", fontsize=7, color=ink, parse_math=False)
             if values[i][x] != truth[i][x]:
                 ax.add_patch(_frame(x, y))
@@ -212,9 +212,9 @@ def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
     longest = max(map(len, tokens), default=0)
     ax.tick_params(axis="x", labeltop=True, labelbottom=False, top=False, rotation=90 if longest > 3 else 0)
     how = "darker: larger margin to the next value; red frame: the program holds another; dot: it holds none"
-    ax.set_xlabel(how, fontsize=8, color=_SOFT)
+    ax.set_xlabel(how, fontsize=8, color=SOFT)
     ax.set_title("The program's variables, read from the model at every token", loc="left", fontsize=11)
-    _calm(ax, lines=False)
+    calm(ax, lines=False)
 
 
 def _heat(ax: Axes, shade: np.ndarray) -> None:
@@ -242,10 +242,11 @@ def _safe(text: str) -> str:
     return "".join(c if c.isprintable() and ord(c) < 0x2500 else "?" for c in text)
 
 
-def _calm(ax: Axes, *, lines: bool = True) -> None:
+def calm(ax: Axes, *, lines: bool = True) -> None:
+    """No frame, and pale lines."""
     for side in ("top", "right", "left", "bottom"):
         ax.spines[side].set_visible(lines and side == "bottom")
-    ax.tick_params(length=0, colors=_INK, labelsize=8)
+    ax.tick_params(length=0, colors=INK, labelsize=8)
     if lines:
         ax.grid(axis="x", color=_LINE, linewidth=0.8)
         ax.set_axisbelow(True)
@@ -254,10 +255,11 @@ def _calm(ax: Axes, *, lines: bool = True) -> None:
 def _write(page: Path, name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> Path:
     figure = Figure(figsize=size, dpi=160, layout="constrained", facecolor="white")
     draw(figure.subplots())
-    return _save(figure, page.with_name(f"{page.stem}_{name}.png"))
+    return save(figure, page.with_name(f"{page.stem}_{name}.png"))
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG file in one step."""
     with replacing(path) as f:
         figure.savefig(f, format="png")
     return path

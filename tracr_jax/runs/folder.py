@@ -83,13 +83,22 @@ def located(config: RunConfig) -> RunConfig:
 def default_folder(config: RunConfig) -> Path:
     """runs/TASK-LM-METHOD-seedN, TASK of a file FILE-NAME; with what is trained, and with -onto-RUN, if any."""
     method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
-    file = file_of(config.task)
-    task = config.task if file is None else "-".join([file.stem, *config.task.split(".py:")[1:]])
     onto = f"-onto-{Path(config.onto).name}" if config.onto else ""
-    random = "random-" if config.lm.startswith(RANDOM) else ""
-    lm = random + Path(config.lm.removeprefix(RANDOM)).name
     part = "" if config.train == "all" else f"-{config.train.replace(':', '')}"
-    return Path("runs") / f"{task}-{lm}-{method}{part}-seed{config.seed}{onto}".lower()
+    name = f"{_label(config.task, config.lm)}-{method}{part}-seed{config.seed}{onto}"
+    return Path("runs") / name.lower()
+
+
+def sweep_folder(task: str, lm: str) -> Path:
+    """runs/sweep-TASK-LM, of a sweep over methods."""
+    return Path("runs") / f"sweep-{_label(task, lm)}".lower()
+
+
+def _label(task: str, lm: str) -> str:
+    file = file_of(task)
+    task = task if file is None else "-".join([file.stem, *task.split(".py:")[1:]])
+    random = "random-" if lm.startswith(RANDOM) else ""
+    return f"{task}-{random}{Path(lm.removeprefix(RANDOM)).name}"
 
 
 def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:

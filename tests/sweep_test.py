@@ -1,0 +1,120 @@
+"""A sweep: its runs in their order, what is skipped or continued, what is collected, the table and the picture."""
+
+import io
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from tracr_jax import cli
+from tracr_jax.errors import UserError
+from tracr_jax.files import write_json
+from tracr_jax.measure.stats import share
+from tracr_jax.report.sweep import draw_sweep
+from tracr_jax.report.terminal.sweep import print_sweep
+from tracr_jax.sweep import plan, sweep
+
+
+def planned(folder, **options):
+    return plan(
+        "dyck", **{"methods": ("variable", "lora:4"), "retention": (0.1, 2), "seeds": 2} | options, folder=folder
+    )
+
+
+def made(right):
+    """A `make` that writes what a run would: `right` of ten by (method, set)."""
+
+    def make(one):
+        sets = {n: {"injected": share(right[one.method, n], 10)} for n in ("test", "near", "order")}
+        kept = {"original": 40.0, "injected": 40.0 * math.exp(1 / (1 + one.retention))}
+        write_json(one.folder / "evaluation.json", {"sets": sets, "retention": kept})
+        write_json(one.folder / "made.json", {})
+
+    return make
+
+
+RIGHT = {
+    ("variable", "test"): 10, ("variable", "near"): 9, ("variable", "order"): 9,
+    ("lora:4", "test"): 1, ("lora:4", "near"): 8, ("lora:4", "order"): 2,
+}  # fmt: skip
+
+
+def test_the_plan(tmp_path):
+    runs = planned(
+        tmp_path, methods=("variable", "exchange+lora:16", "adapter", "finetune"), steps=7, eval_items=3
+    )
+    assert len({r.folder for r in runs}) == len(runs) == 4 * 2 * 2
+    assert [r.config.seed for r in runs] == [0] * 8 + [1] * 8
+    kinds = [(r.config.losses.alignment, r.config.train) for r in runs[:8:2]]
+    assert kinds == [("variable", "all"), ("exchange", "lora:16"), ("variable", "adapter"), ("none", "all")]
+    assert [r.config.losses.retention_weight for r in runs[:2]] == [0.1, 2]
+    assert {(r.config.steps, r.config.eval_items) for r in runs} == {(7, 3)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ("graft",)}, "unknown method 'graft'"),
+        ({"methods": ("exchange+lora:0",)}, "unknown method 'exchange\\+lora:0'"),
+        ({"methods": ()}, "nothing to run"),
+        ({"seeds": 0}, "nothing to run"),
+        ({"retention": (-1.0,)}, "retention_weight"),
+    ],
+)
+def test_what_cannot_be_planned(options, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        planned(tmp_path, **options)
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
+    runs = planned(tmp_path)
+    make = made(RIGHT)
+
+    def fails_at_third(one):
+        if one is runs[2]:
+            raise UserError("no memory")
+        make(one)
+
+    with pytest.raises(UserError, match="no memory"):
+        sweep(runs, tmp_path, make=fails_at_third)
+    kept = json.loads((tmp_path / "sweep.json").read_text())
+    assert [p["folder"] for p in kept["points"]] == [r.folder.name for r in runs[:2]]
+    before = [(r.folder / "made.json").stat().st_mtime_ns for r in runs[:2]]
+    found = sweep(runs, tmp_path, make=make)
+    assert [(r.folder / "made.json").stat().st_mtime_ns for r in runs[:2]] == before
+    assert found == json.loads((tmp_path / "sweep.json").read_text())
+    # "test" is the worst of all, and of training's own distribution.
+    assert (found["set"], len(found["points"])) == ("order", 8)
+    assert found["points"][2]["accuracy"] == share(2, 10)
+    assert found["points"][0]["lost"] == pytest.approx(1 / 1.1)
+    assert sweep(runs, tmp_path, by="near")["points"][2]["accuracy"] == share(8, 10)
+    with pytest.raises(UserError, match="no evaluation set 'far'; sets: test, near, order"):
+        sweep(runs, tmp_path, by="far")
+
+
+def test_the_table_and_the_picture(tmp_path):
+    found = sweep(planned(tmp_path), tmp_path, make=made(RIGHT))
+    for width in (60, 120):
+        console = Console(width=width, file=io.StringIO())
+        print_sweep(console, found)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        row = next(line for line in lines if line.strip().startswith("lora:4") and " 0.1 " in line)
+        assert ("20.0 (20.0 to 20.0)" in row) == (width == 120)
+        assert "0.909" in row
+    assert draw_sweep(tmp_path).read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match=r"sweep\.json"):
+        draw_sweep(tmp_path)
+
+
+def test_the_command_refuses_before_it_computes(capsys, tmp_path):
+    for words, message in (
+        (["--retention", "much"], "--retention must be numbers with commas between them, got 'much'"),
+        (["--methods", "graft"], "unknown method 'graft'"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["sweep", "dyck", *words, "--folder", str(tmp_path / "none")])
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,43 @@
+"""`tracr-jax sweep` in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_WIDE = 80  # columns from which the spread over seeds has room
+
+
+def print_sweep(console: Console, found: Mapping[str, Any]) -> None:
+    """One row for each method and weight, over its seeds; readable from 60 columns on."""
+    console.print(
+        f"{found['task']} in {found['lm']}: exact match in % on {found['set']}", style="bold", markup=False
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold")
+    for name in ("retention", "seeds", "right, %", "lost, nats/token"):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for p in found["points"]:
+        groups.setdefault((p["method"], p["retention"]), []).append(p)
+    wide = console.width >= _WIDE
+    for (method, weight), points in groups.items():
+        right = _spread([100 * p["accuracy"]["accuracy"] for p in points], "{:.1f}", wide=wide)
+        lost = _spread([p["lost"] for p in points], "{:.3f}", wide=wide)
+        table.add_row(method, f"{weight:g}", str(len(points)), right, lost)
+    console.print(table)
+    spread = "mean (smallest to largest)" if wide else "mean"
+    console.print(
+        f"{len(found['points'])} of {found['runs']} runs; {spread} over seeds; lost: growth of the loss on "
+        "held-out text",
+        style="dim",
+        markup=False,
+    )
+
+
+def _spread(values: Sequence[float], form: str, *, wide: bool) -> str:
+    mean, low, high = (form.format(f(values)) for f in (fmean, min, max))
+    return f"{mean} ({low} to {high})" if wide and len(values) > 1 else mean

@@ -1,0 +1,195 @@
+"""What an injection pays for its answers: one task by several methods, weights of the language term, and seeds.
+
+Every run is `tracr_jax.inject` in a folder of its own. A finished one is read, a started one continues from its
+newest checkpoint, and sweep.json is rewritten after each: a sweep can be stopped at any time. Seeds are the
+outermost loop, so that the picture is whole, if uncertain, after the first.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tracr_jax.config import RunConfig
+from tracr_jax.errors import UserError
+from tracr_jax.files import read_json, write_json
+from tracr_jax.injection import inject, resume
+from tracr_jax.measure.stats import share
+from tracr_jax.presets import METHODS, preset
+from tracr_jax.trained import trained_part
+
+FILE = "sweep.json"
+_LEARNT = ("test", "valid")  # sets of training's own distribution, which show no more than that it was learnt
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep."""
+
+    method: str
+    """As it was asked for: a preset, what is trained, or PRESET+TRAINED."""
+    retention: float
+    """Weight of the language term."""
+    config: RunConfig
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.method}, retention {self.retention:g}, seed {self.config.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """evaluation.json is the last thing that a sweep needs of a run, and is written whole."""
+        return (self.folder / "evaluation.json").exists()
+
+
+def plan(
+    task: str,
+    *,
+    lm: str = "tiny",
+    methods: Sequence[str],
+    retention: Sequence[float],
+    seeds: int = 3,
+    folder: Path,
+    steps: int | None = None,
+    eval_items: int | None = None,
+) -> list[Planned]:
+    """The runs in their order.
+
+    Args:
+      task: a name for `get_task`.
+      lm: a name for `load_lm`.
+      methods: presets ("variable", "finetune", …), what is trained ("lora:16", with the preset "variable"), or
+        both ("exchange+lora:16").
+      retention: weights of the language term.
+      seeds: how many, from 0 on.
+      folder: of the sweep; each run has one below it.
+      steps: of each run; default the preset's.
+      eval_items: items of each evaluation set; default the preset's.
+
+    Raises:
+      UserError: an unknown method, a weight below zero, or nothing to run.
+    """
+    if not methods or not retention or seeds < 1:
+        raise UserError("sweep: nothing to run; give one method, one weight of retention and one seed, or more")
+    out = []
+    for seed in range(seeds):
+        for method in dict.fromkeys(methods):
+            base, part = _parse(method)
+            for weight in dict.fromkeys(retention):
+                config = preset(base, task=task, lm=lm)
+                changes: dict[str, Any] = {"steps": steps, "eval_items": eval_items}
+                config = dataclasses.replace(
+                    config,
+                    seed=seed,
+                    train=part,
+                    losses=dataclasses.replace(config.losses, retention_weight=weight),
+                    **{name: value for name, value in changes.items() if value is not None},
+                )
+                name = f"{method}-retention{weight:g}-seed{seed}".replace(":", "")
+                out.append(Planned(method, weight, config, folder / name))
+    return out
+
+
+def _parse(method: str) -> tuple[str, str]:
+    """(the preset, what is trained)."""
+    base, plus, part = method.partition("+")
+    if not plus and base not in METHODS:
+        base, part = "variable", method
+    if base not in METHODS:
+        raise UserError(f"sweep: unknown method {base!r} in {method!r}; methods: {', '.join(METHODS)}")
+    try:
+        trained_part(part or "all")
+    except UserError as e:
+        raise UserError(f"sweep: unknown method {method!r}; methods: {', '.join(METHODS)}, or {e}") from e
+    return base, part or "all"
+
+
+def sweep(
+    planned: Sequence[Planned],
+    folder: Path,
+    *,
+    by: str = "",
+    make: Callable[[Planned], None] | None = None,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Make every run that is not finished, and collect what they reach.
+
+    Args:
+      planned: from `plan`.
+      folder: receives sweep.json.
+      by: name of the evaluation set that decides; default the hardest, see `collect`.
+      make: makes or continues a run; default `make_run`.
+      say: receives one line before each run.
+
+    Returns:
+      The content of sweep.json, see `collect`.
+
+    Raises:
+      UserError: a run cannot be made; what is finished stays.
+    """
+    result: dict[str, Any] = {}
+    for i, one in enumerate(planned):
+        if not one.finished:
+            say(f"run {i + 1} of {len(planned)}: {one.name}")
+            (make or make_run)(one)
+            jax.clear_caches()  # every method has programs of its own
+        result = collect(planned, by=by)
+        write_json(folder / FILE, result)
+    return result
+
+
+def make_run(planned: Planned, *, progress: bool = False, say: Say = lambda _: None) -> None:
+    """Make one run, or continue it where its folder holds a checkpoint."""
+    if (planned.folder / "config.json").exists():
+        resume(planned.folder, progress=progress, say=say)
+        return
+    config = planned.config
+    inject(config.task, lm=config.lm, config=config, folder=planned.folder, progress=progress, say=say)
+
+
+def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
+    """What the finished runs reach: {"set", "points"}.
+
+    A point has "method", "retention", "seed", "folder", its "accuracy" (right of total on the set, with the 95 %
+    interval) and "lost": how much the language model's loss on held-out windows of its text has grown, nats per
+    token, mean. The set is the one that all methods together answer worst, training's own distribution apart.
+
+    Raises:
+      UserError: no run has a set of the name `by`.
+    """
+    found = [(p, read_json(p.folder / "evaluation.json")) for p in planned if p.finished]
+    names = list(found[0][1]["sets"]) if found else []
+    if by and found and by not in names:
+        raise UserError(f"sweep: no evaluation set {by!r}; sets: {', '.join(names)}")
+    right = {n: sum(e["sets"][n]["injected"]["accuracy"] for _, e in found) for n in names}
+    hard = [n for n in names if n not in _LEARNT] or names
+    chosen = by or min(hard, key=lambda n: right[n], default="")
+    points = []
+    for p, evaluation in found:
+        s, kept = evaluation["sets"][chosen]["injected"], evaluation["retention"]
+        points.append(
+            {
+                "method": p.method,
+                "retention": p.retention,
+                "seed": p.config.seed,
+                "folder": p.folder.name,
+                "accuracy": share(s["right"], s["total"]),
+                "lost": math.log(kept["injected"] / kept["original"]),
+            }
+        )
+    first = planned[0].config
+    return {
+        "task": first.task,
+        "lm": first.lm,
+        "set": chosen,
+        "runs": len(planned),
+        "points": points,
+    }
