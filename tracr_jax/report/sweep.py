@@ -40,7 +40,7 @@ def draw_sweep(folder: str | Path) -> Path:
                 alpha=0.85,
             )
     for i, method in enumerate(methods):
-        ax.plot([], [], "s", color=SERIES[1 + i % (len(SERIES) - 1)], label=method)
+        ax.plot([], [], color=SERIES[1 + i % (len(SERIES) - 1)], linewidth=5, label=method)
     for i, weight in enumerate(weights):
         ax.plot([], [], _MARKS[i % len(_MARKS)], color=SOFT, label=f"retention {weight:g}")
     ax.set_xlabel("growth of the language model's loss on held-out text, nats per token", color=SOFT)
