@@ -58,7 +58,7 @@ def _is_trained(part: TrainedPart, path: tuple[str, ...]) -> bool:
 
 
 def whole(part: TrainedPart, trained: Params, frozen: Params | None) -> Params:
-    """Parameters of the whole model again; of `lora` with pairs beside the kernels, see `tracr_jax.lm.lora.merged`."""
+    """Parameters of the whole model; of `lora` with pairs beside the kernels, see `tracr_jax.lm.lora.merged`."""
     return trained if part.kind == "all" or frozen is None else join_blocks(joined(trained, frozen))
 
 
