@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from tests.helpers.bounds import assert_same
-from tests.train.losses_test import Var
 from tracr_jax.config import LossConfig, OptimConfig
 from tracr_jax.errors import UserError
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
+from tracr_jax.teacher.model import Variable
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.interrupt import InterruptedRunError, requests_to_stop, training
@@ -58,9 +58,9 @@ def batch_at(step):
 
 
 VARIABLES = (
-    Var("class", "categorical", (0, 1, 2)),
-    Var("final_result", "categorical", (3, 4)),
-    Var("n", "numerical", (5,)),
+    Variable("class", "categorical", (0, 1, 2), (0, 1, 2), 0),
+    Variable("final_result", "categorical", (3, 4), (False, True), 0),
+    Variable("n", "numerical", (5,), (), 0),
 )
 
 
