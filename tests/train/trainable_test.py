@@ -44,7 +44,7 @@ def loss_of(model):
         model,
         F.teacher,
         config=LossConfig(answer_alignment=2.0),
-        shape=StepShape(F.DEPTH, (3, 4), pad_id=0, max_answers=1, free_rows=2),
+        shape=StepShape(F.DEPTH, (3, 4), pad_id=0, max_answers=1, aligned_only=2),
         layout=variable_layout(F.VARIABLES),
     )
 
