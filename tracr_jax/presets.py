@@ -61,9 +61,17 @@ def preset(
 
 
 def exchanged(config: RunConfig) -> RunConfig:
-    """The recipe of exchange training at the batch size of another run; every row is supervised."""
+    """The recipe of exchange training at the batch size of another run; every row is supervised.
+
+    For dyck in the bundled model it is the run of experiments/diary.md whose variables are used, with the language
+    term of the other run, which that one did not have: --retention-weight 0 repeats it.
+    """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
-    data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items, answer_end=False)
+    data = config.data
+    if (config.lm, config.task) == ("tiny", "dyck"):
+        data = dataclasses.replace(data, batch=8, domain_items=8, text_batch=2)
+        config = dataclasses.replace(config, steps=1000, checkpoint_every=50)
+    data = dataclasses.replace(data, domain_supervised=data.domain_items, answer_end=False)
     offset, stride = _LAYERS.get((config.lm.removeprefix("random:"), config.task), (2, 1))
     # Exact values want a low rate and a long anneal: at 4e-3 and above, Muon does not converge.
     rates = {"learning_rate": 1.5e-3, "adapter_learning_rate": 3e-3, "final_rate": 0.02, "muon_iterations": 3}
@@ -72,7 +80,7 @@ def exchanged(config: RunConfig) -> RunConfig:
         losses=losses,
         data=data,
         optim=dataclasses.replace(config.optim, **rates) if config.optim.kind == "muon" else config.optim,
-        exchange=ExchangeConfig(hand_on=True),
+        exchange=ExchangeConfig(hand_on=True, merge_values=True),
         layer_offset=offset,
         layer_stride=stride,
     )

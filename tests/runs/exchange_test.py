@@ -1,6 +1,7 @@
 """Exchange training as a run: its folder, what is read back, what decode shows, and a second program beside it."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from tests.helpers import interpret_parts as P
 from tracr_jax.config import DataConfig, ExchangeConfig, LossConfig, OptimConfig, RunConfig, from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.export import export_run
+from tracr_jax.files import read_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
 from tracr_jax.interpret.exchange import write
@@ -19,6 +21,7 @@ from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.model import open as open_run
 from tracr_jax.train.losses import apply_adapter
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = RunConfig(
     steps=2,
     eval_items=4,
@@ -149,6 +152,27 @@ def test_configurations_that_cannot_be_are_refused():
         LossConfig(alignment="exchange")
     with pytest.raises(UserError, match="directions must be between 1 and 8, got 9"):
         ExchangeConfig(directions=9)
+
+
+def test_the_preset_is_the_run_that_was_measured():
+    """`tracr-jax inject dyck --preset exchange --retention-weight 0`, from the options that its record holds."""
+    options = read_json(ROOT / "experiments" / "exchange" / "tiny_merged_handed.json")["options"]
+    config = preset("exchange", task="dyck", lm="tiny")
+    for f in dataclasses.fields(ExchangeConfig):
+        assert getattr(config.exchange, f.name) == options[f.name], f.name
+    assert options["rows"] == config.data.batch + config.data.domain_items
+    assert options["rows"] == 2 * config.data.batch
+    measured = {
+        "steps": config.steps,
+        "seed": config.seed,
+        "offset": config.layer_offset,
+        "stride": config.layer_stride,
+        "optimizer": config.optim.kind,
+        "lr": config.optim.learning_rate,
+        "adapter_lr": config.optim.adapter_learning_rate,
+    }
+    assert measured == {name: options[name] for name in measured}
+    assert options["retention"] == 0
 
 
 @pytest.mark.parametrize("task", ["dyck", "int_sum", "count"])
