@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tracr_jax.types import Params
@@ -25,16 +26,30 @@ SCALE = 2.0
 """s, the same for every rank: LoRA's alpha is 2 r."""
 
 
-class Dense(nn.Dense):
-    """A dense layer that adds its low-rank pair where its parameters hold one."""
+class Dense(nn.Module):
+    """Flax's dense layer, which adds its low-rank pair where its parameters hold one.
 
+    Not a subclass of `nn.Dense`: a layer that calls its parent's method is called twice to tools that watch Flax
+    modules (penzai).
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """x·W + b, and s·(x·A)·B."""
-        y = super().__call__(inputs)
+        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
+        x, w, b = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        y = jax.lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())))
+        y = y if b is None else y + jnp.reshape(b, (1,) * (y.ndim - 1) + (-1,))
         if not self.has_variable("params", A):
             return y
-        a, b = (self.get_variable("params", name).astype(y.dtype) for name in (A, B))
-        return y + SCALE * ((inputs.astype(y.dtype) @ a) @ b)
+        one, two = (self.get_variable("params", name).astype(y.dtype) for name in (A, B))
+        return y + SCALE * ((x @ one) @ two)
 
 
 def init_pairs(params: Params, *, rank: int, key: jax.Array) -> Params:
