@@ -3,12 +3,11 @@
   python -m experiments.benchmarks.commands [--run RUN]
 
 Cold: an empty TRACR_JAX_CACHE, so that RASP programs and XLA's are compiled anew; warm: the same
-command again. `inject` is stopped after the line of its first training step. RUN is a finished run of dyck on the
+command again. RUN is a finished run of dyck on the
 bundled model; without it one of two steps is made first, in the temporary folder.
 """
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -22,8 +21,7 @@ from experiments.benchmarks import common
 from tracr_jax.errors import UserError
 
 _TEXT = "Are parenthesis here correctly matched? (){}\nAnswer:"
-_FIRST_STEP = "step 1/"
-_GOALS = {"check": 5, "decode": 3, "evaluate": 8, "inject, first step": 8}  # seconds, warm
+_GOALS = {"check": 5, "decode": 3, "evaluate": 8}  # seconds, warm
 
 
 def commands(run: Path, scratch: Path) -> dict[str, list[str]]:
@@ -34,54 +32,40 @@ def commands(run: Path, scratch: Path) -> dict[str, list[str]]:
         "decode": ["decode", str(run), _TEXT],
         "evaluate": ["evaluate", str(run), "--items", "100"],
         "report": ["report", str(run), "--out", str(scratch / "report.html")],
-        "inject, first step": ["inject", "dyck", "--folder", str(scratch / "run")],
     }
 
 
-def once(words: Sequence[str], *, cache: Path, until: str = "") -> tuple[float, float]:
-    """One process: (seconds, processor seconds of all its threads), to its end or to a line that begins so.
+def once(words: Sequence[str], *, cache: Path) -> tuple[float, float]:
+    """One process from start to end: (seconds, processor seconds of all its threads).
 
     Raises:
-      UserError: it failed, or ended before that line.
+      UserError: it failed.
     """
-    environment = os.environ | {"TRACR_JAX_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
     begun, used = time.perf_counter(), os.times()
-    process = subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, "-m", "tracr_jax", *words],
         cwd=common.ROOT,
-        env=environment,
+        env=os.environ | {"TRACR_JAX_CACHE": str(cache)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        check=False,
     )
-    with process:
-        assert process.stdout
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if until and line.startswith(until):
-                seconds = time.perf_counter() - begun
-                process.kill()
-                break
-        else:
-            seconds = time.perf_counter() - begun
-        status = process.wait()
-    if (until and not said[-1].startswith(until)) or (not until and status):
-        raise UserError(f"commands: tracr-jax {' '.join(words)} ended with status {status}: {''.join(said[-3:])}")
-    now = os.times()
-    processor = now.children_user + now.children_system - used.children_user - used.children_system
-    return seconds, processor
+    seconds, now = time.perf_counter() - begun, os.times()
+    if done.returncode:
+        raise UserError(
+            f"commands: tracr-jax {' '.join(words)} ended with status {done.returncode}: {done.stdout[-300:]}"
+        )
+    return seconds, now.children_user + now.children_system - used.children_user - used.children_system
 
 
-def measure(words: Sequence[str], *, scratch: Path, repetitions: int, until: str) -> dict[str, Any]:
+def measure(words: Sequence[str], *, scratch: Path, repetitions: int) -> dict[str, Any]:
     """Cold and warm, in turn: each repetition has a cache of its own."""
     sides: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": []}
     for _ in range(repetitions):
         with tempfile.TemporaryDirectory(dir=scratch) as cache:
             for side in sides.values():
-                side.append(once(words, cache=Path(cache), until=until))
-                # A second start in the same folder would be refused.
-                shutil.rmtree(scratch / "run", ignore_errors=True)
+                side.append(once(words, cache=Path(cache)))
     return {
         name: common.summary([s for s, _ in side]) | {"processor_s": statistics.median(p for _, p in side)}
         for name, side in sides.items()
@@ -102,8 +86,7 @@ def main() -> None:
             once(["inject", "dyck", *short], cache=scratch / "cache")
         chosen = commands(run, scratch)
         for name in ("--help", "decode") if args.small else chosen:
-            until = _FIRST_STEP if name == "inject, first step" else ""
-            found = measure(chosen[name], scratch=scratch, repetitions=args.repetitions, until=until)
+            found = measure(chosen[name], scratch=scratch, repetitions=args.repetitions)
             results[name] = found
             rows.append(
                 {"command": name, "goal (warm), s": _GOALS.get(name)}
