@@ -70,6 +70,16 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content, in one step.
+
+    Raises:
+      UserError: one of them cannot be read or written.
+    """
+    with reading(source), replacing(target) as f:
+        f.write(source.read_bytes())
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
     with replacing(path) as f:

@@ -17,7 +17,7 @@ import jax
 from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.injection import inject, resume
+from tracr_jax.injection import inject
 from tracr_jax.measure.stats import share
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.trained import trained_part
@@ -148,11 +148,10 @@ def sweep(
 
 def make_run(planned: Planned, *, progress: bool = False, say: Say = lambda _: None) -> None:
     """Make one run, or continue it where its folder holds a checkpoint."""
-    if (planned.folder / "config.json").exists():
-        resume(planned.folder, progress=progress, say=say)
-        return
-    config = planned.config
-    inject(config.task, lm=config.lm, config=config, folder=planned.folder, progress=progress, say=say)
+    config, started = planned.config, (planned.folder / "config.json").exists()
+    inject(
+        config.task, lm=config.lm, config=config, folder=planned.folder, resume=started, progress=progress, say=say
+    )  # fmt: skip
 
 
 def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:

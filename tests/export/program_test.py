@@ -11,7 +11,7 @@ import pytest
 
 import tracr_jax
 from tests.helpers.bounds import assert_same
-from tests.helpers.programs_parts import SMALL, TASKS
+from tests.helpers.programs_parts import SMALL, model_and_tasks
 from tracr_jax import cli
 from tracr_jax.errors import UserError
 from tracr_jax.export.program import FILE, read_adapter
@@ -27,10 +27,7 @@ PROMPT = "What is the text x y x x\nAnswer:"
 def room(tmp_path_factory):
     """(folder, the run as `inject` returned it): 3 steps of lora:2, and its export."""
     folder = tmp_path_factory.mktemp("program")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACR_JAX_CACHE", str(folder / "cache"))
-        write_random_gpt2(folder / "lm", num_blocks=6, width=32, heads=2)
-        (folder / "tasks.py").write_text(TASKS)
+    with model_and_tasks(folder):
         config = dataclasses.replace(SMALL, steps=3, eval_items=2, train="lora:2", checkpoint_every=1)
         where = {"lm": str(folder / "lm"), "folder": folder / "run"}
         run = tracr_jax.inject(f"{folder}/tasks.py:ODD", config=config, progress=False, **where)

@@ -1,6 +1,11 @@
 """Small programs, and a configuration that trains them in seconds; for tests of runs."""
 
+import contextlib
+
+import pytest
+
 from tracr_jax.config import DataConfig, OptimConfig, RunConfig
+from tracr_jax.lm.load import write_random_gpt2
 
 SMALL = RunConfig(
     steps=40,
@@ -26,3 +31,13 @@ ODD = task("odd", lambda: rasp.Map(lambda n: n % 2 == 1, count("x").named("xs"))
 MORE = task("more", lambda: rasp.SequenceMap(lambda x, y: x > y, count("x").named("xs"), count("y").named("ys")))
 MANY = task("many", lambda: rasp.Map(lambda n: n > 2, count("y").named("ys")))
 """
+
+
+@contextlib.contextmanager
+def model_and_tasks(folder):
+    """A folder with a small random model "lm" and "tasks.py", which holds `TASKS`, and with caches of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACR_JAX_CACHE", str(folder / "cache"))
+        write_random_gpt2(folder / "lm", num_blocks=6, width=32, heads=2)
+        (folder / "tasks.py").write_text(TASKS)
+        yield

@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 import tracr_jax
-from tests.helpers.programs_parts import SMALL, TASKS
+from tests.helpers.programs_parts import SMALL, TASKS, model_and_tasks
 from tracr_jax import cli
 from tracr_jax.config import LossConfig
 from tracr_jax.data.retention import retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.lm.load import load_lm, write_random_gpt2
+from tracr_jax.lm.load import load_lm
 from tracr_jax.runs import build, model, program
 from tracr_jax.tasks import kept
 from tracr_jax.train.checkpoint import Checkpoints
@@ -32,10 +32,7 @@ PARTS = ("values", "margins", "truth", "numbers", "true_numbers")
 def room(tmp_path_factory):
     """(the folder of a small run, the run as `inject` returned it); the task's file lies beside the folder."""
     folder = tmp_path_factory.mktemp("model")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACR_JAX_CACHE", str(folder / "cache"))
-        write_random_gpt2(folder / "lm", num_blocks=6, width=32, heads=2)
-        (folder / "tasks.py").write_text(TASKS)
+    with model_and_tasks(folder):
         losses = LossConfig(variable_weights=(("final_result", 2.0),))
         config = dataclasses.replace(SMALL, steps=2, eval_items=2, losses=losses)
         where = {"lm": str(folder / "lm"), "folder": folder / "run"}

@@ -11,7 +11,7 @@ import pytest
 
 import tracr_jax
 from tests.helpers.bounds import assert_same
-from tests.helpers.programs_parts import SMALL, TASKS
+from tests.helpers.programs_parts import SMALL, model_and_tasks
 from tracr_jax import cli
 from tracr_jax.config import LossConfig, RunConfig, read_config
 from tracr_jax.data.samples import reported_samples
@@ -35,10 +35,7 @@ from tracr_jax.train.step import Frozen, TrainParams, TrainState, make_loss_fn
 def room(tmp_path_factory):
     """A folder with a small random model, the tasks' file, and three runs, each onto the one before."""
     folder = tmp_path_factory.mktemp("programs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACR_JAX_CACHE", str(folder / "cache"))
-        write_random_gpt2(folder / "lm", num_blocks=6, width=32, heads=2)
-        (folder / "tasks.py").write_text(TASKS)
+    with model_and_tasks(folder):
         onto = None
         for name in ("ODD", "MORE", "MANY"):
             # The second program has other losses and another seed than the first: each keeps its own.

@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,13 @@ def _shown(args: "options.Inject | options.Resume", folder: Path, config: RunCon
     return {
         "writers": () if console.quiet else _writers(args, folder, config),
         "progress": _live(),
-        "say": lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+        "say": _dimly(console),
     }
+
+
+def _dimly(console: Console) -> Callable[[str], None]:
+    """Prints a line that says what is being done."""
+    return lambda line: console.print(line, style="dim", markup=False, soft_wrap=True)
 
 
 def _live() -> bool:
@@ -159,7 +165,7 @@ def _evaluate(argv: list[str]) -> None:
         result = evaluate_programs(
             run,
             items=items,
-            progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+            progress=_dimly(console),
         )
     write_json(args.run / "evaluation.json", result)
     print_evaluation(console, result)
@@ -232,7 +238,7 @@ def _retention(argv: list[str]) -> None:
         items=args.items,
         full=args.full,
         data_dir=args.data_dir,
-        progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+        progress=_dimly(console),
     )
     baseline = None if args.baseline is None else str(args.baseline)
     result["about"] = about(started) | {"baseline": baseline} | result["about"]
@@ -285,7 +291,7 @@ def _compare(argv: list[str]) -> None:
             args.first,
             args.second,
             task=args.task,
-            say=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+            say=_dimly(console),
         )
     if args.json:
         write_json(args.json, found.record())
@@ -309,8 +315,7 @@ def _sweep(argv: list[str]) -> None:
     planned = plan(args.task, lm=args.lm, methods=methods, retention=weights, folder=folder, **sizes)
     console = _console()
 
-    def say(line: str) -> None:
-        console.print(line, style="dim", markup=False, soft_wrap=True)
+    say = _dimly(console)
 
     def make(one: Planned) -> None:
         with answering(one.folder):

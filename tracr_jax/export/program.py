@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import new_folder, read_json, reading, refuse_filled, replacing, write_json
+from tracr_jax.files import copy_file, new_folder, read_json, reading, refuse_filled, replacing, write_json
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import stack_blocks
 from tracr_jax.lm.convert import from_tensors, table_of, to_tensors
@@ -79,12 +79,12 @@ def apply_program(adapter: str | Path, model: str, folder: str | Path) -> Path:
         if (path.parent / PROGRAM).exists():
             for name in _PROGRAM_FILES:
                 if (path.parent / name).exists():
-                    _copy(path.parent / name, out / name)
+                    copy_file(path.parent / name, out / name)
             copy_small_files(path.parent, out)
         config = {k: v for k, v in read_json(out / "config.json").items() if k != "torch_dtype"}
         write_json(out / "config.json", config | {"dtype": "float32"})
         write_small_files(lm, out / ORIGINAL)
-        _copy(path, out / FILE)
+        copy_file(path, out / FILE)
         write_bits(out, lm.model, base, program)
         write_safetensors(out / "model.safetensors", base | _each(lm.model, base, program, added))
     return Path(folder)
@@ -215,8 +215,3 @@ def _type_of(tensors: Tensors, config: Path) -> str:
     if kind is None or any(not np.array_equal(x.astype(kind).astype(np.float32), x) for x in tensors.values()):
         return "float32"
     return name
-
-
-def _copy(source: Path, target: Path) -> None:
-    with reading(source), replacing(target) as f:
-        f.write(source.read_bytes())

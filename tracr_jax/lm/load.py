@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, reading, replacing, write_json
+from tracr_jax.files import copy_file, read_json, reading, write_json
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import from_tensors, save_hf_folder
 from tracr_jax.lm.gguf import find_smollm2, read_gguf
@@ -149,8 +149,7 @@ def copy_small_files(source: Path, folder: Path) -> None:
     """Copy all files of a model's folder but its weights."""
     for name in _SMALL_FILES:
         if (source / name).is_file():
-            with replacing(folder / name) as f:
-                f.write((source / name).read_bytes())
+            copy_file(source / name, folder / name)
 
 
 def read_model(folder: str | Path, *, scan_layers: bool = True, dtype: str = "float32") -> LanguageModel:

@@ -197,10 +197,9 @@ def make_parts(
     params = TrainParams(theta, placement.params(adapters))
     frozen = Frozen(original, placement.replicated(tuple(s.program.phi for s in setups)), base)
     # There is one retention loss, with the newest run's text, tokenizer and weight; a frozen model needs none.
-    silent = [*setups[:-1], *([newest] if part.kind == "adapter" else [])]
-    weights = [
-        s.config.losses if s not in silent else replace(s.config.losses, retention_weight=0.0) for s in setups
-    ]
+    weights = [replace(s.config.losses, retention_weight=0.0) for s in setups]
+    if part.kind != "adapter":
+        weights[-1] = newest.config.losses
     model = replace(newest.lm.model, remat=config.remat, parts=config.accumulate)
     losses = [_loss_fn(s, model, one, placement) for s, one in zip(setups, weights, strict=True)]
     loss = sum_losses(losses, names=[s.program.name for s in setups])

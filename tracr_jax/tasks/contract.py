@@ -25,7 +25,7 @@ def check_contract(task: Task, spec: str) -> None:
     Raises:
       UserError: the first attribute that is of the wrong type, or fails.
     """
-    asked = _Asked(spec)
+    asked = Asked(spec)
     for name in ("name", "result"):
         value = getattr(task, name)
         asked.need(name, isinstance(value, str) and value, "a text", value)
@@ -37,19 +37,21 @@ def check_contract(task: Task, spec: str) -> None:
     _check_baselines(task, asked, prompt)
 
 
-class _Asked:
+class Asked:
     """What every question to a task shares: the error that names the task and what it gave."""
 
     def __init__(self, spec: str):
         self.spec = spec
 
     def need(self, name: str, ok: Any, wanted: str, value: Any) -> None:
+        """Refuse a value that is not what is wanted."""
         if not ok:
             raise UserError(
                 f"task {self.spec}: {name} must be {wanted}, got {short(value)}; see tracr_jax/tasks/base.py"
             )
 
     def ask(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a function of the user's returns; that it fails is a UserError that says where."""
         try:
             return function(*args, **kwargs)
         except UserError:
@@ -58,13 +60,14 @@ class _Asked:
             raise UserError(f"task {self.spec}: {name} failed ({type(e).__name__}: {short(e)}{place(e)})") from e
 
     def item(self, name: str, value: Any) -> Item:
+        """An item, or a UserError."""
         self.need(name, isinstance(value, Item), "an Item(prompt, label)", value)
         for part in (value.prompt, value.label):
             self.need(name, isinstance(part, str) and part, "an Item of two texts that are not empty", value)
         return value
 
 
-def _check_program(task: Task, asked: _Asked) -> None:
+def _check_program(task: Task, asked: Asked) -> None:
     vocab = asked.ask("vocab()", task.vocab)
     ok = isinstance(vocab, Collection) and not isinstance(vocab, str | bytes) and len(vocab) > 0
     asked.need("vocab()", ok and all(isinstance(v, Hashable) for v in vocab), "a set of values", vocab)
@@ -83,7 +86,7 @@ def _check_program(task: Task, asked: _Asked) -> None:
     asked.need("mlp_exactness(16)", ok, "a positive number", exactness)
 
 
-def _check_tokens(task: Task, asked: _Asked) -> None:
+def _check_tokens(task: Task, asked: Asked) -> None:
     name = "token_map()"
     tokens = asked.ask(name, task.token_map)
     ok = isinstance(tokens, TokenMap) and isinstance(tokens.pieces, Mapping)
@@ -95,7 +98,7 @@ def _check_tokens(task: Task, asked: _Asked) -> None:
     asked.ask("keep_merge('a', 'b')", task.keep_merge, "a", "b")
 
 
-def _check_items(task: Task, asked: _Asked) -> None:
+def _check_items(task: Task, asked: Asked) -> None:
     for i in range(_ASKED):
         name, free = f"train_item({i}, seed=0)", f"free_item({i}, seed=0)"
         one = asked.item(name, asked.ask(name, task.train_item, i, seed=0))
@@ -110,7 +113,7 @@ def _check_items(task: Task, asked: _Asked) -> None:
         asked.item("longest_items()", one)
 
 
-def _check_sets(task: Task, asked: _Asked) -> str:
+def _check_sets(task: Task, asked: Asked) -> str:
     """A prompt of the last set."""
     sets = asked.ask("eval_sets()", task.eval_sets)
     ok = isinstance(sets, Mapping) and "test" in sets
@@ -126,7 +129,7 @@ def _check_sets(task: Task, asked: _Asked) -> str:
     return prompt
 
 
-def _check_baselines(task: Task, asked: _Asked, prompt: str) -> None:
+def _check_baselines(task: Task, asked: Asked, prompt: str) -> None:
     rules = asked.ask("baselines()", task.baselines)
     asked.need("baselines()", isinstance(rules, Mapping), "a dictionary of functions", rules)
     for name, rule in rules.items():

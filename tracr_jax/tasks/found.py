@@ -14,7 +14,7 @@ from typing import Any
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.tasks.contract import place, short
+from tracr_jax.tasks.contract import Asked, short
 from tracr_jax.teacher.compile import build_program
 
 _FEWEST, _MOST = 2, 8  # letters of a string, where the file does not say
@@ -45,18 +45,16 @@ def find_program(module: ModuleType, name: str, *, path: str) -> tuple[Found, st
       UserError: there is none, or several, or its vocabulary is not said.
     """
     holder, name = _holder(module, name, path)
-    who = f"task {path}:{name}"
+    asked = Asked(f"{path}:{name}")
+    who = f"task {asked.spec}"
     if isinstance(holder, type):
-        try:
-            holder = holder()
-        except Exception as e:
-            raise UserError(f"{who}: {name}() failed ({type(e).__name__}: {short(e)}{place(e)})") from e
+        holder = asked.ask(f"{name}()", holder)
     case = holder if hasattr(holder, "get_program") else module
 
     def said(method: str, constant: str, default: Any) -> Any:
         for place_ in (case, module):
             if callable(getattr(place_, method, None)):
-                return _called(who, method, getattr(place_, method))
+                return asked.ask(f"{method}()", getattr(place_, method))
             if hasattr(place_, constant):
                 return getattr(place_, constant)
         return default
@@ -164,13 +162,6 @@ def _builder(x: Any) -> Callable[[], rasp.SOp]:
     if inspect.isfunction(x) and len(_needed(x)) == 1:
         return lambda: x(rasp.tokens)
     return x
-
-
-def _called(who: str, name: str, function: Callable) -> Any:
-    try:
-        return function()
-    except Exception as e:
-        raise UserError(f"{who}: {name}() failed ({type(e).__name__}: {short(e)}{place(e)})") from e
 
 
 def _length(who: str, said: Any, default: int, method: str, *places: Any) -> int:

@@ -264,9 +264,8 @@ def _evaluate(expr: Any, tokens: list, read: _Read, memo: _Memo, pool: _Pool, *,
         return [memo[id(a), id(b)] for a, b in pairs]
     if isinstance(expr, rasp.SelectorWidth):
         found = _select(expr, read, memo, causal=causal)
-        sure = np.count_nonzero(found == 1, axis=1).tolist()
-        maybe = np.count_nonzero(found == _PERHAPS, axis=1).tolist()
-        widths = list(zip(sure, maybe, strict=True))
+        counts = (np.count_nonzero(found == answer, axis=1).tolist() for answer in (1, _PERHAPS))
+        widths = list(zip(*counts, strict=True))
         for sure, maybe in widths:
             if (sure, maybe) not in memo:
                 memo[sure, maybe] = pool.state(frozenset(range(sure, sure + maybe + 1)))
