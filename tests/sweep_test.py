@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from tracr_jax import cli
+from tracr_jax.config import RUN_FORMAT, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.measure.stats import share
@@ -28,6 +29,7 @@ def made(right):
     def make(one):
         sets = {n: {"injected": share(right[one.method, n], 10)} for n in ("test", "near", "order")}
         kept = {"original": 40.0, "injected": 40.0 * math.exp(1 / (1 + one.retention))}
+        write_json(one.folder / "config.json", to_dict(one.config) | {"format": RUN_FORMAT})
         write_json(one.folder / "evaluation.json", {"sets": sets, "retention": kept})
         write_json(one.folder / "made.json", {})
 
@@ -41,13 +43,17 @@ RIGHT = {
 
 
 def test_the_plan(tmp_path):
-    runs = planned(
-        tmp_path, methods=("variable", "exchange+lora:16", "adapter", "finetune"), steps=7, eval_items=3
-    )
+    methods = ("variable", "exchange+lora:16", "random:embeddings", "finetune")
+    runs = planned(tmp_path, methods=methods, steps=7, eval_items=3)
     assert len({r.folder for r in runs}) == len(runs) == 4 * 2 * 2
     assert [r.config.seed for r in runs] == [0] * 8 + [1] * 8
-    kinds = [(r.config.losses.alignment, r.config.train) for r in runs[:8:2]]
-    assert kinds == [("variable", "all"), ("exchange", "lora:16"), ("variable", "adapter"), ("none", "all")]
+    kinds = [(r.config.losses.alignment, r.config.train, r.config.lm) for r in runs[:8:2]]
+    assert kinds == [
+        ("variable", "all", "tiny"),
+        ("exchange", "lora:16", "tiny"),
+        ("variable", "embeddings", "random:tiny"),
+        ("none", "all", "tiny"),
+    ]
     assert [r.config.losses.retention_weight for r in runs[:2]] == [0.1, 2]
     assert {(r.config.steps, r.config.eval_items) for r in runs} == {(7, 3)}
 
@@ -91,6 +97,9 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     assert sweep(runs, tmp_path, by="near")["points"][2]["accuracy"] == share(8, 10)
     with pytest.raises(UserError, match="no evaluation set 'far'; sets: test, near, order"):
         sweep(runs, tmp_path, by="far")
+    # A finished run of other options is another run.
+    with pytest.raises(UserError, match=r"variable-retention0.1-seed0: .*steps 330 -> 7"):
+        sweep(planned(tmp_path, steps=7), tmp_path, make=make)
 
 
 def test_the_table_and_the_picture(tmp_path):

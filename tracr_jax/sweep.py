@@ -18,8 +18,12 @@ from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
+from tracr_jax.lm.load import LoadedLM
 from tracr_jax.measure.stats import share
 from tracr_jax.presets import METHODS, preset
+from tracr_jax.runs.folder import check_folder, located
+from tracr_jax.runs.model import Injected
+from tracr_jax.train.metrics import MetricWriter
 from tracr_jax.trained import trained_part
 
 FILE = "sweep.json"
@@ -33,16 +37,24 @@ class Planned:
     """One run of a sweep."""
 
     method: str
-    """As it was asked for: a preset, what is trained, or PRESET+TRAINED."""
-    retention: float
-    """Weight of the language term."""
+    """As it was asked for, see `configured`."""
     config: RunConfig
     folder: Path
+
+    @property
+    def retention(self) -> float:
+        """Weight of the language term."""
+        return self.config.losses.retention_weight
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{self.method}, retention {self.retention:g}, seed {self.config.seed}"
+
+    @property
+    def started(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.folder / "config.json").exists()
 
     @property
     def finished(self) -> bool:
@@ -66,8 +78,7 @@ def plan(
     Args:
       task: a name for `get_task`.
       lm: a name for `load_lm`.
-      methods: presets ("variable", "finetune", …), what is trained ("lora:16", with the preset "variable"), or
-        both ("exchange+lora:16").
+      methods: names for `configured`.
       retention: weights of the language term.
       seeds: how many, from 0 on.
       folder: of the sweep; each run has one below it.
@@ -82,34 +93,67 @@ def plan(
     out = []
     for seed in range(seeds):
         for method in dict.fromkeys(methods):
-            base, part = _parse(method)
+            config = configured(method, task=task, lm=lm, seed=seed, steps=steps, eval_items=eval_items)
             for weight in dict.fromkeys(retention):
-                config = preset(base, task=task, lm=lm)
-                changes: dict[str, Any] = {"steps": steps, "eval_items": eval_items}
-                config = dataclasses.replace(
-                    config,
-                    seed=seed,
-                    train=part,
-                    losses=dataclasses.replace(config.losses, retention_weight=weight),
-                    **{name: value for name, value in changes.items() if value is not None},
-                )
+                losses = dataclasses.replace(config.losses, retention_weight=weight)
                 name = f"{method}-retention{weight:g}-seed{seed}".replace(":", "")
-                out.append(Planned(method, weight, config, folder / name))
+                out.append(Planned(method, dataclasses.replace(config, losses=losses), folder / name))
     return out
 
 
-def _parse(method: str) -> tuple[str, str]:
-    """(the preset, what is trained)."""
-    base, plus, part = method.partition("+")
+def configured(
+    method: str,
+    *,
+    task: str,
+    lm: str = "tiny",
+    seed: int = 0,
+    steps: int | None = None,
+    eval_items: int | None = None,
+    full: bool = False,
+) -> RunConfig:
+    """The options of one run by a method's name.
+
+    Args:
+      method: a preset ("variable", "finetune", …), what is trained ("lora:16", with the preset "variable"), or
+        both ("exchange+lora:16"); with random: in front, the model is untrained ("random:embeddings").
+      task: a name for `get_task`.
+      lm: a name for `load_lm`.
+      seed: of the run.
+      steps: default the preset's.
+      eval_items: of each evaluation set; default the preset's.
+      full: as experiments/reproduce runs it, see `preset`.
+
+    Raises:
+      UserError: an unknown method.
+    """
+    named = method.removeprefix("random:")
+    base, plus, part = named.partition("+")
     if not plus and base not in METHODS:
-        base, part = "variable", method
+        base, part = "variable", named
     if base not in METHODS:
-        raise UserError(f"sweep: unknown method {base!r} in {method!r}; methods: {', '.join(METHODS)}")
+        raise UserError(f"unknown method {base!r} in {method!r}; methods: {', '.join(METHODS)}")
     try:
         trained_part(part or "all")
     except UserError as e:
-        raise UserError(f"sweep: unknown method {method!r}; methods: {', '.join(METHODS)}, or {e}") from e
-    return base, part or "all"
+        raise UserError(f"unknown method {method!r}; methods: {', '.join(METHODS)}, or {e}") from e
+    config = preset(base, task=task, lm=lm if named == method else f"random:{lm}", full=full)
+    return dataclasses.replace(
+        config,
+        seed=seed,
+        train=part or "all",
+        steps=steps or config.steps,
+        eval_items=eval_items or config.eval_items,
+    )
+
+
+def check(planned: Sequence[Planned]) -> None:
+    """That no folder holds a run of other options, finished or not.
+
+    Raises:
+      UserError: one does; the message has the folder and what differs.
+    """
+    for one in planned:
+        check_folder(one.folder, located(one.config), resume=one.started)
 
 
 def sweep(
@@ -117,7 +161,7 @@ def sweep(
     folder: Path,
     *,
     by: str = "",
-    make: Callable[[Planned], None] | None = None,
+    make: Callable[[Planned], Any] | None = None,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Make every run that is not finished, and collect what they reach.
@@ -133,8 +177,9 @@ def sweep(
       The content of sweep.json, see `collect`.
 
     Raises:
-      UserError: a run cannot be made; what is finished stays.
+      UserError: a folder holds a run of other options, or a run cannot be made; what is finished stays.
     """
+    check(planned)
     result: dict[str, Any] = {}
     for i, one in enumerate(planned):
         if not one.finished:
@@ -146,11 +191,19 @@ def sweep(
     return result
 
 
-def make_run(planned: Planned, *, progress: bool = False, say: Say = lambda _: None) -> None:
-    """Make one run, or continue it where its folder holds a checkpoint."""
-    config, started = planned.config, (planned.folder / "config.json").exists()
-    inject(
-        config.task, lm=config.lm, config=config, folder=planned.folder, resume=started, progress=progress, say=say
+def make_run(
+    planned: Planned,
+    *,
+    lm: LoadedLM | None = None,
+    writers: tuple[MetricWriter, ...] = (),
+    progress: bool = False,
+    say: Say = lambda _: None,
+) -> Injected:
+    """Make one run, or continue it where its folder holds a checkpoint; `lm` if it is already loaded."""
+    config = planned.config
+    return inject(
+        config.task, lm=lm or config.lm, config=config, folder=planned.folder, resume=planned.started,
+        writers=writers, progress=progress, say=say,
     )  # fmt: skip
 
 

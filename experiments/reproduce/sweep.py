@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -21,42 +20,18 @@ import jax
 from experiments.reproduce import results as R
 from experiments.reproduce.display import Display
 from experiments.reproduce.table import markdown, write_pages
-from tracr_jax.config import RunConfig, to_dict
+from tracr_jax.config import to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.injection import inject
 from tracr_jax.lm.load import load_lm
-from tracr_jax.presets import preset
-from tracr_jax.runs.folder import check_folder
+from tracr_jax.sweep import Planned, configured, make_run
+from tracr_jax.sweep import check as check_folders
 from tracr_jax.train.loop import TrainingDivergedError
 
 HERE = Path(__file__).resolve().parents[1]
 TASKS = ("dyck", "int_sum", "count")
 METHODS = ("variable", "cosine", "finetune")
 SEEDS = (0, 1, 2)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One run of the sweep."""
-
-    task: str
-    method: str
-    config: RunConfig
-    folder: Path
-
-    def __str__(self):
-        return f"{self.task}, {self.method}, seed {self.config.seed}"
-
-    @property
-    def started(self) -> bool:
-        """Whether the folder holds a run."""
-        return (self.folder / "config.json").exists()
-
-    @property
-    def finished(self) -> bool:
-        """evaluation.json is the last thing a run needs, and is written whole."""
-        return (self.folder / "evaluation.json").exists()
 
 
 def plan(args: argparse.Namespace) -> list[Planned]:
@@ -66,31 +41,34 @@ def plan(args: argparse.Namespace) -> list[Planned]:
     for seed in dict.fromkeys(args.seeds):
         for task in dict.fromkeys(args.tasks):
             for method in dict.fromkeys(args.methods):
-                config = preset(method, task=task, lm=args.lm, full=True)
-                config = dataclasses.replace(
-                    config,
+                config = configured(
+                    method,
+                    task=task,
+                    lm=args.lm,
                     seed=seed,
-                    steps=args.steps or config.steps,
-                    eval_items=args.eval_items or config.eval_items,
-                    data=dataclasses.replace(config.data, batch=args.batch or config.data.batch),
+                    steps=args.steps,
+                    eval_items=args.eval_items,
+                    full=True,
                 )
-                out.append(Planned(task, method, config, folder / f"{task}-{method}-seed{seed}"))
+                data = dataclasses.replace(config.data, batch=args.batch or config.data.batch)
+                config = dataclasses.replace(config, data=data)
+                out.append(Planned(method, config, folder / f"{task}-{method}-seed{seed}"))
     return out
 
 
 def check(runs: Sequence[Planned], results: dict, *, out: Path, replace: bool) -> None:
     """Before anything runs: neither a folder nor a cell may mix two settings."""
+    check_folders(runs)
     for run in runs:
-        check_folder(run.folder, run.config, resume=run.started)
-        cell = results["cells"].get(run.task, {}).get(run.method)
+        cell = results["cells"].get(run.config.task, {}).get(run.method)
         changed = cell and list(R.differences(R.current(cell["config"]), R.cell_config(to_dict(run.config))))
         if changed and (cell["runs"] or cell.get("failed")) and not replace:
             raise UserError(
-                f"{out}: {run.task}, {run.method} was measured with other options ({'; '.join(changed)}); "
+                f"{out}: {run.config.task}, {run.method} was measured with other options ({'; '.join(changed)}); "
                 "give another --out, or --replace to drop the cell's numbers"
             )
         if changed:
-            del results["cells"][run.task][run.method]
+            del results["cells"][run.config.task][run.method]
 
 
 def sweep(args: argparse.Namespace, *, command: str) -> list[Planned]:
@@ -100,10 +78,10 @@ def sweep(args: argparse.Namespace, *, command: str) -> list[Planned]:
     results = R.load(out, lm=args.lm)
     check(runs, results, out=out, replace=args.replace)
     for run in runs:
-        R.plan(results, task=run.task, method=run.method, config=to_dict(run.config), seed=run.config.seed)
+        R.plan(results, task=run.config.task, method=run.method, config=to_dict(run.config), seed=run.config.seed)
     done = [run for run in runs if run.finished]
     for run in done:
-        R.record(results, run.folder, task=run.task, method=run.method)
+        R.record(results, run.folder, task=run.config.task, method=run.method)
     R.stamp(results, command)
     if done:
         write_json(out, results)
@@ -111,28 +89,18 @@ def sweep(args: argparse.Namespace, *, command: str) -> list[Planned]:
     lm = load_lm(args.lm, dtype=todo[0].config.dtype) if todo else None
     with Display(total_steps=sum(run.config.steps for run in todo), runs=len(todo), skipped=len(done)) as display:
         for run in todo:
-            assert lm is not None
-            display.start(str(run), steps=run.config.steps)
+            cell = {"task": run.config.task, "method": run.method}
+            display.start(f"{run.config.task}, {run.method}, seed {run.config.seed}", steps=run.config.steps)
             try:
-                inject(
-                    run.task,
-                    lm=lm,
-                    config=run.config,
-                    folder=run.folder,
-                    resume=run.started,
-                    writers=(display,),
-                    progress=False,
-                    say=display.say,
-                )
+                make_run(run, lm=lm, writers=(display,), say=display.say)
             except TrainingDivergedError as e:
                 # One cell that diverges is a result too; the others go on.
                 failed.append(run)
-                R.record_failure(
-                    results, task=run.task, method=run.method, seed=run.config.seed, message=str(e).split(";")[0]
-                )
+                why = str(e).split(";")[0]
+                R.record_failure(results, **cell, seed=run.config.seed, message=why)
                 display.finish(f"failed: {e}")
             else:
-                values = R.record(results, run.folder, task=run.task, method=run.method)
+                values = R.record(results, run.folder, **cell)
                 display.finish(_line(values))
             write_json(out, results)
             jax.clear_caches()  # every run compiles its own step; none is used again

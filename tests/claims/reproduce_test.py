@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tracr_jax.injection
+import tracr_jax.sweep
 from experiments import marked
 from experiments.reproduce import results as R
 from experiments.reproduce import sweep as reproduce
@@ -18,6 +19,7 @@ from tracr_jax.config import RunConfig, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.sweep import Planned
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.train.loop import TrainingDivergedError
 
@@ -172,7 +174,7 @@ def test_order_is_all_cells_of_a_seed_first():
     runs = reproduce.plan(reproduce._parser().parse_args([]))
     assert len(runs) == 27
     assert [run.config.seed for run in runs] == [0] * 9 + [1] * 9 + [2] * 9
-    assert len({(run.task, run.method) for run in runs[:9]}) == 9
+    assert len({(run.config.task, run.method) for run in runs[:9]}) == 9
     assert {run.config.losses.alignment for run in runs if run.method == "finetune"} == {"none"}
 
 
@@ -196,15 +198,15 @@ def test_killed_sweep_goes_on_and_a_finished_one_trains_nothing(lm_folder, tmp_p
     few = {k: v for k, v in Dyck().eval_sets().items() if k in ("test", "near_miss")}
     monkeypatch.setattr(Dyck, "eval_sets", lambda _: few)
 
-    def inject(task, **options):
+    def inject(task, *, inject=tracr_jax.sweep.inject, **options):
         calls.append((options["config"].losses.alignment, options["resume"]))
-        return tracr_jax.injection.inject(task, **options)
+        return inject(task, **options)
 
     def write(display, step, values, original=reproduce.Display.write):
         steps.append(step)
         original(display, step, values)
 
-    monkeypatch.setattr(reproduce, "inject", inject)
+    monkeypatch.setattr(tracr_jax.sweep, "inject", inject)
     monkeypatch.setattr(reproduce.Display, "write", write)
 
     def killed(*_, **__):
@@ -262,13 +264,13 @@ def test_measured_cells_refuse_other_options_planned_ones_take_them(tmp_path):
     for cell in results["cells"]["dyck"].values():
         del cell["config"]["data"]["domain_supervised"]  # as if the field were newer than the file
     folder = tmp_path / "run"
-    same = reproduce.Planned("dyck", "variable", RunConfig(), folder)
-    other = reproduce.Planned("dyck", "finetune", RunConfig(steps=9), folder)
+    same = Planned("variable", RunConfig(), folder)
+    other = Planned("finetune", RunConfig(steps=9), folder)
     reproduce.check([same, other], results, out=tmp_path / "out.json", replace=False)
     assert list(results["cells"]["dyck"]) == [
         "variable"
     ]  # nothing was measured in the other: it may be planned anew
-    changed = reproduce.Planned("dyck", "variable", RunConfig(steps=9), folder)
+    changed = Planned("variable", RunConfig(steps=9), folder)
     with pytest.raises(UserError, match="steps 400 -> 9"):
         reproduce.check([changed], results, out=tmp_path / "out.json", replace=False)
 
@@ -280,7 +282,7 @@ def test_a_diverged_run_is_entered_and_the_others_go_on(tmp_path, monkeypatch, c
         calls.append(config.seed)
         raise TrainingDivergedError("step 3: loss not finite; stopped, there is no earlier checkpoint")
 
-    monkeypatch.setattr(reproduce, "inject", inject)
+    monkeypatch.setattr(tracr_jax.sweep, "inject", inject)
     monkeypatch.setattr(reproduce, "load_lm", lambda name, dtype: object())
     argv = f"--tasks count --methods cosine --seeds 0 1 --runs {tmp_path / 'runs'} --out {out}".split()
     with pytest.raises(SystemExit) as stop:

@@ -179,7 +179,8 @@ class Sweep:
     lm: str = "tiny"
     """The model, as in inject."""
     methods: str = "variable,lora:16,finetune"
-    """Presets, what is trained (lora:16, blocks:0-7, …, with the preset variable), or both: exchange+lora:16."""
+    """Presets, what is trained (lora:16, blocks:0-7, …, with the preset variable), or both: exchange+lora:16; with
+    random: in front, of the untrained model."""
     retention: str = "0.05,0.3,2"
     """Weights of the language term."""
     seeds: int = 3
