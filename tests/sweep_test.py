@@ -61,8 +61,8 @@ def test_the_plan(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": ("graft",)}, "unknown method 'graft'"),
-        ({"methods": ("exchange+lora:0",)}, "unknown method 'exchange\\+lora:0'"),
+        ({"methods": ("grift",)}, "method 'grift': train 'grift' is none of"),
+        ({"methods": ("exchange+lora:0",)}, "method 'exchange\\+lora:0': train 'lora:0' is none of"),
         ({"methods": ()}, "nothing to run"),
         ({"seeds": 0}, "nothing to run"),
         ({"retention": (-1.0,)}, "retention_weight"),
@@ -121,7 +121,7 @@ def test_the_table_and_the_picture(tmp_path):
 def test_the_command_refuses_before_it_computes(capsys, tmp_path):
     for words, message in (
         (["--retention", "much"], "--retention must be numbers with commas between them, got 'much'"),
-        (["--methods", "graft"], "unknown method 'graft'"),
+        (["--methods", "grift"], "method 'grift': train 'grift' is none of"),
     ):
         with pytest.raises(SystemExit):
             cli.main(["sweep", "dyck", *words, "--folder", str(tmp_path / "none")])

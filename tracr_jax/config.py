@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
-from tracr_jax.trained import trained_part
+from tracr_jax.trained import TrainedPart, trained_part
 
 # What a file without the option was written with.
 _BEFORE = {"result_span": "rows"}
@@ -40,9 +40,6 @@ class LayerMap(NamedTuple):
     def top(self, depth: int) -> int:
         """The hidden state of r_L."""
         return self.offset + self.stride * depth
-
-
-PAPER_LAYERS = LayerMap()
 
 
 @dataclass(frozen=True)
@@ -287,6 +284,11 @@ class RunConfig:
         """The hidden states with which the teacher's layers are aligned."""
         return LayerMap(self.layer_offset, self.layer_stride)
 
+    @property
+    def part(self) -> TrainedPart:
+        """`train`, read."""
+        return trained_part(self.train)
+
 
 def _check_exchange(config: RunConfig) -> None:
     data = config.data
@@ -306,7 +308,7 @@ def _check_exchange(config: RunConfig) -> None:
 
 def _check_train(config: RunConfig) -> None:
     data, parts = config.data, config.accumulate
-    if trained_part(config.train).kind == "adapter":
+    if config.part.kind == "adapter":
         _require(
             config.losses.alignment != "none",
             "train 'adapter': without alignment the adapter has no loss; give another --train or another --preset",

@@ -24,7 +24,6 @@ from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.folder import check_folder, located
 from tracr_jax.runs.model import Injected
 from tracr_jax.train.metrics import MetricWriter
-from tracr_jax.trained import trained_part
 
 FILE = "sweep.json"
 _LEARNT = ("test", "valid")  # sets of training's own distribution, which show no more than that it was learnt
@@ -132,18 +131,12 @@ def configured(
         base, part = "variable", named
     if base not in METHODS:
         raise UserError(f"unknown method {base!r} in {method!r}; methods: {', '.join(METHODS)}")
-    try:
-        trained_part(part or "all")
-    except UserError as e:
-        raise UserError(f"unknown method {method!r}; methods: {', '.join(METHODS)}, or {e}") from e
     config = preset(base, task=task, lm=lm if named == method else f"random:{lm}", full=full)
-    return dataclasses.replace(
-        config,
-        seed=seed,
-        train=part or "all",
-        steps=steps or config.steps,
-        eval_items=eval_items or config.eval_items,
-    )
+    sizes = {"steps": steps or config.steps, "eval_items": eval_items or config.eval_items}
+    try:
+        return dataclasses.replace(config, seed=seed, train=part or "all", **sizes)
+    except UserError as e:
+        raise UserError(f"method {method!r}: {e}; methods: {', '.join(METHODS)}") from e
 
 
 def check(planned: Sequence[Planned]) -> None:

@@ -30,7 +30,6 @@ from tracr_jax.runs.adapters import write_adapter
 from tracr_jax.runs.folder import MODEL
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import FILE, save_program
-from tracr_jax.trained import trained_part
 
 
 def export_run(
@@ -76,7 +75,7 @@ def export_run(
         if program.aligned:
             write_adapter(out, run.adapter, program.codes)
         save_hf_folder(out, model, run.params, tokenizer)
-        if trained_part(program.config.train).kind == "lora" and split_pairs(run.params)[1]:
+        if program.config.part.kind == "lora" and split_pairs(run.params)[1]:
             original = run.folder / MODEL if run.folder else None
             write_removable(out, model, run.params, lm=read_json(out / FILE)["run"]["lm"], original=original)
         write_tokenizer(out, tokenizer)

@@ -43,7 +43,6 @@ from tracr_jax.train.step import (
     sum_losses,
 )
 from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split
-from tracr_jax.trained import trained_part
 from tracr_jax.types import Batch, Params
 
 _PROVED_ITEMS = 300  # training items on which the bridge is verified, in addition to the longest
@@ -185,7 +184,7 @@ def make_parts(
       lm_params: initial parameters of the model, if not the original model's.
     """
     newest, placement = setups[-1], placement or Placement(None)
-    config, part = newest.config, trained_part(newest.config.train)
+    config, part = newest.config, newest.config.part
     optimizer = make_optimizer(config.optim, steps=config.steps)
     original = placement.params(in_stacks(part, newest.lm.params))
     theta = original if lm_params is None else placement.params(in_stacks(part, lm_params))

@@ -15,7 +15,6 @@ from tracr_jax.lm.convert import from_tensors, to_tensors
 from tracr_jax.lm.load import LoadedLM, write_small_files
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
 from tracr_jax.runs.folder import MODEL
-from tracr_jax.trained import trained_part
 from tracr_jax.types import Params
 
 
@@ -31,7 +30,7 @@ def keep_frozen(folder: Path, config: RunConfig, lm: LoadedLM, params: Params | 
     Raises:
       UserError: the model has changed since the run began.
     """
-    if trained_part(config.train).kind == "all":
+    if config.part.kind == "all":
         return
     now = to_tensors(lm.model, lm.params if params is None else params)
     if (folder / MODEL / "model.safetensors").exists():

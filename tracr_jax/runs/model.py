@@ -36,7 +36,6 @@ from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainParams
 from tracr_jax.train.trainable import in_stacks, split, whole
-from tracr_jax.trained import trained_part
 from tracr_jax.types import Adapter, Codes, Params
 
 
@@ -244,7 +243,7 @@ def restore(
     def shape(*size: int) -> Any:
         return jax.ShapeDtypeStruct(size, jnp.float32, sharding=here)
 
-    part, key = trained_part(programs[-1].config.train), jax.random.key(0)
+    part, key = programs[-1].config.part, jax.random.key(0)
     theta = jax.eval_shape(lambda: split(part, in_stacks(part, model.init(key)), key=key))[0]
     theta = jax.tree.map(lambda x: shape(*x.shape), theta)
 

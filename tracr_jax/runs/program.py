@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tracr_jax import __version__
-from tracr_jax.config import PAPER_LAYERS, LayerMap, RunConfig, from_dict, to_dict
+from tracr_jax.config import LayerMap, RunConfig, from_dict, to_dict
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
@@ -66,7 +66,7 @@ class Program:
     """Makes `phi` and `residuals`, once: not every reader needs them."""
     adapter: Adapter | None = None
     """None in the export of a run without alignment, in which it was not trained."""
-    layers: LayerMap = PAPER_LAYERS
+    layers: LayerMap = field(default_factory=LayerMap)
     reserved: Reserved | None = None
     """Which variables have reserved directions; `codes` holds the trained codes. None for an affine adapter."""
     codes: Codes | None = None

@@ -22,7 +22,6 @@ from tracr_jax.train.mesh import Placement
 from tracr_jax.train.metrics import JsonLines, MetricWriter, Several
 from tracr_jax.train.step import Frozen, TrainParams, TrainState
 from tracr_jax.train.trainable import whole
-from tracr_jax.trained import trained_part
 from tracr_jax.types import Params
 
 Say = Callable[[str], None]
@@ -102,7 +101,7 @@ def train(
             )
     times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": time.time() - trained}
     params, base = placement.gather(state.params), placement.gather(frozen.base)
-    return Trained(params._replace(lm=whole(trained_part(config.train), params.lm, base)), before, times)
+    return Trained(params._replace(lm=whole(config.part, params.lm, base)), before, times)
 
 
 def _compile(

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from tracr_jax.config import PAPER_LAYERS, LayerMap, LossConfig
+from tracr_jax.config import LayerMap, LossConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
@@ -63,7 +63,7 @@ class StepShape(NamedTuple):
     pad_id: int
     max_answers: int  # K, the largest number of answer tokens in an item
     aligned_only: int = 0  # the last rows of a batch: aligned, without the answer's loss
-    layers: LayerMap = PAPER_LAYERS
+    layers: LayerMap = LayerMap()
 
     @property
     def top(self) -> int:
