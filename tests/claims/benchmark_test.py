@@ -13,14 +13,14 @@ import pytest
 
 from experiments import marked
 from experiments.benchmarks import case as C
-from experiments.benchmarks import common, workers
+from experiments.benchmarks import common, faithful, workers
 from experiments.benchmarks import table as T
 from tracr_jax.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
 
 SCRIPTS = (
-    "step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch", "commands", "trained"
+    "step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch", "commands", "trained", "faithful"
 )  # fmt: skip
 
 
@@ -114,6 +114,28 @@ def test_a_side_answers_from_its_own_process(tmp_path, monkeypatch):
     failing = workers.Worker("side_for_a_test:make", {"s": 0.1, "n": 0})
     with failing, pytest.raises(UserError, match="ended with status 7"):
         failing.go()
+
+
+def test_a_run_is_faithful_where_all_three_hold_and_medians_are_of_those():
+    def run(seconds, near, order, perplexity):
+        at = {"step": 10, "seconds": seconds, "perplexity": perplexity}
+        at |= {"near_miss_balanced": near, "order_miss_balanced": order}
+        return {
+            "curve": [at],
+            "reached": at if faithful._faithful(at) else None,
+            "of_a_step": {"items": 4, "flops": 1e14},
+        }
+
+    runs = [run(50.0, 0.95, 1.0, 1.15), run(70.0, 1.0, 1.0, 1.0), run(10.0, 1.0, 0.94, 1.0), run(10.0, 1, 1, 1.2)]
+    found = faithful.row("variable", runs)
+    assert (found["faithful"], found["s"], found["items"], found["PFLOP"]) == ("2 of 4", 60.0, 40, 1.0)
+    assert found["order misses at the end, %"] == 100
+    assert faithful.row("finetune", runs[2:])["s"] is None
+    curve = runs[2]["curve"]
+    assert not faithful._ended([], steps=20, budget=60)
+    assert not faithful._ended(curve, steps=20, budget=60)
+    assert faithful._ended(curve, steps=10, budget=60)
+    assert faithful._ended(curve, steps=20, budget=10)
 
 
 def test_every_script_imports_and_knows_small(monkeypatch, capsys):
