@@ -20,7 +20,8 @@ from tracr_jax.errors import UserError
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
 
 SCRIPTS = (
-    "step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch", "commands", "trained", "faithful"
+    "step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch", "commands", "trained",
+    "faithful",
 )  # fmt: skip
 
 
