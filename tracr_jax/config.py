@@ -302,7 +302,8 @@ def _check_exchange(config: RunConfig) -> None:
         f"{data.domain_supervised}",
     )
     _require(
-        data.batch + data.domain_items > 1, "exchange: one row has none to be mixed with; give a larger batch"
+        data.batch + data.domain_items > 1,
+        "exchange: a batch of one row has no other row to mix with; use a larger batch",
     )
 
 
@@ -356,7 +357,9 @@ def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
     if (Path(folder) / "program.json").exists():
-        raise UserError(f"{folder}: an export, which training cannot go on from; name the run that it was made of")
+        raise UserError(
+            f"{folder}: an export, from which training cannot continue; name the run that was exported"
+        )
     with reading(path):
         values = read_json(path)
         _require(isinstance(values, dict), f"expected an object, got {type(values).__name__}")

@@ -112,7 +112,7 @@ def test_the_oracle_says_what_the_compiled_program_does(explorer):
             found = explorer._by_oracle(row, len(ids), changes)
             np.testing.assert_array_equal(found[:, : len(ids)], np.asarray(compiled)[:, : len(ids)])
     changes.append(Change(place(explorer, "tokens"), 0, 3, 0))
-    with pytest.raises(UserError, match="what it makes of changes at 2 layers is not known"):
+    with pytest.raises(UserError, match="known for changes at one layer, not at 2"):
         explorer._by_oracle(row, len(ids), changes)
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_asked_is_one_line(explorer):
         (Change(result, depth, -1, 0), "or token -1"),
         (Change(result, 0, 0, 0), f"cannot be set at layer 0: the program writes it at layer {depth}"),
         (Change(place(explorer, "one"), depth, 0, 0), "a number on one direction"),
-        (Change(result, depth, 0, 7), "there is none of number 7"),
+        (Change(result, depth, 0, 7), "none has the number 7"),
         (Change(place(explorer, "indices"), 0, 0, len(explorer.program.teacher.variable("indices").values) - 1),
          "no prompt read so far holds this value"),
     ):  # fmt: skip

@@ -124,7 +124,7 @@ def test_tokens_of_special_types_are_found_before_the_text_is_split(kind, specia
         ({"extra": "blk.0.surprise"}, "unknown tensor blk.0.surprise"),
         ({"entries": ["add_space_prefix"]}, "add_space_prefix changes the tokens"),
         ({"types": [3] + [1] * 59 + [6]}, "is of type 6; 1 to 5 are supported"),
-        ({"tokens": [*TOKENS[:-1], "ab"]}, "the token 'ab' is there twice"),
+        ({"tokens": [*TOKENS[:-1], "ab"]}, "the token 'ab' appears twice"),
     ],
 )
 def test_other_contents_are_refused(options, message, tmp_path):

@@ -232,7 +232,7 @@ def test_spread_batches_are_the_batches(tmp_path):
     [
         ("data=4,fsdp=4", r"needs 4 x 4 = 16 devices, there are 8 .*product is 8"),
         ("data=4", "needs 4 x 1 = 4 devices"),
-        ("data=8,data=8", "an axis is given twice"),
+        ("data=8,data=8", "an axis appears twice"),
         ("model=8", "'model=8' is not one of data=NUMBER, fsdp=NUMBER"),
         ("data=0,fsdp=8", "'data=0' is not one of"),
         ("8", "'8' is not one of"),

@@ -143,7 +143,7 @@ class Explorer:
         if why:
             raise UserError(f"{v.name} cannot be set at layer {change.layer}: {why}")
         if not 0 <= change.value < len(v.values):
-            raise UserError(f"{v.name} has {len(v.values)} values, there is none of number {change.value}")
+            raise UserError(f"{v.name} has {len(v.values)} values, none has the number {change.value}")
 
     def _read(self, prompt: Sequence[int], changes: Sequence[Change]) -> dict[str, Any]:
         """One reading; the text is the prompt and the model's own answer to it."""
@@ -208,7 +208,7 @@ class Explorer:
         if not layers:
             return plain
         if len(layers) > 1:
-            raise UserError(f"what it makes of changes at {len(layers)} layers is not known, only at one")
+            raise UserError(f"the program's prediction is known for changes at one layer, not at {len(layers)}")
         variables = program.teacher.variables
         overrides = {
             (variables[c.variable].name, c.token): variables[c.variable].values[c.value]

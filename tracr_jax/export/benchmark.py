@@ -71,7 +71,7 @@ def write_benchmark(run: Injected, folder: Path, *, pairs: int = 50) -> None:
       UserError: the run has no adapter, or the task's code is not at hand.
     """
     if not run.program.aligned:
-        raise UserError(f"{run.folder}: a run without alignment, there is no truth about its variables")
+        raise UserError(f"{run.folder}: a run without alignment, its variables have no ground truth")
     program = run.program
     pool = make_pool(program.task, program.bridge, sample_pool(program.task, program.bridge, items=_ITEMS)[0])
     model = causal_model(program)

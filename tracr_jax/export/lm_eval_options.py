@@ -89,7 +89,7 @@ def refuse(options: Mapping[str, Any], where: str) -> None:
         hints = "".join(f" ({name} is {_INSTEAD[name]} here)" for name in other if name in _INSTEAD)
         raise UserError(
             f"generate_until: {where} ask for {', '.join(f'{n}={v!r}' for n, v in other.items())}; this model "
-            f"decodes greedily with until and max_gen_toks, take the rest out{hints}"
+            f"decodes greedily with until and max_gen_toks, remove the others{hints}"
         )
 
 

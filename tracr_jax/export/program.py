@@ -106,7 +106,7 @@ def remove_program(folder: str | Path, out: str | Path) -> Path:
     refuse_filled(out)
     folder = Path(folder)
     if not (folder / FILE).exists() or not (folder / ORIGINAL / BITS).exists():
-        raise UserError(f"{folder}: no program to take off, there is no {FILE} with {ORIGINAL}/{BITS}")
+        raise UserError(f"{folder}: no program to remove, there is no {FILE} with {ORIGINAL}/{BITS}")
     program, model = read_adapter(folder / FILE), read_model(folder)
     merged = to_tensors(model, from_tensors(model, open_safetensors(folder)))
     with reading(folder / ORIGINAL / BITS), np.load(folder / ORIGINAL / BITS, allow_pickle=False) as bits:

@@ -105,8 +105,8 @@ def check_keys(config: Mapping[str, Any], *, read: Collection[str], fixed: Mappi
                 raise UserError(f"config.json: {key} = {value!r:.60} is not supported, only {known}")
         elif key not in read and key not in _SAFE and value is not None:
             raise UserError(
-                f"config.json: {key} = {value!r:.60} is not read, and not known to leave the numbers as they are; "
-                "if it does, take it out of the file"
+                f"config.json: {key} = {value!r:.60} is not read, and may change what the model computes; "
+                "if it does not, remove it from the file"
             )
 
 

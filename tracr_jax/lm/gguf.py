@@ -173,7 +173,7 @@ def _read_tokenizer(reader: Any, path: Path) -> Tokenizer:
     vocab = {t: i for i, t in enumerate(tokens)}
     if len(vocab) < len(tokens):
         twice = next(t for i, t in enumerate(tokens) if vocab[t] != i)
-        raise UserError(f"{path}: the token {twice!r} is there twice")
+        raise UserError(f"{path}: the token {twice!r} appears twice")
     merges = [_pair(m) for m in _field(reader, path, "tokenizer.ggml.merges")]
     backend = byte_level(
         models.BPE(vocab=vocab, merges=merges),

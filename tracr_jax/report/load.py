@@ -66,7 +66,7 @@ def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
     """Read the runs' files, in the order given.
 
     Raises:
-      UserError: a folder is no run folder, is given twice, or holds a damaged file.
+      UserError: a folder is no run folder, appears twice, or holds a damaged file.
     """
     paths = [Path(f) for f in folders]
     for i, path in enumerate(paths):

@@ -224,7 +224,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
       shareable: cut the local paths of the configuration to their last part.
 
     Raises:
-      UserError: a value of the program has no form in JSON.
+      UserError: a value of the program cannot be written as JSON.
     """
     teacher, losses, bridge = program.teacher, program.config.losses, program.bridge
     value_of = {i: v for v, i in teacher.vocab.items()}
@@ -380,7 +380,7 @@ def _plain(value: Any) -> Any:
     for kind in (int, float, str):  # NumPy's numbers, and other subclasses
         if isinstance(value, kind):
             return kind(value)
-    raise UserError(f"{FILE}: a value of type {type(value).__name__} ({value!r}) has no form in JSON")
+    raise UserError(f"{FILE}: a value of type {type(value).__name__} ({value!r}) cannot be written as JSON")
 
 
 def _hashable(value: Any) -> Any:

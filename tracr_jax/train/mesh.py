@@ -45,7 +45,7 @@ def make_mesh(text: str) -> Mesh:
             raise UserError(f"mesh {text!r}: {part!r} is not one of data=NUMBER, fsdp=NUMBER")
         sizes[found[1]] = int(found[2])
     if len({p.split("=")[0].strip() for p in parts}) < len(parts):
-        raise UserError(f"mesh {text!r}: an axis is given twice")
+        raise UserError(f"mesh {text!r}: an axis appears twice")
     needed, there = math.prod(sizes.values()), jax.device_count()
     if needed != there:
         factors, kind = " x ".join(str(sizes[a]) for a in AXES), jax.devices()[0].device_kind

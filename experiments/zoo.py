@@ -1,0 +1,161 @@
+"""Every task of the zoo by every method on the bundled model: answers, variables read and used, language lost.
+
+    python -m experiments.zoo [--tasks histogram sort …] [--methods variable lora:16 …] [--seeds 0]
+    python -m experiments.zoo --write         the table of results.md, from zoo.json
+
+A run lies below --runs and is made by its preset, or continued; zoo.json is rewritten after each. What one run
+reaches is `measure`; the table names a cell that was not run.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import marked
+from experiments.benchmarks import common
+from tracr_jax.config import to_dict
+from tracr_jax.files import read_json, write_json
+from tracr_jax.interpret.swap import swaps
+from tracr_jax.measure.language.scores import mean_kl
+from tracr_jax.runs.model import Injected
+from tracr_jax.sweep import Planned, configured, make_run
+from tracr_jax.tasks.zoo import ZOO
+
+HERE = Path(__file__).resolve().parent
+FILE = HERE / "zoo.json"
+METHODS = ("variable", "lora:16", "finetune", "random:embeddings")
+_LEARNT = ("test", "valid")  # sets of training's own distribution
+
+
+def measure(run: Injected, *, pairs: int) -> dict[str, Any]:
+    """What a finished run reaches.
+
+    "sets": share right of each; "trivial": the best baseline of each that does not know the program; "perplexity":
+    a multiple of the original's; "kl": nats per token, mean, from the original on held-out text. Of a run with an
+    adapter also "decoded": each variable on the test set, and "followed": for each variable the lowest share over
+    its layers of the swaps that the answer follows, of `pairs` pairs a layer, among those that flip the program's
+    answer and whose base is right (null: none such).
+    """
+    evaluation = run.evaluation
+    assert evaluation is not None
+    kept, sets = evaluation["retention"], evaluation["sets"]
+    found = {
+        "sets": {name: s["injected"]["accuracy"] for name, s in sets.items()},
+        "trivial": {name: max(s["baselines"].values(), default=None) for name, s in sets.items()},
+        "perplexity": kept["injected"] / kept["original"],
+        "kl": mean_kl(run.model, run.params, run.original.params, run.valid_text),
+        "result": run.program.result,
+    }
+    if run.program.aligned:
+        decoded = evaluation["decode"]["test"]["all_positions"]
+        cells = swaps(run, pairs=pairs)["cells"]
+        found |= {"decoded": {n: v["accuracy"] for n, v in decoded.items()}, "followed": lowest(cells)}
+    return found
+
+
+def lowest(cells: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Of each variable the lowest share of swaps followed at the answer, over its layers."""
+    out: dict[str, float | None] = {}
+    for cell in cells:
+        share, name = cell["followed"]["answer"]["swap"], cell["variable"]
+        here = share["accuracy"] if share["total"] else None
+        out[name] = here if out.get(name) is None else out[name] if here is None else min(out[name], here)
+    return out
+
+
+def table(file: Mapping[str, Any]) -> str:
+    """The table in Markdown: for each task a row by method, means over seeds; the hardest set is one for all."""
+    lines = [
+        f"`python -m experiments.zoo`: the bundled model, presets of each method, {file['pairs']} pairs for each "
+        "layer of a variable; shares in %. *Hardest*: the set that all methods together answer worst, training's "
+        "distribution apart; *trivial*: its best baseline that does not know the program. *Read*: the worst "
+        "variable, test set. *Used*: swaps that the answer follows, the lowest layer, of the result and of the "
+        "best other variable. KL from the original in nats per token.",
+        "",
+        "| task | method | seeds | test | hardest | trivial | read | used: result | used: best other | KL |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for task in file["tasks"]:
+        runs = file["runs"].get(task, {})
+        worst = hardest([r for by_seed in runs.values() for r in by_seed.values()])
+        for method in file["methods"]:
+            by_seed = list(runs.get(method, {}).values())
+            if not by_seed:
+                lines.append(f"| {task} | {method} | not run" + " |" * 8)
+                continue
+            lines.append(f"| {task} | {method} | {len(by_seed)} | {' | '.join(_cells(by_seed, worst))} |")
+    return "\n".join(lines)
+
+
+def hardest(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The evaluation set that these runs together answer worst, training's own distribution apart."""
+    names = list(runs[0]["sets"]) if runs else []
+    hard = [n for n in names if n not in _LEARNT] or names
+    return min(hard, key=lambda n: sum(r["sets"][n] for r in runs), default="")
+
+
+def _cells(runs: Sequence[Mapping[str, Any]], worst: str) -> list[str]:
+    def mean(values: list[Any], factor: float = 100.0) -> str:
+        known = [v for v in values if v is not None]
+        return f"{factor * sum(known) / len(known):.{1 if factor > 1 else 3}f}" if known else "–"
+
+    def best_other(run: Mapping[str, Any]) -> float | None:
+        others = [s for n, s in run.get("followed", {}).items() if n != run["result"] and s is not None]
+        return max(others, default=None)
+
+    return [
+        mean([r["sets"]["test"] for r in runs]),
+        f"{mean([r['sets'][worst] for r in runs])} {worst}",
+        mean([r["trivial"][worst] for r in runs]),
+        mean([min(r["decoded"].values()) if "decoded" in r else None for r in runs]),
+        mean([r.get("followed", {}).get(r["result"]) for r in runs]),
+        mean([best_other(r) for r in runs]),
+        mean([r["kl"] for r in runs], factor=1.0),
+    ]
+
+
+def main() -> None:
+    """Every seed of every task and method, seeds outermost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(ZOO), choices=list(ZOO), metavar="TASK")
+    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD", help="as of tracr-jax sweep")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, help="default the preset's")
+    parser.add_argument("--pairs", type=int, default=30, help="for each layer of a variable")
+    parser.add_argument("--runs", type=Path, default=Path("runs/zoo"))
+    parser.add_argument("--write", action="store_true", help="run nothing: write the table of results.md")
+    args = parser.parse_args()
+    if args.write:
+        marked.replace(HERE / "results.md", "zoo", table(read_json(FILE)))
+        return
+    empty = {"tasks": list(ZOO), "methods": list(METHODS), "pairs": args.pairs, "runs": {}}
+    file = read_json(FILE) if FILE.exists() else empty
+    for seed in args.seeds:
+        for task in args.tasks:
+            for method in args.methods:
+                config = configured(method, task=task, seed=seed, steps=args.steps)
+                name = f"{task}-{method}-seed{seed}".replace(":", "")
+                run = Planned(method, config, args.runs / name)
+                held = file["runs"].setdefault(task, {}).setdefault(method, {})
+                if str(seed) in held and held[str(seed)]["config"] == _plain(config):
+                    continue
+                print(f"{task}, {run.name}", flush=True)
+                injected = make_run(run, say=lambda line: print(line, flush=True))
+                run_record = {"config": _plain(config), "machine": common.machine()}
+                run_record["times"] = read_json(run.folder / "run.json")["times"]
+                held[str(seed)] = measure(injected, pairs=args.pairs) | run_record
+                write_json(FILE, file)
+                jax.clear_caches()
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """As JSON reads it back."""
+    return json.loads(json.dumps(to_dict(config)))
+
+
+if __name__ == "__main__":
+    common.main(main)

@@ -1,0 +1,52 @@
+"""The table of the zoo: what it shows of its file, and that the page is made from it."""
+
+from pathlib import Path
+
+from experiments import marked, zoo
+from tracr_jax.files import read_json
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+
+def share(right, total):
+    return {"right": right, "total": total, "accuracy": right / total if total else None}
+
+
+def cell(variable, layer, right, total=10):
+    return {"variable": variable, "layer": layer, "followed": {"answer": {"swap": share(right, total)}}}
+
+
+def test_a_variable_counts_by_its_lowest_layer():
+    cells = [cell("a", 1, 9), cell("a", 2, 4), cell("a", 3, 0, total=0), cell("b", 1, 0, total=0)]
+    assert zoo.lowest(cells) == {"a": 0.4, "b": None}
+
+
+def run(test, near, far, **more):
+    sets = {"test": test, "near": near, "far": far}
+    return {"sets": sets, "trivial": {"test": 0.5, "near": 0.25, "far": None}, "kl": 0.5, "result": "out"} | more
+
+
+def row(table, task, method):
+    (line,) = [x for x in table.splitlines() if x.startswith(f"| {task} | {method} |")]
+    return [x.strip() for x in line.strip("|").split("|")[2:]]
+
+
+def test_the_table_shows_the_hardest_set_of_all_methods_and_what_was_not_run():
+    read = {"decoded": {"out": 1.0, "x": 0.75}, "followed": {"out": 1.0, "x": 0.5, "y": None}}
+    runs = {"variable": {"0": run(0.25, 0.5, 1.0, **read), "1": run(0.75, 1.0, 1.0, **read)}}
+    runs["finetune"] = {"0": run(1.0, 0.25, 0.0) | {"kl": 0.25}}
+    file = {"tasks": ["sort", "parity"], "methods": ["variable", "finetune"], "pairs": 30, "runs": {"sort": runs}}
+    table = zoo.table(file)
+    # near: 1.75 of three, far: 2; test is training's own.
+    assert row(table, "sort", "variable") == [
+        "2", "50.0", "75.0 near", "25.0", "75.0", "100.0", "50.0", "0.500"
+    ]  # fmt: skip
+    assert row(table, "sort", "finetune") == ["1", "100.0", "25.0 near", "25.0", "–", "–", "–", "0.250"]
+    assert row(table, "parity", "variable")[0] == "not run"
+    assert "30 pairs" in table
+
+
+def test_the_page_is_what_the_file_says():
+    page = (EXPERIMENTS / "results.md").read_text(encoding="utf-8")
+    stands = marked.between(page, "zoo")
+    assert stands == zoo.table(read_json(zoo.FILE)), "run: python -m experiments.zoo --write"
