@@ -303,7 +303,7 @@ def _check_exchange(config: RunConfig) -> None:
     )
     _require(
         data.batch + data.domain_items > 1,
-        "exchange: a batch of one row has no other row to mix with; use a larger batch",
+        "exchange: one row has no other to mix with; use a larger batch",
     )
 
 
@@ -357,9 +357,7 @@ def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
     if (Path(folder) / "program.json").exists():
-        raise UserError(
-            f"{folder}: an export, from which training cannot continue; name the run that was exported"
-        )
+        raise UserError(f"{folder}: an export, from which training cannot continue; name its run")
     with reading(path):
         values = read_json(path)
         _require(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
