@@ -301,10 +301,8 @@ def _check_exchange(config: RunConfig) -> None:
         f"exchange: all rows are supervised; domain_supervised must be domain_items = {data.domain_items}, got "
         f"{data.domain_supervised}",
     )
-    _require(
-        data.batch + data.domain_items > 1,
-        "exchange: one row has no other to mix with; use a larger batch",
-    )
+    rows = data.batch + data.domain_items
+    _require(rows > 1, "exchange: one row has no other to mix with; use a larger batch")
 
 
 def _check_train(config: RunConfig) -> None:

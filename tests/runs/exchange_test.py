@@ -144,7 +144,7 @@ def test_configurations_that_cannot_be_are_refused():
     for change, message in (
         ({"answer_end": True}, "no block can know whether the answer is over"),
         ({"domain_supervised": 1}, "domain_supervised must be domain_items = 2, got 1"),
-        ({"batch": 1, "domain_items": 0, "domain_supervised": 0}, "one row has none to be mixed with"),
+        ({"batch": 1, "domain_items": 0, "domain_supervised": 0}, "one row has no other to mix with"),
     ):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **change))
