@@ -12,6 +12,7 @@ from tracr_jax.config import RUN_FORMAT, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.measure.stats import share
+from tracr_jax.report.page import write_report
 from tracr_jax.report.sweep import draw_sweep
 from tracr_jax.report.terminal.sweep import print_sweep
 from tracr_jax.sweep import plan, sweep
@@ -113,9 +114,23 @@ def test_the_table_and_the_picture(tmp_path):
         assert ("20.0 (20.0 to 20.0)" in row) == (width == 120)
         assert "0.909" in row
     assert draw_sweep(tmp_path).read_bytes().startswith(b"\x89PNG")
-    (tmp_path / "sweep.json").write_text("{}")
-    with pytest.raises(UserError, match=r"sweep\.json"):
-        draw_sweep(tmp_path)
+    page = write_report(tmp_path).read_text()
+    assert page.count("<tr>") == 1 + len(found["points"])
+    assert "20.0 (" in page
+    assert ('src="data:image/png;base64,' in page, "<script" in page) == (True, False)
+    for content in ({}, found | {"points": [{"method": "variable"}]}, found | {"points": 3}):
+        write_json(tmp_path / "sweep.json", content)
+        with pytest.raises(UserError, match=r"sweep\.json"):
+            write_report(tmp_path)
+
+
+def test_what_a_file_says_is_text_on_the_page(tmp_path):
+    found = sweep(planned(tmp_path), tmp_path, make=made(RIGHT))
+    evil = "<img src=x onerror=alert(1)>"
+    write_json(tmp_path / "sweep.json", {**found, "task": evil, "set": evil})
+    page = write_report(tmp_path).read_text()
+    assert evil not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 3
 
 
 def test_the_command_refuses_before_it_computes(capsys, tmp_path):

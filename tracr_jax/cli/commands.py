@@ -305,7 +305,7 @@ def _sweep(argv: list[str]) -> None:
     except ValueError as e:
         raise UserError(f"--retention must be numbers with commas between them, got {args.retention!r}") from e
     _start("")
-    from tracr_jax.report.sweep import draw_sweep
+    from tracr_jax.report.page import write_report
     from tracr_jax.report.terminal.sweep import print_sweep
     from tracr_jax.runs.folder import sweep_folder
     from tracr_jax.sweep import Planned, make_run, plan, sweep
@@ -323,7 +323,7 @@ def _sweep(argv: list[str]) -> None:
 
     found = sweep(planned, folder, by=args.by, make=make, say=say)
     print_sweep(console, found)
-    console.print(f"\nsweep: {draw_sweep(folder)}", markup=False, soft_wrap=True)
+    console.print(f"\nsweep: {write_report(folder)}", markup=False, soft_wrap=True)
 
 
 def _apply(argv: list[str]) -> None:

@@ -192,7 +192,7 @@ class Sweep:
     by: str = ""
     """The evaluation set that decides; default the one that all runs together answer worst."""
     folder: Path | None = None
-    """Receives the runs, sweep.json and sweep.png; default runs/sweep-TASK-LM. Called again, it goes on."""
+    """Receives the runs, sweep.json and report.html; default runs/sweep-TASK-LM. Called again, it continues."""
 
 
 @dataclass(frozen=True)

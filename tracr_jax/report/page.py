@@ -20,6 +20,8 @@ from tracr_jax.report.load import RunFiles, blaming, load_runs
 from tracr_jax.report.markup import esc, title_of
 from tracr_jax.report.png import write_figures
 from tracr_jax.report.programs import programs_section
+from tracr_jax.report.sweep import FILE as SWEEP
+from tracr_jax.report.sweep import draw_sweep, read_sweep, sweep_section
 
 LIMIT = 8_000_000  # bytes of a page
 _SCRIPTS = ("base.js", "charts.js", "grid.js", "figures.js", "viewer.js", "explorer.js")
@@ -35,7 +37,7 @@ def write_report(
 
     Args:
       runs: a run's folder, what `inject` or `open` returned, or several of them; the first one gives the page its
-        sentences.
+        sentences. The folder of a sweep, alone, gives a page on the sweep.
       out: the HTML file; default report.html in the first run folder.
       say: called with a line for each file.
 
@@ -52,6 +54,10 @@ def write_report(
     path = Path(out) if out else Path(folders[0]) / "report.html"
     if path.suffix not in (".html", ".htm"):
         raise UserError(f"{path}: the page must end in .html")
+    if len(folders) == 1 and (Path(folders[0]) / SWEEP).exists():
+        write_text(path, sweep_page(folders[0]))
+        say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+        return path
     found = load_runs(folders)
     with blaming(found):
         text = page(found)
@@ -61,6 +67,14 @@ def write_report(
         for figure in write_figures(found, path):
             say(str(figure))
     return path
+
+
+def sweep_page(folder: str | Path) -> str:
+    """The page on a sweep: its picture, a line for each method and weight, and one for each run."""
+    found = read_sweep(folder)
+    title = f"{found['task']} in {found['lm']}"
+    head = f'<h1>{esc(title)}</h1><p class="facts">sweep, {len(found["points"])} of {found["runs"]} runs</p>'
+    return _document(title, head=head, body=sweep_section(found, draw_sweep(folder).read_bytes()))
 
 
 def page(runs: Sequence[RunFiles]) -> str:
@@ -80,9 +94,6 @@ def page(runs: Sequence[RunFiles]) -> str:
 
 def _html(runs: Sequence[RunFiles], data: Sequence[dict[str, Any]], *, dropped: int) -> str:
     script = "\n".join(asset(name) for name in _SCRIPTS)
-    script = f'"use strict";\n(() => {{\n{script}\nstart();\n}})();\n'
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     body = "".join(
         [
             S.summary(runs),
@@ -98,7 +109,21 @@ def _html(runs: Sequence[RunFiles], data: Sequence[dict[str, Any]], *, dropped: 
             S.about_section(runs),
         ]
     )
-    title = esc(title_of(runs))
+    script = f'"use strict";\n(() => {{\n{script}\nstart();\n}})();\n'
+    needs = "Curves, heat maps and the explorer need JavaScript; all else does not."
+    after = f"""<noscript><p class="missing">{needs}</p></noscript>
+<div id="tip" role="tooltip" hidden></div>
+<script type="application/json" id="data">{embed(data)}</script>
+<script>{script}</script>
+"""
+    head = f'<button id="theme" type="button" hidden>Dark</button>\n<h1>{esc(title_of(runs))}</h1>{_facts(runs)}'
+    return _document(title_of(runs), head=head, body=body, after=after, script=script)
+
+
+def _document(title: str, *, head: str, body: str, after: str = "", script: str = "") -> str:
+    """A page whose policy admits `script` and nothing else."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     text = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -107,19 +132,14 @@ def _html(runs: Sequence[RunFiles], data: Sequence[dict[str, Any]], *, dropped: 
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
-<title>{title} · tracr_jax</title>
+<title>{esc(title)} · tracr_jax</title>
 <style>{asset("style.css")}</style>
 </head>
 <body>
 <a class="skip" href="#summary">To the summary</a>
-<header><p class="brand">tracr_jax</p><button id="theme" type="button" hidden>Dark</button>
-<h1>{title}</h1>{_facts(runs)}</header>
+<header><p class="brand">tracr_jax</p>{head}</header>
 <main>{body}</main>
-<noscript><p class="missing">Curves, heat maps and the explorer need JavaScript; all else does not.</p></noscript>
-<div id="tip" role="tooltip" hidden></div>
-<script type="application/json" id="data">{embed(data)}</script>
-<script>{script}</script>
-</body>
+{after}</body>
 </html>
 """
     # A file's text may hold half a surrogate pair, which UTF-8 cannot.

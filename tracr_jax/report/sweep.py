@@ -1,15 +1,71 @@
-"""The picture of a sweep: right answers against the language lost, one point per run with its interval."""
+"""A sweep as a picture and a table: right answers against the language lost, one point per run."""
 
+import base64
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from tracr_jax.files import read_json, reading
+from tracr_jax.report.markup import esc, section
 from tracr_jax.report.png import INK, SERIES, SOFT, calm, save
 
 FILE, PICTURE = "sweep.json", "sweep.png"
 _MARKS = "osD^vPX*"  # by weight of the language term
+
+
+def read_sweep(folder: str | Path) -> dict[str, Any]:
+    """The content of sweep.json, see `tracr_jax.sweep.collect`.
+
+    Raises:
+      UserError: there is no sweep, or its file is damaged.
+    """
+    path = Path(folder) / FILE
+    with reading(path):
+        found = read_json(path)
+        task, lm, _, _ = (found[key] for key in ("task", "lm", "set", "runs"))
+        for p in found["points"]:
+            str(p["method"]), float(p["retention"]), int(p["seed"]), float(p["lost"])
+            [float(p["accuracy"][key]) for key in ("accuracy", "low", "high")]
+    return found | {"task": str(task), "lm": str(lm)}
+
+
+def by_method(points: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], list[Mapping[str, Any]]]:
+    """The points of each method and weight of the language term, in their order."""
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for p in points:
+        groups.setdefault((p["method"], p["retention"]), []).append(p)
+    return groups
+
+
+def sweep_section(found: Mapping[str, Any], picture: bytes) -> str:
+    """The picture and the table of a sweep as HTML; every number of the picture stands in the table."""
+    rows = []
+    for (method, weight), points in by_method(found["points"]).items():
+        for p in points:
+            a = p["accuracy"]
+            cells = (
+                f"{100 * a['accuracy']:.1f} ({100 * a['low']:.1f} to {100 * a['high']:.1f})",
+                f"{p['lost']:.3f}",
+            )
+            numbers = "".join(f"<td>{cell}</td>" for cell in (f"{weight:g}", p["seed"], *cells))
+            rows.append(f'<tr><th scope="row">{esc(method)}</th>{numbers}</tr>')
+    heads = ("retention weight", "seed", f"right on {esc(found['set'])}, %", "language lost, nats per token")
+    table = (
+        '<div class="scroll" tabindex="0"><table class="plain"><thead><tr><th>method</th>'
+        + "".join(f"<th>{head}</th>" for head in heads)
+        + f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    image = base64.b64encode(picture).decode()
+    told = "The numbers are in the table below."
+    figure = f'<img alt="Right answers against the language lost. {told}" src="data:image/png;base64,{image}">'
+    how = (
+        "Each point is a run; its bar is the 95 % interval of its items. Language lost is the growth of the mean "
+        "loss on held-out text against the original model."
+    )
+    return section("summary", "What do the answers cost?", (), how, figure + table)
 
 
 def draw_sweep(folder: str | Path) -> Path:
@@ -18,27 +74,25 @@ def draw_sweep(folder: str | Path) -> Path:
     Raises:
       UserError: there is no sweep, or its file is damaged.
     """
-    path = Path(folder) / FILE
-    with reading(path):
-        found = read_json(path)
-        points, where, task = found["points"], found["set"], f"{found['task']} in {found['lm']}"
-        methods = list(dict.fromkeys(p["method"] for p in points))
-        weights = sorted({p["retention"] for p in points})
-        figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained", facecolor="white")
-        ax = figure.subplots()
-        for p in points:
-            a = p["accuracy"]
-            share = np.array([[a["accuracy"] - a["low"]], [a["high"] - a["accuracy"]]]) * 100
-            ax.errorbar(
-                p["lost"],
-                100 * a["accuracy"],
-                yerr=np.maximum(share, 0),
-                fmt=_MARKS[weights.index(p["retention"]) % len(_MARKS)],
-                color=SERIES[1 + methods.index(p["method"]) % (len(SERIES) - 1)],
-                markersize=6,
-                linewidth=1,
-                alpha=0.85,
-            )
+    found = read_sweep(folder)
+    points, where, task = found["points"], found["set"], f"{found['task']} in {found['lm']}"
+    methods = list(dict.fromkeys(p["method"] for p in points))
+    weights = sorted({p["retention"] for p in points})
+    figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained", facecolor="white")
+    ax = figure.subplots()
+    for p in points:
+        a = p["accuracy"]
+        share = np.array([[a["accuracy"] - a["low"]], [a["high"] - a["accuracy"]]]) * 100
+        ax.errorbar(
+            p["lost"],
+            100 * a["accuracy"],
+            yerr=np.maximum(share, 0),
+            fmt=_MARKS[weights.index(p["retention"]) % len(_MARKS)],
+            color=SERIES[1 + methods.index(p["method"]) % (len(SERIES) - 1)],
+            markersize=6,
+            linewidth=1,
+            alpha=0.85,
+        )
     for i, method in enumerate(methods):
         ax.plot([], [], color=SERIES[1 + i % (len(SERIES) - 1)], linewidth=5, label=method)
     for i, weight in enumerate(weights):

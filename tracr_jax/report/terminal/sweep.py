@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tracr_jax.report.sweep import by_method
+
 _WIDE = 80  # columns from which the spread over seeds has room
 
 
@@ -20,11 +22,8 @@ def print_sweep(console: Console, found: Mapping[str, Any]) -> None:
     table.add_column("method", overflow="fold")
     for name in ("retention", "seeds", "right, %", "lost, nats/token"):
         table.add_column(name, justify="right", no_wrap=True)
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for p in found["points"]:
-        groups.setdefault((p["method"], p["retention"]), []).append(p)
     wide = console.width >= _WIDE
-    for (method, weight), points in groups.items():
+    for (method, weight), points in by_method(found["points"]).items():
         right = _spread([100 * p["accuracy"]["accuracy"] for p in points], "{:.1f}", wide=wide)
         lost = _spread([p["lost"] for p in points], "{:.3f}", wide=wide)
         table.add_row(method, f"{weight:g}", str(len(points)), right, lost)
