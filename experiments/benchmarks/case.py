@@ -36,8 +36,10 @@ from tracr_jax.train.step import (
     init_adapter,
     init_state,
     make_loss_fn,
-    make_train_step,
+    make_step,
 )
+from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split
+from tracr_jax.trained import trained_part
 from tracr_jax.types import Batch, Params
 
 SHAPES: dict[str, GPT2Config | LlamaConfig] = {
@@ -72,6 +74,10 @@ class Case:
     """"cosine" or "variable"."""
     dtype: str = "float32"
     """Of the model's computation."""
+    train: str = "all"
+    """What of the model is trained, as `RunConfig.train`; of a part, θ₀ is what it begins with."""
+    remat: bool = False
+    """Each block is computed again for its gradient."""
 
     def __post_init__(self):
         if self.shape not in SHAPES:
@@ -83,11 +89,11 @@ class Case:
         config = SHAPES[self.shape]
         if isinstance(config, LlamaConfig):
             config = dataclasses.replace(config, num_hidden_layers=self.blocks or config.num_hidden_layers)
-            return Llama(config, dtype=self.dtype)
+            return Llama(config, dtype=self.dtype, remat=self.remat)
         width = self.width or config.n_embd
         heads = max(1, self.width // 64) if self.width else config.n_head
         config = dataclasses.replace(config, n_layer=self.blocks or config.n_layer, n_embd=width, n_head=heads)
-        return GPT2(config, dtype=self.dtype)
+        return GPT2(config, dtype=self.dtype, remat=self.remat)
 
     @property
     def tokens(self) -> int:
@@ -165,8 +171,13 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
     options: dict[str, Any] = {
         "config": losses, "shape": shape, "layout": variable_layout(teacher.variables)
     }  # fmt: skip
-    theta, original = params or (random_params(model, seed=0), random_params(model, seed=1))
-    trained, frozen = TrainParams(theta, (adapter,)), Frozen(original, (phi,))
+    part, base = trained_part(case.train), None
+    if part.kind == "all":
+        theta, original = params or (random_params(model, seed=0), random_params(model, seed=1))
+    else:
+        original = in_stacks(part, random_params(model, seed=0))
+        theta, base = split(part, original, key=pair_key(0))
+    trained, frozen = TrainParams(theta, (adapter,)), Frozen(original, (phi,), base)
     batch = (jax.tree.map(jnp.asarray, random_batch(case, teacher)),)
     where: dict[str, Any] = {}
     if mesh:
@@ -179,8 +190,9 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
         where = {"out_shardings": (places, M.replicated(grid))}
     else:
         state = init_state(trained, optimizer)
-    step = jax.jit(make_train_step(model, residuals, optimizer, **options), donate_argnums=0, **where)
     loss_fn = make_loss_fn(model, residuals, **options)
+    loss_fn = loss_fn if base is None else beside_frozen(loss_fn)
+    step = jax.jit(make_step(loss_fn, optimizer), donate_argnums=0, **where)
     return Parts(state, frozen, batch, step, loss_fn, residuals, optimizer, shape, teacher)
 
 
