@@ -1,5 +1,6 @@
 """Items and sets: labels against brute force, splits that never overlap, what each set promises, the baselines."""
 
+import itertools
 import re
 
 import pytest
@@ -27,7 +28,7 @@ ORIGINAL_SETS = {
 def true_label(task, prompt):
     """The answer from the prompt's text alone, by other means than the task's."""
     if task.name == "dyck":
-        text = re.fullmatch(r"Are parenthesis here correctly matched\? (.*)\nAnswer:", prompt)[1]
+        text = "".join(re.findall(r"[][(){}<>]", prompt))
         return "yes" if matched_by_deletion(text, (*PAIRS, "<>")) else "no"
     if task.name == "int_sum":
         a, b = re.fullmatch(r"([\d.]+) \+ ([\d.]+) =", prompt).groups()
@@ -125,6 +126,21 @@ def test_dyck_sets_hold_what_they_promise():
     assert all(31 <= len(body(i)) <= 90 for i in items["length_ood"])
     assert any(len(body(i)) <= 30 for i in items["length_ood_as_coded"])
     assert any("<" in body(i) for i in items["ood_new_token"])
+    for name in ("deep_one_type", "long_runs", "other_question", "spaced"):
+        assert sum(i.label == "yes" for i in items[name]) == 100, name
+        brackets = ["".join(c for c in i.prompt if c in "()[]{}") for i in items[name]]
+        assert all(
+            matched_by_deletion(b, PAIRS) == (i.label == "yes") for b, i in zip(brackets, items[name], strict=True)
+        )
+        assert not any(Dyck().in_training(i.prompt) for i in items[name])
+        assert max(map(len, brackets)) <= 30
+    balanced = [body(i) for i in items["deep_one_type"] if i.label == "yes"]
+    assert all(len(set(b)) == 2 for b in balanced)
+    assert all(max(b[: k + 1].count(b[0]) - b[: k + 1].count(b[-1]) for k in range(len(b))) >= 8 for b in balanced)
+    runs = [body(i) for i in items["long_runs"] if i.label == "yes"]
+    assert all(sum(a != b for a, b in itertools.pairwise(b)) == 5 for b in runs)
+    assert all(body(i)[1::2] == " " * (len(body(i)) // 2) for i in items["spaced"])
+    assert not any("Are parenthesis" in i.prompt for i in items["other_question"])
 
 
 def test_dyck_baselines_show_what_a_set_is_worth():
@@ -140,6 +156,8 @@ def test_dyck_baselines_show_what_a_set_is_worth():
     assert score("near_miss_balanced", "always_no") == 0.5
     assert score("order_miss_balanced", "counts_ignoring_order") == 0.5
     assert score("near_miss_balanced", "counts_ignoring_order") == 1.0
+    for name in ("deep_one_type", "long_runs", "other_question", "spaced"):
+        assert score(name, "counts_ignoring_order") == score(name, "even_length") == 0.5, name
     assert 0.68 < score("test", "even_length") < 0.82  # docs/differences.md C23: 75 %
 
 

@@ -10,7 +10,8 @@ solves (C23) are kept under their names, beside sets that they do not solve.
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalOperand=false
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ COMPUTE, OTHER = "compute", " "
 _NEW_PAIR = "<>"
 _LONGEST = 90  # brackets in the sets of long strings
 _HEAD, _TAIL = "Are parenthesis here correctly matched? ", "\nAnswer:"
+_OTHER_HEAD = "Does every bracket below close one of its own kind that was opened before? "
 
 
 def dyck_program(pairs: tuple[str, ...]) -> rasp.SOp:
@@ -150,9 +152,10 @@ class Dyck:
 
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
         """Predictors that know nothing, only the length, or only how many there are of each bracket."""
+        brackets = "".join((*self.pairs, _NEW_PAIR))
 
         def body(prompt: str) -> str:
-            return prompt.removeprefix(_HEAD).removesuffix(_TAIL)
+            return "".join(c for c in prompt if c in brackets)
 
         def counts(prompt: str) -> str:
             # Every type it sees, the unknown one too: an upper bound for what ignores order.
@@ -167,10 +170,10 @@ class Dyck:
 
     # ---- strings
 
-    def item(self, text: str) -> Item:
-        """The question about a bracket string, with its true answer."""
+    def item(self, text: str, *, head: str = _HEAD, between: str = "") -> Item:
+        """The question about a bracket string, with its true answer; `between` stands between two brackets."""
         pairs = (*self.pairs, _NEW_PAIR) if set(_NEW_PAIR) & set(text) else self.pairs
-        return Item(f"{_HEAD}{text}{_TAIL}", _yes(is_matched(text, pairs)))
+        return Item(f"{head}{between.join(text)}{_TAIL}", _yes(is_matched(text, pairs)))
 
     def _longest(self) -> int:
         # Balanced strings have even lengths, odd ones are rounded up.
@@ -258,27 +261,73 @@ def exchange_two(r: np.random.Generator, text: str, pairs: tuple[str, ...]) -> s
     raise AssertionError(text)
 
 
+def nested_brackets(r: np.random.Generator, pairs: tuple[str, ...]) -> str:
+    """Balanced, of one type, 20 to 30 brackets, somewhere at least eight deep."""
+    pair = pairs[int(r.integers(len(pairs)))]
+    while True:
+        text = balanced_brackets(r, 2 * int(r.integers(10, 16)), (pair,))
+        if max(itertools.accumulate(1 if c == pair[0] else -1 for c in text)) >= 8:
+            return text
+
+
+def bracket_runs(r: np.random.Generator, pairs: tuple[str, ...]) -> str:
+    """Balanced: each type opened in one run of two to five, then each closed in one run; up to 30 brackets."""
+    counts = r.integers(2, 6, len(pairs)).tolist()
+    return "".join(pairs[k][side] * counts[k] for side in (0, 1) for k in r.permutation(len(pairs)))
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+Make = Callable[[np.random.Generator], Item]
+
+
+def pick(stream: int, make: Make) -> Callable[[int], Item]:
+    """Candidates of a set; 2**32 keeps evaluation streams apart from every training seed that fits 32 bits."""
+    return lambda i: make(rng(2**32 + stream, i))
+
+
+def alternating(
+    name: str, size: int, stream: int, makes: Sequence[Make], note: str, *, split: Split | None = "test"
+) -> EvalSet:
+    """As many of each maker as of the others, in turn, so that every beginning of the set is balanced."""
+    parts = [
+        distinct_set(name, -(-size // len(makes)), pick(stream + k, make), note=note, split=split)
+        for k, make in enumerate(makes)
+    ]
+    return EvalSet(name, size, lambda i: parts[i % len(parts)].item(i // len(parts)), note)
+
+
+def _unusual_sets(task: Dyck) -> list[EvalSet]:
+    """Strings and texts that no training has on purpose, half of each with an opener and a closer exchanged."""
+    pairs = task.pairs
+
+    def both(make: Callable[[np.random.Generator], str], **how: str) -> tuple[Make, Make]:
+        return lambda r: task.item(exchange_two(r, make(r), pairs), **how), lambda r: task.item(make(r), **how)
+
+    def short(r: np.random.Generator) -> str:
+        return balanced_brackets(r, 2 * int(r.integers(6, 9)), pairs)
+
+    nested, runs = both(lambda r: nested_brackets(r, pairs)), both(lambda r: bracket_runs(r, pairs))
+    asked, spaced = both(task._even, head=_OTHER_HEAD), both(short, between=" ")
+    return [
+        alternating("deep_one_type", 400, 20, nested, "One type, eight deep and more; half with two exchanged."),
+        alternating(
+            "long_runs", 400, 22, runs, "Each type opened in one run and closed in one; half with two exchanged."
+        ),
+        alternating(
+            "other_question", 400, 24, asked, "As order_miss_balanced, in a question of other words.", split=None
+        ),
+        alternating(
+            "spaced", 400, 26, spaced, "12 to 16 brackets, a space between; half with two exchanged.", split=None
+        ),
+    ]
 
 
 @functools.lru_cache(maxsize=8)
 def _sets(task: Dyck) -> dict[str, EvalSet]:
     pairs = task.pairs
-
-    def pick(stream: int, make: Callable[[np.random.Generator], Item]) -> Callable[[int], Item]:
-        # 2**32 keeps evaluation streams apart from every training seed that fits 32 bits.
-        return lambda i: make(rng(2**32 + stream, i))
-
-    def alternating(
-        name: str, size: int, stream: int, makes, note: str, *, split: Split | None = "test"
-    ) -> EvalSet:
-        """As many of each maker as of the others, in turn, so that every beginning of the set is balanced."""
-        parts = [
-            distinct_set(name, -(-size // len(makes)), pick(stream + k, make), note=note, split=split)
-            for k, make in enumerate(makes)
-        ]
-        return EvalSet(name, size, lambda i: parts[i % len(parts)].item(i // len(parts)), note)
 
     def of_length(low: int, high: int, *, types: tuple[str, ...] = pairs, edit: Callable | None = None):
         """Two makers: random and balanced strings of these lengths; `edit` changes the balanced ones."""
@@ -329,6 +378,7 @@ def _sets(task: Dyck) -> dict[str, EvalSet]:
             "Half balanced, half with a wrong last bracket, all of even length.",
         ),
         alternating("ood_new_token", 4000, 16, four, "As test with a fourth type <>, unknown to the teacher."),
+        *_unusual_sets(task),
     ]  # fmt: skip
     if task.as_coded_sets:
         spread = of_length(5, _LONGEST)
