@@ -117,8 +117,7 @@ class ExchangeConfig:
     """Each value is weighted by its frequency in the batch raised to minus this power."""
     size_weight: float = 0.6
     """Factor of the penalty on states whose mean square exceeds sigma², so that the coordinates stay large
-    relative to the rest of the state. Meant for models without pretraining; 0 where the retention loss preserves a
-    model."""
+    relative to the rest of the state: without it (and with sigma 2) variables were read and not used."""
 
     def __post_init__(self):
         for name in ("noise", "sparsest", "read_weight", "distance_weight", "rare_power", "size_weight"):

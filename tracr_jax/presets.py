@@ -63,13 +63,14 @@ def preset(
 def exchanged(config: RunConfig) -> RunConfig:
     """The recipe of exchange training at the batch size of another run; every row is supervised.
 
-    For dyck in the bundled model it is the run of experiments/diary.md whose variables are used, with the language
-    term of the other run, which that one did not have: --retention-weight 0 repeats it.
+    For dyck in the bundled model it is the run of experiments/diary.md whose variables are used and whose language
+    is kept (experiments/exchange/tiny_retention_sigma1.json).
     """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data = config.data
     if (config.lm, config.task) == ("tiny", "dyck"):
-        data = dataclasses.replace(data, batch=8, domain_items=8, text_batch=2)
+        data = dataclasses.replace(data, batch=8, domain_items=8, text_batch=3)
+        losses = dataclasses.replace(losses, retention_weight=0.04)
         config = dataclasses.replace(config, steps=1000, checkpoint_every=50)
     data = dataclasses.replace(data, domain_supervised=data.domain_items, answer_end=False)
     offset, stride = _LAYERS.get((config.lm.removeprefix("random:"), config.task), (2, 1))
