@@ -204,6 +204,22 @@ def test_a_program_with_one_variable_has_no_other_one_as_a_control():
     assert text.endswith("1 of 1 cells beat every control.")
 
 
+def test_what_no_variable_holds_must_not_move_the_answer():
+    def told(outside):
+        follows = {"swap": share(45, 50), "random": share(0, 50), "outside": share(outside, 50)}
+        cells = [swap(0.9) | {"followed": {"answer": follows}}, swap(0.9) | {"followed": {"answer": follows}}]
+        cells[1]["followed"] = {"answer": follows | {"swap": share(30, 50)}}
+        cells.append(swap(0.9) | {"followed": {"answer": {"swap": share(0, 0)}}})  # no base was right
+        found = {"variables": [], "swaps": {"cells": cells}}
+        return R.used(dataclasses.replace(RUN, interpretation=found))
+
+    verdict, text = told(2)
+    assert verdict == "yes"
+    assert "it follows 75 % at the median over cells, 60 % in the lowest." in plain(text)
+    assert plain(text).endswith("holds moves 4 % of the answers.")
+    assert told(5)[0] == "partly"
+
+
 def noisy(result, random):
     kinds = {"result": result, "random": random, "complement": 0.7}
     rows = {

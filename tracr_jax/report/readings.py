@@ -11,7 +11,7 @@ from typing import Any
 
 from tracr_jax.report.data import interference_of, lengths, loss_curves, result_name, scorecard_of
 from tracr_jax.report.load import RunFiles
-from tracr_jax.report.swaps import beats_controls, result_swap, swaps_reading
+from tracr_jax.report.swaps import beats_controls, outside, result_swap, swaps_reading
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
 
 GOOD = 0.9  # an accuracy that counts as "yes"
@@ -38,8 +38,10 @@ RULES = (
     ),
     (
         "Are they used?",
-        "yes: in nine of ten cells of the swap matrix the whole interval lies above every control's; partly: in "
-        "one of four, or where the result itself is swapped. Without swaps, from the noise alone: at most partly.",
+        "yes: in nine of ten cells of the swap matrix the whole interval lies above every control's, and "
+        "exchanging what no variable holds, where that was measured, moves at most 5 % of the answers; partly: in "
+        "one cell of four, or where the result itself is swapped. Without swaps, from the noise alone: at most "
+        "partly.",
     ),
     (
         "Is the language kept?",
@@ -154,7 +156,8 @@ def used(run: RunFiles) -> tuple[str | None, str]:
         share = fmean(float(beats_controls(c)) for c in swaps["cells"])
         own = result_swap(run)
         some = share >= 0.25 or (own is not None and beats_controls(own))
-        verdict = "yes" if share >= 0.9 else "partly" if some else "no"
+        alone = (outside(swaps["cells"]) or 0.0) <= 0.05
+        verdict = "yes" if share >= 0.9 and alone else "partly" if some else "no"
         return verdict, swaps_reading(run)
     noise = run.part("noise")
     if not noise:

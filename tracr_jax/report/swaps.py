@@ -1,7 +1,7 @@
 """The swap matrix in words: what beats its controls, and the program's result first."""
 
-from collections.abc import Mapping
-from statistics import fmean
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
 from typing import Any
 
 from tracr_jax.report.data import result_name, written_first
@@ -26,8 +26,31 @@ def swaps_reading(run: RunFiles) -> str:
     beat = sum(map(beats_controls, cells))
     return (
         f"{start}{_followed(match, control)}, the compiled program itself in {percent(ceiling)}; "
-        f"{beat} of {len(cells)} cells beat every control."
+        f"{beat} of {len(cells)} cells beat every control.{_followed_where_right(cells)}"
     )
+
+
+def _followed_where_right(cells: Sequence[Mapping[str, Any]]) -> str:
+    """What the answer follows of the pairs that can tell, and what the rest of the state does to it."""
+    shares = [c["followed"]["answer"]["swap"] for c in cells if "followed" in c]
+    known = [s["accuracy"] for s in shares if s["total"]]
+    text = ""
+    if known:
+        text = (
+            " Of the pairs that change the program's answer, on prompts that the model answers rightly, it "
+            f"follows {percent(median(known))} at the median over cells, {percent(min(known))} in the lowest."
+        )
+    moved = outside(cells)
+    if moved is not None:
+        text += f" Exchanging everything that no variable holds moves {percent(moved)} of the answers."
+    return text
+
+
+def outside(cells: Sequence[Mapping[str, Any]]) -> float | None:
+    """Share of answers that move when everything that no variable holds is exchanged; None if not measured."""
+    found = [c["followed"]["answer"].get("outside") for c in cells if "followed" in c]
+    right, total = (sum(s[key] for s in found if s) for key in ("right", "total"))
+    return right / total if total else None
 
 
 def _followed(match: float, control: float) -> str:
