@@ -19,7 +19,7 @@ from tracr_jax.data.retention import retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.load import load_lm
-from tracr_jax.runs import build, model, program
+from tracr_jax.runs import model, program, task_bridge
 from tracr_jax.tasks import kept
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainState
@@ -51,7 +51,7 @@ def alone(room, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache"))
     for name in ("load_lm", "retention_text", "build_program"):
         monkeypatch.setattr(model, name, refuse)
-    monkeypatch.setattr(build, "cached_compile", refuse)
+    monkeypatch.setattr(task_bridge, "cached_compile", refuse)
     config = read_json(folder / "config.json")
     for path in (folder / "config.json", folder / "programs" / "0" / "program.json"):
         text = path.read_text().replace(str(room[0]), "/nowhere")

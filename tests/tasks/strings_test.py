@@ -10,7 +10,7 @@ from tracr.rasp import rasp
 from tests.helpers.tasks_tokenizers import filtered
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.errors import UserError
-from tracr_jax.runs.build import proved_items
+from tracr_jax.runs.task_bridge import proved_items
 from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.tasks.sampled import SampledTask

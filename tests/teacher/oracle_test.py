@@ -287,3 +287,34 @@ def test_functions_tell_true_from_one():
     program = lambda: rasp.Map(str, rasp.tokens).named("final_result")  # noqa: E731
     oracle = Oracle(program())
     assert [oracle([x]).values[oracle.result] for x in (1, True, 1.0)] == [["1"], ["True"], ["1.0"]]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("name", ["sort_freq", "reverse_1", "pair_balance_1", "frac_prevs_2"])
+def test_many_inputs_together_are_each_alone(name, causal):
+    """Of every length, the empty one too; more of one length than repeat no code, and one twice."""
+    case = LIBRARY[name]
+    r = np.random.default_rng(0)
+    lengths = [*range(case["max_seq_len"] + 1), *[case["max_seq_len"]] * 300]
+    inputs = [r.choice(sorted(case["vocab"]), n).tolist() for n in lengths]
+    inputs.append(inputs[3])
+    together = Oracle(case["program"], causal=causal)
+    found = together.evaluate(inputs)
+    alone = [Oracle(case["program"], causal=causal)(x) for x in inputs[:40]]
+    assert found[:40] == alone
+    assert found[-1] == found[3]
+    (result,) = together.evaluate(inputs[-1:], names=[together.result])
+    assert result.values == {together.result: found[-1].values[together.result]}
+
+
+def test_what_was_evaluated_before_does_not_matter():
+    """0 and False are one element of a set: an Aggregate gives the one that stands first."""
+    every = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.TRUE)
+    program = rasp.Map(str, rasp.Aggregate(every, rasp.tokens), simplify=False).named("final_result")
+    inputs = [[0, False], [False, 0]]
+    for order in (inputs, inputs[::-1]):
+        oracle = Oracle(program)
+        assert {str(x): oracle(x).values[oracle.result] for x in order} == {
+            "[0, False]": ["0", "0"],
+            "[False, 0]": ["False", "False"],
+        }

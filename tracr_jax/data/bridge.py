@@ -100,17 +100,22 @@ class Bridge:
         count = positions = filled = wanted = matched = 0
         mapped = set(self.mapped.tolist())
         first = ""
+        chosen = []
         for item in items:
             prompt, label = self.split(item)
-            ids = prompt + label
             if strict and not words and (other := [i for i in prompt if i not in mapped]):
                 shown = self.tokenizer.token_text(other[0])
                 raise UserError(
                     f"bridge: the prompt {item.prompt!r} has the token {shown!r}, which is none of the program's: "
                     "this tokenizer does not write each letter as one token; choose other letters or another --lm"
                 )
+            chosen.append((item, prompt, label))
+        inputs = [self.teacher_values(prompt + label) for _, prompt, label in chosen]
+        answers = oracle.evaluate(inputs, names=[oracle.result])
+        for (item, prompt, label), evaluated in zip(chosen, answers, strict=True):
+            ids = prompt + label
             expected = task.teacher_label(item)
-            found = oracle(self.teacher_values(ids)).values[oracle.result][len(prompt) - 1 : len(ids) - 1]
+            found = evaluated.values[oracle.result][len(prompt) - 1 : len(ids) - 1]
             count, positions, wanted = count + 1, positions + len(ids), wanted + len(label)
             filled += sum(i not in mapped for i in ids)
             problem = ""

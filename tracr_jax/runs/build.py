@@ -14,18 +14,16 @@ from jaxtyping import Int
 
 from tracr_jax.config import LossConfig, RunConfig
 from tracr_jax.data.batches import Batches, batch_length
-from tracr_jax.data.bridge import Bridge, BridgeReport, find_separator, make_bridge
-from tracr_jax.data.encode import sequence_length
+from tracr_jax.data.bridge import BridgeReport
 from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import LoadedLM, load_lm
-from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.runs.program import EXAMPLES, Program, make_program
 from tracr_jax.runs.proof import Proof, prove
+from tracr_jax.runs.task_bridge import make_task_bridge, proved_items
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
-from tracr_jax.teacher import cached_compile
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.mesh import Placement
@@ -44,8 +42,6 @@ from tracr_jax.train.step import (
 )
 from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split
 from tracr_jax.types import Batch, Params
-
-_PROVED_ITEMS = 300  # training items on which the bridge is verified, in addition to the longest
 
 Say = Callable[[str], None]
 
@@ -137,42 +133,6 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
     return program.trained(reserved.init(directions(config.seed, width=width, count=reserved.total)))
 
 
-def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lambda _: None) -> Bridge:
-    """The compiled program of a task and the bridge to it from a language model, whose weights are not used.
-
-    Raises:
-      UserError: the first thing that does not fit, with its numbers.
-    """
-    tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.fidelity.as_coded)
-    strict = not config.fidelity.as_coded
-    separator = find_separator(task, tokenizer) if strict else None
-    length = _table_length(task, tokenizer, config, separator=separator)
-    _check_positions(lm, length)
-    say(f"compiling {task.name} for {length} positions")
-    teacher = cached_compile(
-        lambda: task.program(max_seq_len=length),
-        vocab=task.vocab(),
-        max_seq_len=length,
-        mlp_exactness=task.mlp_exactness(length),
-    )
-    return make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
-
-
-def proved_items(task: Task, *, seed: int) -> list[Item]:
-    """Items on which the teacher is verified against the program's own evaluator before training.
-
-    Raises:
-      UserError: their answer is always the same.
-    """
-    items = [*task.longest_items(), *(task.train_item(i, seed=seed) for i in range(_PROVED_ITEMS))]
-    if len({item.label for item in items}) == 1:
-        raise UserError(
-            f"task {task.name}: the answer is {items[0].label!r} in all of {len(items)} items, a constant that is "
-            "learned without the program; let the sampler draw others, or mend the program"
-        )
-    return items
-
-
 def make_parts(
     setups: Sequence[Setup], *, placement: Placement | None = None, lm_params: Params | None = None
 ) -> tuple[TrainState, Frozen, Callable]:
@@ -238,14 +198,6 @@ def make_batch_at(
     return lambda step: tuple(batch_at(first + step) for batch_at, first in parts)
 
 
-def _check_positions(lm: LoadedLM, length: int) -> None:
-    if length > lm.model.max_positions:
-        raise UserError(
-            f"{lm.name}: the longest training item has {length} tokens, the model "
-            f"{lm.model.max_positions} positions; choose a model with more, or shorter items"
-        )
-
-
 def check_depth(model: LanguageModel, *, name: str, task: str, depth: int, top: int, hook_block: int) -> None:
     """The last aligned state h_top and the hook must lie inside the model: top and the hook's block below N."""
     blocks = model.num_blocks
@@ -285,10 +237,3 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
         aligned_only=config.data.domain_items - config.data.domain_supervised,
         layers=program.layers,
     )
-
-
-def _table_length(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separator: str | None) -> int:
-    """Positions of the teacher's table: the longest item, or the original's tables under its switch."""
-    if config.fidelity.as_coded_length and hasattr(task, "as_coded_table"):
-        return task.as_coded_table  # pyright: ignore[reportAttributeAccessIssue]
-    return sequence_length(task, tokenizer, answer_end=config.data.answer_end, separator=separator)

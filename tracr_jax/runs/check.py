@@ -10,8 +10,8 @@ from typing import Any
 from tracr_jax.data.bridge import Bridge, BridgeReport
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
-from tracr_jax.runs.build import make_task_bridge, proved_items
 from tracr_jax.runs.proof import Proof, example, labels_by_program, prove
+from tracr_jax.runs.task_bridge import make_task_bridge, proved_items
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.teacher.model import Teacher, Variable

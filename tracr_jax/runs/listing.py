@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
-from tracr_jax.runs.build import make_task_bridge
+from tracr_jax.runs.task_bridge import make_task_bridge
 from tracr_jax.tasks.base import Item
 from tracr_jax.tasks.registry import BUILT_IN, get_task
 

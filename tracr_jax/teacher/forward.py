@@ -178,14 +178,14 @@ def _multiply(x, y, table):
 
 
 def _multiply_in_numpy(x, y, table):
-    # Nearly always both are one-hot and one product is left; where more may be, all are computed.
+    # Nearly always both are one-hot and one product is left; where more may be, all of that pair are computed.
     most_x, most_y = x.max(axis=-1, keepdims=True), y.max(axis=-1, keepdims=True)
     single = (np.sum(x + most_y - 1 > 0, axis=-1) <= 1) & (np.sum(most_x + y - 1 > 0, axis=-1) <= 1)
     unit = x.argmax(axis=-1) * y.shape[-1] + y.argmax(axis=-1)
     out = _relu(most_x + most_y - 1) * table[np.arange(len(table)), unit]
-    b, t = np.nonzero(~single.all(axis=-1))
-    if len(b):
-        out[b, t] = _multiply(x[b, t][None], y[b, t][None], table)[0]
+    for n, some in enumerate(np.moveaxis(~single, -1, 0)):
+        if some.any():
+            out[some, n] = _multiply(x[some, n][:, None, None], y[some, n][:, None, None], table[[n]])[:, 0, 0]
     return out
 
 

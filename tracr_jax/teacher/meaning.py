@@ -48,20 +48,19 @@ def compare_meanings(oracle: Oracle, inputs: Sequence[Sequence[Any]], prompts: S
       prompts: of each input, the number of tokens before the answer.
     """
     whole = Oracle(oracle.program, causal=False)
-    answers = differ = 0
+    ends = [(i, end) for i, tokens in enumerate(inputs) for end in range(prompts[i], len(tokens))]
+    ours = [e.values[oracle.result] for e in oracle.evaluate(inputs, names=[oracle.result])]
+    theirs = whole.evaluate((inputs[i][:end] for i, end in ends), names=[whole.result])
+    both = [(ours[i][end - 1], e.values[whole.result][-1]) for (i, end), e in zip(ends, theirs, strict=True)]
+    differ = [k for k, (a, b) in enumerate(both) if a != b]
     first = None
-    for i, (tokens, prompt) in enumerate(zip(inputs, prompts, strict=True)):
-        ours = oracle(tokens).values
-        for end in range(prompt, len(tokens)):
-            theirs = whole(tokens[:end]).values
-            answers += 1
-            a, b = ours[oracle.result][end - 1], theirs[whole.result][-1]
-            if a != b:
-                differ += 1
-                # A variable comes after what it is computed from, so the first that differs is where they part.
-                variable = next(n for n in oracle.names if ours[n][:end] != theirs[n])
-                first = first or Other(i, end - prompt, a, b, variable)
-    return Meaning(answers, differ, first, whole.ahead, _positional(whole))
+    if differ:
+        (i, end), (a, b) = ends[differ[0]], both[differ[0]]
+        causal, other = oracle(inputs[i]).values, whole(inputs[i][:end]).values
+        # A variable comes after what it is computed from, so the first that differs is where they part.
+        variable = next(n for n in oracle.names if causal[n][:end] != other[n])
+        first = Other(i, end - prompts[i], a, b, variable)
+    return Meaning(len(ends), len(differ), first, whole.ahead, _positional(whole))
 
 
 def positional_lookahead(oracle: Oracle, *, length: int) -> tuple[str, ...]:

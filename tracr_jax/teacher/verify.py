@@ -5,7 +5,7 @@ Implements docs/teacher.md §3, §5: the compiled network is right where every v
 and are counted, not compared.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ from tracr_jax.errors import UserError
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.forward import last_state
 from tracr_jax.teacher.model import Teacher, Variable
-from tracr_jax.teacher.oracle import Evaluation, Oracle
+from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.reference import compile_with_tracr
 from tracr_jax.teacher.variables import DEFINED
 
 _NUMERICAL = 1e-3  # a number's deviation, absolute below 1 and relative above
-_NUMBERS = 1 << 21  # of one state of the inputs that run together
+_NUMBERS = 1 << 18  # of one state of the inputs that run together; more of them leave the cache
 _NO_VALUE, _IMPOSSIBLE = -1, -2  # columns of an undefined value, and of one that the compiler ruled out
 
 
@@ -115,7 +115,7 @@ def verify(
         inputs = random_inputs(teacher, lengths.tolist(), seed=seed)
     inputs = [list(tokens) for tokens in inputs]
     run = last_state(teacher)
-    tally = _Tally(variables, tolerance)
+    tally = _Tally(variables, oracle, tolerance)
     # The longest first: rows of like length need no padding.
     order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
     while order:
@@ -125,7 +125,7 @@ def verify(
         ids = np.full((len(chunk), longest + 1), teacher.pad_id, np.int32)
         for row, i in enumerate(chunk):
             ids[row, : len(inputs[i]) + 1] = teacher.encode(inputs[i])
-        tally.add(run(ids)[:, 1:], {i: oracle(inputs[i]) for i in chunk})
+        tally.add(run(ids)[:, 1:], chunk, [inputs[i] for i in chunk])
     against = _tracr_deviation(teacher, oracle.program) if tracr else None
     first_wrong = None
     if tally.wrong:
@@ -156,8 +156,8 @@ def random_inputs(teacher: Teacher, lengths: Sequence[int], *, seed: int = 0) ->
 class _Tally:
     """What `verify` counts over chunks of inputs."""
 
-    def __init__(self, variables: Sequence[Variable], tolerance: float):
-        self._variables, self._tolerance = variables, tolerance
+    def __init__(self, variables: Sequence[Variable], oracle: Oracle, tolerance: float):
+        self._variables, self._oracle, self._tolerance = variables, oracle, tolerance
         self._columns = [{v: k for k, v in enumerate(variable.values)} for variable in variables]
         self.compared = self.mixtures = 0
         self.largest, self.largest_at, self.leak = 0.0, "no variable", 0.0
@@ -165,22 +165,23 @@ class _Tally:
             tuple[int, int, int, Variable, tuple[float, ...], float]
         ] = []  # at most one of each input
 
-    def add(self, states: np.ndarray, truths: Mapping[int, Evaluation]) -> None:
-        """States [B, T, D] of the inputs with these numbers, and what the program says of them."""
-        names, numbers = [v.name for v in self._variables], list(truths)
-        lengths = [len(truth.values[names[0]]) for truth in truths.values()]
+    def add(self, states: np.ndarray, numbers: Sequence[int], inputs: Sequence[Sequence[Any]]) -> None:
+        """The teacher's states [B, T, D] of inputs with these numbers, compared with what the program says."""
+        truths = self._oracle.states_of(inputs)
+        lengths = [len(tokens) for tokens in inputs]
         row = np.repeat(np.arange(len(lengths)), lengths)
         position = np.concatenate([np.arange(n) for n in lengths])
         states = states[row, position]
         first: dict[int, tuple] = {}
         for variable, columns in zip(self._variables, self._columns, strict=True):
-            values = [v for truth in truths.values() for v in truth.values[variable.name]]
-            mixed = [m for truth in truths.values() for m in truth.mixed[variable.name]]
+            codes, at = np.unique(np.concatenate([t[variable.name] for t in truths]), return_inverse=True)
+            values, mixtures = self._oracle.read(codes.tolist())
+            mixed = np.array(mixtures, bool)[at]
             got = states[:, list(variable.indices)]
-            off, limit, compared = self._deviations(variable, columns, got, values, np.array(mixed))
-            self.mixtures += sum(mixed)
+            off, limit, compared = self._deviations(variable, columns, got, values, at, mixed)
+            self.mixtures += int(mixed.sum())
             self.compared += int(compared.sum())
-            defined = compared & np.array([v is not None for v in values])
+            defined = compared & np.array([v is not None for v in values], bool)[at]
             self.leak = max(self.leak, float(np.max(off[compared & ~defined], initial=0.0)))
             largest = float(np.max(off[defined], initial=0.0))
             if largest > self.largest:
@@ -191,19 +192,24 @@ class _Tally:
                     first[i] = (i, t, variable.writer_layer, variable, tuple(got[k].tolist()), float(off[k]))
         self.wrong += first.values()
 
-    def _deviations(self, variable: Variable, columns: dict, got: np.ndarray, values: list, mixed: np.ndarray):
-        """How far each position is off [P], how far it may be, and where there is something to compare."""
+    def _deviations(
+        self, variable: Variable, columns: dict, got: np.ndarray, values: list, at: np.ndarray, mixed: np.ndarray
+    ):
+        """How far each position is off [P], how far it may be, and where there is something to compare.
+
+        `at` [P]: which of the program's `values` is that of the position.
+        """
         if variable.kind == "numerical":
-            want = np.array([np.nan if v is None else v for v in values], np.float64)
+            want = np.array([np.nan if v is None else v for v in values], np.float64)[at]
             compared = ~np.isnan(want) & ~mixed
             off = np.where(compared, np.abs(got[:, 0] - want), 0.0)
             limit = _NUMERICAL * np.maximum(1.0, np.abs(np.nan_to_num(want)))
         else:
-            column = np.array([_NO_VALUE if v is None else columns.get(v, _IMPOSSIBLE) for v in values])
+            column = np.array([_NO_VALUE if v is None else columns.get(v, _IMPOSSIBLE) for v in values], int)[at]
             compared = ~mixed
             off = np.abs(got)
-            at = np.flatnonzero(column >= 0)
-            off[at, column[at]] = np.abs(got[at, column[at]] - 1.0)
+            one = np.flatnonzero(column >= 0)
+            off[one, column[one]] = np.abs(got[one, column[one]] - 1.0)
             off = np.where(compared, off.max(axis=1), 0.0)
             off[column == _IMPOSSIBLE] = np.inf
             limit = np.where(column == _NO_VALUE, DEFINED, self._tolerance)

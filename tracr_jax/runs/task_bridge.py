@@ -1,0 +1,70 @@
+"""A task's program compiled for a language model, the bridge between them, and the items that prove both.
+
+What needs neither the model's weights nor anything of training: `check` and `tasks` use no more.
+"""
+
+from collections.abc import Callable
+
+from tracr_jax.config import RunConfig
+from tracr_jax.data.bridge import Bridge, find_separator, make_bridge
+from tracr_jax.data.encode import sequence_length
+from tracr_jax.errors import UserError
+from tracr_jax.lm.load import LoadedLM
+from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.tasks.base import Item, Task
+from tracr_jax.teacher import cached_compile
+
+_PROVED_ITEMS = 300  # training items on which the bridge is verified, in addition to the longest
+
+
+def make_task_bridge(
+    config: RunConfig, *, task: Task, lm: LoadedLM, say: Callable[[str], None] = lambda _: None
+) -> Bridge:
+    """The compiled program of a task and the bridge to it from a language model, whose weights are not used.
+
+    Raises:
+      UserError: the first thing that does not fit, with its numbers.
+    """
+    tokenizer = lm.tokenizer.filtered(task.keep_merge, as_coded_order=config.fidelity.as_coded)
+    strict = not config.fidelity.as_coded
+    separator = find_separator(task, tokenizer) if strict else None
+    length = _table_length(task, tokenizer, config, separator=separator)
+    _check_positions(lm, length)
+    say(f"compiling {task.name} for {length} positions")
+    teacher = cached_compile(
+        lambda: task.program(max_seq_len=length),
+        vocab=task.vocab(),
+        max_seq_len=length,
+        mlp_exactness=task.mlp_exactness(length),
+    )
+    return make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
+
+
+def proved_items(task: Task, *, seed: int) -> list[Item]:
+    """Items on which the teacher is verified against the program's own evaluator before training.
+
+    Raises:
+      UserError: their answer is always the same.
+    """
+    items = [*task.longest_items(), *(task.train_item(i, seed=seed) for i in range(_PROVED_ITEMS))]
+    if len({item.label for item in items}) == 1:
+        raise UserError(
+            f"task {task.name}: the answer is {items[0].label!r} in all of {len(items)} items, a constant that is "
+            "learned without the program; let the sampler draw others, or mend the program"
+        )
+    return items
+
+
+def _check_positions(lm: LoadedLM, length: int) -> None:
+    if length > lm.model.max_positions:
+        raise UserError(
+            f"{lm.name}: the longest training item has {length} tokens, the model "
+            f"{lm.model.max_positions} positions; choose a model with more, or shorter items"
+        )
+
+
+def _table_length(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separator: str | None) -> int:
+    """Positions of the teacher's table: the longest item, or the original's tables under its switch."""
+    if config.fidelity.as_coded_length and hasattr(task, "as_coded_table"):
+        return task.as_coded_table  # pyright: ignore[reportAttributeAccessIssue]
+    return sequence_length(task, tokenizer, answer_end=config.data.answer_end, separator=separator)
