@@ -25,11 +25,18 @@ def read_sweep(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / FILE
     with reading(path):
         found = read_json(path)
-        task, lm, _, _ = (found[key] for key in ("task", "lm", "set", "runs"))
-        for p in found["points"]:
-            str(p["method"]), float(p["retention"]), int(p["seed"]), float(p["lost"])
-            [float(p["accuracy"][key]) for key in ("accuracy", "low", "high")]
-    return found | {"task": str(task), "lm": str(lm)}
+        points = [
+            {
+                "method": str(p["method"]),
+                "retention": float(p["retention"]),
+                "seed": int(p["seed"]),
+                "lost": float(p["lost"]),
+                "accuracy": {key: float(p["accuracy"][key]) for key in ("accuracy", "low", "high")},
+            }
+            for p in found["points"]
+        ]
+        named = {key: str(found[key]) for key in ("task", "lm", "set")}
+        return {**named, "runs": int(found["runs"]), "points": points}
 
 
 def by_method(points: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], list[Mapping[str, Any]]]:
