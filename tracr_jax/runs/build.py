@@ -17,10 +17,13 @@ from tracr_jax.data.batches import Batches, batch_length
 from tracr_jax.data.bridge import Bridge, BridgeReport, find_separator, make_bridge
 from tracr_jax.data.encode import sequence_length
 from tracr_jax.data.retention import held_out_windows, retention_text
+from tracr_jax.data.samples import reported_samples, round_up
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.graft import Grafted
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.runs.graft import check_open, grafted
 from tracr_jax.runs.program import EXAMPLES, Program, make_program
 from tracr_jax.runs.proof import Proof, prove
 from tracr_jax.tasks.base import Item, Task
@@ -93,6 +96,8 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     oracle, strict = program.oracle, not config.fidelity.as_coded
     report = program.bridge.check(task, proved, strict=strict, oracle=oracle)
     say(f"{'warning: ' if report.first_mismatch else ''}{report}")
+    if program.grafted:
+        check_open(program, proved)
     proof = prove(task, program.bridge, proved, oracle=oracle, strict=strict, say=say)
     shape = _shape(program, lm, proved)
     text, held_out = retention_text(config.data, program.tokenizer, say=say)
@@ -148,6 +153,9 @@ def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = 
     separator = find_separator(task, tokenizer) if strict else None
     length = _table_length(task, tokenizer, config, separator=separator)
     _check_positions(lm, length)
+    if config.part.kind == "graft":  # which answers nothing that is longer than the table
+        longest = _longest_sampled(task, tokenizer, config, separator=separator or "")
+        length = max(length, min(longest, lm.model.max_positions))
     say(f"compiling {task.name} for {length} positions")
     teacher = cached_compile(
         lambda: task.program(max_seq_len=length),
@@ -189,6 +197,9 @@ def make_parts(
     original = placement.params(in_stacks(part, newest.lm.params))
     theta = original if lm_params is None else placement.params(in_stacks(part, lm_params))
     base = None
+    model = replace(grafted(newest.lm.model, newest.program), remat=config.remat, parts=config.accumulate)
+    if isinstance(model, Grafted):
+        theta = placement.replicated(model.start({})) | theta
     if part.kind != "all":
         theta, base = split(part, theta, key=pair_key(config.seed))
         theta = placement.params(theta) if part.kind == "lora" else theta  # the others lie where they should
@@ -199,7 +210,6 @@ def make_parts(
     weights = [replace(s.config.losses, retention_weight=0.0) for s in setups]
     if part.kind != "adapter":
         weights[-1] = newest.config.losses
-    model = replace(newest.lm.model, remat=config.remat, parts=config.accumulate)
     losses = [_loss_fn(s, model, one, placement) for s, one in zip(setups, weights, strict=True)]
     loss = sum_losses(losses, names=[s.program.name for s in setups])
     loss = loss if base is None else beside_frozen(loss)
@@ -271,8 +281,9 @@ def check_result_rank(rank: int, width: int, *, name: str) -> None:
 def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     rows, depth, config = program.result_rows, program.depth, program.config
     top, hook = program.top, config.losses.hook_block(program.top)
-    check_depth(lm.model, name=lm.name, task=program.name, depth=depth, top=top, hook_block=hook)
-    check_result_rank(len(rows), lm.model.width, name=lm.name)
+    if not program.grafted:  # which needs no block of the model for its layers
+        check_depth(lm.model, name=lm.name, task=program.name, depth=depth, top=top, hook_block=hook)
+        check_result_rank(len(rows), lm.model.width, name=lm.name)
     if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)
     else:
@@ -292,3 +303,10 @@ def _table_length(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separa
     if config.fidelity.as_coded_length and hasattr(task, "as_coded_table"):
         return task.as_coded_table  # pyright: ignore[reportAttributeAccessIssue]
     return sequence_length(task, tokenizer, answer_end=config.data.answer_end, separator=separator)
+
+
+def _longest_sampled(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separator: str) -> int:
+    """Tokens of the longest item that the end of the run evaluates, rounded up; whole sets may have longer."""
+    samples = reported_samples(task, config.eval_items).values()
+    texts = [i.prompt + separator + i.label for sample in samples for i in sample]
+    return round_up(max(map(len, tokenizer.encode_batch(texts))))
