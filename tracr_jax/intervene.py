@@ -43,17 +43,19 @@ class LayerEdit:
     fn: Callable[[Float[Array, "B S d"], int | Int[Array, ""]], Float[Array, "B S d"]]
 
 
-Edit = ResidualEdit | LayerEdit | tuple["Edit", ...]
+Edit = ResidualEdit | LayerEdit | tuple[ResidualEdit | LayerEdit, ...]
 """One of the two, or several in their order."""
 
 
 def on_part(edit: Edit, change: Callable[[Callable, jax.Array], jax.Array]) -> Edit:
     """The same edit of a larger array: `change(fn, x)` applies the edit's function to its part of x."""
-    if isinstance(edit, tuple):
-        return tuple(on_part(one, change) for one in edit)
-    if isinstance(edit, LayerEdit):
-        return LayerEdit(lambda x, i: change(lambda part: edit.fn(part, i), x))
-    return replace(edit, fn=lambda x: change(edit.fn, x))
+
+    def one(edit: ResidualEdit | LayerEdit) -> ResidualEdit | LayerEdit:
+        if isinstance(edit, LayerEdit):
+            return LayerEdit(lambda x, i: change(lambda part: edit.fn(part, i), x))
+        return replace(edit, fn=lambda x: change(edit.fn, x))
+
+    return tuple(map(one, edit)) if isinstance(edit, tuple) else one(edit)
 
 
 def edited(

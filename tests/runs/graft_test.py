@@ -15,7 +15,7 @@ from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.export.folder import export_run
 from tracr_jax.interpret.study import interpret
-from tracr_jax.lm.graft import KEY, MAP
+from tracr_jax.lm.graft import KEY, MAP, Grafted
 from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.measure.language.suite import open_baseline
 from tracr_jax.presets import beside
@@ -91,7 +91,7 @@ def test_text_without_the_marker_is_to_the_model_what_it_was(room):
     (word,) = set(bridge.tokenizer.encode("What is the text")[:1])
     table = run.program.teacher.max_seq_len
     ids = np.random.default_rng(0).choice([word, *letters], (3, table + 8))
-    np.testing.assert_array_equal(*(logits(r, jnp.asarray(ids)) for r in (run, silent)))
+    np.testing.assert_array_equal(logits(run, jnp.asarray(ids)), logits(silent, jnp.asarray(ids)))
     # With it: the marker and the letters behind it, until another word comes.
     ids[:, 4:9] = letters[0], marker, letters[1], word, letters[2]
     ids[1, 5] = letters[0]
@@ -110,6 +110,7 @@ def test_both_forms_and_any_block(room):
     found = {}
     for train in ("graft:result", "graft:variables", "graft:variables@0"):
         model = grafted(run.original.model, with_train(run.program, train))
+        assert isinstance(model, Grafted)
         found[train] = (model.beside.size, model.beside.block)
     rows, directions = len(run.program.result_rows), run.program.teacher.width
     assert list(found.values()) == [(rows, 1), (directions, 1), (directions, 0)]

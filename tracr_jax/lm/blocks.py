@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from tracr_jax.intervene import Edit, LayerEdit, ResidualEdit, edited
+from tracr_jax.intervene import Edit, ResidualEdit, edited
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import Array, Params
 
@@ -94,10 +94,10 @@ def _behind_all(edit: Edit | None, count: int) -> tuple[Edit | None, Edit | None
     taken out: it may be the last one.
     """
     edits = edit if isinstance(edit, tuple) else () if edit is None else (edit,)
-    fixed = [isinstance(e, ResidualEdit) and not e.before and isinstance(e.block, int) for e in edits]
-    if not all(f or isinstance(e, LayerEdit) or e.before for f, e in zip(fixed, edits, strict=True)):
+    outputs = [e for e in edits if isinstance(e, ResidualEdit) and not e.before]
+    if not all(isinstance(e.block, int) for e in outputs):
         return edit, None
-    last = tuple(e for f, e in zip(fixed, edits, strict=True) if f and e.block == count - 1)
+    last = tuple(e for e in outputs if e.block == count - 1)
     return tuple(e for e in edits if e not in last) or None, last or None
 
 

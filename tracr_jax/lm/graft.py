@@ -174,7 +174,7 @@ class Grafted(LanguageModel):
         if added is None:
             return edit
         graft = ResidualEdit(self.beside.block, lambda h: h + _size(h) * added)
-        return graft if edit is None else (graft, edit)
+        return (graft, *edit) if isinstance(edit, tuple) else graft if edit is None else (graft, edit)
 
 
 def _size(h: Float[Array, "B S d"]) -> Float[Array, "B S 1"]:

@@ -7,8 +7,8 @@ but at open positions: the marker at which an answer begins, and the program's o
 last block, where the map adds by default, so is every position that is not open. Nor does it add anything beyond
 the program's table of positions, which holds the items that the end of the run evaluates.
 
-Ours; the module beside the model is that of "Transformers meet Neural Algorithmic Reasoners" (arXiv 2406.09308),
-which trains both and joins them by cross-attention.
+Source: docs/method.md §4.6. Ours; the module beside the model is that of "Transformers meet Neural Algorithmic
+Reasoners" (arXiv 2406.09308), which trains both and joins them by cross-attention.
 """
 
 from collections.abc import Iterable
