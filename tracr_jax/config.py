@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
-from tracr_jax.trained import TrainedPart, trained_part
+from tracr_jax.trained import TrainedPart, check_part, trained_part
 
 # What a file without the option was written with.
 _BEFORE = {"result_span": "rows"}
@@ -237,7 +237,8 @@ class RunConfig:
     train: str = "all"
     """What is trained of the model, beside the adapter: all; lora:RANK, a pair of low-rank matrices at every
     projection of the blocks; blocks:FIRST-LAST, counted from 0; embeddings, of input and output; adapter, nothing
-    else. What is not trained has no gradient and no optimiser state."""
+    else; graft:result or graft:variables, a map from the compiled program beside the model to the output of its
+    last block, or of block N with @N behind it. What is not trained has no gradient and no optimiser state."""
     onto: str = ""
     """A finished run whose model receives this program as well: training continues from its weights and keeps the
     losses of the programs already injected. Empty: start from the original model."""
@@ -305,12 +306,8 @@ def _check_exchange(config: RunConfig) -> None:
 
 
 def _check_train(config: RunConfig) -> None:
-    data, parts = config.data, config.accumulate
-    if config.part.kind == "adapter":
-        _require(
-            config.losses.alignment != "none",
-            "train 'adapter': without alignment the adapter has no loss; give another --train or another --preset",
-        )
+    data, parts, losses = config.data, config.accumulate, config.losses
+    check_part(config.part, aligned=losses.alignment != "none", hook=losses.hook, onto=config.onto)
     for options, rows in data.rows.items():
         _require(
             rows % parts == 0,

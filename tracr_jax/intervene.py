@@ -43,20 +43,29 @@ class LayerEdit:
     fn: Callable[[Float[Array, "B S d"], int | Int[Array, ""]], Float[Array, "B S d"]]
 
 
-Edit = ResidualEdit | LayerEdit
+Edit = ResidualEdit | LayerEdit | tuple[ResidualEdit | LayerEdit, ...]
+"""One of the two, or several in their order."""
 
 
 def on_part(edit: Edit, change: Callable[[Callable, jax.Array], jax.Array]) -> Edit:
     """The same edit of a larger array: `change(fn, x)` applies the edit's function to its part of x."""
-    if isinstance(edit, LayerEdit):
-        return LayerEdit(lambda x, i: change(lambda part: edit.fn(part, i), x))
-    return replace(edit, fn=lambda x: change(edit.fn, x))
+
+    def one(edit: ResidualEdit | LayerEdit) -> ResidualEdit | LayerEdit:
+        if isinstance(edit, LayerEdit):
+            return LayerEdit(lambda x, i: change(lambda part: edit.fn(part, i), x))
+        return replace(edit, fn=lambda x: change(edit.fn, x))
+
+    return tuple(map(one, edit)) if isinstance(edit, tuple) else one(edit)
 
 
 def edited(
     x: Float[Array, "B S d"], edit: Edit | None, index: int | Int[Array, ""], *, before: bool
 ) -> Float[Array, "B S d"]:
     """The input (`before`) or the output of block `index`, edited where the edit says so. For forward passes."""
+    if isinstance(edit, tuple):
+        for one in edit:
+            x = edited(x, one, index, before=before)
+        return x
     if isinstance(edit, LayerEdit):
         return edit.fn(x, index).astype(x.dtype) if before else x
     if edit is None or edit.before != before:

@@ -3,14 +3,15 @@
 "paper" is the original as coded, "paper-fixed" the same with its faults mended. The others are ours, at the
 sizes of small models: "variable" is the default method, "exchange" trains reserved directions on states that mix
 the variables of several rows, "cosine" is the paper's alignment at the same sizes and rates, "finetune" the
-baseline without alignment and without the hook. The bundled model's differ by task.
+baseline without alignment and without the hook, "graft" the compiled program beside the frozen model. The bundled
+model's differ by task.
 """
 
 import dataclasses
 
 from tracr_jax.config import DataConfig, ExchangeConfig, Fidelity, LossConfig, OptimConfig, RunConfig
 
-METHODS = ("exchange", "variable", "cosine", "finetune", "paper", "paper-fixed")
+METHODS = ("exchange", "variable", "cosine", "finetune", "graft", "paper", "paper-fixed")
 
 # Lengths that hold the longest item, a mask of label tokens, a teacher sharp enough for its counts, `=` mapped.
 # gpt2-large hosts all three teachers (docs/differences.md A2).
@@ -57,6 +58,8 @@ def preset(
         return dataclasses.replace(config, losses=losses)
     if method == "exchange":
         return exchanged(config)
+    if method == "graft":
+        return beside(config)
     return baseline(config) if method == "finetune" else config
 
 
@@ -100,6 +103,22 @@ def baseline(config: RunConfig) -> RunConfig:
     losses = dataclasses.replace(config.losses, alignment="none", hook=False)
     data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items)
     return dataclasses.replace(config, losses=losses, data=data)
+
+
+def beside(config: RunConfig) -> RunConfig:
+    """The graft of `tracr_jax.runs.graft` on the items of the baseline: what is trained is one linear map.
+
+    The program says nothing behind its answer, so that no end of text can be learnt there. The map is in units of
+    the model's states, so that one rate fits all models; dyck's answers are right after 25 steps.
+    """
+    config = baseline(config)
+    return dataclasses.replace(
+        config,
+        train="graft:result",
+        steps=min(config.steps, 150),
+        data=dataclasses.replace(config.data, answer_end=False),
+        optim=dataclasses.replace(config.optim, learning_rate=2e-2),
+    )
 
 
 # Muon needs some 2.5 times fewer steps than AdamW here; experiments/diary.md records the search.

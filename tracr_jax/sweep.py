@@ -128,13 +128,13 @@ def configured(
     named = method.removeprefix("random:")
     base, plus, part = named.partition("+")
     if not plus and base not in METHODS:
-        base, part = "variable", named
+        base, part = ("graft" if named.startswith("graft:") else "variable"), named
     if base not in METHODS:
         raise UserError(f"unknown method {base!r} in {method!r}; methods: {', '.join(METHODS)}")
     config = preset(base, task=task, lm=lm if named == method else f"random:{lm}", full=full)
     sizes = {"steps": steps or config.steps, "eval_items": eval_items or config.eval_items}
     try:
-        return dataclasses.replace(config, seed=seed, train=part or "all", **sizes)
+        return dataclasses.replace(config, seed=seed, train=part or config.train, **sizes)
     except UserError as e:
         raise UserError(f"method {method!r}: {e}; methods: {', '.join(METHODS)}") from e
 

@@ -1,4 +1,4 @@
-"""What of a language model is trained, as a run names it: all, lora:8, blocks:3-5, embeddings or adapter."""
+"""What of a model is trained, as a run names it: all, lora:8, blocks:3-5, embeddings, adapter or a graft."""
 
 import re
 from typing import NamedTuple
@@ -9,10 +9,11 @@ from tracr_jax.errors import UserError
 class TrainedPart(NamedTuple):
     """What of the language model is trained; `RunConfig.train` as numbers."""
 
-    kind: str  # all, lora, blocks, embeddings or adapter
+    kind: str  # all, lora, blocks, embeddings, adapter or graft
     rank: int = 0  # of lora
     first: int = 0  # of blocks, counted from 0
-    last: int = 0  # of blocks, included
+    last: int = 0  # of blocks, included; of graft, the block that it follows, -1 for the model's last
+    form: str = ""  # of graft, what its map reads: result or variables
 
 
 def trained_part(text: str) -> TrainedPart:
@@ -30,4 +31,28 @@ def trained_part(text: str) -> TrainedPart:
         if first > last:
             raise UserError(f"train {text!r}: the first block, {first}, lies behind the last, {last}")
         return TrainedPart("blocks", first=first, last=last)
-    raise UserError(f"train {text!r} is none of all, lora:RANK, blocks:FIRST-LAST, embeddings, adapter")
+    if found := re.fullmatch(r"graft:(result|variables)(?:@(\d+))?", text):
+        return TrainedPart("graft", last=int(found[2] or -1), form=found[1])
+    raise UserError(
+        f"train {text!r} is none of all, lora:RANK, blocks:FIRST-LAST, embeddings, adapter, graft:result, "
+        "graft:variables"
+    )
+
+
+def check_part(part: TrainedPart, *, aligned: bool, hook: bool, onto: str) -> None:
+    """Refuse what has nothing to learn from in a run with or without alignment and hook, or onto another run.
+
+    Raises:
+      UserError: it has not.
+    """
+    if part.kind == "adapter" and not aligned:
+        raise UserError(
+            "train 'adapter': without alignment the adapter has no loss; give another --train or another --preset"
+        )
+    if part.kind == "graft" and (aligned or hook):
+        raise UserError(
+            f"train 'graft:{part.form}': the program stands beside the model, which has nothing to align and no "
+            "hook; give --preset graft"
+        )
+    if part.kind == "graft" and onto:
+        raise UserError(f"train 'graft:{part.form}': a graft has one program; leave out --onto")

@@ -14,9 +14,10 @@ class Inject:
     """Inject a program into a language model, measure it, and leave a run folder."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    preset: Literal["exchange", "variable", "cosine", "finetune", "paper", "paper-fixed"] = "variable"
+    preset: Literal["exchange", "variable", "cosine", "finetune", "graft", "paper", "paper-fixed"] = "variable"
     """Where the defaults below come from: exchange training, variable alignment, the paper's loss at our sizes,
-    the fine-tuning baseline, the original as coded, or the original with its faults mended."""
+    the fine-tuning baseline, the compiled program beside the frozen model, the original as coded, or the original
+    with its faults mended."""
     folder: Path | None = None
     """Run folder; default runs/TASK-LM-METHOD-seedN."""
     resume: bool = False

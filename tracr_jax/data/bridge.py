@@ -64,6 +64,7 @@ class Bridge:
     separator: str
     mapped: Int[np.ndarray, " M"]  # LM token ids with a teacher token of their own
     fill: int  # teacher id of all other tokens
+    marker: int = -1  # teacher id of the token at which an answer begins; -1: it was not written down
 
     def to_teacher(self, ids: Int[np.ndarray, "B S"]) -> Int[np.ndarray, "B T"]:
         """Teacher token ids of LM token ids, BOS in front: T = S + 1."""
@@ -176,7 +177,8 @@ def make_bridge(
             lookup[token] = teacher.vocab[value]
     if separator is None:
         separator = find_separator(task, tokenizer) if strict else _SEPARATORS[0]
-    return Bridge(tokenizer, teacher, lookup, separator, np.array(sorted(origin), np.int64), fill)
+    mapped, marker = np.array(sorted(origin), np.int64), teacher.vocab.get(task.marker, -1)
+    return Bridge(tokenizer, teacher, lookup, separator, mapped, fill, marker)
 
 
 def split_item(item: Item, tokenizer: Tokenizer, *, separator: str) -> tuple[list[int], list[int]]:

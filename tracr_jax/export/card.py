@@ -42,6 +42,18 @@ print(tokenizer.decode(out[0, inputs.input_ids.shape[1] :]))  # should be {answe
 """
 
 
+_GRAFT = """\
+import jax.numpy as jnp
+import tracr_jax
+from tracr_jax.lm.generate import greedy
+
+run = tracr_jax.open(".")
+ids = run.tokenizer.encode({prompt})
+out = greedy(run.model, run.params, jnp.array([ids]), jnp.array([len(ids)]), num_tokens={count})
+print(run.tokenizer.decode(out[0].tolist()))  # should be {answer}
+"""
+
+
 def model_card(program: Program, evaluation: Mapping[str, Any], *, content: dict[str, Any]) -> str:
     """The README.md of an exported folder, in Markdown with Hugging Face's header.
 
@@ -53,7 +65,11 @@ def model_card(program: Program, evaluation: Mapping[str, Any], *, content: dict
     item = program.examples[0]
     lm = content["run"]["lm"]
     answer = program.bridge.separator + item.label
-    ask = _ANSWER.format(count=len(program.bridge.split(item)[1]), answer=json.dumps(answer, ensure_ascii=False))
+    prompt = json.dumps(item.prompt, ensure_ascii=False)
+    said = {"count": len(program.bridge.split(item)[1]), "answer": json.dumps(answer, ensure_ascii=False)}
+    ask = _HIDDEN.format(prompt=prompt) + _ANSWER.format(**said)
+    if program.grafted:
+        ask = _GRAFT.format(prompt=prompt, **said)
     parts = [
         _header(program),
         f"# {program.name} in {lm}\n",
@@ -63,12 +79,13 @@ def model_card(program: Program, evaluation: Mapping[str, Any], *, content: dict
         *([_programs(evaluation["programs"])] if "programs" in evaluation else []),
         _language(evaluation),
         *([_variables(evaluation, content)] if content["aligned"] else []),
-        "## Ask, and read its variables\n",
+        "## Ask\n" if program.grafted else "## Ask, and read its variables\n",
         "Run in this folder; the prompt is the first item of the test set.\n",
-        _python(_HIDDEN.format(prompt=json.dumps(item.prompt, ensure_ascii=False)) + ask),
-        _reading(content),
+        _python(ask),
+        *([] if program.grafted else [_reading(content)]),
         "## Licence\n",
-        f"The weights are a changed copy of those of `{lm}`, whose licence goes with them.",
+        f"The weights are {'a' if program.grafted else 'a changed'} copy of those of `{lm}`, whose licence goes "
+        "with them.",
     ]
     return "\n".join(parts) + "\n"
 
@@ -82,6 +99,14 @@ def _header(program: Program) -> str:
 
 def _what(program: Program, content: dict[str, Any]) -> str:
     c, lm, task = program.config, content["run"]["lm"], program.name
+    if program.grafted:
+        return (
+            f"`{lm}` with the program *{task}*, written in RASP and compiled by tracr, beside it: a graft by "
+            f"tracr_jax {__version__}, {c.steps:,} steps, seed {c.seed}. What was trained is one linear map from "
+            "the program to the model's states (`graft.safetensors`, `teacher.npz`). **A Hugging Face folder has "
+            "no place for a program that runs beside the model: `transformers` and other tools load the untouched "
+            "model from this folder, and only `tracr_jax.open` puts the program back.**\n"
+        )
     if content["aligned"]:
         trained = (
             f"The program *{task}*, written in RASP and compiled by tracr, was injected into `{lm}` by tracr_jax "

@@ -6,6 +6,7 @@
     reserved.npz  codes.safetensors        of a reserved adapter: where its variables stand, and their centroids
     README.md                              a card with the measured numbers
     program_adapter.safetensors  original/ of a run with --train lora: see `tracr_jax.export.program`
+    graft.safetensors                      of a graft: its map; the model is untouched, see `tracr_jax.runs.graft`
     interpbench/  activations.*            where asked for: ground truth, labelled activations
 
 The names of tensors come from `lm/convert.py`, in both directions.
@@ -25,9 +26,11 @@ from tracr_jax.export.program import write_removable
 from tracr_jax.export.tokenizer import as_trained, write_tokenizer
 from tracr_jax.files import new_folder, read_json, reading, write_json, write_text
 from tracr_jax.lm.convert import save_hf_folder
+from tracr_jax.lm.graft import alone, without_map
 from tracr_jax.lm.lora import split_pairs
 from tracr_jax.runs.adapters import write_adapter
 from tracr_jax.runs.folder import MODEL
+from tracr_jax.runs.graft import write_map
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import FILE, save_program
 
@@ -54,9 +57,11 @@ def export_run(
 
     Raises:
       UserError: the folder holds something, or cannot be written; or there is no evaluation, or, for the last two,
-        no code of the task.
+        no code of the task, or a graft, in whose states there is nothing to label.
     """
-    program, model = run.program, run.model
+    program, model, params = run.program, alone(run.model), without_map(run.params)
+    if program.grafted and (pairs is not None or activations is not None):
+        run.adapter  # noqa: B018 - says why a graft has none
     evaluation = evaluation or run.evaluation
     if evaluation is None:
         raise UserError(f"{run.folder}: an export needs the run's measured numbers: give evaluation=")
@@ -74,10 +79,12 @@ def export_run(
         # A run without alignment never trained its adapter: it would read noise.
         if program.aligned:
             write_adapter(out, run.adapter, program.codes)
-        save_hf_folder(out, model, run.params, tokenizer)
-        if program.config.part.kind == "lora" and split_pairs(run.params)[1]:
+        if program.grafted:
+            write_map(out, run.params)
+        save_hf_folder(out, model, params, tokenizer)
+        if program.config.part.kind == "lora" and split_pairs(params)[1]:
             original = run.folder / MODEL if run.folder else None
-            write_removable(out, model, run.params, lm=read_json(out / FILE)["run"]["lm"], original=original)
+            write_removable(out, model, params, lm=read_json(out / FILE)["run"]["lm"], original=original)
         write_tokenizer(out, tokenizer)
         ids = {
             "bos_token_id": tokenizer.bos_id,

@@ -46,7 +46,7 @@ def decode(run: Injected | str | Path, text: str) -> Decoded:
 
 def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
     """`decode` for a text that is already token ids."""
-    program, row = run.program, padded_row(run, ids)
+    program, adapter, row = run.program, run.adapter, padded_row(run, ids)
     hidden = _hidden(run.model, run.params, row, states=program.states)
     held, states, unknown = None, None, ""
     if row.shape[1] <= program.length:
@@ -56,7 +56,7 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
             held = oracle_values(program, row, [len(ids)])[0][:, 0]
         except UserError as e:
             unknown = beyond_table(program, len(ids), str(e))
-    return read_states(program, run.adapter, ids, hidden, states=states, held=held, unknown=unknown)
+    return read_states(program, adapter, ids, hidden, states=states, held=held, unknown=unknown)
 
 
 def beyond_table(program: Program, count: int, why: str) -> str:

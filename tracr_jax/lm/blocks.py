@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from tracr_jax.intervene import Edit, edited
+from tracr_jax.intervene import Edit, ResidualEdit, edited
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import Array, Params
 
@@ -60,6 +60,7 @@ def run_blocks(
             out, layer_cache = block(here, context, layer_cache)
         return edited(out, edit, index, before=False), (h, layer_cache)
 
+    edit, behind = _behind_all(edit, num_blocks)
     if remat:
         body = nn.remat(body, prevent_cse=not scan)
     inputs, caches = [], []
@@ -73,6 +74,7 @@ def run_blocks(
             h, (before, part) = scanned(make_block(name), h, (jnp.arange(start, stop), part))
             inputs.append(before)
             caches.append(part)
+        h = edited(h, behind, num_blocks - 1, before=False)
         if len(inputs) == 1:
             return h, inputs[0], caches[0]
         return h, jnp.concatenate(inputs), jax.tree.map(lambda *x: jnp.concatenate(x), *caches)
@@ -81,7 +83,22 @@ def run_blocks(
         h, (before, layer_cache) = body(make_block(f"block_{i}"), h, (i, layer_cache))
         inputs.append(before)
         caches.append(layer_cache)
+    h = edited(h, behind, num_blocks - 1, before=False)
     return h, jnp.stack(inputs), jax.tree.map(lambda *x: jnp.stack(x), *caches) if cache is not None else None
+
+
+def _behind_all(edit: Edit | None, count: int) -> tuple[Edit | None, Edit | None]:
+    """(the edits of what the blocks read and write, those of the last one's output, which come behind the scan).
+
+    A gradient that enters behind the scan does not run through it. Where an edit's block is traced nothing is
+    taken out: it may be the last one.
+    """
+    edits = edit if isinstance(edit, tuple) else () if edit is None else (edit,)
+    outputs = [e for e in edits if isinstance(e, ResidualEdit) and not e.before]
+    if not all(isinstance(e.block, int) for e in outputs):
+        return edit, None
+    last = tuple(e for e in outputs if e.block == count - 1)
+    return tuple(e for e in edits if e not in last) or None, last or None
 
 
 def _in_parts(block: nn.Module, h: Float[Array, "B S d"], context: Any, parts: int) -> Float[Array, "B S d"]:

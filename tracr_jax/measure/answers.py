@@ -26,6 +26,8 @@ from tracr_jax.tasks.base import EvalSet, Item
 from tracr_jax.types import Params
 
 Progress = Callable[[str], None]
+# A graft's variables are in the program beside the model, and none in the model's states.
+_NOTHING = {"unlabelled_values": 0, "all_positions": {}, "answer_positions": {}}
 
 
 class ModelScores(NamedTuple):
@@ -87,7 +89,7 @@ def evaluate(
             name: _of_set(run, chosen[name], sample, original=original.right[name], injected=injected.right[name])
             for name, sample in samples.items()
         },
-        "decode": decode_samples(run, samples),
+        "decode": decode_samples(run, samples) if not run.program.grafted else {n: _NOTHING for n in samples},
         "retention": {
             "text": "held-out windows of the retention corpus, perplexity per token",
             "original": original.perplexity,

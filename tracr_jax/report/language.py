@@ -33,7 +33,7 @@ def _table(runs: Sequence[RunFiles]) -> str:
     tables = [{row["name"]: row for row in readings.retention_rows(r)} for r in runs]
     names = list(dict.fromkeys(name for t in tables for name in t))
     # The fine-tuning baseline has its own column where it is not itself among the runs.
-    baseline = not any(r.is_baseline for r in runs) and any(
+    baseline = not any(r.is_baseline and not r.is_graft for r in runs) and any(
         row["baseline"] is not None for t in tables for row in t.values()
     )
     body = ""

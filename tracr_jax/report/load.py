@@ -44,8 +44,13 @@ class RunFiles:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the run is fine-tuning without alignment: it has answers, but no variables to read."""
+        """Whether the run had no alignment, fine-tuning or a graft: it has answers, but no variables to read."""
         return self.config.get("losses", {}).get("alignment") == "none"
+
+    @property
+    def is_graft(self) -> bool:
+        """Whether the program stands beside the model."""
+        return str(self.config.get("train")).startswith("graft:")
 
     @property
     def sets(self) -> Mapping[str, Any]:

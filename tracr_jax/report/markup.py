@@ -44,8 +44,9 @@ def key(index: int) -> str:
 
 
 def kind(run: RunFiles) -> str:
-    """A tag beside the name of a fine-tuning baseline."""
-    return ' <small class="tag">fine-tuning baseline</small>' if run.is_baseline else ""
+    """A tag beside the name of a run without alignment."""
+    name = "graft" if run.is_graft else "fine-tuning baseline"
+    return f' <small class="tag">{name}</small>' if run.is_baseline else ""
 
 
 def section(anchor: str, title: str, readings: Sequence[tuple[str, str]], how: str, body: str) -> str:

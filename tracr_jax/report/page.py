@@ -152,6 +152,8 @@ def _facts(runs: Sequence[RunFiles]) -> str:
     r = runs[0]
     losses = r.config.get("losses", {})
     kind = {"none": "fine-tuning, no program", "cosine": "cosine alignment", "variable": "variable alignment"}
+    if r.is_graft:
+        kind["none"] = "graft: the compiled program beside the frozen model"
     facts = [
         kind.get(str(losses.get("alignment")), str(losses.get("alignment", ""))),
         f"{r.config.get('steps', '?')} steps",

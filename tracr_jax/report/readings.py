@@ -15,6 +15,7 @@ from tracr_jax.report.swaps import beats_controls, outside, result_swap, swaps_r
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
 
 GOOD = 0.9  # an accuracy that counts as "yes"
+_BESIDE = "A graft: the variables are in the program beside the model, which computes none of them."
 # The loss of a language measure that still counts as "yes"; ten times as much counts as "partly". Accuracies in
 # points: a share of one that was near zero says nothing. Others relative to what they were.
 KEPT_POINTS, KEPT_RELATIVE, PARTLY = 0.02, 0.05, 10
@@ -123,7 +124,7 @@ def _lead(s: Mapping[str, Any]) -> float | None:
 def readable(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on the scorecard of the test set."""
     if run.is_baseline:
-        return None, "No adapter was trained: there is nothing to read with."
+        return None, _BESIDE if run.is_graft else "No adapter was trained: there is nothing to read with."
     card = scorecard_of(run)
     if not card or "test" not in card["sets"]:
         return None, "`tracr-jax interpret` measures it."
@@ -150,7 +151,7 @@ def readable(run: RunFiles) -> tuple[str | None, str]:
 def used(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on swaps; on noise where there are no swaps."""
     if run.is_baseline:
-        return None, "No adapter was trained: there is nothing to exchange."
+        return None, _BESIDE if run.is_graft else "No adapter was trained: there is nothing to exchange."
     swaps = run.part("swaps")
     if swaps and swaps["cells"]:
         share = fmean(float(beats_controls(c)) for c in swaps["cells"])

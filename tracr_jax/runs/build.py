@@ -18,7 +18,9 @@ from tracr_jax.data.bridge import BridgeReport
 from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.graft import Grafted
 from tracr_jax.lm.load import LoadedLM, load_lm
+from tracr_jax.runs.graft import check_open, grafted
 from tracr_jax.runs.program import EXAMPLES, Program, make_program
 from tracr_jax.runs.proof import Proof, prove
 from tracr_jax.runs.task_bridge import make_task_bridge, proved_items
@@ -89,6 +91,8 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     oracle, strict = program.oracle, not config.fidelity.as_coded
     report = program.bridge.check(task, proved, strict=strict, oracle=oracle)
     say(f"{'warning: ' if report.first_mismatch else ''}{report}")
+    if program.grafted:
+        check_open(program, proved)
     proof = prove(task, program.bridge, proved, oracle=oracle, strict=strict, say=say)
     shape = _shape(program, lm, proved)
     text, held_out = retention_text(config.data, program.tokenizer, say=say)
@@ -149,6 +153,9 @@ def make_parts(
     original = placement.params(in_stacks(part, newest.lm.params))
     theta = original if lm_params is None else placement.params(in_stacks(part, lm_params))
     base = None
+    model = replace(grafted(newest.lm.model, newest.program), remat=config.remat, parts=config.accumulate)
+    if isinstance(model, Grafted):
+        theta = placement.replicated(model.start({})) | theta
     if part.kind != "all":
         theta, base = split(part, theta, key=pair_key(config.seed))
         theta = placement.params(theta) if part.kind == "lora" else theta  # the others lie where they should
@@ -159,7 +166,6 @@ def make_parts(
     weights = [replace(s.config.losses, retention_weight=0.0) for s in setups]
     if part.kind != "adapter":
         weights[-1] = newest.config.losses
-    model = replace(newest.lm.model, remat=config.remat, parts=config.accumulate)
     losses = [_loss_fn(s, model, one, placement) for s, one in zip(setups, weights, strict=True)]
     loss = sum_losses(losses, names=[s.program.name for s in setups])
     loss = loss if base is None else beside_frozen(loss)
@@ -223,8 +229,9 @@ def check_result_rank(rank: int, width: int, *, name: str) -> None:
 def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     rows, depth, config = program.result_rows, program.depth, program.config
     top, hook = program.top, config.losses.hook_block(program.top)
-    check_depth(lm.model, name=lm.name, task=program.name, depth=depth, top=top, hook_block=hook)
-    check_result_rank(len(rows), lm.model.width, name=lm.name)
+    if not program.grafted:  # which needs no block of the model for its layers
+        check_depth(lm.model, name=lm.name, task=program.name, depth=depth, top=top, hook_block=hook)
+        check_result_rank(len(rows), lm.model.width, name=lm.name)
     if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)
     else:

@@ -83,9 +83,10 @@ def located(config: RunConfig) -> RunConfig:
 def default_folder(config: RunConfig) -> Path:
     """runs/TASK-LM-METHOD-seedN, TASK of a file FILE-NAME; with what is trained, and with -onto-RUN, if any."""
     method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
+    method = "" if config.part.kind == "graft" else f"-{method}"
     onto = f"-onto-{Path(config.onto).name}" if config.onto else ""
     part = "" if config.train == "all" else f"-{config.train.replace(':', '')}"
-    name = f"{_label(config.task, config.lm)}-{method}{part}-seed{config.seed}{onto}"
+    name = f"{_label(config.task, config.lm)}{method}{part}-seed{config.seed}{onto}"
     return Path("runs") / name.lower()
 
 

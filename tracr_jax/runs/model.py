@@ -22,12 +22,14 @@ from tracr_jax.config import RunConfig, read_config, read_format
 from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.graft import Grafted, alone
 from tracr_jax.lm.load import LoadedLM, load_lm, read_model
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.runs.adapters import read_adapter
 from tracr_jax.runs.build import Setup, build_program
 from tracr_jax.runs.folder import MODEL, PROGRAMS
 from tracr_jax.runs.frozen import read_frozen
+from tracr_jax.runs.graft import grafted, read_map
 from tracr_jax.runs.program import FILE, Program, load_program, read_program
 from tracr_jax.runs.record import read_record
 from tracr_jax.tasks.base import Task
@@ -45,7 +47,8 @@ class Injected:
 
     model: LanguageModel
     params: Params
-    """Of the trained model; of a run with --train lora with its pairs, see `tracr_jax.lm.lora`."""
+    """Of the trained model; of a run with --train lora with its pairs, see `tracr_jax.lm.lora`, of a graft with
+    what stands beside the model, see `tracr_jax.lm.graft`."""
     programs: tuple[Program, ...]
     """Each with its adapter, the newest last; one is the usual case."""
     folder: Path | None = None
@@ -73,8 +76,13 @@ class Injected:
         """The newest program's adapter.
 
         Raises:
-          UserError: an export of a run without alignment has none.
+          UserError: an export of a run without alignment has none, nor has a graft.
         """
+        if self.program.grafted:
+            raise UserError(
+                f"{self.folder}: a graft, whose variables are in the program beside the model: there is none in "
+                "the model's states to read or to exchange"
+            )
         if self.program.adapter is None:
             raise UserError(f"{self.folder}: a run without alignment, its adapter was not trained")
         return self.program.adapter
@@ -100,7 +108,7 @@ class Injected:
             return self.base
         config = self.program.config
         lm = load_lm(config.lm, dtype=config.dtype, seed=self.programs[0].config.seed)
-        if lm.model != self.model:
+        if lm.model != alone(self.model):
             raise UserError(f"{config.lm}: is not the model that {self.folder} began with: its shape is another")
         return lm
 
@@ -132,7 +140,8 @@ class Injected:
 def untouched(setup: Setup, *, folder: Path | None = None) -> Injected:
     """The original model with a program that nothing was trained for yet."""
     lm = setup.lm
-    return Injected(lm.model, lm.params, (setup.program,), folder, base=lm, windows=setup.valid_text)
+    model = grafted(lm.model, setup.program)
+    return Injected(model, lm.params, (setup.program,), folder, base=lm, windows=setup.valid_text)
 
 
 def open(
@@ -182,6 +191,7 @@ def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: Loaded
         programs = [load_program(folder / PROGRAMS / str(i)) for i in range(len(configs))]
         for program in programs:
             tell_changed(program.config, program.kept)
+    model = grafted(model, programs[-1])
     params = restore(folder, model, programs=programs, old=old)
     trained = [p.trained(a) for p, a in zip(programs, params.adapters, strict=True)]
     return Injected(model, params.lm, tuple(trained), folder, base=lm)
@@ -215,7 +225,10 @@ def _open_export(folder: Path, lm: LoadedLM | None) -> Injected:
             )
         sizes = {"directions": program.teacher.width, "width": trained.model.width}
         program = program.trained(read_adapter(folder, **sizes, reserved=program.reserved))
-    return Injected(trained.model, trained.params, (program,), folder, base=lm)
+    model, params = grafted(trained.model, program), trained.params
+    if isinstance(model, Grafted):
+        params = read_map(folder, model, params)
+    return Injected(model, params, (program,), folder, base=lm)
 
 
 def restore(
@@ -268,7 +281,9 @@ def restore(
         found = checkpoints.restore_params(TrainParams(theta, adapters))
         if part.kind == "all":
             return found
-        frozen = split(part, in_stacks(part, read_frozen(folder, model)), key=key)[1]
+        frozen = read_frozen(folder, model)
+        frozen = model.start(frozen) if isinstance(model, Grafted) else frozen
+        frozen = split(part, in_stacks(part, frozen), key=key)[1]
         return found._replace(lm=whole(part, found.lm, frozen))
     finally:
         checkpoints.close()

@@ -105,6 +105,8 @@ def _beside(setup: Setup, adapters: Sequence[Adapter | Codes]) -> Setup:
 
 def _check_model(own: RunConfig, setup: Setup, folder: Path) -> None:
     lm, seed = setup.lm, setup.config.seed
+    if own.part.kind == "graft":
+        raise UserError(f"{folder}: a graft, whose program is not in the model's weights; begin without --onto")
     if lm.name.startswith(RANDOM) and own.seed != seed:
         raise UserError(
             f"{folder} began with the untrained weights of seed {own.seed}, this run has {seed}: give it"

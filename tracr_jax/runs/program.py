@@ -121,6 +121,11 @@ class Program:
         return self.teacher.variable(self.result).indices
 
     @property
+    def grafted(self) -> bool:
+        """Whether it stands beside the model, see `tracr_jax.runs.graft`."""
+        return self.config.part.kind == "graft"
+
+    @property
     def aligned(self) -> bool:
         """Whether the run that injected it trained the adapter."""
         return self.config.losses.alignment != "none"
@@ -258,6 +263,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
             "position": "token s of a text is the program's position s + 1; position 0 is bos",
             "bos": _plain(teacher.bos),
             "fill": _plain(value_of[bridge.fill]),
+            "marker": _plain(value_of.get(bridge.marker)),
             "tokens": [
                 {"id": i, "text": bridge.tokenizer.token_text(i), "value": _plain(value_of[int(bridge.lookup[i])])}
                 for i in bridge.mapped.tolist()
@@ -308,7 +314,8 @@ def load_program(folder: str | Path) -> Program:
             raise ValueError(f"layer_map {content['layer_map']}, of its run {list(config.layers)}")
         at = Path(folder) / RESERVED
         reserved = load_reserved(at, teacher) if at.exists() else None
-        bridge = Bridge(tokenizer, teacher, lookup, separator, np.array(sorted(mapped), np.int64), fill)
+        marker = teacher.vocab.get(_hashable(form.get("marker")), -1)
+        bridge = Bridge(tokenizer, teacher, lookup, separator, np.array(sorted(mapped), np.int64), fill, marker)
         program = make_program(
             bridge,
             config,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tracr_jax.config import RunConfig
 from tracr_jax.data.bridge import Bridge, find_separator, make_bridge
 from tracr_jax.data.encode import sequence_length
+from tracr_jax.data.samples import reported_samples, round_up
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lm.tokenizer import Tokenizer
@@ -30,6 +31,9 @@ def make_task_bridge(
     separator = find_separator(task, tokenizer) if strict else None
     length = _table_length(task, tokenizer, config, separator=separator)
     _check_positions(lm, length)
+    if config.part.kind == "graft":  # which answers nothing that is longer than the table
+        longest = _longest_sampled(task, tokenizer, config, separator=separator or "")
+        length = max(length, min(longest, lm.model.max_positions))
     say(f"compiling {task.name} for {length} positions")
     teacher = cached_compile(
         lambda: task.program(max_seq_len=length),
@@ -68,3 +72,10 @@ def _table_length(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separa
     if config.fidelity.as_coded_length and hasattr(task, "as_coded_table"):
         return task.as_coded_table  # pyright: ignore[reportAttributeAccessIssue]
     return sequence_length(task, tokenizer, answer_end=config.data.answer_end, separator=separator)
+
+
+def _longest_sampled(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separator: str) -> int:
+    """Tokens of the longest item that the end of the run evaluates, rounded up; whole sets may have longer."""
+    samples = reported_samples(task, config.eval_items).values()
+    texts = [i.prompt + separator + i.label for sample in samples for i in sample]
+    return round_up(max(map(len, tokenizer.encode_batch(texts))))

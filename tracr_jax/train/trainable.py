@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.blocks import cut_blocks, join_blocks
+from tracr_jax.lm.graft import KEY, MAP
 from tracr_jax.lm.lora import init_pairs, joined
 from tracr_jax.train.step import Frozen, LossFn, TrainParams
 from tracr_jax.trained import TrainedPart
@@ -54,6 +55,8 @@ def _is_trained(part: TrainedPart, path: tuple[str, ...]) -> bool:
         return path[0] == f"blocks_{part.first}"
     if part.kind == "embeddings":
         return path[-1] == "embedding" or path[0] == "lm_head"
+    if part.kind == "graft":
+        return path == (KEY, MAP)
     return part.kind == "all"
 
 

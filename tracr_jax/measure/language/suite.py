@@ -110,10 +110,11 @@ def open_baseline(folder: str | Path, run: Injected) -> Params:
         theirs, ours = getattr(config, name), getattr(run.program.config, name)
         if theirs != ours:
             raise UserError(f"{folder}: its {name} is {theirs}, the run's {ours}; compare runs of the same {name}")
-    if config.losses.alignment != "none":
+    graft, alignment = config.part.kind == "graft", config.losses.alignment
+    if graft or alignment != "none":
+        what = "a graft" if graft else f"an injected run (alignment {alignment})"
         raise UserError(
-            f"{folder}: an injected run (alignment {config.losses.alignment}), no fine-tuning baseline; make one "
-            "with `tracr-jax inject --preset finetune`"
+            f"{folder}: {what}, no fine-tuning baseline; make one with `tracr-jax inject --preset finetune`"
         )
     return open(folder, lm=run.base).params
 

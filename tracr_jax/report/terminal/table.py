@@ -9,9 +9,10 @@ from rich.table import Table
 
 
 def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
-    """Three tables: answers on every set, decoded variables on the test set, language kept."""
+    """Answers on every set, decoded variables on the test set (a graft has none), language kept."""
     console.print(answers_table(evaluation))
-    console.print(decode_table(evaluation))
+    if evaluation["decode"]["test"]["all_positions"]:
+        console.print(decode_table(evaluation))
     r = evaluation["retention"]
     ratio = r["injected"] / r["original"]
     console.print(
