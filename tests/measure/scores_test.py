@@ -26,6 +26,20 @@ def test_scores_are_those_of_plain_loops_in_the_order_given(monkeypatch):
         assert s.right.tolist() == [right for _, right in expected]
 
 
+def test_how_far_it_is_is_reported(monkeypatch):
+    monkeypatch.setattr(scores, "_TOKENS", 64)
+    said = []
+    monkeypatch.setattr(scores, "report", lambda what, done, of: said.append((what, done, of)))
+    rows = random_rows([5, 41, 2, 17, 16, 40, 3], vocab_size=V)
+    score_rows(MODEL, table(V), rows)
+    choose(MODEL, table(V), [r[:40] for r in rows], choices=[1, 2])
+    mean_kl(MODEL, table(V), table(V), np.array([[1, 2, 3]] * 5))
+    for what in ("scoring 7 texts", "KL over 5 windows"):
+        steps = [(done, of) for w, done, of in said if w == what]
+        assert steps[-1] == (int(what.split()[-2]),) * 2
+        assert steps[-1][0] > steps[0][0]
+
+
 def test_right_padding_does_not_reach_the_tokens_of_a_real_model():
     model, params = lm_models.make("gpt2")
     rows = random_rows([4, 18, model.max_positions + 1], vocab_size=61)
