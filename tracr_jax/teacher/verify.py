@@ -187,7 +187,7 @@ class _Tally:
             if largest > self.largest:
                 self.largest, self.largest_at = largest, variable.name
             for k in np.flatnonzero(off > limit)[::-1]:
-                i, t = numbers[row[k]], int(position[k])
+                i, t = numbers[int(row[k])], int(position[k])
                 if i not in first or (t, variable.writer_layer) < first[i][1:3]:
                     first[i] = (i, t, variable.writer_layer, variable, tuple(got[k].tolist()), float(off[k]))
         self.wrong += first.values()
