@@ -52,6 +52,6 @@ def test_reports_are_shown_within_and_ignored_without():
 
 def test_the_search_for_items_reports():
     def work():
-        explore(lambda s: s.count("a") > 3, ("a", "b", "c"), low=5, high=9, budget=400)
+        explore(lambda strings: [s.count("a") > 3 for s in strings], ("a", "b", "c"), low=5, high=9, budget=400)
 
     assert "strings of 5 to 9 letters" in drawn(80, work, keep=True)

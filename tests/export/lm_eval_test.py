@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers.programs_parts import SMALL, TASKS
+from tests.helpers.programs_parts import SMALL, write_tasks
 from tracr_jax.errors import UserError
 from tracr_jax.export import export_run
 from tracr_jax.injection import inject
@@ -176,7 +176,7 @@ def test_a_whole_task_without_a_network(pair):
 def test_a_run_and_its_export_are_the_same_model(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache"))
     write_random_gpt2(tmp_path / "lm", num_blocks=6, width=32, heads=2)
-    (tmp_path / "tasks.py").write_text(TASKS)
+    write_tasks(tmp_path)
     config = dataclasses.replace(SMALL, steps=2, eval_items=2)
     run = inject(
         f"{tmp_path}/tasks.py:ODD", lm=str(tmp_path / "lm"), config=config, folder=tmp_path / "run", progress=False

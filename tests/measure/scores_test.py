@@ -26,6 +26,19 @@ def test_scores_are_those_of_plain_loops_in_the_order_given(monkeypatch):
         assert s.right.tolist() == [right for _, right in expected]
 
 
+def test_how_far_it_is_is_reported(monkeypatch):
+    monkeypatch.setattr(scores, "_TOKENS", 64)
+    said = []
+    monkeypatch.setattr(scores, "report", lambda what, done, of: said.append((what, done, of)))
+    rows = random_rows([5, 41, 2, 17, 16, 40, 3], vocab_size=V)
+    score_rows(MODEL, table(V), rows)
+    choose(MODEL, table(V), [r[:40] for r in rows], choices=[1, 2])
+    mean_kl(MODEL, table(V), table(V), np.ones((5, 30), np.int32))
+    for what, of in (("scoring 7 texts", 7), ("KL over 5 windows", 5)):
+        steps = [done for w, done, of_all in said if w == what and of_all == of]
+        assert steps[0] < steps[-1] == of
+
+
 def test_right_padding_does_not_reach_the_tokens_of_a_real_model():
     model, params = lm_models.make("gpt2")
     rows = random_rows([4, 18, model.max_positions + 1], vocab_size=61)

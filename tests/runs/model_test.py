@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import shutil
+import sys
 from pathlib import Path
 
 import chex
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import tracr_jax
-from tests.helpers.programs_parts import SMALL, TASKS, model_and_tasks
+from tests.helpers.programs_parts import LIMITS, SMALL, TASKS, model_and_tasks, write_tasks
 from tracr_jax import cli
 from tracr_jax.config import LossConfig
 from tracr_jax.data.retention import retention_text
@@ -21,6 +22,7 @@ from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.load import load_lm
 from tracr_jax.runs import model, program, task_bridge
 from tracr_jax.tasks import kept
+from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainState
 
@@ -114,6 +116,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_goes_by_its_own_program_whatever_becomes_of_the_file(room, tmp_path, change):
     folder = shutil.copytree(room[0] / "run", tmp_path / "copy")
+    write_tasks(tmp_path)
     (tmp_path / "tasks.py").write_text(CHANGES[change](TASKS))
     for path in (folder / "config.json", folder / "programs" / "0" / "program.json"):
         path.write_text(path.read_text().replace(f"{room[0]}/tasks.py", f"{tmp_path}/tasks.py"))
@@ -124,8 +127,12 @@ def test_a_run_goes_by_its_own_program_whatever_becomes_of_the_file(room, tmp_pa
     same(tracr_jax.decode(run, LONG), tracr_jax.decode(room[1], LONG), *PARTS)
     assert run.program.task.eval_sets()["test"].item(1) == room[1].program.task.eval_sets()["test"].item(1)
     # As it was again, nothing is said (a warning would fail here).
-    (tmp_path / "tasks.py").write_text(TASKS)
+    write_tasks(tmp_path)
     assert tracr_jax.open(folder).program.name == "odd"
+    # What the file reads belongs to it.
+    (tmp_path / LIMITS).write_text("11")
+    with pytest.warns(UserWarning, match=line.replace("tasks.py", LIMITS)):
+        assert tracr_jax.open(folder).program.task.max_length == 12
 
 
 def test_a_moved_run_whose_file_is_gone_does_all_that_it_did(room, alone, capsys, monkeypatch):
@@ -158,13 +165,64 @@ def test_what_a_task_imports_beside_it_is_kept_with_it(tmp_path):
     assert files == ["helper.py", "task.py", "words/__init__.py", "words/more.py"]
     assert kept.own_spec(spec, folder) == spec
     (tmp_path / "helper.py").write_text("import task  # changed\n")
-    assert kept.has_changed(spec, folder)
+    assert kept.changed(spec, folder) == ["helper.py"]
     assert kept.own_spec(spec, folder) == f"{folder}/task/task.py:TASK"
     kept.keep_files(spec, folder)  # once only
     assert "changed" not in (folder / "task" / "helper.py").read_text()
     assert kept.own_spec("dyck", folder) == "dyck"
     assert kept.located("a/b.py") == f"{Path('a/b.py').resolve()}"
     assert kept.located("a/b.py:T") == f"{Path('a/b.py').resolve()}:T"
+
+
+READS = {
+    "beside the file": """Path(__file__).with_name("words.txt").read_text()""",
+    "in a folder beside it": """(Path(__file__).parent / "data" / "deep" / "words.txt").read_text()""",
+    "from the current folder": """Path("words.txt").read_text()""",
+    "from a folder of the current one": """Path("data/deep/words.txt").read_text()""",
+    "in what it imports": """__import__("helper").WORDS""",
+}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("reads", READS)
+def test_data_that_a_task_reads_are_kept_with_it(tmp_path, monkeypatch, reads, elsewhere):
+    """Called in the file's folder or in another one that holds the data; then all of it is deleted."""
+    home, other, folder = tmp_path / "home", tmp_path / "other", tmp_path / "run"
+    for place in (home, other):
+        (place / "data" / "deep").mkdir(parents=True)
+        for path in (place / "words.txt", place / "data" / "deep" / "words.txt"):
+            path.write_text("x y")
+    (home / "unused.txt").write_text("")
+    (home / "helper.py").write_text("from pathlib import Path\n\nWORDS = Path('words.txt').read_text()\n")
+    text = TASKS.replace('("x", "y")', f"tuple({READS[reads]}.split())")
+    text = text.replace("import rasp", "import rasp\nimport helper").replace("limits.txt", "words.txt")
+    (home / "task.py").write_text(text.replace(".read_text())", ".read_text().count(' ') + 11)"))
+    monkeypatch.chdir(other if elsewhere else home)
+    spec = f"{home}/task.py:ODD"
+    sys.modules.pop("helper", None)
+    assert get_task(spec).letters == ("x", "y")
+    kept.keep_files(spec, folder)
+    assert not (folder / "task" / "unused.txt").exists()
+    assert kept.own_spec(spec, folder) == spec
+    moved = folder.rename(tmp_path / "moved")
+    shutil.rmtree(home)
+    shutil.rmtree(other)
+    monkeypatch.chdir(tmp_path)
+    copy = kept.own_spec(spec, moved)
+    assert copy == f"{moved}/task/task.py:ODD"
+    sys.modules.pop("helper")
+    assert get_task(copy).letters == ("x", "y")
+    assert sys.modules.pop("helper").__file__ == f"{moved}/task/helper.py"
+
+
+def test_large_data_are_left_out_and_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "_LARGEST", 1000)
+    (tmp_path / "task.py").write_text("""WORDS = open("words.txt").read()""")
+    (tmp_path / "words.txt").write_text("x" * 1001)
+    with pytest.warns(UserWarning, match="words.txt is not kept with the run: it has more than 0 MiB"):
+        kept.keep_files(f"{tmp_path}/task.py", tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "task").iterdir()] == ["task.py"]
+    assert kept.changed(f"{tmp_path}/task.py", tmp_path / "run") == []
 
 
 def test_an_export_is_read_as_the_run_is(room, alone, tmp_path, monkeypatch):

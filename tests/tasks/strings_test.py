@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 
 import pytest
 from tracr.rasp import rasp
@@ -10,6 +11,7 @@ from tracr.rasp import rasp
 from tests.helpers.tasks_tokenizers import filtered
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.errors import UserError
+from tracr_jax.runs.check import check as dry_run
 from tracr_jax.runs.task_bridge import proved_items
 from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.registry import check_task, get_task
@@ -302,3 +304,63 @@ def test_programs_that_answer_nothing_are_refused_for_any_task(build, message):
 def test_items_with_one_answer_are_refused():
     with pytest.raises(UserError, match="task shout: the answer is 'yes' in all of 316 items"):
         proved_items(Shout(label="yes"), seed=0)
+
+
+def _width(letter):
+    return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == letter))
+
+
+def _reverse():
+    opposite = rasp.Map(lambda i: 7 - i, rasp.indices)
+    return rasp.Aggregate(rasp.Select(rasp.indices, opposite, rasp.Comparison.EQ), rasp.tokens).named("turned")
+
+
+def _later():
+    return rasp.SelectorWidth(rasp.Select(rasp.indices, rasp.indices, rasp.Comparison.GT)).named("later")
+
+
+REFUSED = {
+    "nothing but later positions": (
+        {"build": lambda: rasp.Map(lambda n: n > 0, _later())},
+        r"says 'no' of all .*; later\w* selects later positions, of which a causal network sees none$",
+    ),
+    "turned around": (
+        {"build": _reverse, "answer": "sequence"},
+        r"has no value at the answer of .*; \w+ selects later positions, of which a causal network sees none$",
+    ),
+    "different letters at once": (
+        {
+            "build": lambda: rasp.Map(
+                lambda t: t == "a",
+                rasp.Aggregate(rasp.Select(rasp.tokens, rasp.tokens, lambda k, q: k in "ab"), rasp.tokens),
+            )
+        },
+        "no value at the answer of .*different values at once.* give its Aggregate a default, or its functions a ",
+    ),
+    "a division by zero": (
+        {"build": lambda: rasp.SequenceMap(lambda x, y: x / y > 1, _width("a"), _width("b"))},
+        "no value at the answer of .*a function fails, as 1 / 0",
+    ),
+    "answers of several tokens": (
+        {"build": lambda: rasp.Map(lambda n: 100 * n, _width("a"), simplify=False), "answer": "value"},
+        "tokens, the teacher writes 1.*its functions must give one value for one input, written as one token",
+    ),
+    "an answer that is a test item": (
+        {
+            "build": lambda: rasp.Map(lambda n: n / 3, _width("a")),
+            "answer": "value",
+            "max_length": 4,
+            "question": "What third is",  # with these words all of its strings, and they are few, are test items
+        },
+        r"all strings with the answer '[\d.]+' are in the test split; raise max_length",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_a_stranger_may_write_is_refused_in_his_words(kind):
+    options, line = REFUSED[kind]
+    with pytest.raises(UserError, match=line) as refused:
+        dry_run(StringTask("a_task", letters=("a", "b"), **({"max_length": 6} | options)))
+    assert "\n" not in str(refused.value)
+    assert not re.search("token_map|keep_merge", str(refused.value))

@@ -232,16 +232,17 @@ def _retention(argv: list[str]) -> None:
     console = Console(highlight=False)
     started = time.time()
     run = open(args.run)
-    result = measure_retention(
-        run,
-        baseline=None if args.baseline is None else open_baseline(args.baseline, run),
-        items=args.items,
-        full=args.full,
-        data_dir=args.data_dir,
-        progress=_dimly(console),
-    )
-    baseline = None if args.baseline is None else str(args.baseline)
-    result["about"] = about(started) | {"baseline": baseline} | result["about"]
+    baseline = None if args.baseline is None else open_baseline(args.baseline, run)
+    with showing(_live()):
+        result = measure_retention(
+            run,
+            baseline=baseline,
+            items=args.items,
+            full=args.full,
+            data_dir=args.data_dir,
+            progress=_dimly(console),
+        )
+    result["about"] = about(started) | {"baseline": args.baseline and str(args.baseline)} | result["about"]
     write_json(args.run / "retention.json", result)
     print_retention(console, result)
 

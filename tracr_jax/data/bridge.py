@@ -133,7 +133,7 @@ class Bridge:
                         f"token is {shown!r} (value {value!r} of {expected}), the program writes {found[j]!r}"
                     )
             if problem and strict:
-                raise UserError(f"bridge: {problem}; check the task's token_map, keep_merge and label")
+                raise UserError(f"bridge: {problem}; {_advice(task, 'check its token_map, keep_merge and label')}")
             first = first or problem
         return BridgeReport(len(mapped), count, positions, filled / max(positions, 1), wanted, matched, first)
 
@@ -215,4 +215,10 @@ def find_separator(task: Task, tokenizer: Tokenizer) -> str:
         if not wrong:
             return separator
         found.append(wrong)
-    raise UserError(f"bridge: {task.name}: {'; '.join(found)}; split the answer's tokens with keep_merge")
+    advice = _advice(task, "split the answer's tokens with keep_merge")
+    raise UserError(f"bridge: {task.name}: {'; '.join(found)}; {advice}")
+
+
+def _advice(task: Task, usual: str) -> str:
+    """What to change, in the words of who wrote the task: a program in a `StringTask` has no token map."""
+    return getattr(task, "advice", usual)

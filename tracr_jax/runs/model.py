@@ -33,7 +33,7 @@ from tracr_jax.runs.graft import grafted, read_map
 from tracr_jax.runs.program import FILE, Program, load_program, read_program
 from tracr_jax.runs.record import read_record
 from tracr_jax.tasks.base import Task
-from tracr_jax.tasks.kept import file_of, has_changed
+from tracr_jax.tasks.kept import changed, file_of
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainParams
@@ -198,10 +198,11 @@ def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: Loaded
 
 
 def tell_changed(config: RunConfig, kept: Path | None) -> None:
-    """Warn, in one line, where a task's file is not what it was."""
-    if has_changed(config.task, kept):
+    """Warn, in one line, where a task's file, or what it reads, is not what it was."""
+    path = file_of(config.task)
+    if path and (names := changed(config.task, kept)):
         warnings.warn(
-            f"{file_of(config.task)} has changed since this run began; the run goes by its own copy in {kept}",
+            f"{path.parent / names[0]} has changed since this run began; the run goes by its own copy in {kept}",
             stacklevel=3,
         )
 

@@ -1,20 +1,24 @@
 """The files of a user's task, kept with its run, so that the run stays what it was whatever becomes of them.
 
-Kept are the task's file and what it imports from its own folder, or, as a file of a package does, from a folder
-above it; data files that it reads are not. Like the task's
-file itself the copy is code: it is imported where items or labels are needed, and where a text is longer than the
-compiled program's table; never to open a run.
+Kept are the task's file, what it imports from its own folder, or, as a file of a package does, from a folder
+above it, and the data files whose names stand in these files ("words.txt", or "data" and "words.txt") and that lie
+in their folder or in the current one. Like the task's file itself the copy is code: it is imported where items or
+labels are needed, and where a text is longer than the compiled program's table; never to open a run.
 """
 
 import ast
 import importlib.util
 import shutil
 import sys
-from pathlib import Path
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 from tracr_jax.files import new_folder
 
 FOLDER = "task"
+_LARGEST = 32 << 20  # bytes of a data file that is kept
+_LONGEST = 200  # characters of a text that may be a file's name
 
 
 def file_of(spec: str) -> Path | None:
@@ -33,23 +37,57 @@ def _colon_name(spec: str) -> str:
     return "" if spec.endswith(".py") else f":{spec.rpartition(':')[2]}"
 
 
-def own_files(path: Path) -> dict[str, bytes]:
-    """A task's file, and its own modules that it imports, by their paths from the folder that is imported from.
+def own_files(path: Path, *, tell: Callable[[str], None] = lambda _: None) -> dict[str, bytes]:
+    """A task's file, and its own modules and data, by their paths from the folder that is imported from.
 
-    A file that is no Python any more counts by itself.
+    A file that is no Python any more counts by itself. `tell` receives a line for data that are too large.
     """
     root, found, todo = path.resolve().parent, {}, [(path.resolve(), path.name)]
     while todo:
         file, name = todo.pop()
         if name in found:
             continue
+        if file.stat().st_size > _LARGEST:
+            tell(f"{file} is not kept with the run: it has more than {_LARGEST >> 20} MiB")
+            continue
         found[name] = file.read_bytes()
+        if file.suffix != ".py":
+            continue
+        names = _file_names(found[name])
+        above = PurePosixPath(name).parent
+        for folder, at in ((Path.cwd(), PurePosixPath()), (root, PurePosixPath()), (file.parent, above)):
+            data = _named_in(folder, names)
+            todo += [(f, (at / f.relative_to(folder).as_posix()).as_posix()) for f in data]
         for top in _imported(found[name]):
             home = _home(top, root)
             if home is None:
                 continue
             files = [home / f"{top}.py"] if (home / f"{top}.py").is_file() else sorted((home / top).rglob("*.py"))
             todo += [(f, f.relative_to(home).as_posix()) for f in files]
+    return found
+
+
+def _file_names(source: bytes) -> list[str]:
+    """The texts in a Python file that may be names of files, or parts of them."""
+    try:
+        constants = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant)]
+    except (SyntaxError, ValueError):
+        return []
+    texts = dict.fromkeys(
+        c for c in constants if isinstance(c, str) and 0 < len(c) <= _LONGEST and c.isprintable()
+    )
+    return [t for t in texts if not Path(t).is_absolute() and not {"..", "."} & {*t.split("/")}]
+
+
+def _named_in(folder: Path, names: list[str]) -> list[Path]:
+    """The data files of a folder that these names make, with those of its folders that they name too."""
+    places, found = [folder], []
+    for place in places:  # grows
+        for at in (place / name for name in names):
+            if at.is_dir() and at not in places:
+                places.append(at)
+            elif at.is_file() and at.suffix not in (".py", ".pyc"):
+                found.append(at)
     return found
 
 
@@ -110,21 +148,25 @@ def keep_files(spec: str, folder: Path, *, kept: Path | None = None) -> None:
         with new_folder(folder / FOLDER) as out:
             shutil.copytree(kept / FOLDER, out, dirs_exist_ok=True)
     elif path.is_file():
-        files = own_files(path)
+        files = own_files(path, tell=warnings.warn)
         with new_folder(folder / FOLDER) as out:
             for name, content in files.items():
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
                 (out / name).write_bytes(content)
 
 
-def has_changed(spec: str, folder: Path | None) -> bool:
-    """Whether the task's file is there and is no longer, with its imports, what `folder` keeps of it."""
+def changed(spec: str, folder: Path | None) -> list[str]:
+    """Which of a task's files, imports and data are not what `folder` keeps; none if the task's file is gone."""
     path = file_of(spec)
     if path is None or folder is None or not (folder / FOLDER).is_dir() or not path.is_file():
-        return False
-    copies = [p for p in (folder / FOLDER).rglob("*.py") if "__pycache__" not in p.parts]
+        return []
+    copies = [p for p in (folder / FOLDER).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     kept = {p.relative_to(folder / FOLDER).as_posix(): p.read_bytes() for p in copies}
-    return own_files(path) != kept
+    now = own_files(path)
+    other = [n for n, content in kept.items() if now.get(n) != content]
+    # Data may be missing from the copy: folders of the version before keep none.
+    other += [n for n in now if n not in kept and n.endswith(".py")]
+    return sorted(other, key=lambda n: n != path.name)
 
 
 def own_spec(spec: str, folder: Path | None) -> str:
@@ -133,6 +175,6 @@ def own_spec(spec: str, folder: Path | None) -> str:
     if path is None or folder is None:
         return spec
     copy = folder / FOLDER / path.name
-    if not copy.is_file() or (path.is_file() and not has_changed(spec, folder)):
+    if not copy.is_file() or (path.is_file() and not changed(spec, folder)):
         return spec
     return f"{copy}{_colon_name(spec)}"

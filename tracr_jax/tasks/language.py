@@ -5,17 +5,20 @@ draws first, then changes and joins the strings that it has found. It counts eva
 the same strings are found on every machine: items stay pure functions of their index.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tracr_jax.progress import report
+from tracr_jax.tasks.prompt import as_text
+from tracr_jax.teacher.oracle import Oracle
 
 Letters = tuple[str, ...]
 COMMON = 0.05  # an answer with at least this share of random strings is drawn at random, else from the found ones
 _WANTED = 400  # strings of each answer after which the search ends
+_TOGETHER = 100  # strings that are asked together, where that is known before
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Language:
 
 
 def explore(
-    answer: Callable[[Letters], Any],
+    answers: Callable[[Sequence[Letters]], Sequence[Any]],
     letters: Sequence[str],
     *,
     low: int,
@@ -46,10 +49,10 @@ def explore(
     seeds: Sequence[Letters] = (),
     generate: Callable[[np.random.Generator], Letters] | None = None,
 ) -> Language:
-    """Ask `answer` of strings of `low` to `high` letters.
+    """Ask for the answers of strings of `low` to `high` letters.
 
     Args:
-      answer: a string's answer, hashable.
+      answers: of strings, hashable.
       letters: the alphabet.
       low: fewest letters.
       high: most letters.
@@ -59,17 +62,19 @@ def explore(
     """
     asked: dict[Letters, Any] = {}
 
-    def ask(string: Letters) -> Any:
-        if string not in asked:
-            asked[string] = answer(string)
-            if len(asked) % 100 == 0:
+    def ask(strings: Iterable[Letters]) -> None:
+        new = [s for s in dict.fromkeys(strings) if s not in asked]
+        for start in range(0, len(new), _TOGETHER):
+            part = new[start : start + _TOGETHER]
+            before = len(asked) // _TOGETHER
+            asked.update(zip(part, answers(part), strict=True))
+            if len(asked) // _TOGETHER > before:
                 report(f"strings of {low} to {high} letters", len(asked), budget)
-        return asked[string]
 
     if sum(len(letters) ** n for n in range(low, high + 1)) <= budget:
         for n in range(low, high + 1):
-            for k in range(len(letters) ** n):
-                ask(tuple(letters[int(k // len(letters) ** i % len(letters))] for i in range(n)))
+            every = range(len(letters) ** n)
+            ask(tuple(letters[int(k // len(letters) ** i % len(letters))] for i in range(n)) for k in every)
         lengths = {n: [s for s in asked if len(s) == n] for n in range(low, high + 1)}
         # Every length alike, as strings are drawn.
         share = {
@@ -79,7 +84,9 @@ def explore(
         return _language(asked, share, complete=True)
 
     r = np.random.default_rng([17, low, high, len(letters)])
-    drawn = [ask(random_string(r, letters, low, high)) for _ in range(budget // 2)]
+    strings = [random_string(r, letters, low, high) for _ in range(budget // 2)]
+    ask(strings)
+    drawn = [asked[s] for s in strings]
     share = {a: drawn.count(a) / len(drawn) for a in set(drawn)}
     count: dict[Any, list[Letters]] = {}
     for string, a in asked.items():
@@ -93,8 +100,31 @@ def explore(
         parents = [*(s for a in rare or count for s in count[a]), *seeds]
         string = generate(r) if generate else _changed(r, letters, parents)
         if low <= len(string) <= high and string not in asked:
-            count.setdefault(ask(string), []).append(string)
+            ask([string])
+            count.setdefault(asked[string], []).append(string)
     return _language(asked, share, complete=False)
+
+
+def written(
+    oracle: Oracle, prompts: Sequence[Sequence[Any]], counts: Sequence[int], *, letters: Sequence[str]
+) -> list[list[Any]]:
+    """The values that a program writes after prompts, each of which it reads when the next is due.
+
+    Args:
+      oracle: of the program.
+      prompts: its tokens before the answer.
+      counts: how many values each answer has; one ends at None, which is no token.
+      letters: a value whose text is one of them is read as that letter.
+    """
+    tokens, values = [list(p) for p in prompts], [[] for _ in prompts]
+    for step in range(max(counts)):
+        due = [k for k, count in enumerate(counts) if step < count and None not in values[k]]
+        found = oracle.evaluate([tokens[k] for k in due], names=[oracle.result])
+        for k, one in zip(due, found, strict=True):
+            value = one.values[oracle.result][-1]
+            values[k].append(value)
+            tokens[k].append(text if (text := as_text(value)) in letters else value)
+    return values
 
 
 def _language(asked: dict[Letters, Any], share: dict[Any, float], *, complete: bool) -> Language:

@@ -8,6 +8,7 @@ stands before letters of the alphabet, whose tokens hold it, and none before dig
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tracr_jax.errors import UserError
 
@@ -72,3 +73,8 @@ def joined(texts: Iterable[str]) -> str:
 def is_word(text: str) -> bool:
     """Whether it is of letters only."""
     return bool(re.fullmatch(_WORD, text))
+
+
+def as_text(value: Any) -> str:
+    """A value of the program as it stands in an answer."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,5 +1,6 @@
 """From a name to a task: the built-in ones, or an object in the user's own file. Source: docs/method.md §7."""
 
+import contextlib
 import difflib
 import importlib.util
 import sys
@@ -95,7 +96,14 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     sys.path[:0] = folders  # the file may import what lies beside it
     try:
         with mistakes_said_later():
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            except FileNotFoundError as e:
+                if not _lies_beside(e.filename, path):
+                    raise
+                # Data that lie beside the file, asked for from another directory.
+                with contextlib.chdir(path.resolve().parent):
+                    spec.loader.exec_module(module)
     except UserError as e:
         raise UserError(f"task {path}: {e}{place(e)}") from e
     except (Exception, SystemExit) as e:
@@ -117,6 +125,10 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     if not hasattr(module, name):
         raise UserError(f"task {path}: has no {name!r}; it is the name after the colon")
     return getattr(module, name), name
+
+
+def _lies_beside(name: object, path: Path) -> bool:
+    return isinstance(name, str) and not Path(name).is_absolute() and (path.resolve().parent / name).exists()
 
 
 def _missing(task: object) -> list[str]:

@@ -14,9 +14,9 @@ from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
-from tracr_jax.tasks.language import Language, Letters, explore, random_string
-from tracr_jax.tasks.mistakes import mistake_of
-from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, is_word, joined
+from tracr_jax.tasks.language import Language, Letters, explore, random_string, written
+from tracr_jax.tasks.mistakes import looks_ahead, mistake_of, without_value
+from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, as_text, is_word, joined
 from tracr_jax.tasks.sampled import EVALUATION, SampledTask
 from tracr_jax.tasks.split import Split, rng, shrunk, split_of
 from tracr_jax.teacher.compile import build_program
@@ -40,6 +40,7 @@ class StringTask(SampledTask):
     the answer is asked. Its value there is the answer; a position sees itself and what stands before it."""
     letters: tuple[str, ...]
     """Two or more pieces of text, each one token of the language model."""
+    advice = "its functions must give one value for one input, written as one token; or another --lm"
     question: str = "What is the text"
     """Stands before the letters; contains no colon, and none of them as a word of its own. "" for a program that
     reads every position: the prompt is then the letters and " :" alone."""
@@ -131,7 +132,7 @@ class StringTask(SampledTask):
         if self.answer != "sequence":
             return {}
         values = {v for a in self._language.found for v in a}
-        return {_text(v): _text(v) if _text(v) in self.letters else v for v in sorted(values, key=str)}
+        return {as_text(v): as_text(v) if as_text(v) in self.letters else v for v in sorted(values, key=str)}
 
     @property
     def _joint(self) -> str:
@@ -157,7 +158,7 @@ class StringTask(SampledTask):
     def _label(self, answer: Any) -> str:
         if self.answer == "yes/no":
             return "yes" if answer else "no"
-        return self._join(map(_text, answer)) if self.answer == "sequence" else _text(answer)
+        return self._join(map(as_text, answer)) if self.answer == "sequence" else as_text(answer)
 
     def _join(self, texts: Iterable[str]) -> str:
         return joined(texts) if self._form.bare else self._joint.join(texts)
@@ -165,22 +166,22 @@ class StringTask(SampledTask):
     @functools.cached_property
     def _answer(self) -> Callable[..., Any]:
         # What is drawn by its answer is labelled by it too: the program is asked once.
-        return functools.lru_cache(maxsize=100_000)(self._ask)
+        return functools.lru_cache(maxsize=100_000)(lambda letters, *words: self._ask_all([letters], *words)[0])
 
-    def _ask(self, letters: Letters, before: int = 0, between: int = 0) -> Any:
-        """The program's answer, with so many words of the prompt before and behind the letters."""
-        tokens: list[Any] = [*[OTHER] * before, *letters, *[OTHER] * between, ASK]
-        values = []
-        for _ in range(len(letters) - self.skipped if self.answer == "sequence" else 1):
-            value = self._oracle(tokens).values[self._oracle.result][-1]
-            if self.answer != "yes/no" and value is None:
-                raise UserError(
-                    f"task {self.name}: the program has no value at the answer of {' '.join(letters)!r}; give its "
-                    "Aggregate a default, or its functions a value for every input"
-                )
-            values.append(value)
-            tokens.append(_text(value) if _text(value) in self.letters else value)
-        return tuple(values) if self.answer == "sequence" else bool(value) if self.answer == "yes/no" else value
+    def _ask_all(self, strings: Sequence[Letters], before: int = 0, between: int = 0) -> list[Any]:
+        """The program's answers, with so many words of the prompt before and behind the letters of each string."""
+        sequence, words, behind = self.answer == "sequence", [OTHER] * before, [OTHER] * between
+        prompts = [[*words, *s, *behind, ASK] for s in strings]
+        counts = [len(s) - self.skipped if sequence else 1 for s in strings]
+        values = written(self._oracle, prompts, counts, letters=self.letters)
+        if missing := [s for s, found in zip(strings, values, strict=True) if None in found]:
+            raise UserError(f"task {self.name}: {without_value(missing[0])}{self._ahead()}")
+        if self.answer == "yes/no":
+            return [bool(value) for (value,) in values]
+        return [tuple(found) if sequence else found[0] for found in values]
+
+    def _ahead(self) -> str:
+        return looks_ahead(self._oracle, length=self.max_length)
 
     @functools.cached_property
     def _oracle(self) -> Oracle:
@@ -209,7 +210,7 @@ class StringTask(SampledTask):
             raise UserError(
                 f"task {self.name}: the program says {_shown(next(iter(found.found)))} of all "
                 f"{found.asked} strings asked, of {self.min_length} to {self.max_length} letters; give generate=, "
-                "which makes strings of the other answer, or mend the program"
+                f"which makes strings of the other answer, or mend the program{self._ahead()}"
             )
         return found
 
@@ -249,7 +250,7 @@ class StringTask(SampledTask):
         generate = self.generate
         each = len(self._oracle.names) * (high + 1) ** 2 * (high if self.answer == "sequence" else 1)
         return explore(
-            self._answer,
+            self._ask_all,
             self.letters,
             low=low,
             high=high,
@@ -313,12 +314,13 @@ class StringTask(SampledTask):
         return self.item(self._draw(r, None))
 
     def _draw(self, r: np.random.Generator, wanted: Any) -> Letters:
-        for _ in range(100_000):
+        for _ in range(10_000):
             letters = random_string(r, self.letters, self.min_length, self.max_length)
             # The split first: a hash is cheaper than the program.
             if self._split(letters) == "train" and (wanted is None or self._answer(letters) == wanted):
                 return letters
-        raise UserError(f"task {self.name}: all strings of these lengths are in the test split; raise max_length")
+        which = "" if wanted is None else f" with the answer {_shown(wanted)}"
+        raise UserError(f"task {self.name}: all strings{which} are in the test split; raise max_length")
 
     def in_training(self, prompt: str) -> bool:
         """Whether training may draw this prompt: its form, its letters, its length and its split."""
@@ -393,8 +395,4 @@ class StringTask(SampledTask):
 
 
 def _shown(answer: Any) -> str:
-    return repr(" ".join(map(_text, answer)) if isinstance(answer, tuple) else _text(answer))
-
-
-def _text(value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return repr(" ".join(map(as_text, answer)) if isinstance(answer, tuple) else as_text(answer))

@@ -84,7 +84,7 @@ class Memo:
             return self._each_pair(read(expr.fst), read(expr.snd), self._sequence_map)
         if isinstance(expr, rasp.SelectorWidth):
             found = self._select(expr.selector, read, causal=causal)
-            sure, maybe = (np.count_nonzero(found == answer, axis=-1) for answer in (1, _PERHAPS))
+            sure, maybe = ((found == answer).sum(axis=-1) for answer in (1, _PERHAPS))
             return self._each_pair(sure, maybe, lambda n, m: frozenset(range(n, n + m + 1)))
         if isinstance(expr, rasp.Aggregate):
             return self._aggregate(self._select(expr.selector, read, causal=causal), read(expr.sop))

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Bool, Float, Int
 
 from tracr_jax.lm.base import LanguageModel, check_ids
+from tracr_jax.progress import report
 from tracr_jax.train.losses import retention_kl
 from tracr_jax.types import Array, Params
 
@@ -85,6 +86,7 @@ def mean_kl(model: LanguageModel, params: Params, original: Params, windows: Int
         total += float(
             np.sum(_kl(model, params, original, np.resize(chosen, (batch, windows.shape[1])))[: len(chosen)])
         )
+        report(f"KL over {len(windows)} windows", start + len(chosen), len(windows))
     return total / len(windows)
 
 
@@ -105,6 +107,7 @@ def _batches(
         check_ids(ids, model.vocab_size)
         yield chosen, ids
         start += batch
+        report(f"scoring {len(order)} texts", min(start, len(order)), len(order))
 
 
 def _padded_length(needed: int, positions: int) -> int:
