@@ -1,11 +1,6 @@
-"""The table of the zoo: what it shows of its file, and that the page is made from it."""
+"""The table of the zoo: what it shows of its file."""
 
-from pathlib import Path
-
-from experiments import marked, zoo
-from tracr_jax.files import read_json
-
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+from experiments import zoo
 
 
 def share(right, total):
@@ -44,9 +39,3 @@ def test_the_table_shows_the_hardest_set_of_all_methods_and_what_was_not_run():
     assert row(table, "sort", "finetune") == ["1", "100.0", "25.0 near", "25.0", "–", "–", "–", "0.250"]
     assert row(table, "parity", "variable")[0] == "not run"
     assert "30 pairs" in table
-
-
-def test_the_page_is_what_the_file_says():
-    page = (EXPERIMENTS / "results.md").read_text(encoding="utf-8")
-    stands = marked.between(page, "zoo")
-    assert stands == zoo.table(read_json(zoo.FILE)), "run: python -m experiments.zoo --write"
