@@ -10,8 +10,10 @@ from rich.console import Console
 
 from tests.helpers.bounds import FLOAT32, assert_same
 from tests.helpers.interpret_parts import DYCK, known_run, small_run
+from tracr_jax.config import LossConfig
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode, hidden_states
+from tracr_jax.interpret.study import interpret
 
 
 def printed(shown, width):
@@ -88,6 +90,15 @@ def test_texts_that_cannot_be_decoded():
         decode(known_run(), "(" * 200)
     with pytest.raises(UserError, match="0 variables are named 'nothing', the program has"):
         decode(known_run(), "()").read("nothing")
+
+
+def test_an_adapter_that_was_not_trained_reads_nothing():
+    run = small_run()
+    config = dataclasses.replace(run.program.config, losses=LossConfig(alignment="none"))
+    run = dataclasses.replace(run, programs=(dataclasses.replace(run.program, config=config),))
+    for read in (lambda: decode(run, "()"), lambda: interpret(run)):
+        with pytest.raises(UserError, match=r"without alignment .*--train adapter"):
+            read()
 
 
 def test_hidden_states_by_name():

@@ -54,10 +54,7 @@ class Explorer:
           UserError: an export of a run without alignment, which has no adapter.
         """
         self.run, self.program = run, run.program
-        if not self.program.aligned:
-            raise UserError(
-                f"{run.folder}: a run without alignment, its adapter was not trained to read variables"
-            )
+        run.trained_adapter  # noqa: B018 - says why there is none
         self._most = longest_answer(self.program)
         self._spelling = spelling(self.program)
         self.sources = Sources(run)

@@ -38,7 +38,7 @@ def decode(run: Injected | str | Path, text: str) -> Decoded:
       text: any text, unchanged; an item's prompt is enough, as the program is causal.
 
     Raises:
-      UserError: the text has no tokens, or more than the model has positions.
+      UserError: the text has no tokens, or more than the model has positions, or the run trained no adapter.
     """
     run = opened(run)
     return decode_ids(run, run.program.tokenizer.encode(text))
@@ -46,7 +46,7 @@ def decode(run: Injected | str | Path, text: str) -> Decoded:
 
 def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
     """`decode` for a text that is already token ids."""
-    program, adapter, row = run.program, run.adapter, padded_row(run, ids)
+    program, adapter, row = run.program, run.trained_adapter, padded_row(run, ids)
     hidden = _hidden(run.model, run.params, row, states=program.states)
     held, states, unknown = None, None, ""
     if row.shape[1] <= program.length:

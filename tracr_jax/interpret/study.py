@@ -60,8 +60,7 @@ def interpret(
     if isinstance(run, str | Path):
         progress("opening the run", 0, 0)
     opened = opened_run(run)
-    if opened.program.grafted:
-        opened.adapter  # noqa: B018 - says why there is none, before anything is computed
+    opened.trained_adapter  # noqa: B018 - says why there is none, before anything is computed
     folder = folder or opened.folder
     seconds: dict[str, float] = {}
 

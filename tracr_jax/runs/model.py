@@ -88,6 +88,21 @@ class Injected:
         return self.program.adapter
 
     @property
+    def trained_adapter(self) -> Adapter:
+        """`adapter` of a run that trained it: that of a fine-tuned baseline's folder is as it was drawn.
+
+        Raises:
+          UserError: the run did not.
+        """
+        adapter = self.adapter
+        if not self.program.aligned:
+            raise UserError(
+                f"{self.folder}: a run without alignment (fine-tuning), its adapter was not trained to read "
+                "variables; fit one to its export: tracr-jax inject --lm EXPORT --train adapter"
+            )
+        return adapter
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The newest program's tokenizer."""
         return self.program.tokenizer
