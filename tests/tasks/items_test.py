@@ -138,9 +138,17 @@ def test_dyck_sets_hold_what_they_promise():
     assert all(len(set(b)) == 2 for b in balanced)
     assert all(max(b[: k + 1].count(b[0]) - b[: k + 1].count(b[-1]) for k in range(len(b))) >= 8 for b in balanced)
     runs = [body(i) for i in items["long_runs"] if i.label == "yes"]
-    assert all(sum(a != b for a, b in itertools.pairwise(b)) == 5 for b in runs)
+    assert all(len(list(run)) >= 2 for b in runs for _, run in itertools.groupby(b))
+    assert all(14 <= len(b) <= 30 for b in runs)
     assert all(body(i)[1::2] == " " * (len(body(i)) // 2) for i in items["spaced"])
     assert not any("Are parenthesis" in i.prompt for i in items["other_question"])
+
+
+def test_a_smaller_dyck_has_unusual_items_too():
+    task = Dyck(pairs=("()", "[]"), min_length=4, max_length=10)
+    for name in ("deep_one_type", "long_runs", "spaced"):
+        chosen = task.eval_sets()[name]
+        assert {i.label for i in first(chosen, 40)} == {"yes", "no"}, name
 
 
 def test_dyck_baselines_show_what_a_set_is_worth():

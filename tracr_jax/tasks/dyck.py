@@ -271,9 +271,15 @@ def nested_brackets(r: np.random.Generator, pairs: tuple[str, ...]) -> str:
 
 
 def bracket_runs(r: np.random.Generator, pairs: tuple[str, ...]) -> str:
-    """Balanced: each type opened in one run of two to five, then each closed in one run; up to 30 brackets."""
-    counts = r.integers(2, 6, len(pairs)).tolist()
-    return "".join(pairs[k][side] * counts[k] for side in (0, 1) for k in r.permutation(len(pairs)))
+    """Balanced, of 14 to 30 brackets: a type is opened two to five times at once, and closed as often as it is open."""
+    open_now, out = [0] * len(pairs), ""
+    while len(out) + sum(open_now) < 14:
+        t, count = int(r.integers(len(pairs))), int(r.integers(2, 6))
+        if open_now[t] and r.integers(2):
+            out, open_now[t] = out + pairs[t][1] * open_now[t], 0
+        else:
+            out, open_now[t] = out + pairs[t][0] * count, open_now[t] + count
+    return out + "".join(pairs[t][1] * open_now[t] for t in r.permutation(len(pairs)))
 
 
 def _yes(value: bool) -> str:
@@ -314,7 +320,7 @@ def _unusual_sets(task: Dyck) -> list[EvalSet]:
     return [
         alternating("deep_one_type", 400, 20, nested, "One type, eight deep and more; half with two exchanged."),
         alternating(
-            "long_runs", 400, 22, runs, "Each type opened in one run and closed in one; half with two exchanged."
+            "long_runs", 400, 22, runs, "In runs of two and more of one bracket; half with two exchanged."
         ),
         alternating(
             "other_question", 400, 24, asked, "As order_miss_balanced, in a question of other words.", split=None
