@@ -112,7 +112,7 @@ def test_another_model_or_a_changed_one_is_refused(room, tmp_path):
     write_safetensors(changed / "model.safetensors", values)
     with pytest.raises(UserError, match="they have changed since"):
         tracr_jax.remove_program(changed, tmp_path / "out")
-    with pytest.raises(UserError, match="no program to take off"):
+    with pytest.raises(UserError, match="no program to remove"):
         tracr_jax.remove_program(folder / "lm", tmp_path / "out")
     with pytest.raises(UserError, match="not a program of tracr_jax"):
         tracr_jax.apply_program(folder / "lm" / "model.safetensors", str(folder / "lm"), tmp_path / "out")

@@ -11,7 +11,7 @@ from tracr.rasp import rasp
 import tracr_jax
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import load_lm, write_random_gpt2
-from tracr_jax.runs import build as build_module
+from tracr_jax.runs import task_bridge
 from tracr_jax.runs.build import build, build_program
 from tracr_jax.runs.proof import prove
 from tracr_jax.tasks.dyck import Dyck
@@ -67,7 +67,7 @@ def test_a_corrupted_network_is_refused_before_anything_is_written(monkeypatch, 
         value[at] *= -1
         return dataclasses.replace(teacher, weights={**teacher.weights, name: coo._replace(value=value)})
 
-    monkeypatch.setattr(build_module, "cached_compile", corrupted)
+    monkeypatch.setattr(task_bridge, "cached_compile", corrupted)
     with pytest.raises(UserError) as caught:
         tracr_jax.inject(string_task(odd), lm=lm, config=CONFIG, folder=tmp_path / "run")
     line = str(caught.value)

@@ -101,7 +101,7 @@ def remove_program(folder: str | Path, out: str | Path) -> Path:
       The second folder.
 
     Raises:
-      UserError: there is no program to take off, or the weights have changed since it was put on.
+      UserError: there is no program to remove, or the weights have changed since it was put on.
     """
     refuse_filled(out)
     folder = Path(folder)

@@ -10,7 +10,7 @@ The rows of v are those of the values that occur in the sample: with those of al
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -234,11 +234,12 @@ class _Measure:
     def __init__(self, run: Injected, pool: Pool, *, seed: int):
         self._program, self._pool, self._seed = run.program, pool, seed
         self._in_lm, self._in_teacher = make_lm_swap(run, pool), make_teacher_swap(run.program, pool)
+        self._among = variable_bases(run, pool).keys()
         self._unmoved: dict[int, tuple[dict[str, Any], Hits]] = {}
 
     def __call__(self, cell: Cell, found: Pairs) -> dict[str, Any]:
         chosen = found.pairs
-        other = other_variable(self._program.teacher, self._pool, cell)
+        other = other_variable(self._program.teacher, self._pool, cell, among=self._among)
         changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
         if self._program.reserved is not None:
             changes.append("outside")
@@ -313,13 +314,19 @@ def used_variables(cells: Sequence[dict[str, Any]]) -> tuple[list[str], list[str
     return [n for n in names if all(follows(c) for c in cells if c["variable"] == n)], names
 
 
-def other_variable(teacher: Teacher, pool: Pool, cell: Cell) -> str | None:
-    """The control's variable: already written at the layer, with the same or else the next number of values."""
+def other_variable(
+    teacher: Teacher, pool: Pool, cell: Cell, *, among: Collection[str] | None = None
+) -> str | None:
+    """The control's variable: already written at the layer, with the same or else the next number of values.
+
+    `among`: those that have a subspace; some have no reserved directions. Default all.
+    """
     written = [
         v.name
         for v in teacher.variables
         if v.kind == "categorical" and v.name in pool.oracle.names and v.writer_layer <= cell.layer
     ]
+    written = [n for n in written if among is None or n in among]
     own = len(pool.held[cell.variable])
     sizes = {n: len(pool.held[n]) for n in written if n != cell.variable}
     candidates = [n for n, size in sizes.items() if size > 1]
