@@ -8,7 +8,6 @@ reaches is `measure`; the table names a cell that was not run.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,17 @@ from typing import Any
 import jax
 
 from experiments.benchmarks import common
-from tracr_jax.config import to_dict
+from tracr_jax.config import from_dict, to_dict
 from tracr_jax.files import read_json, write_json
 from tracr_jax.interpret.swap import swaps
 from tracr_jax.measure.language.scores import mean_kl
 from tracr_jax.runs.model import Injected
-from tracr_jax.sweep import Planned, configured, make_run
+from tracr_jax.sweep import Planned, configured, hardest, make_run
 from tracr_jax.tasks.zoo import ZOO
 
 HERE = Path(__file__).resolve().parent
 FILE = HERE / "zoo.json"
 METHODS = ("variable", "lora:16", "finetune", "graft", "random:embeddings")
-_LEARNT = ("test", "valid")  # sets of training's own distribution
 
 
 def measure(run: Injected, *, pairs: int) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def table(file: Mapping[str, Any]) -> str:
     ]
     for task in file["tasks"]:
         runs = file["runs"].get(task, {})
-        worst = hardest([r for by_seed in runs.values() for r in by_seed.values()])
+        worst = hardest([r["sets"] for by_seed in runs.values() for r in by_seed.values()])
         for method in file["methods"]:
             by_seed = list(runs.get(method, {}).values())
             if not by_seed:
@@ -88,13 +86,6 @@ def table(file: Mapping[str, Any]) -> str:
                 continue
             lines.append(f"| {task} | {method} | {len(by_seed)} | {' | '.join(_cells(by_seed, worst))} |")
     return "\n".join(lines)
-
-
-def hardest(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The evaluation set that these runs together answer worst, training's own distribution apart."""
-    names = list(runs[0]["sets"]) if runs else []
-    hard = [n for n in names if n not in _LEARNT] or names
-    return min(hard, key=lambda n: sum(r["sets"][n] for r in runs), default="")
 
 
 def _cells(runs: Sequence[Mapping[str, Any]], worst: str) -> list[str]:
@@ -140,20 +131,15 @@ def main() -> None:
                 name = f"{task}-{method}-seed{seed}".replace(":", "")
                 run = Planned(method, config, args.runs / name)
                 held = file["runs"].setdefault(task, {}).setdefault(method, {})
-                if str(seed) in held and held[str(seed)]["config"] == _plain(config):
+                if str(seed) in held and from_dict(held[str(seed)]["config"]) == config:
                     continue
                 print(f"{task}, {run.name}", flush=True)
                 injected = make_run(run, say=lambda line: print(line, flush=True))
-                run_record = {"config": _plain(config), "machine": common.machine()}
+                run_record = {"config": to_dict(config), "machine": common.machine()}
                 run_record["times"] = read_json(run.folder / "run.json")["times"]
                 held[str(seed)] = measure(injected, pairs=args.pairs) | run_record
                 write_json(FILE, file)
                 jax.clear_caches()
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """As JSON reads it back."""
-    return json.loads(json.dumps(to_dict(config)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ outermost loop, so that the picture is whole, if uncertain, after the first.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,9 +214,7 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
     names = list(found[0][1]["sets"]) if found else []
     if by and found and by not in names:
         raise UserError(f"sweep: no evaluation set {by!r}; sets: {', '.join(names)}")
-    right = {n: sum(e["sets"][n]["injected"]["accuracy"] for _, e in found) for n in names}
-    hard = [n for n in names if n not in _LEARNT] or names
-    chosen = by or min(hard, key=lambda n: right[n], default="")
+    chosen = by or hardest([{n: s["injected"]["accuracy"] for n, s in e["sets"].items()} for _, e in found])
     points = []
     for p, evaluation in found:
         s, kept = evaluation["sets"][chosen]["injected"], evaluation["retention"]
@@ -238,3 +236,13 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
         "runs": len(planned),
         "points": points,
     }
+
+
+def hardest(accuracies: Sequence[Mapping[str, float]]) -> str:
+    """The evaluation set that some runs together answer worst, training's own distribution apart; "" of no run.
+
+    accuracies: of each run, by set.
+    """
+    names = list(accuracies[0]) if accuracies else []
+    hard = [n for n in names if n not in _LEARNT] or names
+    return min(hard, key=lambda n: sum(a[n] for a in accuracies), default="")

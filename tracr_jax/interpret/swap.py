@@ -10,7 +10,7 @@ The rows of v are those of the values that occur in the sample: with those of al
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,15 +45,16 @@ class Hits(NamedTuple):
     decoded: list[bool]
 
 
-def make_lm_swap(run: Injected, pool: Pool) -> Callable[..., Hits]:
+def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray, "d R"]]) -> Callable[..., Hits]:
     """A function (cell, pairs, change, other=None, seed=0) -> whether the LM answers and shows what is predicted.
 
-    One compiled program serves all cells and changes: block, basis, mask and weights are its arguments.
+    One compiled program serves all cells and changes: block, basis, mask and weights are its arguments. `bases`:
+    see `variable_bases`.
     """
     model, teacher, states = run.model, run.program.teacher, np.array(run.program.states)
     short, cut = first_blocks(model, run.params, run.program.top + 1)
     hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[states]), cut, padded_items(pool))
-    bases, everything = variable_bases(run, pool), _everything(run.program)
+    everything = _everything(run.program)
     widest = max((b.shape[1] for b in (*bases.values(), *everything)), default=1)
     count = max((len(k.answer) for k in pool.items), default=1)
     result = next(v for v in teacher.variables if v.name == pool.oracle.result)
@@ -233,8 +234,9 @@ class _Measure:
 
     def __init__(self, run: Injected, pool: Pool, *, seed: int):
         self._program, self._pool, self._seed = run.program, pool, seed
-        self._in_lm, self._in_teacher = make_lm_swap(run, pool), make_teacher_swap(run.program, pool)
-        self._among = variable_bases(run, pool).keys()
+        bases = variable_bases(run, pool)
+        self._in_lm, self._in_teacher = make_lm_swap(run, pool, bases), make_teacher_swap(run.program, pool)
+        self._among = bases.keys()
         self._unmoved: dict[int, tuple[dict[str, Any], Hits]] = {}
 
     def __call__(self, cell: Cell, found: Pairs) -> dict[str, Any]:

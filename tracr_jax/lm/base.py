@@ -41,6 +41,7 @@ class LanguageModel(abc.ABC):
     parts: int = 1
     """In how many parts, one after the other, each block takes the rows of a pass that is to be differentiated."""
 
+    one_pass: ClassVar[bool] = True  # whether several groups of sequences can go through the blocks together
     module: ClassVar[Callable[..., nn.Module]]  # (config, scan_layers, remat, dtype, parts) -> module
 
     @property
@@ -112,10 +113,10 @@ class LanguageModel(abc.ABC):
         edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
     ) -> tuple[LMOutput, LMOutput]:
-        """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass."""
+        """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass if it can be."""
         self._check(ids)
         self._check(others)
-        if self.parts > 1:  # which is to take less memory at a time
+        if self.parts > 1 or not self.one_pass:  # several parts are to take less memory at a time
             return self.apply(params, ids, edit=edit, logit_positions=logit_positions), self.apply(params, others)
         (rows, length), (more, other_length) = ids.shape, others.shape
         packing = Packing(((rows, length), (more, other_length)))

@@ -56,6 +56,8 @@ class Grafted(LanguageModel):
     """The model without the module."""
     beside: Beside = field(kw_only=True)
 
+    one_pass = False  # the module reads each sequence from its beginning
+
     @classmethod
     def of(cls, model: LanguageModel, beside: Beside) -> "Grafted":
         """A model with a module beside it."""
@@ -76,11 +78,6 @@ class Grafted(LanguageModel):
     def positions_field(self) -> str:
         """The field that bounds a text."""
         return self.alone.positions_field
-
-    @property
-    def max_positions(self) -> int:
-        """The longest sequence."""
-        return self.alone.max_positions
 
     @property
     def num_blocks(self) -> int:
@@ -125,18 +122,6 @@ class Grafted(LanguageModel):
         """As of the model alone; the module runs first, and `edit` sees what the map added."""
         rest, added = self._split(params, ids)
         return self._own.apply(rest, ids, edit=self._edit(added, edit), logit_positions=logit_positions)
-
-    def apply_beside(
-        self,
-        params: Params,
-        ids: Int[Array, "B S"],
-        others: Int[Array, "C U"],
-        *,
-        edit: Edit | None = None,
-        logit_positions: Int[Array, "B K"] | None = None,
-    ) -> tuple[LMOutput, LMOutput]:
-        """`apply` to `ids`, and to other sequences without edit and with all logits, in two passes."""
-        return self.apply(params, ids, edit=edit, logit_positions=logit_positions), self.apply(params, others)
 
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:
         """Logits of states after the final norm."""

@@ -157,7 +157,8 @@ def used(run: RunFiles) -> tuple[str | None, str]:
         share = fmean(float(beats_controls(c)) for c in swaps["cells"])
         own = result_swap(run)
         some = share >= 0.25 or (own is not None and beats_controls(own))
-        alone = (outside(swaps["cells"]) or 0.0) <= 0.05
+        moved, total = outside(swaps["cells"])
+        alone = moved <= 0.05 * total
         verdict = "yes" if share >= 0.9 and alone else "partly" if some else "no"
         return verdict, swaps_reading(run)
     noise = run.part("noise")

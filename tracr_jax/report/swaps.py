@@ -40,17 +40,17 @@ def _followed_where_right(cells: Sequence[Mapping[str, Any]]) -> str:
             " Of the pairs that change the program's answer, on prompts that the model answers rightly, it "
             f"follows {percent(median(known))} at the median over cells, {percent(min(known))} in the lowest."
         )
-    moved = outside(cells)
-    if moved is not None:
-        text += f" Exchanging everything that no variable holds moves {percent(moved)} of the answers."
+    moved, total = outside(cells)
+    if total:
+        text += f" Exchanging everything that no variable holds moves {percent(moved / total)} of the answers."
     return text
 
 
-def outside(cells: Sequence[Mapping[str, Any]]) -> float | None:
-    """Share of answers that move when everything that no variable holds is exchanged; None if not measured."""
+def outside(cells: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(answers that move when everything that no variable holds is exchanged, of how many); of 0: not measured."""
     found = [c["followed"]["answer"].get("outside") for c in cells if "followed" in c]
-    right, total = (sum(s[key] for s in found if s) for key in ("right", "total"))
-    return right / total if total else None
+    moved, total = (sum(s[key] for s in found if s) for key in ("right", "total"))
+    return moved, total
 
 
 def _followed(match: float, control: float) -> str:

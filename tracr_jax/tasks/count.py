@@ -18,7 +18,7 @@ from tracr.rasp import rasp
 
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.digits import one_digit_per_token, write_digits, zero
-from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
+from tracr_jax.tasks.split import EVALUATION, distinct_set, draw, pick, rng, split_of
 from tracr_jax.teacher.compile import default_exactness
 
 YES, NO, COUNT = "yes", "no", "count"
@@ -183,9 +183,6 @@ def _sets(task: Count) -> dict[str, EvalSet]:
 
         return again
 
-    def pick(stream: int, make: Callable[[np.random.Generator], Item]) -> Callable[[int], Item]:
-        return lambda i: make(rng(2**32 + stream, i))
-
     def replaced(index: int) -> Item:
         return task.item(["z" if w == "y" else w for w in _words_of(test.item(index).prompt)])
 
@@ -223,7 +220,7 @@ def _sets(task: Count) -> dict[str, EvalSet]:
 @functools.cache
 def _shuffled(n: int) -> tuple[int, ...]:
     """1..n in a fixed random order, so that a sample of the first items covers all lengths."""
-    return tuple(int(k) + 1 for k in rng(2**32 + 99).permutation(n))
+    return tuple(int(k) + 1 for k in rng(EVALUATION + 99).permutation(n))
 
 
 TASK = Count()

@@ -18,7 +18,7 @@ import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
-from tracr_jax.tasks.split import Split, distinct_set, draw, rng, split_of
+from tracr_jax.tasks.split import EVALUATION, Split, distinct_set, draw, pick, rng, split_of
 from tracr_jax.teacher.compile import default_exactness
 
 COMPUTE, OTHER = "compute", " "
@@ -289,11 +289,6 @@ def _yes(value: bool) -> str:
 Make = Callable[[np.random.Generator], Item]
 
 
-def pick(stream: int, make: Make) -> Callable[[int], Item]:
-    """Candidates of a set; 2**32 keeps evaluation streams apart from every training seed that fits 32 bits."""
-    return lambda i: make(rng(2**32 + stream, i))
-
-
 def alternating(
     name: str, size: int, stream: int, makes: Sequence[Make], note: str, *, split: Split | None = "test"
 ) -> EvalSet:
@@ -390,7 +385,7 @@ def _sets(task: Dyck) -> dict[str, EvalSet]:
         spread = of_length(5, _LONGEST)
         out.append(
             distinct_set(
-                "length_ood_as_coded", 4000, lambda i: spread[i % 2](rng(2**32 + 18, i)), split=None,
+                "length_ood_as_coded", 4000, lambda i: spread[i % 2](rng(EVALUATION + 18, i)), split=None,
                 note="The original's: lengths 5..90, nearly a third of them in distribution.",
             )
         )  # fmt: skip

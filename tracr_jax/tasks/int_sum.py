@@ -19,7 +19,7 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.digits import one_digit_per_token, write_digits
-from tracr_jax.tasks.split import distinct_set, draw, rng, split_of
+from tracr_jax.tasks.split import EVALUATION, distinct_set, draw, pick, rng, split_of
 from tracr_jax.teacher.compile import default_exactness
 
 _DIGITS = "0123456789"
@@ -200,9 +200,6 @@ def _operands(prompt: str) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=8)
 def _sets(task: IntSum) -> dict[str, EvalSet]:
-    def pick(stream: int, make: Callable[[np.random.Generator], Item]) -> Callable[[int], Item]:
-        return lambda i: make(rng(2**32 + stream, i))
-
     def between(low: int, high: int):
         def make(r: np.random.Generator) -> Item:
             i, j = r.integers(low, high, 2)
@@ -218,7 +215,7 @@ def _sets(task: IntSum) -> dict[str, EvalSet]:
 
     # A fixed shuffle: a sample of the first items covers all targets.
     cascade = [task.item(a, target - a) for target in range(100, 1000, 100) for a in range(target)]
-    cascade = [cascade[k] for k in rng(2**32 + 99).permutation(len(cascade))]
+    cascade = [cascade[k] for k in rng(EVALUATION + 99).permutation(len(cascade))]
     unseen = [item for item in cascade if not task.in_training(item.prompt)]
     grid = task.limit**2
     size = min(4000, grid // 20)

@@ -13,10 +13,9 @@ import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
-from tracr_jax.tasks.split import Split, available_set, draw, rng, split_of
+from tracr_jax.tasks.split import EVALUATION, Split, available_set, draw, pick, rng, split_of
 from tracr_jax.teacher.compile import default_exactness
 
-EVALUATION = 2**32  # first seed of the evaluation streams: apart from every training seed that fits 32 bits
 _LONGEST_OF = 512  # samples among which the longest prompts are looked for
 
 
@@ -75,11 +74,8 @@ class SampledTask(abc.ABC):
 
     @functools.cached_property
     def _default_sets(self) -> dict[str, EvalSet]:
-        def candidates(stream: int) -> Callable[[int], Item]:
-            return lambda i: self.sample(rng(EVALUATION + stream, i))
-
         def one(split: Split, stream: int, note: str) -> EvalSet:
-            return available_set(split, self.set_size, candidates(stream), note=note, split=split)
+            return available_set(split, self.set_size, pick(stream, self.sample), note=note, split=split)
 
         return {
             "test": one("test", 0, "In distribution."),

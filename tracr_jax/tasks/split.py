@@ -16,6 +16,7 @@ from tracr_jax.tasks.base import EvalSet, Item
 
 Split = Literal["train", "valid", "test"]
 
+EVALUATION = 2**32  # first seed of the evaluation streams: apart from every training seed that fits 32 bits
 _TEST, _VALID = 0.10, 0.02  # shares of all prompts
 _TRIES = 100_000
 
@@ -29,6 +30,11 @@ def split_of(prompt: str, *, test: float = _TEST, valid: float = _VALID) -> Spli
 def rng(*key: int) -> np.random.Generator:
     """A generator that depends on nothing but the key."""
     return np.random.default_rng(key)
+
+
+def pick(stream: int, make: Callable[[np.random.Generator], Item]) -> Callable[[int], Item]:
+    """The candidates of an evaluation set, by index; each stream has its own."""
+    return lambda i: make(rng(EVALUATION + stream, i))
 
 
 def draw(make: Callable[[np.random.Generator], Item], *key: int, accept: Callable[[Item], bool]) -> Item:

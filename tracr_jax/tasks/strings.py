@@ -17,8 +17,8 @@ from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.language import Language, Letters, explore, random_string, written
 from tracr_jax.tasks.mistakes import looks_ahead, mistake_of, without_value
 from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, as_text, is_word, joined
-from tracr_jax.tasks.sampled import EVALUATION, SampledTask
-from tracr_jax.tasks.split import Split, rng, shrunk, split_of
+from tracr_jax.tasks.sampled import SampledTask
+from tracr_jax.tasks.split import EVALUATION, Split, rng, shrunk, split_of
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.undefined import only_answer

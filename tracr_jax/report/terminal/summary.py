@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tracr_jax.progress import report, showing
+from tracr_jax.report.swaps import outside
 from tracr_jax.report.terminal.scorecard import scorecard_table
 
 
@@ -47,12 +48,9 @@ def used_line(swapped: dict[str, Any]) -> str:
         f"{len(used)} of {count} variables are used at all their layers: of the pairs that flip the program's "
         "answer, on bases that the model answers rightly, it follows the swap more often than every control"
     )
-    outside = [
-        c["followed"]["answer"]["outside"] for c in swapped["cells"] if "outside" in c["followed"]["answer"]
-    ]
-    right, total = (sum(s[key] for s in outside) for key in ("right", "total"))
+    moved, total = outside(swapped["cells"])
     return (
-        f"{line}; everything that no variable holds, exchanged, moves {right} of {total} answers"
+        f"{line}; everything that no variable holds, exchanged, moves {moved} of {total} answers"
         if total
         else line
     )
