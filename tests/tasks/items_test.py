@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.tasks.programs_test import matched_by_deletion
 from tracr_jax.errors import UserError
+from tracr_jax.tasks.brackets import balanced_brackets, exchange_two, is_matched, replace_one
 from tracr_jax.tasks.count import Count
-from tracr_jax.tasks.dyck import Dyck, balanced_brackets, exchange_two, is_matched, replace_one
+from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.tasks.split import rng, split_of
