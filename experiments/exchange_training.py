@@ -35,6 +35,7 @@ def options() -> argparse.Namespace:
     p.add_argument("--rows", type=int, default=16, help="rows of a step, each of which runs clean and exchanged")
     p.add_argument("--offset", type=int, default=2)
     p.add_argument("--stride", type=int, default=2)
+    p.add_argument("--varied", action="store_true", help="several wordings and more kinds of inputs")
     p.add_argument("--optimizer", default="muon")
     p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument("--adapter-lr", type=float, default=3e-3)
@@ -67,6 +68,7 @@ def configure(o: argparse.Namespace):
             domain_items=o.rows - half,
             domain_supervised=o.rows - half,
             text_batch=o.text_batch,
+            varied=o.varied,
         ),
         optim=dataclasses.replace(config.optim, **rates, muon_iterations=3, final_rate=0.02),
         losses=dataclasses.replace(config.losses, retention_weight=o.retention, retention_growth=8.0),

@@ -176,6 +176,8 @@ class DataConfig:
     domain_supervised: int = 0
     """How many of the domain items are also supervised, with the program's answer as the label; the others are
     alignment-only. The fine-tuning baseline gets the labels of all."""
+    varied: bool = False
+    """Draw domain items from the task's `varied_item`: several wordings of the question, more kinds of inputs."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64

@@ -16,8 +16,9 @@ from tracr_jax.data.encode import encode_item, sequence_length
 from tracr_jax.data.text import TextIds
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.count import Count
-from tracr_jax.tasks.dyck import Dyck
+from tracr_jax.tasks.dyck import WORDINGS, Dyck
 from tracr_jax.tasks.int_sum import IntSum
+from tracr_jax.tasks.split import split_of
 
 STORY = "Once upon a time there was a girl. She had a red ball and a small dog.\n<|endoftext|>\n" * 20
 
@@ -55,6 +56,22 @@ def test_lengths_are_derived_and_sufficient(made, task, length):
     assert max(sizes) < length
     batches = made(task)
     assert length == batches.S
+
+
+def test_varied_items_ask_in_several_wordings_and_are_no_longer(made):
+    task = Dyck()
+    bridge = bridge_of(task, filtered(task))
+    items = made(task, domain_items=400, domain_supervised=400, varied=True).items_at(3)[0]
+    heads = {w for w in WORDINGS for i in items if i.prompt.startswith(w)}
+    assert heads == set(WORDINGS)
+    assert max(sum(map(len, bridge.split(i))) for i in items) < sequence_length(task, bridge.tokenizer)
+    assert 0.35 < np.mean([i.label == "yes" for i in items]) < 0.65
+    brackets = ["".join(c for c in i.prompt if c in "(){}[]") for i in items]
+    assert max(text.count(c) for text in brackets for c in "({[") >= 13
+    plain = [task.item(text) for text in brackets]
+    assert {split_of(i.prompt) for i in plain} == {"train"}
+    assert all(task.in_training(i.prompt) for i in plain)
+    assert [i.label for i in plain] == [i.label for i in items]
 
 
 def test_mask_is_where_the_answer_is_emitted():

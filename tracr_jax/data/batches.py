@@ -24,7 +24,8 @@ _ORDER = 3  # keeps the order's random numbers apart from those of items
 def items_at(task: Task, data: DataConfig, *, seed: int, step: int) -> tuple[list[Item], list[Item]]:
     """The items of a step that are supervised, and those that are only aligned; pure in (seed, step)."""
     first, domain_first = step * data.batch, step * data.domain_items
-    domain = [task.free_item(domain_first + k, seed=seed) for k in range(data.domain_items)]
+    make = task.varied_item if data.varied else task.free_item  # type: ignore[attr-defined]
+    domain = [make(domain_first + k, seed=seed) for k in range(data.domain_items)]
     supervised = [task.train_item(first + k, seed=seed) for k in range(data.batch)]
     supervised += domain[: data.domain_supervised]
     # The hook gives each row the complement of the one before: where a task's items take turns (no, yes, no,

@@ -90,3 +90,22 @@ def bracket_runs(r: np.random.Generator, pairs: tuple[str, ...]) -> str:
         else:
             out, open_now[t] = out + pairs[t][0] * count, open_now[t] + count
     return out + "".join(pairs[t][1] * open_now[t] for t in r.permutation(len(pairs)))
+
+
+def any_kind(r: np.random.Generator, kind: int, longest: int, pairs: tuple[str, ...]) -> str:
+    """5 to `longest` brackets; an even kind: balanced, 1: random, 3: cut near its end, 5: one replaced, 7: two
+    exchanged. Half of all have few types or brackets of uneven shares, so that high counts occur.
+    """
+    uneven = bool(r.integers(2))
+    if uneven:
+        pairs = tuple(pairs[k] for k in r.permutation(len(pairs))[: 1 + int(r.integers(len(pairs)))])
+    n = 2 * int(r.integers(3, longest // 2 + 1))
+    if kind == 1:
+        brackets = "".join(pairs)
+        shares = r.dirichlet([0.5 if uneven else 100.0] * len(brackets))
+        return "".join(brackets[k] for k in r.choice(len(brackets), n, p=shares))
+    text = balanced_brackets(r, n, pairs)
+    if kind == 3:
+        return text[: max(5, n - int(r.integers(1, 4)))]
+    edit = {5: replace_one, 7: exchange_two}.get(kind)
+    return edit(r, text, pairs) if edit else text

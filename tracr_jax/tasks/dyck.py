@@ -18,6 +18,7 @@ from tracr.rasp import rasp
 
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.brackets import (
+    any_kind,
     balanced_brackets,
     bracket_runs,
     exchange_two,
@@ -34,6 +35,19 @@ _NEW_PAIR = "<>"
 _LONGEST = 90  # brackets in the sets of long strings
 _HEAD, _TAIL = "Are parenthesis here correctly matched? ", "\nAnswer:"
 _OTHER_HEAD = "Does every bracket below close one of its own kind that was opened before? "
+# The questions of `varied_item`; no evaluation set asks one of them but the first.
+WORDINGS = (
+    _HEAD,
+    "Do they match? ",
+    "Is each bracket closed? ",
+    "Look at this line. Is it balanced? ",
+    "I wonder, are these all right? ",
+    "Can you see if the marks in this row go together? ",
+    "Here is some text. Does everything that opens also close? ",
+    "Say yes if this is in order and no if it is not. ",
+    "A question about signs, to be answered with yes or no. Are these well formed? ",
+    "My friend wrote this down. Is it a good one, with nothing left open at the end? ",
+)
 
 
 def dyck_program(pairs: tuple[str, ...]) -> rasp.SOp:
@@ -123,6 +137,20 @@ class Dyck:
         """Any bracket string, never one of the test or valid split: random, walks, near and order misses."""
         make = (self._random, self._walk, self._near_miss, self._order_miss)[index % 4]
         return draw(make, seed, index, 2, accept=lambda i: split_of(i.prompt) == "train")
+
+    def varied_item(self, index: int, *, seed: int) -> Item:
+        """As `free_item`, in one of the `WORDINGS` and of more kinds of strings (`brackets.any_kind`).
+
+        In a longer question the string is shorter: no prompt has more tokens than `longest_items`. A test item is
+        drawn in no wording.
+        """
+        head = WORDINGS[int(rng(seed, index, 5).integers(len(WORDINGS)))]
+        longest = self.max_length - max(0, len(head.split()) - 4)  # at least the tokens that it is longer
+        plain = draw(
+            lambda r: self.item(any_kind(r, index % 8, longest, self.pairs)),
+            seed, index, 4, accept=lambda i: split_of(i.prompt) == "train",
+        )  # fmt: skip
+        return self.item(plain.prompt.removeprefix(_HEAD).removesuffix(_TAIL), head=head)
 
     def in_training(self, prompt: str) -> bool:
         """Whether training may draw this prompt: any string of its lengths; balanced ones are even."""
