@@ -14,8 +14,8 @@ from tracr_jax.export import export_run
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
-from tracr_jax.interpret.exchange import write
-from tracr_jax.interpret.swap import swaps
+from tracr_jax.interpret.exchange import WEIGHTS, exchange, write
+from tracr_jax.interpret.swap import everything, swaps
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.model import open as open_run
@@ -138,6 +138,31 @@ def test_swaps_count_where_the_base_is_right_and_exchange_what_no_variable_holds
             assert set(changes) >= {"swap", "random", "complement", "outside"}
             assert len({s["total"] for s in changes.values()}) == 1
             assert changes["swap"]["total"] <= cell["flips"]
+        assert cell["faithful"]["total"] == cell["total"]
+    error = found["causal_abstraction_error"]
+    for name, key in (("mapped", "match"), ("faithful", "faithful")):
+        assert error[name] == pytest.approx(1 - np.mean([c[key]["accuracy"] for c in found["cells"]]), abs=1e-4)
+
+
+def test_a_faithful_exchange_keeps_the_other_variables_and_nothing_else(run):
+    program = run.program
+    q, reserved = np.asarray(program.reserved.basis(program.codes)), program.reserved
+    states = np.random.default_rng(0).normal(size=(2, 3, run.model.width)).astype(np.float32)
+    layer = program.depth - 1
+    names = [n for n, alive in zip(reserved.names, reserved.alive[layer], strict=True) if alive]
+    assert len(names) > 1
+    every, others = everything(program, layer), everything(program, layer, but=names[0])
+    assert every.shape[1] == others.shape[1] + q[:, reserved.coordinates(names[0])].shape[1]
+    weights = np.asarray(WEIGHTS["faithful"], np.float32)
+    new = exchange(
+        states[:1], states[1:], others, np.ones((1, 3)), weights=weights, direction=np.zeros_like(states[:1])
+    )
+    h, source = states
+    for name in names:
+        own = q[:, reserved.coordinates(name)]
+        np.testing.assert_allclose(new[0] @ own, (source if name == names[0] else h) @ own, atol=1e-5)
+    outside = np.eye(run.model.width) - every @ every.T
+    np.testing.assert_allclose(new[0] @ outside, source @ outside, atol=1e-5)
 
 
 def test_configurations_that_cannot_be_are_refused():

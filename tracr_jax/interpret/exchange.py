@@ -14,7 +14,7 @@ from tracr_jax.runs.model import Injected
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.types import Adapter, Array
 
-Change = Literal["swap", "random", "complement", "other", "outside", "none"]
+Change = Literal["swap", "random", "complement", "other", "outside", "faithful", "none"]
 CONTROLS: tuple[Change, ...] = ("random", "complement", "other")
 
 # What is added to h is a · P_v diff + b · diff + c · ‖P_v diff‖ · (a random direction), diff = h_source − h.
@@ -24,6 +24,7 @@ WEIGHTS: dict[Change, tuple[float, float, float]] = {
     "complement": (-1.0, 1.0, 0.0),
     "other": (1.0, 0.0, 0.0),  # with another variable's rows
     "outside": (-1.0, 1.0, 0.0),  # with the directions of all variables: exchanged is what none of them holds
+    "faithful": (-1.0, 1.0, 0.0),  # with those of all other variables: the variable and what none holds
     "none": (0.0, 0.0, 0.0),
 }
 _RELATIVE = 1e-5  # singular values below this share of the largest are none: dependent rows

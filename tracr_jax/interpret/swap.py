@@ -11,6 +11,7 @@ The rows of v are those of the values that occur in the sample: with those of al
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import jax
@@ -54,8 +55,9 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
     model, teacher, states = run.model, run.program.teacher, np.array(run.program.states)
     short, cut = first_blocks(model, run.params, run.program.top + 1)
     hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[states]), cut, padded_items(pool))
-    everything = _everything(run.program)
-    widest = max((b.shape[1] for b in (*bases.values(), *everything)), default=1)
+    reserved = run.program.reserved
+    widest = max((b.shape[1] for b in bases.values()), default=1)
+    widest = max(widest, reserved.total) if reserved is not None else widest
     count = max((len(k.answer) for k in pool.items), default=1)
     result = next(v for v in teacher.variables if v.name == pool.oracle.result)
     reader = Adapter(*(x[np.array(result.indices)] for x in run.adapter))
@@ -88,7 +90,9 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
     ) -> Hits:
         basis = bases[other if change == "other" and other else cell.variable]
         if change == "outside":
-            basis = everything[cell.layer]
+            basis = everything(run.program, cell.layer)
+        elif change == "faithful":
+            basis = everything(run.program, cell.layer, but=cell.variable)
         basis = np.pad(basis, ((0, 0), (0, widest - basis.shape[1])))
         weights, key = np.asarray(WEIGHTS[change], np.float32), jax.random.key(seed)
         out = Hits([], [])
@@ -121,12 +125,15 @@ def variable_bases(run: Injected, pool: Pool) -> dict[str, Float[np.ndarray, "d 
     return bases
 
 
-def _everything(program: Program) -> list[Float[np.ndarray, "d R"]]:
-    """At each layer the directions of all variables together; nothing for a full affine adapter, which has all."""
-    if program.reserved is None or program.codes is None:
-        return []
-    q = np.asarray(program.reserved.basis(program.codes))
-    return [q[:, alive] for alive in program.reserved.by_coordinate(program.reserved.alive)]
+def everything(program: Program, layer: int, *, but: str | None = None) -> Float[np.ndarray, "d R"]:
+    """The reserved directions of all variables at a layer, of one not; a full affine adapter has no outside."""
+    reserved, codes = program.reserved, program.codes
+    assert reserved is not None
+    assert codes is not None
+    held = np.array(reserved.by_coordinate(reserved.alive)[layer])
+    if but is not None:
+        held[reserved.coordinates(but)] = False
+    return np.asarray(reserved.basis(codes))[:, held]
 
 
 def make_teacher_swap(program: Program, pool: Pool) -> Callable[[Cell, Sequence[Pair]], list[bool]]:
@@ -224,6 +231,7 @@ def swaps(
         "pairs": pairs,
         "mode": "source",
         "positions": "all where the program holds the variable in both items",
+        "causal_abstraction_error": causal_abstraction_error(out),
         "cells": out,
         "left_out": [{"variable": o.variable, "layer": o.layer, "reason": o.reason} for o in omitted],
     }
@@ -244,7 +252,7 @@ class _Measure:
         other = other_variable(self._program.teacher, self._pool, cell, among=self._among)
         changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
         if self._program.reserved is not None:
-            changes.append("outside")
+            changes += ["outside", "faithful"]
         hits = {c: self._in_lm(cell, chosen, c, other=other, seed=self._seed) for c in ("swap", *changes)}
         measured = {c: _share(h.answer) for c, h in hits.items()}
         plain, right = self._without_a_swap(cell, found)
@@ -260,6 +268,7 @@ class _Measure:
             "ceiling": _share(self._in_teacher(cell, chosen)),
             "unmoved": plain,
             "followed": _followed(chosen, hits, right),
+            "faithful": measured.get("faithful"),
         }
 
     def _without_a_swap(self, cell: Cell, found: Pairs) -> tuple[dict[str, Any], Hits]:
@@ -310,10 +319,23 @@ def used_variables(cells: Sequence[dict[str, Any]]) -> tuple[list[str], list[str
 
     def follows(cell: dict[str, Any]) -> bool:
         found = cell["followed"]["answer"]
-        highest = max((s["high"] for change, s in found.items() if change != "swap" and s["total"]), default=1.0)
+        controls = (*CONTROLS, "outside")
+        highest = max((s["high"] for c, s in found.items() if c in controls and s["total"]), default=1.0)
         return found["swap"]["total"] > 0 and found["swap"]["low"] > highest
 
     return [n for n in names if all(follows(c) for c in cells if c["variable"] == n)], names
+
+
+def causal_abstraction_error(cells: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """How often the answer is not the program's after an exchange, the mean over cells; 0 is a perfect account.
+
+    The causal abstraction error of Méloux et al. (arXiv 2607.00267), top down, by its definition: values that
+    occur in another item are written, and the outcome is compared with the program's, which is right or wrong.
+    "mapped" exchanges the variable alone; "faithful" also everything that no variable holds, which must not count.
+    None where there is no cell, or the adapter leaves nothing outside.
+    """
+    met = {"mapped": [c["match"] for c in cells], "faithful": [c["faithful"] for c in cells if c["faithful"]]}
+    return {k: round(1 - fmean(s["accuracy"] for s in found), 4) if found else None for k, found in met.items()}
 
 
 def other_variable(

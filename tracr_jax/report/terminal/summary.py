@@ -49,11 +49,12 @@ def used_line(swapped: dict[str, Any]) -> str:
         "answer, on bases that the model answers rightly, it follows the swap more often than every control"
     )
     moved, total = outside(swapped["cells"])
-    return (
-        f"{line}; everything that no variable holds, exchanged, moves {moved} of {total} answers"
-        if total
-        else line
-    )
+    if total:
+        line += f"; everything that no variable holds, exchanged, moves {moved} of {total} answers"
+    errors = {k: e for k, e in swapped.get("causal_abstraction_error", {}).items() if e is not None}
+    if errors:
+        line += "; causal abstraction error " + ", ".join(f"{e:.3f} ({k})" for k, e in errors.items())
+    return line
 
 
 def noise_table(noise: dict[str, Any]) -> Table:
