@@ -21,7 +21,7 @@ SPINE = (
     ("measure",),
     ("interpret", "report"),
     ("injection", "export", "explore"),
-    ("sweep",),
+    ("sweep", "controls"),
     ("cli", "lm_eval"),  # lm_eval: the old name of export.lm_eval
 )
 RANK = {room: i for i, rooms in enumerate(SPINE) for room in rooms}
@@ -96,7 +96,9 @@ def test_the_graph_by_room():
         print(f"{name:10} <- {', '.join(sorted(rooms[name], key=RANK.__getitem__)) or 'nothing'}")
     assert set(rooms) | {"cli"} == set(RANK), "a room that the spine does not know, or one that is gone"
     loose = {p.stem for p in ROOT.glob("*.py")}
-    assert loose == TOP | {"__init__", "__main__", "injection", "lm_eval", "sweep"}, "what stands loose at the top"
+    assert loose == TOP | {"__init__", "__main__", "injection", "lm_eval", "sweep", "controls"}, (
+        "what stands loose at the top"
+    )
 
 
 def test_no_import_goes_against_the_spine():

@@ -24,6 +24,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
   tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model
   tracr-jax explore RUN [options]     a local page: type a prompt, see its variables, set one, see what follows
   tracr-jax interpret RUN [options]   are its variables in the model, and used? decoding, noise, swaps
+  tracr-jax controls RUN [options]    the same of models that do not run the program: untouched, random, fine-tuned
   tracr-jax retention RUN [options]   how much of the language is kept: LAMBADA, perplexities, KL, SST-2, MRPC
   tracr-jax sweep TASK [options]      methods × weights of the language term × seeds: answers against language lost
   tracr-jax compare RUN RUN           which answers more of the same items, with intervals and p values

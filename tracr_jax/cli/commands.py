@@ -221,6 +221,30 @@ def _interpret(argv: list[str]) -> None:
     print_interpretation(console, result, result_name=run.program.result)
 
 
+def _controls(argv: list[str]) -> None:
+    args = parse(options.Controls, argv)
+    _start("")
+    from tracr_jax.controls import controls
+    from tracr_jax.report.terminal.controls import print_controls
+    from tracr_jax.report.terminal.summary import progress_lines
+    from tracr_jax.runs.model import open
+
+    console = Console(highlight=False)
+    run = open(args.run, task=args.task)
+    with progress_lines(console, live=_live()) as progress:
+        result = controls(
+            run,
+            kinds=[k for k in args.kinds.split(",") if k],
+            finetuned=args.finetuned,
+            steps=args.steps,
+            prompts=args.prompts,
+            pairs=args.pairs,
+            items=args.items,
+            progress=progress,
+        )
+    print_controls(console, result)
+
+
 def _retention(argv: list[str]) -> None:
     args = parse(options.Retention, argv)
     from tracr_jax.files import write_json
@@ -352,6 +376,7 @@ COMMANDS = {
     "decode": _decode,
     "explore": _explore,
     "interpret": _interpret,
+    "controls": _controls,
     "retention": _retention,
     "compare": _compare,
     "sweep": _sweep,

@@ -140,6 +140,29 @@ class Interpret:
 
 
 @dataclass(frozen=True)
+class Controls:
+    """A run beside models that do not run its program: what is read and used of it there; writes controls.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    kinds: str = "untouched,random"
+    """Which models: untouched, random (the same architecture untrained), refitted (the injected one, with an
+    adapter that has seen nothing of its training)."""
+    finetuned: Path | None = None
+    """A finished run of the same task and model with --preset finetune, as one more."""
+    steps: int | None = None
+    """Steps in which an adapter is fitted to each; default those of the run, at most 300."""
+    prompts: int = 300
+    """Test prompts in the noise experiment."""
+    pairs: int = 60
+    """Pairs of items for each swapped variable and layer."""
+    items: int = 100
+    """Items of each set in the scorecard."""
+    task: str | None = None
+    """The task's own code, path/to/file.py:NAME, where it is no longer where the run found it."""
+
+
+@dataclass(frozen=True)
 class Retention:
     """Compare a run's language modelling with the original model's; writes the run's retention.json."""
 

@@ -19,6 +19,7 @@ _KEYS = {
     "retention.json": ("rows",),
     "interpretation.json": ("variables",),
     "examples.json": ("variables", "examples"),
+    "controls.json": ("rows",),
 }
 _PROGRAMS = ("tasks", "before", "after")
 _INTERPRETATION = {
@@ -41,6 +42,7 @@ class RunFiles:
     retention: Mapping[str, Any] | None
     interpretation: Mapping[str, Any] | None
     examples: Mapping[str, Any] | None = None  # from the end of the main job; of interpretation.json are more
+    controls: Mapping[str, Any] | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -120,6 +122,7 @@ def _load(folder: Path, name: str) -> RunFiles:
         retention=_optional(folder, "retention.json"),
         interpretation=interpretation,
         examples=_optional(folder, "examples.json"),
+        controls=_optional(folder, "controls.json"),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tracr_jax.report import readings
+from tracr_jax.report.controls import controls_table
 from tracr_jax.report.data import lengths, loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.markup import esc, key, kind, missing, place, prose, section, series, title_of
@@ -221,8 +222,9 @@ def swaps_section(runs: Sequence[RunFiles]) -> str:
         "controls and ceiling."
     )
     left = "".join(_left_out(r, f" in {r.name}" if len(have) > 1 else "") for _, r in have)
+    beside = "".join(controls_table(r.controls) for _, r in have if r.controls)
     return section(
-        "swaps", "Are the variables used?", _each(have, swaps_reading), how, place("swaps", have) + left
+        "swaps", "Are the variables used?", _each(have, swaps_reading), how, place("swaps", have) + left + beside
     )
 
 

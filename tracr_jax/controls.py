@@ -1,0 +1,172 @@
+"""Models that do not run the program, measured as the injected one is: what is read and used without an injection.
+
+A linear map can be fitted to any model, and reads something from all of them; a swap moves something in all of
+them. Each control is a model whose weights stay as they are, with an affine adapter fitted to it, in a run folder
+of its own below the run's: the untouched model, the same architecture untrained, a fine-tuned model that answers
+without the program, and the injected model itself with an adapter that has seen nothing of its training. Source:
+docs/method.md §11.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from tracr_jax.config import RunConfig
+from tracr_jax.errors import UserError
+from tracr_jax.files import read_json, write_json
+from tracr_jax.injection import inject
+from tracr_jax.interpret.study import interpret
+from tracr_jax.lm.load import RANDOM, LoadedLM, load_lm
+from tracr_jax.runs.folder import about, check_folder, located
+from tracr_jax.runs.model import Injected, opened
+
+FILE = "controls.json"
+KINDS = ("untouched", "random", "refitted")
+_STEPS = 300
+
+Progress = Callable[[str, int, int], None]
+
+
+def controls(
+    run: str | Path | Injected,
+    *,
+    kinds: Sequence[str] = ("untouched", "random"),
+    finetuned: str | Path | Injected | None = None,
+    steps: int | None = None,
+    prompts: int = 300,
+    pairs: int = 60,
+    items: int = 100,
+    progress: Progress = lambda what, done, of: None,
+) -> dict[str, Any]:
+    """Measure a run beside models without its program, and write controls.json into its folder.
+
+    What is finished in the folders below RUN/controls is read, not made again.
+
+    Args:
+      run: the folder of a run, or what `inject` or `open` returned; an interpretation.json of it is read.
+      kinds: of `KINDS`.
+      finetuned: a run of the same task and model that was trained without alignment, as a further control.
+      steps: in which an adapter is fitted; default those of the run, at most 300.
+      prompts: test items under noise.
+      pairs: pairs for each swapped variable and layer.
+      items: items of each set, in the scorecard.
+      progress: receives what is being done, and how much of it is.
+
+    Returns:
+      {"about", "rows"}, a row for the run and one for each control, see `row`.
+
+    Raises:
+      UserError: an unknown kind, the run lies in no folder, or the fine-tuned model is none of the same task.
+    """
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise UserError(f"controls: unknown {', '.join(unknown)}; there are {', '.join(KINDS)}")
+    started, run = time.time(), opened(run)
+    folder, config = run.folder, run.program.config
+    if folder is None or not (folder / "config.json").exists():
+        raise UserError("controls: give the folder of a run, which receives them; an export holds none")
+    sizes = {"prompts": prompts, "pairs": pairs, "items": items, "seeds": (config.seed,)}
+    fitted = fitting(config, steps=steps)
+    rows = {"injected": row(_of_run(folder, lambda: interpret(run, progress=progress, **sizes)))}
+    for name, (source, model) in models(run, kinds, finetuned).items():
+        at = folder / "controls" / name
+        own = dataclasses.replace(fitted, task=run.program.task.name, lm=source)
+        there = (at / "config.json").exists()
+        if there:
+            check_folder(at, located(own), resume=True)
+
+        def measure(name=name, model=model, at=at, own=own, there=there) -> Mapping[str, Any]:
+            progress(f"{name}: fitting an adapter", 0, 0)
+            lm = dataclasses.replace(model(), name=own.lm)
+            made = inject(run.program.task, lm=lm, config=own, folder=at, resume=there, progress=False)
+            return interpret(made, progress=lambda what, *n: progress(f"{name}: {what}", *n), **sizes)
+
+        rows[name] = row(_of_run(at, measure))
+    result = {"about": about(started) | {"steps": fitted.steps}, "rows": rows}
+    write_json(folder / FILE, result)
+    return result
+
+
+def fitting(config: RunConfig, *, steps: int | None = None) -> RunConfig:
+    """The options of a run that fits an affine adapter to a frozen model, with another's layers and items."""
+    alignment = config.losses.alignment
+    return dataclasses.replace(
+        config,
+        train="adapter",
+        onto="",
+        steps=steps or min(config.steps, _STEPS),
+        # The default alignment, where the run has none of the kind that fits an affine adapter.
+        losses=dataclasses.replace(
+            config.losses,
+            alignment=alignment if alignment in ("variable", "cosine") else "variable",
+            hook=False,
+            retention_weight=0.0,
+        ),
+    )
+
+
+def models(
+    run: Injected, kinds: Sequence[str], finetuned: str | Path | Injected | None
+) -> dict[str, tuple[str, Callable[[], LoadedLM]]]:
+    """By name of the control: where its model comes from, and what loads it.
+
+    Raises:
+      UserError: the fine-tuned run is of another task or model, or was trained with alignment.
+    """
+    config = run.program.config
+    random = RANDOM + config.lm.removeprefix(RANDOM)
+    known: dict[str, tuple[str, Callable[[], LoadedLM]]] = {
+        "untouched": (config.lm, lambda: run.original),
+        "random": (random, lambda: load_lm(random, seed=config.seed)),
+        "refitted": (str(run.folder), lambda: run.lm),
+    }
+    out = {kind: known[kind] for kind in dict.fromkeys(kinds)}
+    if finetuned is not None:
+        other = opened(finetuned)
+        own = other.program.config
+        if (own.task, own.lm) != (config.task, config.lm) or own.losses.alignment != "none":
+            raise UserError(
+                f"{other.folder}: {own.task} in {own.lm}, alignment {own.losses.alignment!r}; the control needs a "
+                f"run of {config.task} in {config.lm} by tracr-jax inject --preset finetune"
+            )
+        out["finetuned"] = str(other.folder), lambda: other.lm
+    return out
+
+
+def row(interpretation: Mapping[str, Any]) -> dict[str, Any]:
+    """What an interpretation.json says in a line; shares, None where nothing could be counted.
+
+    "decoded": values read rightly at the last layer on the test items, the mean over variables; "probe": the same
+    of a linear probe of the untouched model. "used" of "swapped" variables, see `interpret.swap.used_variables`;
+    "followed": the median over cells of the swaps that the answer follows where the base is right;
+    "causal_abstraction_error": of `interpret.swap`. "noise": exact match under the strongest noise, by subspace.
+    """
+    test = interpretation["scorecard"]["sets"]["test"]["classes"]["all"].values()
+    last = {kind: [v[kind][-1] for v in test if v[kind][-1] is not None] for kind in ("accuracy", "probe")}
+    swapped = interpretation["swaps"]
+    shares = [c["followed"]["answer"]["swap"] for c in swapped["cells"]]
+    followed = [s["accuracy"] for s in shares if s["total"]]
+    return {
+        "decoded": _mean(last["accuracy"]),
+        "probe": _mean(last["probe"]),
+        "used": len(swapped["used"]),
+        "swapped": len(swapped["swapped"]),
+        "followed": median(followed) if followed else None,
+        "causal_abstraction_error": swapped["causal_abstraction_error"],
+        "noise": {kind: points[-1]["accuracy"] for kind, points in interpretation["noise"]["kinds"].items()},
+        "answered": interpretation["noise"]["kinds"]["result"][0]["accuracy"],
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _of_run(folder: Path, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The folder's interpretation.json, made where it is missing or older than the causal abstraction error."""
+    path = folder / "interpretation.json"
+    found = read_json(path) if path.exists() else {}
+    return found if "causal_abstraction_error" in found.get("swaps", {}) else make()

@@ -1,0 +1,46 @@
+"""The rows of controls.json: the injected model beside models that do not run the program."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tracr_jax.report.markup import esc
+
+COLUMNS = ("answers", "read", "used", "follows", "error", "noise")
+HOW = (
+    "Answers: exact match on test items, %. Read: values of the program's variables decoded rightly at the last "
+    "layer, %, mean over variables. Used: variables whose swap the answer follows above every control. Follows: "
+    "of the swaps that flip the program's answer on a base answered rightly, %, median over cells; – where no "
+    "base is. Error: causal abstraction error of the swaps (with what no variable holds exchanged as well). "
+    "Noise: exact match under the strongest noise in the result subspace / in a random one, %."
+)
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One row of controls.json under `COLUMNS`."""
+    error, noise = row["causal_abstraction_error"], row["noise"]
+    faithful = "" if error["faithful"] is None else f" ({error['faithful']:.2f})"
+    return (
+        _percent(row["answered"]),
+        _percent(row["decoded"]),
+        f"{row['used']}/{row['swapped']}",
+        _percent(row["followed"]),
+        "–" if error["mapped"] is None else f"{error['mapped']:.2f}{faithful}",
+        f"{_percent(noise['result'])}/{_percent(noise['random'])}",
+    )
+
+
+def controls_table(found: Mapping[str, Any]) -> str:
+    """As HTML."""
+    head = "".join(f"<th>{esc(name)}</th>" for name in ("model", *COLUMNS))
+    body = "".join(
+        f"<tr><th>{esc(name)}</th>{''.join(f'<td>{esc(c)}</td>' for c in cells(row))}</tr>"
+        for name, row in found["rows"].items()
+    )
+    return (
+        '<h3>Beside models that do not run the program</h3><div class="scroll" tabindex="0"><table class="plain">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><p>{esc(HOW)}</p>"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f}"
