@@ -140,9 +140,9 @@ def row(interpretation: Mapping[str, Any]) -> dict[str, Any]:
     """What an interpretation.json says in a line; shares, None where nothing could be counted.
 
     "decoded": values read rightly at the last layer on the test items, the mean over variables; "probe": the same
-    of a linear probe of the untouched model. "used" of "swapped" variables, see `interpret.swap.used_variables`;
+    of a linear probe of the untouched model. "used" of "swapped" variables: as of `swaps`;
     "followed": the median over cells of the swaps that the answer follows where the base is right;
-    "causal_abstraction_error": of `interpret.swap`. "noise": exact match under the strongest noise, by subspace.
+    "causal_abstraction_error": as of `swaps`. "noise": exact match under the strongest noise, by subspace.
     """
     test = interpretation["scorecard"]["sets"]["test"]["classes"]["all"].values()
     last = {kind: [v[kind][-1] for v in test if v[kind][-1] is not None] for kind in ("accuracy", "probe")}

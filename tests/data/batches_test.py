@@ -72,6 +72,8 @@ def test_varied_items_ask_in_several_wordings_and_are_no_longer(made):
     assert {split_of(i.prompt) for i in plain} == {"train"}
     assert all(task.in_training(i.prompt) for i in plain)
     assert [i.label for i in plain] == [i.label for i in items]
+    with pytest.raises(UserError, match="task count has no varied_item"):
+        made(Count(), varied=True)
 
 
 def test_mask_is_where_the_answer_is_emitted():

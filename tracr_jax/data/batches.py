@@ -62,7 +62,7 @@ class Batches:
         switches see `encode_item`.
 
     Raises:
-      UserError: S exceeds the teacher's position table.
+      UserError: S exceeds the teacher's position table, or `data.varied` of a task without `varied_item`.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class Batches:
                 f"items take S = {self.S} positions, the teacher's table holds {table}: compile it with "
                 f"max_seq_len >= {self.S}"
             )
+        if data.varied and not hasattr(task, "varied_item"):
+            raise UserError(f"--varied: task {task.name} has no varied_item; leave the option out")
         self._task, self._bridge, self._text, self._data, self._seed = task, bridge, text, data, seed
         self._fidelity = fidelity
         self._only: tuple[int, ...] | None = None

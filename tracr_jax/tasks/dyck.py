@@ -139,7 +139,7 @@ class Dyck:
         return draw(make, seed, index, 2, accept=lambda i: split_of(i.prompt) == "train")
 
     def varied_item(self, index: int, *, seed: int) -> Item:
-        """As `free_item`, in one of the `WORDINGS` and of more kinds of strings (`brackets.any_kind`).
+        """As `free_item`, in one of the `WORDINGS` and of more kinds of strings, see `any_kind`.
 
         In a longer question the string is shorter: no prompt has more tokens than `longest_items`. A test item is
         drawn in no wording.
