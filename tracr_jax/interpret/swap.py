@@ -252,7 +252,7 @@ class _Measure:
         other = other_variable(self._program.teacher, self._pool, cell, among=self._among)
         changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
         if self._program.reserved is not None:
-            changes += ["outside", "faithful"]
+            changes.extend(("outside", "faithful"))
         hits = {c: self._in_lm(cell, chosen, c, other=other, seed=self._seed) for c in ("swap", *changes)}
         measured = {c: _share(h.answer) for c, h in hits.items()}
         plain, right = self._without_a_swap(cell, found)
