@@ -142,6 +142,17 @@ def _compile(file: dict[str, Any]) -> str | None:
     )
 
 
+def _answers_share(file: dict[str, Any]) -> str:
+    found = file["results"]
+    floor = found["needed_flops"] / found["matrix_product_flops_per_s"]
+    return f"{100 * floor / found['sides']['ours, batched']['median_s']:.0f} %"
+
+
+def _answers_faster(file: dict[str, Any]) -> str:
+    sides = file["results"]["sides"]
+    return ", ".join(f"{sides[n]['ours_faster']['median']:.1f}×" for n in ("HF, batched", "HF, one at a time"))
+
+
 _GPU = "one GPU, gpt2-large, bfloat16, B 16 and 128, against torch.compile; FLOP utilisation"
 # (what, goal, file, its measured value)
 _GOALS: list[tuple[str, str, str, Callable[[dict[str, Any]], str | None]]] = [
@@ -151,8 +162,8 @@ _GOALS: list[tuple[str, str, str, Callable[[dict[str, Any]], str | None]]] = [
     ("model FLOP utilisation, B 16, of a measured matrix product", "60 %", "step_torch", _utilisation),
     ("optimiser and gradient norm, B 16, share of the step", "≤ 15 %", "step_torch", _update_share),
     ("teacher, share of the step", "≤ 2 %", "teacher", _teacher_share),
-    ("1,000 dyck answers of the bundled model, against HF's generate one at a time", "20×", "evaluate",
-     lambda file: f"{file['results']['speedup']['median']:.0f}×"),
+    ("1,000 dyck answers of the bundled model, share of a product's rate", "85 %", "evaluate", _answers_share),
+    ("the same, against HF's generate in the same batches, and one at a time", "–", "evaluate", _answers_faster),
     ("process start to first step, gpt2-large's shape", "≤ 60 s", "startup", _start("cold cache")),
     ("the same, second start (compilation cache)", "≤ 20 s", "startup", _start("warm cache")),
     ("cost of a step ∝ size^p, p of", "≤ 1", "scaling", _exponents),

@@ -36,6 +36,30 @@ def test_equals_uncached_argmax(family, scan_layers, edited):
     assert len(np.unique(want)) > 4  # seed 5 gives varied answers
 
 
+@families
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_shared_prefix_is_computed_once_and_changes_nothing(family, edited):
+    model, params = M.make(family, seed=5)
+    edit = ResidualEdit(1, lambda h: h * 0.5 + jnp.roll(h, 1, axis=-1)) if edited else None
+    ids, lengths = M.ids(batch=4, length=9, seed=3), np.array([9, 6, 5, 7])
+    ids = ids.at[:, :4].set(ids[0, :4])
+    want = greedy(model, params, ids, jnp.asarray(lengths), num_tokens=6, edit=edit)
+    rest = jnp.asarray(lengths - 4)
+    out = greedy(model, params, ids[:, 4:], rest, num_tokens=6, edit=edit, prefix=ids[0, :4])
+    np.testing.assert_array_equal(out, want)
+    assert len(np.unique(want)) > 4
+    seen = []  # rows of each pass: the prefix is one row
+
+    def look(h):
+        seen.append(h.shape[:2])
+        return h
+
+    generate_ids(model, params, ids[:, 4:], rest, num_tokens=1, edit=ResidualEdit(1, look), prefix=ids[0, :4])
+    assert set(seen) == {(1, 4), (4, 5)}
+    with pytest.raises(UserError, match="prompts of 20 tokens and 6 new ones need 25 positions"):
+        greedy(model, params, M.ids(length=16), rest, num_tokens=6, prefix=ids[0, :4])
+
+
 def test_padding_is_never_read():
     model, params = M.make("gpt2", seed=5)
     ids, lengths = M.ids(batch=2, length=8), jnp.asarray([3, 5])

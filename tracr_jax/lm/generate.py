@@ -28,6 +28,7 @@ def generate_ids(
     *,
     num_tokens: int,
     edit: StepEdit | None = None,
+    prefix: Int[Array, " P"] | None = None,
 ) -> Int[Array, "B K"]:
     """The K = `num_tokens` most likely next tokens after each prompt, each fed back into the model.
 
@@ -40,14 +41,17 @@ def generate_ids(
       lengths: tokens of each prompt without padding, at least 1.
       num_tokens: K, static.
       edit: applied in every forward pass, so once at each position.
+      prefix: what stands before every prompt, computed once for all of them, as a pass of one row; `lengths` do
+        not count it.
 
-    Raises: UserError if S + K - 1 exceeds the model's positions.
+    Raises: UserError if P + S + K - 1 exceeds the model's positions.
     """
     batch, width = prompt_ids.shape
-    longest = width + num_tokens - 1
+    shared = 0 if prefix is None else len(prefix)
+    longest = shared + width + num_tokens - 1
     if num_tokens < 1 or longest > model.max_positions:
         raise UserError(
-            f"generate: prompts of {width} tokens and {num_tokens} new ones need {longest} positions, "
+            f"generate: prompts of {shared + width} tokens and {num_tokens} new ones need {longest} positions, "
             f"the model has {model.max_positions}; shorten the prompts or ask for fewer (at least 1)"
         )
 
@@ -58,7 +62,11 @@ def generate_ids(
         return jnp.argmax(model.unembed(params, hidden), axis=-1).astype(jnp.int32)
 
     cache = model.init_cache(batch, longest)
-    positions = jnp.broadcast_to(jnp.arange(width)[None], (batch, width))
+    if prefix is not None:
+        first, at = model.init_cache(1, longest), jnp.arange(shared)[None]
+        _, first = model.apply_cached(params, prefix[None], first, positions=at, edit=edit_at(jnp.int32(0)))
+        cache = jax.tree.map(lambda one, every: jnp.broadcast_to(one, every.shape), first, cache)
+    positions = shared + jnp.broadcast_to(jnp.arange(width)[None], (batch, width))
     out, cache = model.apply_cached(params, prompt_ids, cache, positions=positions, edit=edit_at(jnp.int32(0)))
     # The head is applied to the last token of each prompt only: jit removes the other logits.
     last = jnp.take_along_axis(out.hidden[-1], (lengths - 1)[:, None, None], axis=1)[:, 0]
@@ -68,7 +76,7 @@ def generate_ids(
 
     def body(carry, step):
         token, cache = carry
-        here = (lengths + step - 1)[:, None]
+        here = (shared + lengths + step - 1)[:, None]
         out, cache = model.apply_cached(params, token[:, None], cache, positions=here, edit=edit_at(step))
         token = next_token(out.hidden[-1][:, 0])
         return (token, cache), token
