@@ -18,7 +18,6 @@ from experiments.benchmarks import common
 from tracr_jax.config import from_dict, to_dict
 from tracr_jax.files import read_json, write_json
 from tracr_jax.interpret.swap import swaps
-from tracr_jax.measure.language.scores import mean_kl
 from tracr_jax.runs.model import Injected
 from tracr_jax.sweep import Planned, configured, hardest, make_run
 from tracr_jax.tasks.zoo import ZOO
@@ -44,7 +43,7 @@ def measure(run: Injected, *, pairs: int) -> dict[str, Any]:
         "sets": {name: s["injected"]["accuracy"] for name, s in sets.items()},
         "trivial": {name: max(s["baselines"].values(), default=None) for name, s in sets.items()},
         "perplexity": kept["injected"] / kept["original"],
-        "kl": mean_kl(run.model, run.params, run.original.params, run.valid_text),
+        "kl": kept["kl"],
         "result": run.program.result,
     }
     if run.program.aligned:

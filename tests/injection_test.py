@@ -87,6 +87,7 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
     assert all(0 <= s["injected"]["low"] <= s["injected"]["high"] <= 1 for s in sets.values())
     assert any(n.startswith("final_result") for n in evaluation["decode"]["test"]["all_positions"])
     assert evaluation["retention"]["original"] > 1
+    assert evaluation["retention"]["kl"] > 0
     about = json.loads((folder / "run.json").read_text())
     assert list(about["times"]) == ["setup_s", "before_s", "training_s", "evaluation_s"]
     assert min(about["times"].values()) > 0

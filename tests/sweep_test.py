@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 
 import pytest
 from rich.console import Console
@@ -29,7 +28,7 @@ def made(right):
 
     def make(one):
         sets = {n: {"injected": share(right[one.method, n], 10)} for n in ("test", "near", "order")}
-        kept = {"original": 40.0, "injected": 40.0 * math.exp(1 / (1 + one.retention))}
+        kept = {"original": 40.0, "injected": 41.0, "kl": 1 / (1 + one.retention)}
         write_json(one.folder / "config.json", to_dict(one.config) | {"format": RUN_FORMAT})
         write_json(one.folder / "evaluation.json", {"sets": sets, "retention": kept})
         write_json(one.folder / "made.json", {})
@@ -94,10 +93,17 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     # "test" is the worst of all, and of training's own distribution.
     assert (found["set"], len(found["points"])) == ("order", 8)
     assert found["points"][2]["accuracy"] == share(2, 10)
-    assert found["points"][0]["lost"] == pytest.approx(1 / 1.1)
+    assert found["points"][0]["kl"] == pytest.approx(1 / 1.1)
     assert sweep(runs, tmp_path, by="near")["points"][2]["accuracy"] == share(8, 10)
     with pytest.raises(UserError, match="no evaluation set 'far'; sets: test, near, order"):
         sweep(runs, tmp_path, by="far")
+    old = json.loads((runs[0].folder / "evaluation.json").read_text())
+    del old["retention"]["kl"]
+    write_json(runs[0].folder / "evaluation.json", old)
+    with pytest.raises(
+        UserError, match=r"without KL to the original; .*evaluate .*variable-retention0\.1"
+    ):
+        sweep(runs, tmp_path, make=make)
     # A finished run of other options is another run.
     with pytest.raises(UserError, match=r"variable-retention0.1-seed0: .*steps 330 -> 7"):
         sweep(planned(tmp_path, steps=7), tmp_path, make=make)

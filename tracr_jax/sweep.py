@@ -6,7 +6,6 @@ outermost loop, so that the picture is whole, if uncertain, after the first.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,8 +203,8 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
     """What the finished runs reach: {"set", "points"}.
 
     A point has "method", "retention", "seed", "folder", its "accuracy" (right of total on the set, with the 95 %
-    interval) and "lost": how much the language model's loss on held-out windows of its text has grown, nats per
-    token, mean. The set is the one that all methods together answer worst, training's own distribution apart.
+    interval) and "kl": from the original model on held-out windows of its text, nats per token, mean. The set is
+    the one that all methods together answer worst, training's own distribution apart.
 
     Raises:
       UserError: no run has a set of the name `by`.
@@ -217,7 +216,7 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
     chosen = by or hardest([{n: s["injected"]["accuracy"] for n, s in e["sets"].items()} for _, e in found])
     points = []
     for p, evaluation in found:
-        s, kept = evaluation["sets"][chosen]["injected"], evaluation["retention"]
+        s = evaluation["sets"][chosen]["injected"]
         points.append(
             {
                 "method": p.method,
@@ -225,7 +224,7 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
                 "seed": p.config.seed,
                 "folder": p.folder.name,
                 "accuracy": share(s["right"], s["total"]),
-                "lost": math.log(kept["injected"] / kept["original"]),
+                "kl": _kl(p, evaluation),
             }
         )
     first = planned[0].config
@@ -236,6 +235,16 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
         "runs": len(planned),
         "points": points,
     }
+
+
+def _kl(planned: Planned, evaluation: Mapping[str, Any]) -> float:
+    """KL to the original of a finished run."""
+    if "kl" not in evaluation["retention"]:
+        raise UserError(
+            f"{planned.folder}: evaluated by an earlier version, without KL to the original; measure it again: "
+            f"tracr-jax evaluate {planned.folder}"
+        )
+    return evaluation["retention"]["kl"]
 
 
 def hardest(accuracies: Sequence[Mapping[str, float]]) -> str:

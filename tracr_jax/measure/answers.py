@@ -16,7 +16,7 @@ import numpy as np
 
 from tracr_jax.data.samples import ROWS, reported_samples, round_up
 from tracr_jax.lm.generate import greedy
-from tracr_jax.measure.language import perplexity
+from tracr_jax.measure.language import mean_kl, perplexity
 from tracr_jax.measure.stats import share
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
@@ -82,6 +82,8 @@ def evaluate(
     samples, chosen = reported_samples(run.program.task, items), run.program.task.eval_sets()
     original = original or score_model(run, run.original.params, samples, progress=_before(progress))
     injected = score_model(run, run.params, samples, progress=progress)
+    progress("KL to the original")
+    kl = mean_kl(run.model, run.params, run.original.params, run.valid_text)
     progress("decoding variables")
     return {
         "task": run.program.name,
@@ -95,6 +97,7 @@ def evaluate(
             "text": "held-out windows of the retention corpus, perplexity per token",
             "original": original.perplexity,
             "injected": injected.perplexity,
+            "kl": kl,  # (original ‖ injected), nats per token, mean
         },
     }
 

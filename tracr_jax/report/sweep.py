@@ -30,7 +30,7 @@ def read_sweep(folder: str | Path) -> dict[str, Any]:
                 "method": str(p["method"]),
                 "retention": float(p["retention"]),
                 "seed": int(p["seed"]),
-                "lost": float(p["lost"]),
+                "kl": float(p["kl"]),
                 "accuracy": {key: float(p["accuracy"][key]) for key in ("accuracy", "low", "high")},
             }
             for p in found["points"]
@@ -55,11 +55,11 @@ def sweep_section(found: Mapping[str, Any], picture: bytes) -> str:
             a = p["accuracy"]
             cells = (
                 f"{100 * a['accuracy']:.1f} ({100 * a['low']:.1f} to {100 * a['high']:.1f})",
-                f"{p['lost']:.3f}",
+                f"{p['kl']:.3f}",
             )
             numbers = "".join(f"<td>{cell}</td>" for cell in (f"{weight:g}", p["seed"], *cells))
             rows.append(f'<tr><th scope="row">{esc(method)}</th>{numbers}</tr>')
-    heads = ("retention weight", "seed", f"right on {esc(found['set'])}, %", "language lost, nats per token")
+    heads = ("retention weight", "seed", f"right on {esc(found['set'])}, %", "KL to the original, nats per token")
     table = (
         '<div class="scroll" tabindex="0"><table class="plain"><thead><tr><th>method</th>'
         + "".join(f"<th>{head}</th>" for head in heads)
@@ -69,8 +69,8 @@ def sweep_section(found: Mapping[str, Any], picture: bytes) -> str:
     told = "The numbers are in the table below."
     figure = f'<img alt="Right answers against the language lost. {told}" src="data:image/png;base64,{image}">'
     how = (
-        "Each point is a run; its bar is the 95 % interval of its items. Language lost is the growth of the mean "
-        "loss on held-out text against the original model."
+        "Each point is a run; its bar is the 95 % interval of its items. The KL divergence from the original "
+        "model is the mean over the positions of held-out text."
     )
     return section("summary", "What do the answers cost?", (), how, figure + table)
 
@@ -91,7 +91,7 @@ def draw_sweep(folder: str | Path) -> Path:
         a = p["accuracy"]
         share = np.array([[a["accuracy"] - a["low"]], [a["high"] - a["accuracy"]]]) * 100
         ax.errorbar(
-            p["lost"],
+            p["kl"],
             100 * a["accuracy"],
             yerr=np.maximum(share, 0),
             fmt=_MARKS[weights.index(p["retention"]) % len(_MARKS)],
@@ -104,7 +104,7 @@ def draw_sweep(folder: str | Path) -> Path:
         ax.plot([], [], color=SERIES[1 + i % (len(SERIES) - 1)], linewidth=5, label=method)
     for i, weight in enumerate(weights):
         ax.plot([], [], _MARKS[i % len(_MARKS)], color=SOFT, label=f"retention {weight:g}")
-    ax.set_xlabel("growth of the language model's loss on held-out text, nats per token", color=SOFT)
+    ax.set_xlabel("KL to the original model on held-out text, nats per token", color=SOFT)
     ax.set_ylabel(f"right on {where}, %", color=SOFT)
     ax.set_ylim(-2, 102)
     ax.set_title(f"{task}: answers against the language lost", loc="left", fontsize=11, color=INK)

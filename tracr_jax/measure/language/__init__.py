@@ -5,6 +5,6 @@ scores.py is the computation, texts.py and glue.py the sets, suite.py the table.
 serves every model that is compared.
 """
 
-from tracr_jax.measure.language.scores import perplexity
+from tracr_jax.measure.language.scores import mean_kl, perplexity
 
-__all__ = ["perplexity"]
+__all__ = ["mean_kl", "perplexity"]

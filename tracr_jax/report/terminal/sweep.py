@@ -20,17 +20,17 @@ def print_sweep(console: Console, found: Mapping[str, Any]) -> None:
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold")
-    for name in ("retention", "seeds", "right, %", "lost, nats/token"):
+    for name in ("retention", "seeds", "right, %", "KL, nats/token"):
         table.add_column(name, justify="right", no_wrap=True)
     wide = console.width >= _WIDE
     for (method, weight), points in by_method(found["points"]).items():
         right = _spread([100 * p["accuracy"]["accuracy"] for p in points], "{:.1f}", wide=wide)
-        lost = _spread([p["lost"] for p in points], "{:.3f}", wide=wide)
-        table.add_row(method, f"{weight:g}", str(len(points)), right, lost)
+        kl = _spread([p["kl"] for p in points], "{:.3f}", wide=wide)
+        table.add_row(method, f"{weight:g}", str(len(points)), right, kl)
     console.print(table)
     spread = "mean (smallest to largest)" if wide else "mean"
     console.print(
-        f"{len(found['points'])} of {found['runs']} runs; {spread} over seeds; lost: growth of the loss on "
+        f"{len(found['points'])} of {found['runs']} runs; {spread} over seeds; KL to the original on "
         "held-out text",
         style="dim",
         markup=False,

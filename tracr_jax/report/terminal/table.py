@@ -15,8 +15,9 @@ def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
         console.print(decode_table(evaluation))
     r = evaluation["retention"]
     ratio = r["injected"] / r["original"]
+    kl = f"; KL to the original {r['kl']:.3f} nats per token" if "kl" in r else ""  # older files have none
     console.print(
-        f"perplexity on held-out text: {r['original']:.2f} before, {r['injected']:.2f} after (x{ratio:.3f})"
+        f"perplexity on held-out text: {r['original']:.2f} before, {r['injected']:.2f} after (x{ratio:.3f}){kl}"
     )
     if "programs" in evaluation:
         console.print(programs_table(evaluation["programs"]))
