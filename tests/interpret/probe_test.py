@@ -1,11 +1,10 @@
 """The probe in closed form finds labels that are linearly there, also those in the middle of an order."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from tests.helpers.interpret_parts import known_run, small_setup
 from tracr_jax.interpret.probe import discriminant, training_items
+from tracr_jax.teacher.model import Variable
 from tracr_jax.teacher.variables import variable_layout
 
 RNG = np.random.default_rng(0)
@@ -13,9 +12,9 @@ COUNTS, FLAGS, COINS, D, N = 7, 2, 2, 12, 4000
 
 LAYOUT = variable_layout(
     [
-        SimpleNamespace(name="count", kind="categorical", indices=tuple(range(7))),
-        SimpleNamespace(name="flag", kind="categorical", indices=(7, 8)),
-        SimpleNamespace(name="coin", kind="categorical", indices=(9, 10)),
+        Variable("count", "categorical", tuple(range(7)), tuple(range(7)), 0),
+        Variable("flag", "categorical", (7, 8), (7, 8), 0),
+        Variable("coin", "categorical", (9, 10), (9, 10), 0),
     ]
 )
 

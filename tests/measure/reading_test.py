@@ -1,7 +1,5 @@
 """Readings, margins and counts on numbers worked out by hand."""
 
-from types import SimpleNamespace
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,14 +13,15 @@ from tracr_jax.measure.variables.reading import (
     one_hot,
     scores,
 )
+from tracr_jax.teacher.model import Variable
 from tracr_jax.teacher.variables import variable_layout
 
 # Teacher order: three values, a number, two values, one value. Grouped: c (1), b (2), a (3), then x.
 VARIABLES = [
-    SimpleNamespace(name="a", kind="categorical", indices=(0, 1, 2)),
-    SimpleNamespace(name="x", kind="numerical", indices=(3,)),
-    SimpleNamespace(name="b", kind="categorical", indices=(4, 5)),
-    SimpleNamespace(name="c", kind="categorical", indices=(6,)),
+    Variable("a", "categorical", (0, 1, 2), (0, 1, 2), 0),
+    Variable("x", "numerical", (3,), (), 0),
+    Variable("b", "categorical", (4, 5), (4, 5), 0),
+    Variable("c", "categorical", (6,), (6,), 0),
 ]
 LAYOUT = variable_layout(VARIABLES)
 

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_text, write_text
 
 
+@runtime_checkable
 class MetricWriter(Protocol):
     """Scalars and small vectors by step."""
 
