@@ -13,7 +13,7 @@ list): what is read back is what the compiler wrote.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,28 @@ class Program:
         assert self.reserved is not None
         return dataclasses.replace(self, adapter=self.reserved.adapter(adapter), codes=adapter)
 
+    def why_unread(self, variable: Variable, layer: int) -> str:
+        """Why the adapter reads nothing of a variable at a teacher layer; empty where it does."""
+        if self.reserved is not None and variable.name not in self.reserved.names:
+            return f"no directions are reserved for it: {dict(self.reserved.left_out)[variable.name]}"
+        if layer < variable.writer_layer:
+            return f"the program writes it at layer {variable.writer_layer}"
+        if self.reserved is not None and not self.reserved.alive[layer, self.reserved.names.index(variable.name)]:
+            return "nothing reads it any more, and its directions are free for another variable"
+        return ""
+
+    def layers_of(self, variable: Variable) -> list[int]:
+        """The teacher layers at which the adapter reads a variable."""
+        return [layer for layer in range(self.depth + 1) if not self.why_unread(variable, layer)]
+
+    def alike(self, variable: Variable) -> dict[int, str]:
+        """Values that share a centroid, by the place of the first, which stands for all: "1…45", or "0,2,4,…"."""
+        if self.reserved is None or variable.name not in self.reserved.names:
+            return {}
+        first = self.reserved.first_of_class(self.teacher, variable.name)
+        classes = {int(k): np.flatnonzero(first == k) for k in np.unique(first)}
+        return {k: _named_together(variable.values, places) for k, places in classes.items() if len(places) > 1}
+
     def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
         """The program's values (in layout order) as far as the adapter can represent them.
 
@@ -178,6 +200,13 @@ class Program:
             here = self.reserved.alive[:, i].reshape(-1, *[1] * (truth.ndim - 2)) & (truth[..., n] != NOTHING)
             shown[..., n] = np.where(here, first[truth[..., n]], NOTHING)
         return shown
+
+
+def _named_together(values: Sequence[Any], places: Int[np.ndarray, " k"]) -> str:
+    chosen = [values[j] for j in places]
+    if np.ptp(places) == len(places) - 1 and all(isinstance(v, int | float) for v in chosen):
+        return f"{chosen[0]}…{chosen[-1]}"
+    return ",".join([*map(str, chosen[:3]), *(["…"] if len(chosen) > 3 else [])])
 
 
 def make_program(
@@ -219,8 +248,9 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
     """The content of program.json.
 
     "variables": name, kind, "directions" (rows of the adapter), "values" beside them ([] for a numerical
-    variable), "writer_layer" (the first hidden state that holds it). "layers" is L; teacher layer l is read from
-    hidden state offset + stride * l of "layer_map". "bridge": the form of a prompt with its answer, and which
+    variable), "writer_layer" (the first hidden state that holds it), "layers" (those at which the adapter reads
+    it: none of a variable without reserved directions). "layers" of the program is L; layer l is read from hidden
+    state offset + stride * l of "layer_map". "bridge": the form of a prompt with its answer, and which
     tokens of the language model the program knows; every other token is "fill" to it. "run": the configuration.
 
     Args:
@@ -251,6 +281,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
                 "directions": list(v.indices),
                 "values": [_plain(x) for x in v.values],
                 "writer_layer": v.writer_layer,
+                "layers": program.layers_of(v),
             }
             for v in teacher.variables
         ],

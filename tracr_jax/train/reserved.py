@@ -176,6 +176,7 @@ class Reserved:
         """One group's part of an array over classes."""
         return x[..., g.column : g.column + g.n * g.m].reshape(*x.shape[:-1], g.n, g.m)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def read(self, codes: Codes, states: Float[Array, "*B d"]) -> Reading:
         """The nearest centroid of every variable, and how near it is."""
         x = states.reshape(-1, states.shape[-1]) @ self.basis(codes)  # [N, X]
@@ -194,6 +195,7 @@ class Reserved:
         joined = (jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
         return Reading(*(y.reshape(*states.shape[:-1], -1) for y in joined))
 
+    @functools.partial(jax.jit, static_argnums=(0, 3))
     def write(
         self, codes: Codes, state: Float[Array, "*B d"], name: str, value: int | Int[Array, "*B"]
     ) -> Float[Array, "*B d"]:
