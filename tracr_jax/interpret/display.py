@@ -42,7 +42,7 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Decoded:
     """Every variable of the program at every position and layer of one text; displays as a table.
 
@@ -166,6 +166,11 @@ class Decoded:
             return v.name != self.result, v.kind != "categorical", -v.writer_layer
 
         return sorted(chosen, key=rank)
+
+    def __repr__(self) -> str:
+        """One line: at a prompt, the arrays would fill screens."""
+        size = f"{len(self.tokens)} tokens, {len(self.variables)} variables, layers 0..{self.layers - 1}"
+        return f"<Decoded: {size}; rich.print shows it as a table, .read(name) is one variable>"
 
     def __rich__(self) -> "DecodedTable":
         """The last aligned layer, with as many variables as fit."""
