@@ -4,6 +4,7 @@ Each example is the prompt followed by the model's own answer: what stood before
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -117,7 +118,8 @@ def describe_variables(run: Injected) -> list[dict[str, Any]]:
     is computed from the variable in r_l: L for the result, None where nothing reads it (or only the layer that
     writes it does); left out where the task's own code, which knows it, is not at hand.
     """
-    program = run.program
+    program, reserved = run.program, run.program.reserved
+    alike = (lambda name: {}) if reserved is None else functools.partial(reserved.alike, program.teacher)
     out = [
         {
             "name": v.name,
@@ -125,7 +127,7 @@ def describe_variables(run: Injected) -> list[dict[str, Any]]:
             "values": [str(value) for value in v.values],
             "writer_layer": v.writer_layer,
             "unread": [program.why_unread(v, layer) for layer in range(program.depth + 1)],
-            "alike": {str(k): label for k, label in program.alike(v).items()},
+            "alike": {str(k): label for k, label in alike(v.name).items()},
         }
         for v in program.teacher.variables
     ]

@@ -13,7 +13,7 @@ list): what is read back is what the compiler wrote.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, load_teacher, make_forward, save_teacher
 from tracr_jax.teacher.forward import all_states
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.teacher.variables import NOTHING, VariableLayout, variable_layout
+from tracr_jax.teacher.variables import VariableLayout, variable_layout
 from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import ResidualsFn
 from tracr_jax.types import Adapter, Codes
@@ -166,47 +166,19 @@ class Program:
 
     def why_unread(self, variable: Variable, layer: int) -> str:
         """Why the adapter reads nothing of a variable at a teacher layer; empty where it does."""
-        if self.reserved is not None and variable.name not in self.reserved.names:
-            return f"no directions are reserved for it: {dict(self.reserved.left_out)[variable.name]}"
-        if layer < variable.writer_layer:
+        if layer < variable.writer_layer and (self.reserved is None or variable.name in self.reserved.names):
             return f"the program writes it at layer {variable.writer_layer}"
-        if self.reserved is not None and not self.reserved.alive[layer, self.reserved.names.index(variable.name)]:
-            return "nothing reads it any more, and its directions are free for another variable"
-        return ""
+        return "" if self.reserved is None else self.reserved.why_unread(variable.name, layer)
 
     def layers_of(self, variable: Variable) -> list[int]:
         """The teacher layers at which the adapter reads a variable."""
         return [layer for layer in range(self.depth + 1) if not self.why_unread(variable, layer)]
 
-    def alike(self, variable: Variable) -> dict[int, str]:
-        """Values that share a centroid, by the place of the first, which stands for all: "1…45", or "0,2,4,…"."""
-        if self.reserved is None or variable.name not in self.reserved.names:
-            return {}
-        first = self.reserved.first_of_class(self.teacher, variable.name)
-        classes = {int(k): np.flatnonzero(first == k) for k in np.unique(first)}
-        return {k: _named_together(variable.values, places) for k, places in classes.items() if len(places) > 1}
-
     def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
-        """The program's values (in layout order) as far as the adapter can represent them.
-
-        A reserved adapter does not encode a variable without directions, nor one whose directions were released
-        after its last reader; of values that share a centroid, the first represents all.
-        """
+        """The program's values (in layout order) as far as the adapter can represent them, see `Reserved`."""
         if self.reserved is None:
             return truth
-        shown = np.full_like(truth, NOTHING)
-        for i, name in enumerate(self.reserved.names):
-            n, first = self.layout.names.index(name), self.reserved.first_of_class(self.teacher, name)
-            here = self.reserved.alive[:, i].reshape(-1, *[1] * (truth.ndim - 2)) & (truth[..., n] != NOTHING)
-            shown[..., n] = np.where(here, first[truth[..., n]], NOTHING)
-        return shown
-
-
-def _named_together(values: Sequence[Any], places: Int[np.ndarray, " k"]) -> str:
-    chosen = [values[j] for j in places]
-    if np.ptp(places) == len(places) - 1 and all(isinstance(v, int | float) for v in chosen):
-        return f"{chosen[0]}…{chosen[-1]}"
-    return ",".join([*map(str, chosen[:3]), *(["…"] if len(chosen) > 3 else [])])
+        return self.reserved.readable(self.teacher, truth, names=self.layout.names)
 
 
 def make_program(

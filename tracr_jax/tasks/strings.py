@@ -15,7 +15,7 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.language import Language, Letters, explore, random_string, written
-from tracr_jax.tasks.mistakes import looks_ahead, mistake_of, without_value
+from tracr_jax.tasks.mistakes import looks_ahead, mistake_of, no_truth_value, without_value, wrong_letters
 from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, as_text, is_word, joined
 from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import EVALUATION, Split, rng, shrunk, split_of
@@ -73,15 +73,8 @@ class StringTask(SampledTask):
         if self.answer not in ("yes/no", "value", "sequence"):
             forms = "'yes/no', 'value' or 'sequence'"
             raise UserError(f"task {self.name}: answer must be {forms}, got {self.answer!r}")
-        if not 1 <= self.min_length <= self.max_length:
-            raise UserError(
-                f"task {self.name}: needs 1 <= min_length <= max_length, got {self.min_length} and "
-                f"{self.max_length}"
-            )
-        if twice := [c for k, c in enumerate(self.letters) if c in self.letters[:k]]:
-            raise UserError(f"task {self.name}: the letter {twice[0]!r} is given twice; give each once")
-        if len(self.letters) < 2:
-            raise UserError(f"task {self.name}: needs two letters or more, got {len(self.letters)}")
+        if problem := wrong_letters(self.letters, self.min_length, self.max_length):
+            raise UserError(f"task {self.name}: {problem}")
         if not 0 <= self.skipped < self.min_length:
             raise UserError(
                 f"task {self.name}: of {self.min_length} letters and more, {self.skipped} cannot be skipped"
@@ -204,7 +197,10 @@ class StringTask(SampledTask):
     def _language(self) -> Language:
         """The strings of training's lengths by answer, once the program is known to look at the letters alone."""
         if self.answer == "yes/no":
-            self._check_truth_values()
+            r, oracle = rng(EVALUATION + 9), Oracle(self._built())
+            strings = [random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)]
+            if problem := no_truth_value(oracle, strings, ask=ASK):
+                raise UserError(f"task {self.name}: {problem}")
             self._check_always()
         r = rng(EVALUATION + 8)
         for _ in range(_COMPARED):
@@ -218,19 +214,6 @@ class StringTask(SampledTask):
                 f"which makes strings of the other answer, or mend the program{self._ahead()}"
             )
         return found
-
-    def _check_truth_values(self) -> None:
-        """Refuse values that are no yes and no: every number but 0, and every letter, would be a yes."""
-        r, oracle = rng(EVALUATION + 9), Oracle(self._built())
-        strings = [random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)]
-        for letters in strings:
-            (value,) = written(oracle, [[*letters, ASK]], [1], letters=self.letters)[0]
-            if value is not None and value not in (0, 1):  # True and False are 1 and 0
-                raise UserError(
-                    f"task {self.name}: of {' '.join(letters)!r} the program's value is {value!r}, neither True "
-                    'nor False; give answer="value" if that is the answer (or "sequence", for one at each '
-                    "letter), or compare it with something"
-                )
 
     def _check_always(self) -> None:
         """Refuse a program whose answer is the same whatever it reads, before strings are searched for another."""
