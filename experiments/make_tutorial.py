@@ -31,7 +31,8 @@ SMALLER = {
     "prompts=200, pairs=40, items=60, probe_items=400": "prompts=4, pairs=2, items=4, probe_items=8, seeds=(0,)",
 }
 
-_BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CODE = r"^```(?:python|bash) ?\S*\n.*?^```$"  # what a block has printed, ```text, stays text
+_BLOCK = re.compile(r"^```(python|bash) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SHOW_REPORT = """\
 import html
 from pathlib import Path
@@ -43,7 +44,7 @@ HTML(f'<iframe srcdoc="{{page}}" style="width: 100%; height: 45em; border: 0"></
 
 
 def blocks(text: str) -> list[tuple[str, str, str]]:
-    """(language, file name or "", content) of every fenced block."""
+    """(language, file name or "", content) of every fenced block of code."""
     return _BLOCK.findall(text)
 
 
@@ -58,7 +59,7 @@ def smaller(text: str) -> str:
 
 def cells(text: str) -> Iterator[tuple[str, str]]:
     """(kind, source) of every cell, in order."""
-    for i, part in enumerate(re.split(r"(^```\w+ ?\S*\n.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)):
+    for i, part in enumerate(re.split(f"({_CODE})", text, flags=re.MULTILINE | re.DOTALL)):
         if i % 2 == 0:
             if part.strip():
                 yield "markdown", part.strip()

@@ -246,3 +246,24 @@ def test_options_reach_the_configuration():
     c = args.config
     assert (c.task, c.lm, c.steps, c.data.batch) == ("count", "smollm2-135m-instruct", 60, 4)
     assert (c.losses.hook, c.losses.alignment, c.optim.learning_rate) == (False, "cosine", 1e-5)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_overview_fits_the_terminal(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    assert set(re.findall(r"^  tracr-jax (\w+)", out, re.MULTILINE)) == {*commands.COMMANDS, "COMMAND"}
+    whole = " ".join(out.split())
+    assert "take it off again: the model as it was, bit for bit tracr-jax COMMAND --help" in whole
+
+
+def test_a_reader_that_stops_reading_is_no_fault():
+    """`tracr-jax --help | head -1`: no traceback."""
+    command = f"{sys.executable} -m tracr_jax --help | head -c 10; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("tracr-jax:")

@@ -100,9 +100,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     old = json.loads((runs[0].folder / "evaluation.json").read_text())
     del old["retention"]["kl"]
     write_json(runs[0].folder / "evaluation.json", old)
-    with pytest.raises(
-        UserError, match=r"without KL to the original; .*evaluate .*variable-retention0\.1"
-    ):
+    with pytest.raises(UserError, match=r"without KL to the original; .*evaluate .*variable-retention0\.1"):
         sweep(runs, tmp_path, make=make)
     # A finished run of other options is another run.
     with pytest.raises(UserError, match=r"variable-retention0.1-seed0: .*steps 330 -> 7"):

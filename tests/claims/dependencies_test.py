@@ -103,6 +103,7 @@ def test_the_project_says_what_a_release_needs():
     tested = re.findall(r'"(3\.\d+)"', workflow)
     assert tested == [minors[0], minors[-1]]
     assert re.findall(r'"(main job|tests)"', workflow) == ["main job", "tests"]
+    assert "persist-credentials: false" in workflow
     for line in PROJECT["dependencies"]:
         assert ">=" in line, line  # what it was tried with
     gate = (PACKAGE.parent / ".ci" / "run").read_text()

@@ -33,9 +33,16 @@ def test_the_walk_through(tmp_path, monkeypatch, capsys):
             program, *argv = shlex.split(line)
             assert (language, program) == ("bash", "tracr-jax")
             cli.main(argv)
-    assert kinds == ["file", *["python"] * 4, "bash", "python", "bash", "bash", "python"]
+    assert kinds == ["file", "python", "bash", *["python"] * 3, "bash", "python", "bash", "bash", "python"]
     out = capsys.readouterr().out
-    assert f"{names['teacher'].num_layers} layers" in out
+    assert "look-ahead" in out
+    printed = re.findall(r"^```text\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    # What needs no training is printed as the page says, to the letter.
+    items, teacher, *_ = printed
+    assert items in out
+    assert teacher in out
+    assert "in 52 of 303 answers" in " ".join(out.split())
+    assert "in 52\nof 303 answers" in PAGE.read_text(encoding="utf-8")
     assert "longer: " in out
     assert f"the program: {[0] * 6 + [1] * 6}" in out
     assert "⏎" in out  # the table in the terminal

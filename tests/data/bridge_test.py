@@ -118,7 +118,7 @@ def test_equals_unmapped_is_counted_and_refused():
 def test_numbers_of_one_token_are_refused():
     """docs/differences.md B15: the teacher writes digit by digit, GPT-2 whole numbers."""
     task = Count(as_coded_merges=True)
-    with pytest.raises(UserError, match="' 20' is 1 tokens, the teacher writes 2"):
+    with pytest.raises(UserError, match="the answer '20' is 1 tokens, the teacher writes 2"):
         find_separator(task, filtered(task))
     report = bridge_of(task, filtered(task), strict=False, length=60).check(
         task, [task.item(["x"] * n + ["y"]) for n in (3, 12)], strict=False

@@ -82,6 +82,7 @@ def test_a_typed_prompt_is_read_and_a_set_cell_changes_the_answer(open_page):
         page.keyboard.press("ArrowRight")
     row.locator("td").nth(13).click()  # the colon, where the answer is due
     assert page.locator(".explorer-detail h3").inner_text().startswith("[]_diffs")
+    assert page.locator(".set-line").inner_text().startswith("[]_diffs_4 at token 13")
     page.locator("[data-role=set]").select_option(label="1")
     page.locator(".chip").wait_for()
     assert "[]_diffs" in page.locator(".chip").inner_text()
@@ -110,7 +111,7 @@ def test_what_cannot_be_set_says_why_and_what_cannot_be_read_is_one_line(open_pa
     page = open_page()
     page.locator("[data-role=layer]").focus()
     page.keyboard.press("Home")
-    assert "Cannot be set at layer 0: the program writes it at layer" in page.locator(".set-line").inner_text()
+    assert "cannot be set at layer 0: the program writes it at layer" in page.locator(".set-line").inner_text()
     page.locator("#prompt").fill("")
     page.locator(".status.bad").wait_for()
     assert page.locator(".status").inner_text() == "the prompt is empty"

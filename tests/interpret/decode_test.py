@@ -37,6 +37,7 @@ def test_values_margins_and_truth_by_hand(decoded):
     assert decoded.read("final_result")[-1] is False
     i = decoded.index("(_start_counts")
     np.testing.assert_allclose(decoded.margins[-1, i], 1.0, rtol=FLOAT32)  # the states are one-hots
+    assert repr(decoded).startswith("<Decoded: 12 tokens, 21 variables, layers 0..6; ")
     assert decoded.result == decoded.variables[decoded.index("final_result")].name
 
 

@@ -11,6 +11,7 @@ from tracr_jax.measure.variables.reading import (
     held_values,
     margins,
     one_hot,
+    over_layers,
     scores,
 )
 from tracr_jax.teacher.model import Variable
@@ -62,3 +63,23 @@ def test_counts_and_scores_by_hand():
     ]
     empty = DecodeCounts(*(jnp.zeros_like(x) for x in layered))
     assert all(s.accuracy is s.majority is None for s in scores(empty, layout=LAYOUT, position_class=1, layer=0))
+
+
+def test_a_variable_is_scored_at_the_last_layer_that_encodes_it():
+    """Layer 0 has a and b, layer 1 has b, no layer has c."""
+    truth = jnp.array([[[[NOTHING, 1, 2], [NOTHING, 0, 2]]], [[[NOTHING, 1, NOTHING], [NOTHING, 1, NOTHING]]]])
+    read = jnp.array([[[[0, 0, 2], [0, 0, 1]]], [[[0, 1, 0], [0, 1, 0]]]])
+    masks = jnp.ones((1, 1, 2))
+    each = [count_right(r, t, masks, layout=LAYOUT) for r, t in zip(read, truth, strict=True)]
+    counts = DecodeCounts(*map(jnp.stack, zip(*each, strict=True)))
+    found = over_layers(counts, layout=LAYOUT, position_class=0)
+    assert {name: (latest.accuracy, latest.positions) for name, (latest, _) in found.items()} == {
+        "c": (None, 0),
+        "b": (1.0, 2),
+        "a": (0.5, 2),
+    }
+    assert {name: shares for name, (_, shares) in found.items()} == {
+        "c": [None, None],
+        "b": [0.5, 1.0],
+        "a": [0.5, None],
+    }

@@ -1,6 +1,7 @@
 """Exchange training as a run: its folder, what is read back, what decode shows, and a second program beside it."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 from tests.helpers import interpret_parts as P
 from tracr_jax.config import DataConfig, ExchangeConfig, LossConfig, OptimConfig, RunConfig, from_dict, to_dict
 from tracr_jax.errors import UserError
+from tracr_jax.explore.session import Change, Explorer
 from tracr_jax.export import export_run
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
+from tracr_jax.interpret.examples import describe_variables
 from tracr_jax.interpret.exchange import WEIGHTS, exchange, write
 from tracr_jax.interpret.swap import everything, swaps
 from tracr_jax.lm.load import write_random_gpt2
@@ -60,6 +63,12 @@ def test_what_was_trained(run):
     sets = run.evaluation["decode"]["test"]["all_positions"]
     assert sets["final_result_1"]["accuracy"] is not None
     assert sets["indices"]["accuracy"] is None  # nothing is reserved for it: not counted
+    # A variable whose directions are handed on is scored at the last layer that encodes it.
+    for name in program.reserved.names:
+        at = program.layers_of(program.teacher.variable(name))[-1]
+        assert sets[name]["accuracy"] == sets[name]["by_layer"][at], name
+        assert sets[name]["positions"] > 0, name
+        assert sets[name]["majority"] is not None, name
 
 
 def test_the_folder_holds_all_that_is_read(run):
@@ -89,6 +98,74 @@ def test_decode_shows_what_the_directions_can_hold(run):
         assert np.all(found.away[:, found.index(v.name)] > 0)
         assert np.all(found.margins[:, found.index(v.name)] >= 0)
     assert "no centroid is near" in found.show().legend
+
+
+def test_decode_shows_only_what_is_read_at_the_layer_and_says_where_the_rest_is(run):
+    program = run.program
+    found = decode(run, program.examples[0].prompt)
+    judged = dataclasses.replace(found, unknown="no table", truth=np.full_like(found.truth, -1))
+    for i, v in enumerate(found.variables):
+        layers = program.layers_of(v)
+        unread = sorted({*range(program.depth + 1)} - {*layers})
+        assert np.all(found.values[unread, i] == -1), v.name
+        assert np.all(np.isnan(found.numbers[:, i])), v.name  # no directions are reserved for a number
+        # Where the program's values are unknown, other variables' directions are not read as this one's either.
+        for d in (found, judged):
+            assert d.layers_of(i) == layers, v.name
+            for layer in unread:
+                assert d.read(v.name, layer=layer) == [None] * len(found.tokens), v.name
+    for layer in range(program.depth + 1):
+        table = found.show(layer=layer, everything=True)
+        assert {found.variables[i].name for i in table.order} == {
+            v.name for v in found.variables if layer in program.layers_of(v)
+        }
+        assert ("final_result (6)" in table.elsewhere) == (layer != 6)
+
+
+def test_texts_of_other_lengths_compile_nothing_anew(run, caplog):
+    prompts = [P.DYCK.item(s).prompt for s in ("()", "([]", "[[")]
+    decode(run, prompts[0])
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for prompt in prompts[1:]:
+            decode(run, prompt)
+        assert [r.getMessage() for r in caplog.records if "ompil" in r.getMessage()] == []
+
+
+def test_the_explorer_offers_what_is_encoded_and_says_what_is_not(run):
+    program, explorer = run.program, Explorer(run)
+    prompt = program.examples[0].prompt
+    found = explorer.read(prompt)
+    described = describe_variables(run)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    for i, v in enumerate(program.teacher.variables):
+        own = described[i]
+        for layer in range(program.depth + 1):
+            assert (own["unread"][layer] == "") == (layer in program.layers_of(v)), v.name
+            read = found["before"]["layers"][layer]
+            if own["unread"][layer]:
+                assert set(read["value"][i]) == set(read["margin"][i]) == {None}, v.name
+                assert str(i) not in read["between"]
+        if v.name not in program.reserved.names:
+            assert found["settable"][i] == []
+            continue
+        first = program.reserved.first_of_class(program.teacher, v.name).tolist()
+        assert found["settable"][i] == sorted(set(first))
+        # Every value is named once: by itself, or by the one that stands for it.
+        several = {k for k in first if first.count(k) > 1}
+        assert {int(k) for k in own["alike"]} == several, v.name
+    counter = next(d for d in described if d["name"].startswith("()_negative_counters"))
+    assert next(iter(counter["alike"].values())).startswith("1…")
+    # Where no centroid is near it is said; a state that was written is on its centroid.
+    d = decode(run, prompt)
+    far = [at for at in np.argwhere(d.away > 0.5).tolist() if d.values[tuple(at)] >= 0]
+    assert far
+    for layer, i, token in far:
+        assert token in found["before"]["layers"][layer]["between"][str(i)]
+    layer, i, token = far[-1]
+    value = found["settable"][i][-1]
+    changed = explorer.read(prompt, [Change(i, layer, token, value)])["after"]["layers"][layer]
+    assert changed["value"][i][token] == value
+    assert token not in changed["between"].get(str(i), [])
 
 
 def test_a_value_is_written_and_decoded_again(run):

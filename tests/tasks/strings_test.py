@@ -65,7 +65,9 @@ def test_is_a_task_and_refuses_what_is_none():
     assert check_task(TASK, "odd") is TASK
     with pytest.raises(UserError, match="two letters or more"):
         StringTask("odd", odd_number_of_a, letters=("a",))
-    with pytest.raises(UserError, match="got 2, 4 and 3"):
+    with pytest.raises(UserError, match="the letter 'a' is given twice"):
+        StringTask("odd", odd_number_of_a, letters=("a", "b", "a"))
+    with pytest.raises(UserError, match="got 4 and 3"):
         StringTask("odd", odd_number_of_a, letters=("a", "b"), min_length=4, max_length=3)
 
 
@@ -341,9 +343,18 @@ REFUSED = {
         {"build": lambda: rasp.SequenceMap(lambda x, y: x / y > 1, _width("a"), _width("b"))},
         "no value at the answer of .*a function fails, as 1 / 0",
     ),
+    "a number where yes or no is asked": (
+        {"build": lambda: rasp.Map(lambda n: 7 * n, _width("a"), simplify=False)},
+        r"of '[ab ]+' the program's value is (7|14|\d\d), neither True nor False; give answer=\"value\"",
+    ),
+    "a letter where yes or no is asked": (
+        {"build": lambda: rasp.Map(lambda n: "a" if n > 1 else "b", _width("a"))},
+        r"the program's value is '[ab]', neither True nor False",
+    ),
     "answers of several tokens": (
         {"build": lambda: rasp.Map(lambda n: 100 * n, _width("a"), simplify=False), "answer": "value"},
-        "tokens, the teacher writes 1.*its functions must give one value for one input, written as one token",
+        r"^bridge: a_task: the answer '\d+' is \d tokens, the teacher writes 1; its functions must give one value "
+        "for one input, written as one token",
     ),
     "an answer that is a test item": (
         {

@@ -1,7 +1,11 @@
 """The command line: `tracr-jax inject TASK`, `tracr-jax report RUN`, … Each command is a call of the library."""
 
 import difflib
+import os
+import shutil
+import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 
@@ -12,6 +16,7 @@ from tracr_jax.cli.commands import COMMANDS
 from tracr_jax.errors import UserError
 from tracr_jax.host import keep_compiled, keep_pages, names_a_model
 
+_COLUMN = 38  # where the second column of the help begins
 _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrained language model
 
   tracr-jax inject [TASK] [options]   train, evaluate and leave a run folder
@@ -50,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.showwarning = lambda message, category, *_, **__: _line(console, "warning:", "yellow", str(message))
     try:
         if not argv or argv[0] in ("-h", "--help", "--help-all", "help"):
-            print(_HELP)
+            print(_fitted(_HELP, shutil.get_terminal_size().columns))
         elif argv[0] == "--version":
             print(f"tracr-jax {__version__}")
         elif argv[0] not in COMMANDS:
@@ -63,12 +68,34 @@ def main(argv: Sequence[str] | None = None) -> None:
             elif not helps:
                 keep_compiled()
             COMMANDS[argv[0]](argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `tracr-jax … | head`: nobody reads on, and nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as e:
         _line(console, "error:", "bold red", str(e))
         sys.exit(2)
     except KeyboardInterrupt as e:
         console.print(str(e) or "interrupted", style="yellow", markup=False, soft_wrap=True)
         sys.exit(130)
+
+
+def _fitted(text: str, width: int) -> str:
+    """Two columns where they fit, else what a command does below it, in lines of whole words."""
+    lines = text.splitlines()
+    if max(map(len, lines)) <= width:
+        return text
+    out = []
+    for line in lines:
+        left, right = line[:_COLUMN].rstrip(), line[_COLUMN:]
+        if not line.startswith("  "):
+            left, right = "", line
+        out += [left] if left else []
+        indent = "      " if line.startswith("  ") else ""
+        out += textwrap.wrap(right, width, initial_indent=indent, subsequent_indent=indent) or (
+            [] if left else [""]
+        )
+    return "\n".join([*out, ""])
 
 
 def _line(console: Console, word: str, style: str, text: str) -> None:

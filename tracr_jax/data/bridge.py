@@ -168,7 +168,7 @@ def make_bridge(
             parts = [tokenizer.token_text(i) for i in tokenizer.encode(f" {piece}")]
             raise UserError(
                 f"bridge: {piece!r} is not one token of this tokenizer, which splits it into {parts}; use a "
-                "letter or word that is one token (tracr-jax check says), or another --lm"
+                "letter or word that is one token (tracr-jax check FILE:TASK --lm NAME tries it), or another --lm"
             )
         for token in forms:
             other = origin.setdefault(token, piece)
@@ -203,20 +203,24 @@ def find_separator(task: Task, tokenizer: Tokenizer) -> str:
       UserError: none does.
     """
     items = [*task.longest_items(), *(task.train_item(i, seed=0) for i in range(_EVIDENCE))]
-    found = []
+    found: list[tuple[str, int, int]] = []  # (answer, its tokens, values of the program), with each separator
     for separator in _SEPARATORS:
-        wrong = ""
+        wrong = None
         for item in items:
             label = split_item(item, tokenizer, separator=separator)[1]
             values = task.teacher_label(item)
             if len(label) != len(values):
-                wrong = f"{separator + item.label!r} is {len(label)} tokens, the teacher writes {len(values)}"
+                wrong = separator + item.label, len(label), len(values)
                 break
         if not wrong:
             return separator
         found.append(wrong)
     advice = _advice(task, "split the answer's tokens with keep_merge")
-    raise UserError(f"bridge: {task.name}: {'; '.join(found)}; {advice}")
+    first = found[0]
+    if all((text.strip(), count, values) == (first[0].strip(), *first[1:]) for text, count, values in found):
+        found = [(first[0].strip(), *first[1:])]  # with and without the space: said once
+    said = [f"{text!r} is {count} tokens, the teacher writes {values}" for text, count, values in found]
+    raise UserError(f"bridge: {task.name}: the answer {'; '.join(said)}; {advice}")
 
 
 def _advice(task: Task, usual: str) -> str:

@@ -1,22 +1,20 @@
 """The page itself: the report's look and token explorer around a box for a prompt. No network but this server."""
 
 import base64
-import contextlib
 import hashlib
 from importlib import resources
 from typing import Any, NamedTuple
 
-from tracr_jax.errors import UserError
 from tracr_jax.explore.session import Explorer
+from tracr_jax.interpret.examples import describe_variables
 from tracr_jax.report.data import embed
 from tracr_jax.report.markup import esc
 from tracr_jax.report.page import asset
-from tracr_jax.teacher.readers import last_read
 
 _HOW = (
     "Each cell is the value read from the model; deeper colour: larger margin to the runner-up. Red edge and ≠: "
-    "the program holds another value. A dot: it holds nothing there. An orange corner: it reads otherwise than "
-    "before your change. "
+    "the program holds another value. A dot: it holds nothing there, or the model need not encode it there. A "
+    "question mark: the state is between values. An orange corner: it reads otherwise than before your change. "
 )
 _TAKEN = (
     "A value is set by exchanging the variable's part of the state with that of the most similar state in which "
@@ -79,22 +77,11 @@ def make_page(explorer: Explorer) -> Page:
 
 
 def _variables(explorer: Explorer) -> list[dict[str, Any]]:
-    program = explorer.program
-    out = [
-        {
-            "name": v.name,
-            "kind": v.kind,
-            "values": [str(value) for value in v.values],
-            "writer_layer": v.writer_layer,
-            "fixed": [explorer.why_fixed(i, layer) for layer in range(program.depth + 1)],
-        }
-        for i, v in enumerate(program.teacher.variables)
+    layers = range(explorer.program.depth + 1)
+    return [
+        described | {"fixed": [explorer.why_fixed(i, layer) for layer in layers]}
+        for i, described in enumerate(describe_variables(explorer.run))
     ]
-    with contextlib.suppress(UserError):  # the task's own code, which knows who reads what, may not be at hand
-        oracle = program.oracle
-        for variable in out:
-            variable["last_reader_layer"] = last_read(program.teacher, oracle, variable["name"])
-    return out
 
 
 def _digest(text: str) -> str:

@@ -74,7 +74,8 @@ class Explorer:
         items = [] if self.sources.written else items_of(self.program, drawn=_SAMPLE)
         texts = [prompt + answer for prompt, answer in map(self.program.bridge.split, items)]
         texts = [text for text in texts if len(text) <= self.program.length]
-        say(f"reading {len(texts)} prompts of the task")
+        if texts:
+            say(f"reading {len(texts)} prompts of the task")
         for text in texts:
             self._decoded(text, self._forward(text, ())[0], ())
 
@@ -105,18 +106,12 @@ class Explorer:
 
     def why_fixed(self, variable: int, layer: int) -> str:
         """Why a variable cannot be set at a layer; empty where it can."""
-        v, reserved = self.program.teacher.variables[variable], self.program.reserved
+        v = self.program.teacher.variables[variable]
         if v.kind != "categorical":
             return "a number on one direction, not one of a list of values"
         if len(v.values) < 2:
             return "it has a single value"
-        if layer < v.writer_layer:
-            return f"the program writes it at layer {v.writer_layer}"
-        if reserved is not None and v.name not in reserved.names:
-            return f"no directions are reserved for it: {dict(reserved.left_out).get(v.name, 'it is not read')}"
-        if reserved is not None and not reserved.alive[layer, reserved.names.index(v.name)]:
-            return "its directions are another variable's by then: nothing reads it any more"
-        return ""
+        return self.program.why_unread(v, layer)
 
     def _encode(self, prompt: str) -> list[int]:
         ids = self.program.tokenizer.encode(prompt)

@@ -80,7 +80,6 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
     if not described:
         raise UserError(f"{run.folder}: no item to take activations of")
     write_safetensors(folder / f"{FILE}.safetensors", {k: np.concatenate(v) for k, v in parts.items()})
-    readable = program.readable(np.zeros((program.depth + 1, 1, len(program.layout.names)), np.int64)) == 0
     write_json(
         folder / f"{FILE}.json",
         {
@@ -95,11 +94,9 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
                     "name": v.name,
                     "values": [str(x) for x in v.values],
                     "writer_layer": v.writer_layer,
-                    "layers": [
-                        layer for layer in range(v.writer_layer, program.depth + 1) if readable[layer, 0, order[i]]
-                    ],
+                    "layers": program.layers_of(v),
                 }
-                for i, v in enumerate(categorical)
+                for v in categorical
             ],
             "items": described,
         },

@@ -187,10 +187,7 @@ def correspondence(run: Injected, pool: Pool) -> tuple[dict[str, Any], dict[str,
         basis = bases.get(v.name)
         if basis is None or basis.shape[1] >= run.model.width:
             continue
-        rows, layers = list(v.indices), range(v.writer_layer, program.depth + 1)
-        if program.reserved is not None:
-            alive = program.reserved.alive[:, program.reserved.names.index(v.name)]
-            layers = np.flatnonzero(alive).tolist()
+        rows = list(v.indices)
         tensors |= {f"{v.name}.basis": np.ascontiguousarray(basis)}
         tensors |= {f"{v.name}.weight": weight[rows], f"{v.name}.bias": bias[rows]}
         last = last_read(program.teacher, program.oracle, v.name)
@@ -211,7 +208,7 @@ def correspondence(run: Injected, pool: Pool) -> tuple[dict[str, Any], dict[str,
                     "subspace": f"{v.name}.basis",
                     "readout": [f"{v.name}.weight", f"{v.name}.bias"],
                 }
-                for layer in layers
+                for layer in program.layers_of(v)
             ],
         }
     return nodes, tensors

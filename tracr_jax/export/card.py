@@ -27,11 +27,13 @@ from safetensors.numpy import load_file
 
 adapter = load_file("adapter.safetensors")
 program = json.loads(pathlib.Path("program.json").read_text(encoding="utf-8"))
-layer = program["layers"]  # 0..L; a variable is there from its "writer_layer" on
 offset, stride = program["layer_map"]
-reading = hidden[offset + stride * layer] @ adapter["weight"].T + adapter["bias"]  # [S, D]
 decoded = {{}}
 for v in program["variables"]:
+    if not v["layers"]:  # the adapter does not read it
+        continue
+    layer = v["layers"][-1]  # any of these, 0..L
+    reading = hidden[offset + stride * layer] @ adapter["weight"].T + adapter["bias"]  # [S, D]
     coordinates = reading[:, v["directions"]]
     decoded[v["name"]] = [v["values"][k] for k in coordinates.argmax(-1)] if v["values"] else coordinates[:, 0]
 print(decoded[{result}])  # the program's result at each token
@@ -167,9 +169,10 @@ def _variables(evaluation: Mapping[str, Any], program: dict[str, Any]) -> str:
         kinds = f"{len(v['values'])} values" if v["kind"] == "categorical" else "a number"
         found = measured.get(v["name"])
         scores = [_percent(found["accuracy"]), _percent(found["majority"])] if found else ["", ""]
-        rows.append([f"`{v['name']}`", kinds, f"{v['writer_layer']}..{program['layers']}", *scores])
+        layers = f"{v['layers'][0]}..{v['layers'][-1]}" if v["layers"] else "none"
+        rows.append([f"`{v['name']}`", kinds, layers, *scores])
     return (
-        f"The program's variables as the adapter reads them on the test set at layer {program['layers']}: right "
+        "The program's variables as the adapter reads them on the test set, each at the last of its layers: right "
         "in per cent of the positions where the program defines them, beside always naming the most frequent one."
         "\n\n"
     ) + _table(["variable", "holds", "layers", "right", "most frequent"], rows)

@@ -112,19 +112,27 @@ def read_states(
         else:
             out.numbers[:, i] = reading[..., v.indices[0]]
             out.true_numbers[v.writer_layer :, i] = numbers[v.writer_layer :, :, v.indices[0]]
-    return out if program.codes is None else _between(out, program, np.asarray(hidden)[:, :count])
+    return out if program.codes is None else _between(out, program, hidden)
 
 
-def _between(out: Decoded, program: Program, hidden: Float[np.ndarray, "L1 S d"]) -> Decoded:
-    """The same with distances to the centroids: margins in their units, and how far away the nearest one is."""
+def _between(out: Decoded, program: Program, hidden: Float[Array, "L1 W d"]) -> Decoded:
+    """The same with distances to the centroids: margins in their units, and how far away the nearest one is.
+
+    Where a variable has no directions, or its directions are another's by then, nothing is read.
+    """
     reserved = program.reserved
     assert reserved is not None
-    found = jax.jit(reserved.read)(program.codes, hidden)
+    _, margin, distance = (np.asarray(x)[:, : len(out.tokens)] for x in reserved.read(program.codes, hidden))
     margins, away = np.zeros_like(out.margins), np.zeros_like(out.margins)
+    values, numbers = out.values.copy(), out.numbers.copy()
+    for i, v in enumerate(out.variables):
+        unread = sorted({*range(program.depth + 1)} - {*program.layers_of(v)})
+        values[unread, i], numbers[unread, i] = NOTHING, np.nan
     for k, name in enumerate(reserved.names):
         i = next(i for i, v in enumerate(out.variables) if v.name == name)
-        margins[:, i], away[:, i] = found.margin[..., k], found.away[..., k]
-    return dataclasses.replace(out, margins=margins, away=away)
+        margins[:, i], away[:, i] = margin[..., k], distance[..., k]
+    alike = tuple(reserved.alike(program.teacher, v.name) for v in out.variables)
+    return dataclasses.replace(out, values=values, numbers=numbers, margins=margins, away=away, alike=alike)
 
 
 def hidden_states(run: Injected, text: str) -> dict[str, Float[np.ndarray, "S d"]]:

@@ -3,6 +3,8 @@
 Each example is the prompt followed by the model's own answer: what stood before it while it answered.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from tracr_jax.data.samples import sample_of
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode_ids, padded_row, read_states
-from tracr_jax.interpret.display import Decoded
+from tracr_jax.interpret.display import BETWEEN, Decoded
 from tracr_jax.interpret.stepwise import generate, next_token
 from tracr_jax.measure.answers import greedy_answers
 from tracr_jax.measure.variables.labelled import oracle_values
@@ -111,20 +113,29 @@ def _short(run: Injected, items: Sequence[Item]) -> list[Item]:
 def describe_variables(run: Injected) -> list[dict[str, Any]]:
     """Name, kind, values and layers of every variable of the teacher, in its order.
 
-    The last reader's layer is the last l for which something is computed from the variable in r_l: L for the
-    result, None where nothing reads it (or only the layer that writes it does).
+    "unread": for each layer why the adapter reads nothing of it, empty where it does. "alike": values that share a
+    centroid, named by the first, which stands for all of them. "last_reader_layer": the last l for which something
+    is computed from the variable in r_l: L for the result, None where nothing reads it (or only the layer that
+    writes it does); left out where the task's own code, which knows it, is not at hand.
     """
-    oracle = run.program.oracle
-    return [
+    program, reserved = run.program, run.program.reserved
+    alike = (lambda name: {}) if reserved is None else functools.partial(reserved.alike, program.teacher)
+    out = [
         {
             "name": v.name,
             "kind": v.kind,
             "values": [str(value) for value in v.values],
             "writer_layer": v.writer_layer,
-            "last_reader_layer": last_read(run.program.teacher, oracle, v.name),
+            "unread": [program.why_unread(v, layer) for layer in range(program.depth + 1)],
+            "alike": {str(k): label for k, label in alike(v.name).items()},
         }
-        for v in run.program.teacher.variables
+        for v in program.teacher.variables
     ]
+    with contextlib.suppress(UserError):
+        oracle = program.oracle
+        for described, v in zip(out, program.teacher.variables, strict=True):
+            described["last_reader_layer"] = last_read(program.teacher, oracle, v.name)
+    return out
 
 
 def _right(run: Injected, item: Item, answer: Sequence[int]) -> bool:
@@ -163,13 +174,20 @@ def _shown(run: Injected, name: str, item: Item, answer: list[int], read: Decode
 
 
 def as_json(d: Decoded) -> dict[str, Any]:
-    """Tokens, values, margins and truth of a decoded text, as the token explorer's scripts take them."""
-    margins = np.round(d.margins.astype(float), 2)
-    return {
-        "tokens": list(d.tokens),
-        "layers": [{"value": _indices(v), "margin": m.tolist()} for v, m in zip(d.values, margins, strict=True)],
-        "truth": [_indices(t) for t in d.truth],
-    }
+    """Tokens, values, margins and truth of a decoded text, as the token explorer's scripts take them.
+
+    With reserved directions also "between": for some variables the tokens at which no centroid is near.
+    """
+    none = d.values == NOTHING
+    margins = np.round(d.margins.astype(float), 2).astype(object)
+    margins[none] = None
+    layers: list[dict[str, Any]] = [
+        {"value": _indices(v), "margin": m.tolist()} for v, m in zip(d.values, margins, strict=True)
+    ]
+    if d.away is not None:
+        for layer, far in zip(layers, (d.away > BETWEEN) & ~none, strict=True):
+            layer["between"] = {str(i): np.flatnonzero(row).tolist() for i, row in enumerate(far) if row.any()}
+    return {"tokens": list(d.tokens), "layers": layers, "truth": [_indices(t) for t in d.truth]}
 
 
 def _indices(values: np.ndarray) -> list[list[int | None]]:

@@ -12,7 +12,7 @@ from tracr_jax.data.samples import sample_of
 from tracr_jax.interpret.probe import fit_probe
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
-from tracr_jax.measure.variables.reading import DecodeCounts, scores
+from tracr_jax.measure.variables.reading import DecodeCounts, over_layers
 from tracr_jax.runs.model import Injected
 
 _DIGITS = 4  # of every share in the JSON: the intervals are wider
@@ -36,7 +36,8 @@ def scorecard(
     Returns:
       {"layers": L + 1, "sets": {set: {"items", "unlabelled_values", "classes": {class: {variable: {"positions",
       "majority", "accuracy", "probe"}}}}}}; accuracy and probe are one share per layer, None where the program
-      holds nothing there. Positions and majority are those of the last layer. Categorical variables only.
+      holds nothing there. Positions and majority are those of the last layer that encodes the variable.
+      Categorical variables only.
     """
     labeller, counter = Labeller(run), Counter(run)
     progress(f"scorecard: probe of the untouched model on {probe_items} training items")
@@ -62,21 +63,18 @@ def scorecard(
 def _variables(
     run: Injected, adapted: DecodeCounts, probed: DecodeCounts, *, position_class: int
 ) -> dict[str, Any]:
-    def by_layer(counts: DecodeCounts):
-        return [
-            scores(counts, layout=run.program.layout, position_class=position_class, layer=layer)
-            for layer in range(run.program.depth + 1)
-        ]
-
-    ours, theirs = by_layer(adapted), by_layer(probed)
+    ours, theirs = (
+        over_layers(counts, layout=run.program.layout, position_class=position_class)
+        for counts in (adapted, probed)
+    )
     found = {
-        last.name: {
-            "positions": last.positions,
-            "majority": _round(last.majority),
-            "accuracy": [_round(layer[i].accuracy) for layer in ours],
-            "probe": [_round(layer[i].accuracy) for layer in theirs],
+        name: {
+            "positions": latest.positions,
+            "majority": _round(latest.majority),
+            "accuracy": [_round(share) for share in shares],
+            "probe": [_round(share) for share in theirs[name][1]],
         }
-        for i, last in enumerate(ours[-1])
+        for name, (latest, shares) in ours.items()
     }
     return {v.name: found[v.name] for v in run.program.teacher.variables if v.name in found}
 

@@ -20,7 +20,7 @@ from tracr_jax.measure.language import mean_kl, perplexity
 from tracr_jax.measure.stats import share
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
-from tracr_jax.measure.variables.reading import DecodeCounts, scores
+from tracr_jax.measure.variables.reading import DecodeCounts, over_layers
 from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import EvalSet, Item
@@ -204,7 +204,8 @@ def decode_samples(run: Injected, samples: Mapping[str, Sequence[Item]]) -> dict
     """Decode accuracy of every categorical variable on items of named sets, against the program's own values.
 
     Items that fit the teacher's table are compared with the teacher's states; longer ones with the oracle's
-    values, and values for which the teacher has no direction are counted apart ("unlabelled").
+    values, and values for which the teacher has no direction are counted apart ("unlabelled"). "accuracy",
+    "majority" and "positions" are those of the last layer that encodes the variable.
     """
     labeller, counter = Labeller(run), Counter(run)
     readers = every_layer(run.adapter, layers=run.program.depth + 1)
@@ -226,16 +227,12 @@ def decode_samples(run: Injected, samples: Mapping[str, Sequence[Item]]) -> dict
 
 def _table(run: Injected, counts: DecodeCounts, position_class: str) -> dict[str, Any]:
     at = CLASSES.index(position_class)
-    layers = [
-        scores(counts, layout=run.program.layout, position_class=at, layer=layer)
-        for layer in range(run.program.depth + 1)
-    ]
     return {
-        last.name: {
-            "accuracy": last.accuracy,
-            "majority": last.majority,
-            "positions": last.positions,
-            "by_layer": [layer[i].accuracy for layer in layers],
+        name: {
+            "accuracy": latest.accuracy,
+            "majority": latest.majority,
+            "positions": latest.positions,
+            "by_layer": by_layer,
         }
-        for i, last in enumerate(layers[-1])
+        for name, (latest, by_layer) in over_layers(counts, layout=run.program.layout, position_class=at).items()
     }

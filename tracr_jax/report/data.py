@@ -164,6 +164,11 @@ def scorecard_of(run: RunFiles) -> dict[str, Any] | None:
     return {"layers": _layers(sets), "sets": sets, "order": sorted(order, key=_first_layer(sets)), "probed": False}
 
 
+def last_layer(shares: Sequence[float | None]) -> int | None:
+    """The last layer at which a variable is encoded: with reserved directions not the last of all."""
+    return max((layer for layer, share in enumerate(shares) if share is not None), default=None)
+
+
 def interference_of(run: RunFiles) -> dict[str, Any] | None:
     """The interference matrix: {tasks, rows: [{name, run, steps, cells}]}; None for a run with one program.
 

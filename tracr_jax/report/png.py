@@ -179,13 +179,19 @@ def draw_losses(ax: Axes, run: RunFiles) -> None:
 
 
 def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
-    """What is read from the model at the last aligned layer of one prompt; red frames: the program differs."""
-    rows = _held(run, example)
+    """What is read of each variable at the last layer that encodes it; red frames: the program differs."""
+    held = _held(run, example)
+    rows = list(held)
     first = max(0, len(example["tokens"]) - _COLUMNS)  # a long prompt's beginning is left out
     tokens = example["tokens"][first:]
-    last = example["layers"][-1]
+    layers = example["layers"]
     values, margins, truth = (
-        [row[first:] for row in table] for table in (last["value"], last["margin"], example["truth"][-1])
+        {i: table(layer)[i][first:] for i, layer in held.items()}
+        for table in (
+            lambda layer: layers[layer]["value"],
+            lambda layer: layers[layer]["margin"],
+            lambda layer: example["truth"][layer],
+        )
     )
     full = np.percentile([m for i in rows for m in margins[i] if m is not None] or [1.0], 90) or 1.0
     shade = np.full((len(rows), len(tokens)), np.nan)
@@ -197,12 +203,14 @@ def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
             shade[y, x] = min(1.0, max(0.05, (margins[i][x] or 0.0) / full))
             text = str(run.variables[i]["values"][values[i][x]])
             text = {"True": "T", "False": "F"}.get(text, text[:5])
+            text += "…" if str(values[i][x]) in run.variables[i].get("alike", {}) else ""
             ink = "white" if shade[y, x] > 0.6 else INK
             ax.text(x, y, _safe(text), ha="center", va="center", fontsize=7, color=ink, parse_math=False)
             if values[i][x] != truth[i][x]:
                 ax.add_patch(_frame(x, y))
     _heat(ax, shade)
-    names = [run.variables[i]["name"] for i in rows]
+    one = len(set(held.values())) == 1
+    names = [run.variables[i]["name"] + ("" if one else f" ({layer})") for i, layer in held.items()]
     ax.set_yticks(range(len(rows)), [_safe(n) for n in names], fontsize=8, family="monospace", parse_math=False)
     ax.set_xticks(
         range(len(tokens)),
@@ -212,6 +220,7 @@ def draw_example(ax: Axes, run: RunFiles, example: dict[str, Any]) -> None:
     longest = max(map(len, tokens), default=0)
     ax.tick_params(axis="x", labeltop=True, labelbottom=False, top=False, rotation=90 if longest > 3 else 0)
     how = "darker: larger margin to the next value; red frame: the program holds another; dot: it holds none"
+    how += "" if one else "; in brackets: the layer"
     ax.set_xlabel(how, fontsize=8, color=SOFT)
     ax.set_title("The program's variables, read from the model at every token", loc="left", fontsize=11)
     calm(ax, lines=False)
@@ -225,11 +234,14 @@ def _heat(ax: Axes, shade: np.ndarray) -> None:
     ax.vlines(np.arange(width + 1) - 0.5, -0.5, height - 0.5, color="white", linewidth=1.6)
 
 
-def _held(run: RunFiles, example: dict[str, Any]) -> list[int]:
-    """Variables that the program holds somewhere in the example at the last layer."""
-    truth = example["truth"][-1]
-    held = [i for i, v in enumerate(run.variables) if v["values"] and any(t is not None for t in truth[i])]
-    return sorted(held, key=lambda i: run.variables[i]["writer_layer"])
+def _held(run: RunFiles, example: dict[str, Any]) -> dict[int, int]:
+    """Variables that the program holds somewhere in the example, and the last layer that encodes each."""
+    held = {}
+    for i in sorted(range(len(run.variables)), key=lambda i: run.variables[i]["writer_layer"]):
+        layers = [n for n, truth in enumerate(example["truth"]) if any(t is not None for t in truth[i])]
+        if run.variables[i]["values"] and layers:
+            held[i] = layers[-1]
+    return held
 
 
 def _frame(x: int, y: int):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tracr_jax.report.data import interference_of, lengths, loss_curves, result_name, scorecard_of
+from tracr_jax.report.data import interference_of, last_layer, lengths, loss_curves, result_name, scorecard_of
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.swaps import beats_controls, outside, result_swap, swaps_reading
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
@@ -34,8 +34,8 @@ RULES = (
     (
         "Can the variables be read?",
         "yes: the result decodes at the answer in at least 90 %, above the majority rate and the probe, and "
-        "four of "
-        "five variables beat both at the last layer; partly: half of them do, or the result alone.",
+        "four of five variables beat both, each at the last layer that encodes it; partly: half of them do, or "
+        "the result alone.",
     ),
     (
         "Are they used?",
@@ -129,11 +129,11 @@ def readable(run: RunFiles) -> tuple[str | None, str]:
     if not card or "test" not in card["sets"]:
         return None, "`tracr-jax interpret` measures it."
     classes = card["sets"]["test"]["classes"]
-    last = {n: _at(c, -1) for n, c in classes["all"].items() if c["accuracy"] and c["accuracy"][-1] is not None}
+    last = {n: at for n, c in classes["all"].items() if (at := _latest(c)) and c["majority"] is not None}
     above = [n for n, (a, floor) in last.items() if a > floor]
     result = result_name(card["order"])
     at = classes.get("answer", {}).get(result)
-    accuracy, floor = _at(at, -1) if at and at["accuracy"] and at["accuracy"][-1] is not None else (None, 0.0)
+    accuracy, floor = (at and _latest(at)) or (None, 0.0)
     share = len(above) / max(len(last), 1)
     good = accuracy is not None and accuracy >= GOOD and accuracy > floor
     verdict = "yes" if good and share >= 0.8 else "partly" if good or share >= 0.5 else "no"
@@ -145,7 +145,7 @@ def readable(run: RunFiles) -> tuple[str | None, str]:
     text = ""
     if accuracy is not None:
         text = f"{result} decodes at the answer in {percent(accuracy)}{_against(at)}; "
-    return verdict, f"{text}{len(above)} of {len(last)} variables beat {against} at the last layer."
+    return verdict, f"{text}{len(above)} of {len(last)} variables beat {against}, each at its last layer."
 
 
 def used(run: RunFiles) -> tuple[str | None, str]:
@@ -300,18 +300,18 @@ def _moved(curve: Mapping[str, Any]) -> str:
 
 
 def scorecard_reading(run: RunFiles) -> str:
-    """The result, and the variable that decodes worst at the last layer of the test set."""
+    """How many variables decode well on the test set, each at the last layer that encodes it, and the worst."""
     card = scorecard_of(run)
     assert card is not None
     cells = card["sets"].get("test", next(iter(card["sets"].values())))["classes"]["all"]
-    last = {n: c["accuracy"][-1] for n, c in cells.items() if c["accuracy"] and c["accuracy"][-1] is not None}
+    last = {n: at[0] for n, c in cells.items() if (at := _latest(c))}
     if not last:
-        return "No variable is held at the last layer."
+        return "No layer encodes a variable."
     worst = min(last, key=lambda n: last[n])
     good = sum(v >= GOOD for v in last.values())
     return (
-        f"At the last layer {good} of {len(last)} variables decode in at least 90{NBSP}% of the positions; the "
-        f"hardest is "
+        f"{good} of {len(last)} variables decode in at least 90{NBSP}% of the positions, each at the last layer "
+        f"that encodes it; the hardest is "
         f"{worst} with {percent(last[worst])}{_against(cells[worst])}."
     )
 
@@ -350,14 +350,18 @@ def explorer_reading(run: RunFiles) -> str:
     )
 
 
-def _at(cell: Mapping[str, Any], layer: int) -> tuple[float, float]:
-    """Accuracy at a layer, and the better of majority rate and probe."""
-    probe = cell["probe"][layer] if cell.get("probe") else None
-    return cell["accuracy"][layer], max(cell["majority"] or 0.0, probe or 0.0)
+def _latest(cell: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Accuracy at the last layer that encodes the variable, and the better of majority rate and probe there."""
+    at = last_layer(cell["accuracy"] or ())
+    return None if at is None else (cell["accuracy"][at], max(cell["majority"] or 0.0, _probe(cell, at) or 0.0))
+
+
+def _probe(cell: Mapping[str, Any], layer: int | None) -> float | None:
+    return cell["probe"][layer] if layer is not None and cell.get("probe") else None
 
 
 def _against(cell: Mapping[str, Any]) -> str:
-    probe = cell["probe"][-1] if cell.get("probe") else None
+    probe = _probe(cell, last_layer(cell["accuracy"] or ()))
     parts = [] if cell["majority"] is None else [f"majority {percent(cell['majority'])}"]
     parts += [] if probe is None else [f"probe {percent(probe)}"]
     return f" ({', '.join(parts)})" if parts else ""

@@ -154,9 +154,9 @@ def scorecard_section(runs: Sequence[RunFiles]) -> str:
     reading, how = [], ""
     if have:
         how = (
-            "Each cell: how often the variable is decoded right at that layer, in percent. Layers before the "
-            "program writes it are "
-            "empty. Slanted and dotted: no better than the majority rate or the probe."
+            "Each cell: how often the variable is decoded right at that layer, in percent. Layers that do not "
+            "encode it are empty: it is not written yet, or with reserved directions no longer used. Slanted and "
+            "dotted: no better than the majority rate or the probe."
         )
         reading = _each(have, readings.scorecard_reading)
         body = '<div class="controls" data-controls="scorecard"></div>' + place("scorecard", have) + body

@@ -34,7 +34,7 @@ from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, load_teacher, make_forward, save_teacher
 from tracr_jax.teacher.forward import all_states
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.teacher.variables import NOTHING, VariableLayout, variable_layout
+from tracr_jax.teacher.variables import VariableLayout, variable_layout
 from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import ResidualsFn
 from tracr_jax.types import Adapter, Codes
@@ -164,20 +164,21 @@ class Program:
         assert self.reserved is not None
         return dataclasses.replace(self, adapter=self.reserved.adapter(adapter), codes=adapter)
 
-    def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
-        """The program's values (in layout order) as far as the adapter can represent them.
+    def why_unread(self, variable: Variable, layer: int) -> str:
+        """Why the adapter reads nothing of a variable at a teacher layer; empty where it does."""
+        if layer < variable.writer_layer and (self.reserved is None or variable.name in self.reserved.names):
+            return f"the program writes it at layer {variable.writer_layer}"
+        return "" if self.reserved is None else self.reserved.why_unread(variable.name, layer)
 
-        A reserved adapter does not encode a variable without directions, nor one whose directions were released
-        after its last reader; of values that share a centroid, the first represents all.
-        """
+    def layers_of(self, variable: Variable) -> list[int]:
+        """The teacher layers at which the adapter reads a variable."""
+        return [layer for layer in range(self.depth + 1) if not self.why_unread(variable, layer)]
+
+    def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
+        """The program's values (in layout order) as far as the adapter can represent them, see `Reserved`."""
         if self.reserved is None:
             return truth
-        shown = np.full_like(truth, NOTHING)
-        for i, name in enumerate(self.reserved.names):
-            n, first = self.layout.names.index(name), self.reserved.first_of_class(self.teacher, name)
-            here = self.reserved.alive[:, i].reshape(-1, *[1] * (truth.ndim - 2)) & (truth[..., n] != NOTHING)
-            shown[..., n] = np.where(here, first[truth[..., n]], NOTHING)
-        return shown
+        return self.reserved.readable(self.teacher, truth, names=self.layout.names)
 
 
 def make_program(
@@ -219,8 +220,9 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
     """The content of program.json.
 
     "variables": name, kind, "directions" (rows of the adapter), "values" beside them ([] for a numerical
-    variable), "writer_layer" (the first hidden state that holds it). "layers" is L; teacher layer l is read from
-    hidden state offset + stride * l of "layer_map". "bridge": the form of a prompt with its answer, and which
+    variable), "writer_layer" (the first hidden state that holds it), "layers" (those at which the adapter reads
+    it: none of a variable without reserved directions). "layers" of the program is L; layer l is read from hidden
+    state offset + stride * l of "layer_map". "bridge": the form of a prompt with its answer, and which
     tokens of the language model the program knows; every other token is "fill" to it. "run": the configuration.
 
     Args:
@@ -251,6 +253,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
                 "directions": list(v.indices),
                 "values": [_plain(x) for x in v.values],
                 "writer_layer": v.writer_layer,
+                "layers": program.layers_of(v),
             }
             for v in teacher.variables
         ],

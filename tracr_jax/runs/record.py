@@ -131,7 +131,7 @@ def first_history(evaluation: Mapping[str, Any], *, task: str, config: RunConfig
 
 
 def mean_decoded(decode: Mapping[str, Any], config: RunConfig) -> float | None:
-    """Mean decode accuracy of a program's variables on its test set, all positions, at its last layer.
+    """Mean decode accuracy of a program's variables on its test set, all positions, each at its last layer.
 
     None for a run without alignment. `decode`: of its evaluation.
     """

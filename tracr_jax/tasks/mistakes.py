@@ -49,3 +49,32 @@ def looks_ahead(oracle: Oracle, *, length: int) -> str:
     """The end of a line about a program whose selectors of positions select later ones; "" where none does."""
     names = positional_lookahead(oracle, length=length)
     return f"; {names[0]} selects later positions, of which a causal network sees none" if names else ""
+
+
+def wrong_letters(letters: Sequence[str], min_length: int, max_length: int) -> str:
+    """What is wrong with a task's letters and lengths; empty if nothing is."""
+    if not 1 <= min_length <= max_length:
+        return f"needs 1 <= min_length <= max_length, got {min_length} and {max_length}"
+    if twice := [c for k, c in enumerate(letters) if c in letters[:k]]:
+        return f"the letter {twice[0]!r} is given twice; give each once"
+    return "" if len(letters) > 1 else f"needs two letters or more, got {len(letters)}"
+
+
+def no_truth_value(oracle: Oracle, strings: Sequence[Sequence[str]], *, ask: str) -> str:
+    """Which value of a program is no yes or no: every number but 0, and every letter, would be a yes; or empty.
+
+    Args:
+      oracle: of the program.
+      strings: what it is given.
+      ask: stands behind each, where the answer is due.
+    """
+    found = oracle.evaluate([[*letters, ask] for letters in strings], names=[oracle.result])
+    for letters, one in zip(strings, found, strict=True):
+        value = one.values[oracle.result][-1]
+        if value is not None and value not in (0, 1):  # True and False are 1 and 0
+            return (
+                f"of {' '.join(letters)!r} the program's value is {value!r}, neither True nor False; give "
+                'answer="value" if that is the answer (or "sequence", for one at each letter), or compare it with '
+                "something"
+            )
+    return ""

@@ -15,7 +15,7 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.language import Language, Letters, explore, random_string, written
-from tracr_jax.tasks.mistakes import looks_ahead, mistake_of, without_value
+from tracr_jax.tasks.mistakes import looks_ahead, mistake_of, no_truth_value, without_value, wrong_letters
 from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, as_text, is_word, joined
 from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import EVALUATION, Split, rng, shrunk, split_of
@@ -49,8 +49,8 @@ class StringTask(SampledTask):
     max_length: int = 10
     """Most letters in training; the set "longer" goes to twice as many."""
     answer: Literal["yes/no", "value", "sequence"] = "yes/no"
-    """"yes/no": whether the value at "?" is true. "value": that value's text. "sequence": one value for each
-    letter, from "?" on; the values that were written stand in the input of those that follow."""
+    """"yes/no": the value at "?" is True or False, or 1 or 0. "value": that value's text. "sequence": one value
+    for each letter, from "?" on; the values that were written stand in the input of those that follow."""
     generate: Callable[[np.random.Generator], Sequence[str]] | None = None
     """Makes strings that random drawing misses, for a program whose answer is nearly always the same."""
     truth: Callable[[Sequence[str]], Any] | None = None
@@ -73,11 +73,8 @@ class StringTask(SampledTask):
         if self.answer not in ("yes/no", "value", "sequence"):
             forms = "'yes/no', 'value' or 'sequence'"
             raise UserError(f"task {self.name}: answer must be {forms}, got {self.answer!r}")
-        if not 1 <= self.min_length <= self.max_length or len(set(self.letters)) < 2:
-            raise UserError(
-                f"task {self.name}: needs two letters or more and 1 <= min_length <= max_length, got "
-                f"{len(set(self.letters))}, {self.min_length} and {self.max_length}"
-            )
+        if problem := wrong_letters(self.letters, self.min_length, self.max_length):
+            raise UserError(f"task {self.name}: {problem}")
         if not 0 <= self.skipped < self.min_length:
             raise UserError(
                 f"task {self.name}: of {self.min_length} letters and more, {self.skipped} cannot be skipped"
@@ -200,6 +197,10 @@ class StringTask(SampledTask):
     def _language(self) -> Language:
         """The strings of training's lengths by answer, once the program is known to look at the letters alone."""
         if self.answer == "yes/no":
+            r, oracle = rng(EVALUATION + 9), Oracle(self._built())
+            strings = [random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)]
+            if problem := no_truth_value(oracle, strings, ask=ASK):
+                raise UserError(f"task {self.name}: {problem}")
             self._check_always()
         r = rng(EVALUATION + 8)
         for _ in range(_COMPARED):

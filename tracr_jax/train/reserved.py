@@ -12,7 +12,7 @@ all variables with one full affine map.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
+from tracr_jax.teacher.variables import NOTHING
 from tracr_jax.train.codes import code
 from tracr_jax.types import Adapter, Array, Codes
 
@@ -155,6 +156,37 @@ class Reserved:
         own = self.select[list(teacher.variable(name).indices)]
         return own.argmax(axis=0)[own.argmax(axis=1)]
 
+    def alike(self, teacher: Teacher, name: str) -> dict[int, str]:
+        """Values that share a centroid, by the place of the first, which stands for all: "1…45", or "0,2,4,…"."""
+        if name not in self.names:
+            return {}
+        values, first = teacher.variable(name).values, self.first_of_class(teacher, name)
+        classes = {int(k): np.flatnonzero(first == k) for k in np.unique(first)}
+        return {k: _named_together(values, places) for k, places in classes.items() if len(places) > 1}
+
+    def why_unread(self, name: str, layer: int) -> str:
+        """Why nothing is read of a variable, though the program has written it; empty where it is read."""
+        if name not in self.names:
+            return f"no directions are reserved for it: {dict(self.left_out)[name]}"
+        if not self.alive[layer, self.names.index(name)]:
+            return "nothing reads it any more, and its directions are free for another variable"
+        return ""
+
+    def readable(
+        self, teacher: Teacher, truth: Int[np.ndarray, "L1 *B n"], *, names: Sequence[str]
+    ) -> Int[np.ndarray, "L1 *B n"]:
+        """The program's values of the variables `names` as far as they are encoded.
+
+        Not encoded is a variable without directions, nor one whose directions were released after its last reader;
+        of values that share a centroid, the first represents all.
+        """
+        shown = np.full_like(truth, NOTHING)
+        for i, name in enumerate(self.names):
+            n, first = names.index(name), self.first_of_class(teacher, name)
+            here = self.alive[:, i].reshape(-1, *[1] * (truth.ndim - 2)) & (truth[..., n] != NOTHING)
+            shown[..., n] = np.where(here, first[truth[..., n]], NOTHING)
+        return shown
+
     def classes(self, residuals: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
         """Teacher states as one-hots of value classes, in grouped order."""
         return residuals @ self.select
@@ -176,6 +208,7 @@ class Reserved:
         """One group's part of an array over classes."""
         return x[..., g.column : g.column + g.n * g.m].reshape(*x.shape[:-1], g.n, g.m)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def read(self, codes: Codes, states: Float[Array, "*B d"]) -> Reading:
         """The nearest centroid of every variable, and how near it is."""
         x = states.reshape(-1, states.shape[-1]) @ self.basis(codes)  # [N, X]
@@ -194,6 +227,7 @@ class Reserved:
         joined = (jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
         return Reading(*(y.reshape(*states.shape[:-1], -1) for y in joined))
 
+    @functools.partial(jax.jit, static_argnums=(0, 3))
     def write(
         self, codes: Codes, state: Float[Array, "*B d"], name: str, value: int | Int[Array, "*B"]
     ) -> Float[Array, "*B d"]:
@@ -214,6 +248,13 @@ class Reserved:
         q = self.basis(codes)[:, self.coordinates(name)]
         new = jnp.broadcast_to(c[jnp.asarray(value)], (*state.shape[:-1], c.shape[-1]))
         return state + ((new - state @ q) @ q.T).astype(state.dtype)
+
+
+def _named_together(values: Sequence[Any], places: Int[np.ndarray, " k"]) -> str:
+    chosen = [values[j] for j in places]
+    if np.ptp(places) == len(places) - 1 and all(isinstance(v, int | float) for v in chosen):
+        return f"{chosen[0]}…{chosen[-1]}"
+    return ",".join([*map(str, chosen[:3]), *(["…"] if len(chosen) > 3 else [])])
 
 
 def reserve(teacher: Teacher, oracle: Oracle, config: ExchangeConfig, *, seed: int = 0) -> Reserved:

@@ -10,6 +10,8 @@ function explore() {
   const box = el("textarea", { id: "prompt", rows: 3, spellcheck: "false", autocomplete: "off", autocapitalize: "off", maxlength: 8000 });
   const status = el("p", { class: "status", role: "status" });
   const answers = el("div", { class: "both" });
+  const setting = el("div");
+  const now = el("div", { class: "now" }, answers, setting); // in sight wherever the table is scrolled to
   const chips = el("div", { class: "chips" });
   const head = DATA.prompts.map((p, k) => [k, p.replaceAll("\n", "↵")]);
   const again = el("button", { type: "button", "data-role": "reset" }, "Undo all changes");
@@ -17,9 +19,10 @@ function explore() {
     el("div", { class: "ask" },
       el("div", { class: "ask-line" }, el("label", { for: "prompt" }, "Prompt"), choice("example", [["", "choose one"], ...head], take, { "data-role": "example" })),
       box, status),
-    answers, chips, el("details", {}, el("summary", {}, "How to read and set a cell"), el("p", { class: "how" }, DATA.how)),
+    now, chips, el("details", {}, el("summary", {}, "How to read and set a cell"), el("p", { class: "how" }, DATA.how)),
   );
   const viewer = makeViewer(place, { mark, onDraw: offer });
+  new ResizeObserver(() => document.documentElement.style.setProperty("scroll-padding-top", `${now.offsetHeight}px`)).observe(now);
   again.addEventListener("click", () => change([]));
 
   function take(k) {
@@ -91,10 +94,10 @@ function explore() {
       el("tbody", {}, row("as it is", before.answer, false), after ? row(state.changes.length > 1 ? "with your changes" : "with your change", after.answer, true) : null)));
   }
 
-  const nameOf = (c) => `${DATA.variables[c.variable].name} = ${DATA.variables[c.variable].values[c.value]}`;
+  const nameOf = (c) => `${DATA.variables[c.variable].name} = ${valueOf(DATA.variables[c.variable], c.value)}`;
   function drawChips() {
     const tokens = state.found.before.tokens;
-    if (!state.changes.length) return chips.replaceChildren(el("span", { class: "soft" }, "Click a cell and set another value: the answer follows below its own line."));
+    if (!state.changes.length) return chips.replaceChildren(el("span", { class: "soft" }, "Click a cell of the table and set another value: what the model then answers appears above."));
     chips.replaceChildren(...state.changes.map((c, k) => {
       const away = el("button", { type: "button", class: "chip", "aria-label": `undo ${nameOf(c)}` },
         el("b", {}, nameOf(c)), el("small", {}, ` at token ${c.token} “${visible(tokens[c.token] ?? "")}”, layer ${c.layer} `), "✕");
@@ -112,7 +115,7 @@ function explore() {
     const was = before.layers[layer].value[variable]?.[token];
     if (was === undefined || was === after.layers[layer].value[variable]?.[token]) return null;
     if (!after.unknown && after.truth[layer][variable][token] === null) return null;
-    return { marks: ["moved"], tip: [`before: ${DATA.variables[variable].values[was]}`] };
+    return { marks: ["moved"], tip: [`before: ${valueOf(DATA.variables[variable], was)}`] };
   }
 
   // The control of the chosen cell.
@@ -120,25 +123,26 @@ function explore() {
     if (variable === null) return;
     const v = DATA.variables[variable];
     const why = v.fixed[layer];
+    const where = `token ${token} “${visible((state.found.after || state.found.before).tokens[token])}”, layer ${layer}`;
     if (why) {
-      viewer.extra.replaceChildren(el("p", { class: "set-line soft" }, `Cannot be set at layer ${layer}: ${why}.`));
+      setting.replaceChildren(el("p", { class: "set-line soft" }, el("b", {}, v.name), ` cannot be set at layer ${layer}: ${why}.`));
       return;
     }
     const now = state.changes.find((c) => c.variable === variable && c.layer === layer && c.token === token);
     const shown = (state.found.after || state.found.before).layers[layer].value[variable][token];
     // Without directions of its own a value is taken from a prompt that holds it.
     const can = new Set([...state.found.settable[variable], shown, now?.value]);
-    const values = v.values.map((t, k) => [k, `${visible(t)}${k === shown ? " (read now)" : ""}`]).filter(([k]) => can.has(k));
-    const none = v.values.length - values.length;
+    const values = v.values.map((_, k) => [k, `${visible(valueOf(v, k))}${k === shown ? " (read now)" : ""}`]).filter(([k]) => can.has(k));
+    const none = Object.keys(v.alike ?? {}).length ? 0 : v.values.length - values.length;
     const last = v.last_reader_layer;
     const unread = last === undefined || (last !== null && layer <= last) ? null
       : last === null ? "nothing in the program reads it" : `the program reads it last at layer ${last}: from here its answer cannot change`;
-    const select = choice(`set it at layer ${layer}, token ${token} to`, values, (k) => {
+    const select = choice([el("b", {}, v.name), ` at ${where}, is set to`], values, (k) => {
       const others = state.changes.filter((c) => c !== now);
       change([...others, { variable, layer, token, value: Number(k) }]);
     }, { "data-role": "set" });
     select.querySelector("select").value = String(now ? now.value : shown);
-    viewer.extra.replaceChildren(el("p", { class: "set-line" }, select,
+    setting.replaceChildren(el("p", { class: "set-line" }, select,
       none ? el("small", {}, ` ${none} of ${v.values.length} values are held by no prompt read so far`) : null,
       unread ? el("small", { class: "unread" }, unread) : null));
   }

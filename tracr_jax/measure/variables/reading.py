@@ -95,6 +95,25 @@ class VariableScore:
     positions: int
 
 
+def over_layers(
+    counts: DecodeCounts, *, layout: VariableLayout, position_class: int
+) -> dict[str, tuple[VariableScore, list[float | None]]]:
+    """By variable: the score at the last layer that encodes it, and the accuracy at every layer.
+
+    An affine adapter reads every variable at the last layer; reserved directions are handed on after a variable's
+    last reader. A variable that no layer encodes has the empty score of the last.
+    """
+    layers = [
+        scores(counts, layout=layout, position_class=position_class, layer=layer)
+        for layer in range(len(counts.right))
+    ]
+    out = {}
+    for of_one in zip(*layers, strict=True):
+        latest = next((s for s in reversed(of_one) if s.positions), of_one[-1])
+        out[latest.name] = latest, [s.accuracy for s in of_one]
+    return out
+
+
 def scores(
     counts: DecodeCounts, *, layout: VariableLayout, position_class: int, layer: int
 ) -> list[VariableScore]:

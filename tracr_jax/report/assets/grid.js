@@ -52,7 +52,8 @@ function makeGrid(place) {
     const names = scroll.querySelector("tbody th").getBoundingClientRect().width;
     if (here.left < box.left + names) scroll.scrollLeft -= box.left + names - here.left + 4;
     else if (here.right > box.right) scroll.scrollLeft += here.right - box.right + 4;
-    if (here.top < 0 || here.bottom > innerHeight) cell.scrollIntoView({ block: "nearest" });
+    const covered = parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop) || 0;
+    if (here.top < covered || here.bottom > innerHeight) cell.scrollIntoView({ block: "nearest" });
     showTip(cell);
   }
 

@@ -1,8 +1,12 @@
 // One prompt at one layer, tokens across, variables down; below it a chosen variable over all layers.
 // Shared by the report's token explorer and by the page of `tracr-jax explore`.
 //
-// A run is {variables: [{name, kind, values, writer_layer, last_reader_layer?}], result}, an example {tokens, answer_positions,
-// layers: [{value, margin}], truth, unknown?}. options: onDraw(state), mark(variable, layer, token) -> {marks, tip} or null.
+// A run is {variables: [{name, kind, values, writer_layer, unread?, alike?, last_reader_layer?}], result}, an example {tokens,
+// answer_positions, layers: [{value, margin, between?}], truth, unknown?}. options: onDraw(state), mark(variable, layer, token) ->
+// {marks, tip} or null.
+
+// A value of a variable; the first of several that are encoded alike stands for all of them.
+const valueOf = (variable, k) => variable.alike?.[k] ?? variable.values[k] ?? `value ${k}`;
 function makeViewer(place, options = {}) {
   const state = { run: null, example: null, layer: 0, variable: null, token: null, held: false };
   const depth = () => state.example.layers.length - 1;
@@ -17,8 +21,7 @@ function makeViewer(place, options = {}) {
   const grid = makeGrid(main);
   const detailTitle = el("h3", {});
   const detailText = el("p", { class: "reading-small", "aria-live": "polite" });
-  const extra = el("div");
-  detail.append(detailTitle, detailText, extra);
+  detail.append(detailTitle, detailText);
   const over = makeGrid(detail);
 
   // In the order in which the program writes them.
@@ -43,20 +46,27 @@ function makeViewer(place, options = {}) {
     const margin = e.layers[layer].margin[index]?.[token] ?? null;
     const truth = e.truth[layer]?.[index]?.[token] ?? null;
     const where = `${variable.name}, layer ${layer}, token ${token} “${visible(e.tokens[token])}”`;
-    const name = (k) => (k === null ? "nothing" : variable.values[k] ?? `value ${k}`);
-    if (value === null) return { text: "", marks: ["void"], tip: [where, "not read here"] };
-    const read = `read from the model: ${name(value)}${margin === null ? "" : `, margin ${number(margin)}`}`;
+    if (value === null) return { text: "·", marks: ["void"], tip: [where, variable.unread?.[layer] || "not read here"] };
+    const several = variable.alike?.[value];
+    const text = several && !several.includes(",") ? several : short(variable.values[value] ?? "?") + (several ? "…" : "");
+    const between = e.layers[layer].between?.[index]?.includes(token) ?? false;
+    const read = `read from the model: ${valueOf(variable, value)}${margin === null ? "" : `, margin ${number(margin)}`}`
+      + (between ? "; in between, no value is near" : "");
+    const marks = between ? ["weak"] : [];
+    const shownAs = between ? `${text}?` : text;
     const level = Math.min(1, Math.max(0.04, (margin ?? 0) / full));
     if (e.unknown && layer >= variable.writer_layer) {
-      return { text: short(name(value)), level, marks: [], tip: [where, read, "what the program holds is not known"] };
+      return { text: shownAs, level, marks, tip: [where, read, "what the program holds is not known"] };
     }
-    if (truth === null) return { text: "·", marks: ["void"], tip: [where, "the program holds nothing here", `the adapter would say ${name(value)}`] };
+    if (truth === null) {
+      return { text: "·", marks: ["void"], tip: [where, variable.unread?.[layer] || "the program holds nothing here", `the adapter would say ${valueOf(variable, value)}`] };
+    }
     const wrong = value !== truth;
     return {
-      text: short(name(value)),
+      text: shownAs,
       level,
-      marks: wrong ? ["wrong"] : [],
-      tip: [where, read, wrong ? `the program has: ${name(truth)}` : "as the program has it"],
+      marks: wrong ? [...marks, "wrong"] : marks,
+      tip: [where, read, wrong ? `the program has: ${valueOf(variable, truth)}` : "as the program has it"],
     };
   }
 
@@ -64,6 +74,13 @@ function makeViewer(place, options = {}) {
   const columns = () => state.example.tokens.map((t, k) => ({
     text: visible(t), title: `token ${k}: ${visible(t)}`, mark: state.example.answer_positions.includes(k) ? "answer ↓" : null,
   }));
+  // The layers at which something of a variable is shown, as a note beside those rows that are empty at this layer.
+  function elsewhere(v, i) {
+    const e = state.example;
+    const layers = e.layers.map((l, k) => (e.unknown ? (k >= v.writer_layer ? l.value[i] : null) : e.truth[k][i])?.some((x) => x !== null) ? k : -1).filter((k) => k >= 0);
+    if (layers.includes(state.layer)) return null;
+    return !layers.length ? "not read" : layers.length === 1 ? `layer ${layers[0]}` : `layers ${layers[0]}–${layers.at(-1)}`;
+  }
   const readUntil = (v) => (v.last_reader_layer === undefined ? "" : `, last read by layer ${v.last_reader_layer ?? "none"}`);
 
   function draw() {
@@ -84,7 +101,7 @@ function makeViewer(place, options = {}) {
       corner: "variable",
       columns: columns(),
       rows: rows.map(([v, i]) => ({ text: v.name, title: `${v.name}: written at layer ${v.writer_layer}${readUntil(v)}`,
-        note: v.name === state.run.result ? "the result" : null, index: i })),
+        note: elsewhere(v, i) ?? (v.name === state.run.result ? "the result" : null), index: i })),
       cell: (i, k) => cellOf(rows[i][0], rows[i][1], state.layer, k, full),
       chosen: state.variable === null ? null : [rows.findIndex(([, i]) => i === state.variable), state.token],
       onChoose: (i, k) => {
@@ -170,5 +187,5 @@ function makeViewer(place, options = {}) {
     state.variable = result < 0 ? null : result;
     setLayer(depth());
   }
-  return { controls, prompt, extra, state, show, toAnswer, draw };
+  return { controls, prompt, state, show, toAnswer, draw };
 }

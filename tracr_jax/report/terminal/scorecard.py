@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tracr_jax.errors import UserError
+from tracr_jax.report.data import last_layer
 
 
 def scorecard_table(card: dict[str, Any], *, result: str, chosen: str = "test") -> Group:
-    """Accuracy, probe and majority at the last layer of each variable on one set, by class of positions.
+    """Accuracy, probe and majority of each variable at the last layer that encodes it, by class of positions.
 
     Args:
       card: from `scorecard`.
@@ -26,23 +27,30 @@ def scorecard_table(card: dict[str, Any], *, result: str, chosen: str = "test") 
         raise UserError(f"scorecard: no set {chosen!r}; there are {', '.join(card['sets'])}")
     s = card["sets"][chosen]
     classes = s["classes"]
+    layers = {n: last_layer(c["accuracy"]) for n, c in classes["all"].items()}
+    one = {at for at in layers.values() if at is not None}
+    where = f" at layer {min(one)}" if len(one) == 1 else ", each at the last layer that encodes it"
     table = Table(
-        title=f"decoded at layer {card['layers'] - 1}, {chosen}, {s['items']} items, %",
+        title=f"decoded{where}, {chosen}, {s['items']} items, %",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1),
     )  # fmt: skip
     table.add_column("variable")
-    for column in (*classes, "probe\n(all)", "major-\nity"):
+    for column in (*([] if len(one) == 1 else ["layer"]), *classes, "probe\n(all)", "major-\nity"):
         table.add_column(column, justify="right", no_wrap=True)
     for name in sorted(classes["all"], key=lambda n: (n != result, _lead(classes["all"][n]))):
-        last = {c: classes[c][name]["accuracy"][-1] for c in classes}
-        whole = classes["all"][name]
-        shares = (*last.values(), whole["probe"][-1], whole["majority"])
-        table.add_row(Text(name), *(("–" if x is None else f"{100 * x:.1f}") for x in shares))
+        whole, at = classes["all"][name], layers[name]
+        lists = [classes[c][name]["accuracy"] for c in classes] + [whole["probe"]]
+        shares = [None if at is None else share[at] for share in lists] + [whole["majority"]]
+        cells = ["–" if x is None else f"{100 * x:.1f}" for x in shares]
+        where = [] if len(one) == 1 else ["–" if at is None else str(at)]
+        table.add_row(Text(name), *where, *cells)
     return Group(
         table, Text("probe: a linear classifier of the untouched model's states at the same layer", "dim")
     )
 
 
 def _lead(entry: dict[str, Any]) -> float:
-    accuracy, others = entry["accuracy"][-1], (entry["probe"][-1], entry["majority"])
-    return np.inf if accuracy is None else accuracy - max(x for x in others if x is not None)
+    at = last_layer(entry["accuracy"])
+    if at is None:
+        return np.inf
+    return entry["accuracy"][at] - max(x for x in (entry["probe"][at], entry["majority"]) if x is not None)
