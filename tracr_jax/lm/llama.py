@@ -118,9 +118,10 @@ class LlamaConfig:
         kind = config.get("model_type", "llama")
         member, own = MEMBERS[kind], cls._own_fields(kind)
         rotary = ("rope_parameters", "partial_rotary_factor", "original_max_position_embeddings")
-        windows = () if kind == "mistral" else ("use_sliding_window", "sliding_window", "max_window_layers")
+        windows = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
+        windows = () if kind == "mistral" else windows  # whose layer_types transformers does not run either
         # Qwen2's biases and Mistral's lack of them are fixed; transformers does not read the key.
-        read = (*own, *rotary, *windows, "layer_types", "attention_bias")
+        read = (*own, *rotary, *windows, "attention_bias")
         no_mlp_bias = {} if "mlp_bias" in own else {"mlp_bias": (False, None)}
         check_keys(config, read=read, fixed={"hidden_act": ("silu", "swish")} | no_mlp_bias)
         need = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
