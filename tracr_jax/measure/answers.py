@@ -184,7 +184,7 @@ def greedy_answers(run: Injected, params: Params, items: Sequence[Item]) -> list
     return out
 
 
-def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
+def shared_tokens(prompts: Sequence[list[int]]) -> int:
     """Tokens with which all prompts begin, never all of one; a multiple of 4, so that sets share programs."""
     first, last = min(prompts), max(prompts)  # these differ where any two do
     same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
