@@ -4,6 +4,7 @@ Its policy forbids `eval`, so nothing here waits for a JavaScript condition.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_a_typed_prompt_is_read_and_a_set_cell_changes_the_answer(open_page):
         page.keyboard.press("ArrowRight")
     row.locator("td").nth(13).click()  # the colon, where the answer is due
     assert page.locator(".explorer-detail h3").inner_text().startswith("[]_diffs")
-    assert page.locator(".set-line").inner_text().startswith("[]_diffs_4 at token 13")
+    assert re.match(r"\[\]_diffs_\d+ at token 13 “:”, layer 2, is set to", page.locator(".set-line").inner_text())
     page.locator("[data-role=set]").select_option(label="1")
     page.locator(".chip").wait_for()
     assert "[]_diffs" in page.locator(".chip").inner_text()
@@ -91,6 +92,10 @@ def test_a_typed_prompt_is_read_and_a_set_cell_changes_the_answer(open_page):
     assert "no" in text
     assert "as predicted" in text
     assert page.locator(".explorer-main td.put").count() == 1
+    # The answers and the control stay in sight where the table is scrolled to.
+    page.locator(".explorer-main tbody tr").last.scroll_into_view_if_needed()
+    assert page.locator("table.answers").bounding_box()["y"] >= 0
+    assert page.locator("[data-role=set]").bounding_box()["y"] >= 0
     page.locator(".explorer-main td.put").hover()
     assert "set by you" in page.locator("#tip").inner_text()
     page.locator("[data-role=layer]").focus()
