@@ -36,6 +36,9 @@ def options() -> argparse.Namespace:
     p.add_argument("--offset", type=int, default=2)
     p.add_argument("--stride", type=int, default=2)
     p.add_argument("--varied", action="store_true", help="several wordings and more kinds of inputs")
+    p.add_argument(
+        "--other-words", type=float, default=0.0, help="share of rows with words that are not read replaced"
+    )
     p.add_argument("--optimizer", default="muon")
     p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument("--adapter-lr", type=float, default=3e-3)
@@ -69,6 +72,7 @@ def configure(o: argparse.Namespace):
             domain_supervised=o.rows - half,
             text_batch=o.text_batch,
             varied=o.varied,
+            other_words=o.other_words,
         ),
         optim=dataclasses.replace(config.optim, **rates, muon_iterations=3, final_rate=0.02),
         losses=dataclasses.replace(config.losses, retention_weight=o.retention, retention_growth=8.0),

@@ -178,6 +178,8 @@ class DataConfig:
     alignment-only. The fine-tuning baseline gets the labels of all."""
     varied: bool = False
     """Draw domain items from the task's `varied_item`: several wordings of the question, more kinds of inputs."""
+    other_words: float = 0.0
+    """Share of the rows whose words the program does not read are replaced by random others; the last two stay."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64
@@ -199,6 +201,7 @@ class DataConfig:
             f"domain_supervised must be between 0 and domain_items = {self.domain_items}, got "
             f"{self.domain_supervised}",
         )
+        _require(0 <= self.other_words <= 1, f"other_words must be between 0 and 1, got {self.other_words}")
         _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
 
     @property

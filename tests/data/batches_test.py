@@ -76,6 +76,24 @@ def test_varied_items_ask_in_several_wordings_and_are_no_longer(made):
         made(Count(), varied=True)
 
 
+def test_other_words_change_what_the_program_does_not_read_and_nothing_else(made):
+    task = Dyck()
+    bridge = bridge_of(task, filtered(task))
+    plain = made(task, batch=40)
+    half = made(task, batch=40, other_words=0.5)
+    (a, b), again = (x.batch_at(2) for x in (plain, half)), half.batch_at(2)
+    np.testing.assert_array_equal(b.ids, again.ids)
+    np.testing.assert_array_equal(a.teacher_ids, b.teacher_ids)
+    np.testing.assert_array_equal(a.answer_mask, b.answer_mask)
+    changed = a.ids != b.ids
+    assert 10 <= np.sum(changed.any(axis=1)) <= 30
+    assert not np.isin(a.ids[changed], bridge.mapped).any()
+    assert len(np.unique(b.ids[changed])) > 0.8 * np.sum(changed) > 80
+    asked = np.argmax(a.answer_mask, axis=1)  # the colon
+    assert not changed[np.arange(40)[:, None], asked[:, None] - np.arange(3)].any()
+    assert not (changed & (np.arange(a.ids.shape[1]) > asked[:, None])).any()
+
+
 def test_mask_is_where_the_answer_is_emitted():
     task = IntSum()
     tokenizer = filtered(task)

@@ -18,7 +18,8 @@ from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.types import Batch
 
-_ORDER = 3  # keeps the order's random numbers apart from those of items
+_ORDER, _WORDS = 3, 4  # keep the random numbers of the order and of the words apart from those of items
+_ASKING = 2  # words before the answer that stay: they say that an answer is due ("Answer" and its line)
 
 
 def items_at(task: Task, data: DataConfig, *, seed: int, step: int) -> tuple[list[Item], list[Item]]:
@@ -89,6 +90,8 @@ class Batches:
         self._only: tuple[int, ...] | None = None
         self._text_mode: Mode = "documents" if fidelity.as_coded else "windows"
         self._labels: dict[str, list[int]] = {}
+        own = np.isin(np.arange(len(bridge.lookup)), bridge.mapped)
+        self._unread = np.flatnonzero(~own & (np.arange(len(own)) != bridge.tokenizer.eos_id))
 
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
         """`items_at` of this task, data and seed."""
@@ -102,12 +105,29 @@ class Batches:
             items = [items[r] for r in self._only]
         tokenizer, d = self._bridge.tokenizer, self._data
         prompts = tokenizer.encode_batch([i.prompt for i in items])
+        if d.other_words:
+            prompts = self._with_other_words(prompts, step)
         form = {"length": self.S, "eos": tokenizer.eos_id, "answer_end": d.answer_end, "fidelity": self._fidelity}
         rows = [place(i, p, self._label(i.label), **form) for i, p in zip(items, prompts, strict=True)]
         ids = np.stack([r[0] for r in rows])
         mask = np.stack([r[1] for r in rows])
         text = self._text.rows(self._seed, step, count=d.text_batch, length=d.text_length, mode=self._text_mode)
         return Batch(ids, mask, self._bridge.to_teacher(ids), text)
+
+    def _with_other_words(self, prompts: list[list[int]], step: int) -> list[list[int]]:
+        """The prompts, some of them with random tokens in place of those that the program does not read.
+
+        What the program computes is the same, by its token map; without it a word that no row has is read as any
+        value (experiments/diary.md).
+        """
+        r, out = np.random.default_rng((self._seed, step, _WORDS)), []
+        for prompt in prompts:
+            ids, changed = np.array(prompt), r.random() < self._data.other_words
+            at = np.flatnonzero(np.isin(ids, self._unread))[:-_ASKING]
+            words = r.choice(self._unread, len(at))
+            ids[at] = words if changed else ids[at]
+            out.append(ids.tolist())
+        return out
 
     def part(self, rows: Sequence[int], text_rows: Sequence[int]) -> "Batches":
         """The same batches, of which only some rows are made: what one process of several has of them.
