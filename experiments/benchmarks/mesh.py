@@ -2,7 +2,7 @@
 
   python -m experiments.benchmarks.mesh
 
-The main job's step (steps of `tracr-jax inject dyck` by its loop, dispatched inline) and the full step of gpt2's
+The main job (five steps of `tracr-jax inject dyck` by its loop, dispatched inline) and the full step of gpt2's
 shape at B 2, each side a process of its own, in turn. A path of its own for one device (`tracr_jax/train/mesh.py`,
 `Placement`) is kept as long as the mesh costs more than 2 %.
 """
