@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.helpers import interpret_parts as P
-from tests.runs.exchange_test import CONFIG
+from tests.helpers.exchange_run import small_exchange_run
 from tracr_jax import controls as C
 from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.injection import inject
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.presets import preset
 from tracr_jax.report.controls import COLUMNS, cells, controls_table
 from tracr_jax.report.terminal.controls import print_controls
@@ -26,14 +23,8 @@ SIZES = {"steps": 2, "prompts": 4, "pairs": 4, "items": 3}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        at = tmp_path_factory.mktemp("controls")
-        patch.setenv("TRACR_JAX_CACHE", str(at / "cache"))
-        text = at / "text.txt"
-        text.write_text("the number of this text is here\n" * 900)
-        config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, text=str(text)))
-        lm = write_random_gpt2(at / "lm", num_blocks=9, width=48, heads=2)
-        yield inject(P.DYCK, lm=lm, config=config, folder=at / "run", progress=False)
+    with small_exchange_run(tmp_path_factory.mktemp("controls")) as made:
+        yield made
 
 
 def interpretation(decoded, *, faithful=None, right=3):

@@ -91,14 +91,13 @@ def needed_flops(items: int) -> float:
     run, chosen = _untouched(items)
     encoded = [run.program.bridge.split(i) for i in chosen]
     shared = shared_tokens([prompt for prompt, _ in encoded])
-    prefix = -(-items // ROWS) * forward_flops(run.model, rows=1, length=shared, logits=0)
     before = forward_flops(run.model, rows=1, length=shared, logits=0)
     # A prompt behind the prefix attends to it, too: the whole text's operations without the prefix's own.
     own = [
         forward_flops(run.model, rows=1, length=len(prompt) + len(label) - 1, logits=len(label)) - before
         for prompt, label in encoded
     ]
-    return prefix + sum(own)
+    return -(-items // ROWS) * before + sum(own)
 
 
 def main() -> None:

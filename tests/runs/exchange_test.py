@@ -9,44 +9,27 @@ import numpy as np
 import pytest
 
 from tests.helpers import interpret_parts as P
-from tracr_jax.config import DataConfig, ExchangeConfig, LossConfig, OptimConfig, RunConfig, from_dict, to_dict
+from tests.helpers.exchange_run import CONFIG, small_exchange_run
+from tracr_jax.config import ExchangeConfig, LossConfig, from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.explore.session import Change, Explorer
 from tracr_jax.export import export_run
 from tracr_jax.files import read_json
-from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
 from tracr_jax.interpret.examples import describe_variables
 from tracr_jax.interpret.exchange import WEIGHTS, exchange, write
-from tracr_jax.interpret.swap import everything, swaps
-from tracr_jax.lm.load import write_random_gpt2
+from tracr_jax.interpret.swap import held_coordinates, swaps
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.model import open as open_run
 from tracr_jax.train.losses import apply_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = RunConfig(
-    steps=2,
-    eval_items=4,
-    checkpoint_every=1,
-    layer_offset=1,
-    losses=LossConfig(alignment="exchange", hook_offset=-1, retention_weight=0.1),
-    exchange=ExchangeConfig(directions=3, hand_on=True, merge_values=True),
-    optim=OptimConfig(kind="muon", warmup_steps=0),
-    data=DataConfig(batch=2, domain_items=2, domain_supervised=2, text_batch=2, text_length=8, answer_end=False),
-)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        at = tmp_path_factory.mktemp("exchange")
-        patch.setenv("TRACR_JAX_CACHE", str(at / "cache"))
-        text = at / "text.txt"
-        text.write_text("the number of this text is here\n" * 900)
-        config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, text=str(text)))
-        lm = write_random_gpt2(at / "lm", num_blocks=9, width=48, heads=2)
-        yield inject(P.DYCK, lm=lm, config=config, folder=at / "run", progress=False)
+    with small_exchange_run(tmp_path_factory.mktemp("exchange")) as made:
+        yield made
 
 
 def test_what_was_trained(run):
@@ -228,7 +211,7 @@ def test_a_faithful_exchange_keeps_the_other_variables_and_nothing_else(run):
     layer = program.depth - 1
     names = [n for n, alive in zip(reserved.names, reserved.alive[layer], strict=True) if alive]
     assert len(names) > 1
-    every, others = everything(program, layer), everything(program, layer, but=names[0])
+    every, others = (q[:, held_coordinates(reserved, layer, but=name)] for name in (None, names[0]))
     assert every.shape[1] == others.shape[1] + q[:, reserved.coordinates(names[0])].shape[1]
     weights = np.asarray(WEIGHTS["faithful"], np.float32)
     new = exchange(

@@ -6,6 +6,7 @@ from the longest item (A1), and items of the program's whole domain can be added
 """
 
 import copy
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -90,8 +91,6 @@ class Batches:
         self._only: tuple[int, ...] | None = None
         self._text_mode: Mode = "documents" if fidelity.as_coded else "windows"
         self._labels: dict[str, list[int]] = {}
-        own = np.isin(np.arange(len(bridge.lookup)), bridge.mapped)
-        self._unread = np.flatnonzero(~own & (np.arange(len(own)) != bridge.tokenizer.eos_id))
 
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
         """`items_at` of this task, data and seed."""
@@ -114,6 +113,11 @@ class Batches:
         text = self._text.rows(self._seed, step, count=d.text_batch, length=d.text_length, mode=self._text_mode)
         return Batch(ids, mask, self._bridge.to_teacher(ids), text)
 
+    @functools.cached_property
+    def _unread(self) -> np.ndarray:
+        own = [*self._bridge.mapped, self._bridge.tokenizer.eos_id]
+        return np.setdiff1d(np.arange(len(self._bridge.lookup)), own)
+
     def _with_other_words(self, prompts: list[list[int]], step: int) -> list[list[int]]:
         """The prompts, some of them with random tokens in place of those that the program does not read.
 
@@ -125,7 +129,8 @@ class Batches:
             ids, changed = np.array(prompt), r.random() < self._data.other_words
             at = np.flatnonzero(np.isin(ids, self._unread))[:-_ASKING]
             words = r.choice(self._unread, len(at))
-            ids[at] = words if changed else ids[at]
+            if changed:
+                ids[at] = words
             out.append(ids.tolist())
         return out
 

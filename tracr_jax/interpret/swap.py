@@ -32,6 +32,7 @@ from tracr_jax.runs.program import Program
 from tracr_jax.teacher import Teacher
 from tracr_jax.teacher.variables import DEFINED
 from tracr_jax.train.losses import apply_adapter
+from tracr_jax.train.reserved import Reserved
 from tracr_jax.types import Adapter, Array, Params
 
 POOL = 400  # items from which pairs are made
@@ -55,7 +56,8 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
     model, teacher, states = run.model, run.program.teacher, np.array(run.program.states)
     short, cut = first_blocks(model, run.params, run.program.top + 1)
     hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[states]), cut, padded_items(pool))
-    reserved = run.program.reserved
+    reserved, codes = run.program.reserved, run.program.codes
+    q = np.asarray(reserved.basis(codes)) if reserved is not None and codes is not None else None
     widest = max((b.shape[1] for b in bases.values()), default=1)
     widest = max(widest, reserved.total) if reserved is not None else widest
     count = max((len(k.answer) for k in pool.items), default=1)
@@ -89,10 +91,12 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
         cell: Cell, pairs: Sequence[Pair], change: Change, *, other: str | None = None, seed: int = 0
     ) -> Hits:
         basis = bases[other if change == "other" and other else cell.variable]
-        if change == "outside":
-            basis = everything(run.program, cell.layer)
-        elif change == "faithful":
-            basis = everything(run.program, cell.layer, but=cell.variable)
+        if change in ("outside", "faithful"):
+            assert reserved is not None
+            assert q is not None
+            basis = q[
+                :, held_coordinates(reserved, cell.layer, but=cell.variable if change == "faithful" else None)
+            ]
         basis = np.pad(basis, ((0, 0), (0, widest - basis.shape[1])))
         weights, key = np.asarray(WEIGHTS[change], np.float32), jax.random.key(seed)
         out = Hits([], [])
@@ -125,15 +129,12 @@ def variable_bases(run: Injected, pool: Pool) -> dict[str, Float[np.ndarray, "d 
     return bases
 
 
-def everything(program: Program, layer: int, *, but: str | None = None) -> Float[np.ndarray, "d R"]:
-    """The reserved directions of all variables at a layer, of one not; a full affine adapter has no outside."""
-    reserved, codes = program.reserved, program.codes
-    assert reserved is not None
-    assert codes is not None
-    held = np.array(reserved.by_coordinate(reserved.alive)[layer])
+def held_coordinates(reserved: Reserved, layer: int, *, but: str | None = None) -> Bool[np.ndarray, " X"]:
+    """Which coordinates hold a variable at a layer, of one variable not; an affine adapter has no outside."""
+    held = reserved.by_coordinate(reserved.alive[layer])
     if but is not None:
         held[reserved.coordinates(but)] = False
-    return np.asarray(reserved.basis(codes))[:, held]
+    return held
 
 
 def make_teacher_swap(program: Program, pool: Pool) -> Callable[[Cell, Sequence[Pair]], list[bool]]:

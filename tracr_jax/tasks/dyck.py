@@ -150,11 +150,11 @@ class Dyck:
             lambda r: self.item(any_kind(r, index % 8, longest, self.pairs)),
             seed, index, 4, accept=lambda i: split_of(i.prompt) == "train",
         )  # fmt: skip
-        return self.item(plain.prompt.removeprefix(_HEAD).removesuffix(_TAIL), head=head)
+        return self.item(_string(plain.prompt), head=head)
 
     def in_training(self, prompt: str) -> bool:
         """Whether training may draw this prompt: any string of its lengths; balanced ones are even."""
-        text = prompt.removeprefix(_HEAD).removesuffix(_TAIL)
+        text = _string(prompt)
         inside = prompt == f"{_HEAD}{text}{_TAIL}" and set(text) <= set("".join(self.pairs))
         longest = self._longest() if is_matched(text, self.pairs) else self.max_length
         fits = inside and self.min_length <= len(text) <= longest
@@ -232,6 +232,10 @@ class Dyck:
 
     def _order_miss(self, r: np.random.Generator) -> Item:
         return self.item(exchange_two(r, self._even(r), self.pairs))
+
+
+def _string(prompt: str) -> str:
+    return prompt.removeprefix(_HEAD).removesuffix(_TAIL)
 
 
 def _yes(value: bool) -> str:
