@@ -5,6 +5,7 @@ after every step; glibc returns large ones to the kernel, which zeroes them agai
 settings only when a process starts.
 """
 
+import gc
 import hashlib
 import itertools
 import os
@@ -12,7 +13,6 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from tracr_jax.files import cache_folder
@@ -40,6 +40,14 @@ def keep_pages(*, one_arena: bool = False) -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def collect_seldom() -> None:
+    """Look for garbage in circles at every 50,000th new object, and not at every 700th.
+
+    Imports make some hundred thousand objects, all of which stay: 8 % of a command that only checks a program.
+    """
+    gc.set_threshold(50_000, *gc.get_threshold()[1:])
+
+
 def dispatch_inline() -> None:
     """Let the caller's thread wait for each step on a CPU; before the first use of a device.
 
@@ -61,6 +69,8 @@ def keep_compiled() -> Path | None:
     Returns:
       The folder; None where the user has another or it cannot be written.
     """
+    from importlib.metadata import version  # not before `keep_pages`
+
     import filelock  # noqa: F401 - JAX bounds the size of its cache with it
 
     jax = sys.modules.get("jax")

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from tracr_jax.host import keep_pages, names_a_model
+from tracr_jax.host import collect_seldom, keep_pages, names_a_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -11,8 +11,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from_shell = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     helps = not argv or any(a in ("-h", "--help", "--help-all", "--version") for a in argv)
-    if from_shell and not helps:
-        keep_pages(one_arena=names_a_model(sys.argv))
+    if from_shell:
+        if not helps:
+            keep_pages(one_arena=names_a_model(sys.argv))
+        collect_seldom()
     from tracr_jax.cli.run import run  # not before: the process may just have started again
 
     run(argv, helps=helps)
