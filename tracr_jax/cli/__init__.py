@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from tracr_jax.host import collect_seldom, keep_pages, names_a_model
+from tracr_jax.host import keep_pages, names_a_model, stay_small
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if from_shell:
         if not helps:
             keep_pages(one_arena=names_a_model(sys.argv))
-        collect_seldom()
+        stay_small()
     from tracr_jax.cli.run import run  # not before: the process may just have started again
 
     run(argv, helps=helps)

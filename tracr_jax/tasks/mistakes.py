@@ -3,8 +3,10 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 from tracr_jax.errors import UserError
+from tracr_jax.tasks.prompt import OTHER, as_text
 from tracr_jax.teacher.meaning import positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
 
@@ -58,6 +60,23 @@ def wrong_letters(letters: Sequence[str], min_length: int, max_length: int) -> s
     if twice := [c for k, c in enumerate(letters) if c in letters[:k]]:
         return f"the letter {twice[0]!r} is given twice; give each once"
     return "" if len(letters) > 1 else f"needs two letters or more, got {len(letters)}"
+
+
+def words_count(strings: Sequence[Sequence[str]], alone: Sequence, among: Sequence, *, before: int) -> str:
+    """What is said where answers differ with so many words before the letters, and 2 behind; or empty."""
+    for letters, one, other in zip(strings, alone, among, strict=True):
+        if other != one:
+            return (
+                f"the program depends on the words of the prompt: of {' '.join(letters)!r} it says {shown(one)} "
+                f"alone and {shown(other)} with {before} words before and 2 behind; let it look at letters only "
+                f"(words are {OTHER!r} in rasp.tokens, and count in rasp.indices)"
+            )
+    return ""
+
+
+def shown(answer: Any) -> str:
+    """An answer in a message."""
+    return repr(" ".join(map(as_text, answer)) if isinstance(answer, tuple) else as_text(answer))
 
 
 def no_truth_value(oracle: Oracle, strings: Sequence[Sequence[str]], *, ask: str) -> str:
