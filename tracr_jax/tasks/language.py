@@ -49,6 +49,7 @@ def explore(
     high: int,
     budget: int,
     seeds: Sequence[Letters] = (),
+    also: Sequence[Letters] = (),
     generate: Callable[[np.random.Generator], Letters] | None = None,
 ) -> Language:
     """Ask for the answers of strings of `low` to `high` letters.
@@ -60,6 +61,7 @@ def explore(
       high: most letters.
       budget: evaluations; all strings are asked where there are no more than this.
       seeds: strings, shorter ones too, from which the search may start.
+      also: strings of these lengths that are asked behind the random ones.
       generate: the user's own generator of strings that random drawing misses.
     """
     asked: dict[Letters, Any] = {}
@@ -87,7 +89,7 @@ def explore(
 
     r = np.random.default_rng([17, low, high, len(letters)])
     strings = [random_string(r, letters, low, high) for _ in range(budget // 2)]
-    ask(strings)
+    ask([*strings, *also])
     drawn = [asked[s] for s in strings]
     share = {a: drawn.count(a) / len(drawn) for a in set(drawn)}
     count: dict[Any, list[Letters]] = {}
@@ -151,6 +153,16 @@ def written(
             values[k].append(value)
             tokens[k].append(text if (text := as_text(value)) in letters else value)
     return values
+
+
+def regular_strings(letters: Sequence[str], low: int, high: int, *, most: int) -> list[Letters]:
+    """Strings that chance does not make, and a threshold may need: one letter, then two in turn or in halves."""
+    lengths = dict.fromkeys((high, high - 1, (low + high) // 2, low))
+    lengths = [n for n in lengths if low <= n]
+    one = ((c,) * n for n in lengths for c in letters)
+    pairs = ((n, c, d) for n in lengths for c, d in itertools.permutations(letters, 2))
+    two = (s for n, c, d in pairs for s in (((c, d) * n)[:n], (c,) * (n // 2) + (d,) * (n - n // 2)))
+    return list(itertools.islice(itertools.chain(one, two), most))
 
 
 class AskedOnce:

@@ -1,14 +1,17 @@
 """What a mistake in a task is, and when it is said: as it is made, or, of a file with several, when it is used."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
+
+from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.prompt import OTHER, as_text
 from tracr_jax.teacher.meaning import positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.undefined import only_answer
 
 _LATER = ContextVar("mistakes_said_later", default=False)
 
@@ -60,6 +63,17 @@ def wrong_letters(letters: Sequence[str], min_length: int, max_length: int) -> s
     if twice := [c for k, c in enumerate(letters) if c in letters[:k]]:
         return f"the letter {twice[0]!r} is given twice; give each once"
     return "" if len(letters) > 1 else f"needs two letters or more, got {len(letters)}"
+
+
+def always(program: rasp.SOp, *, vocab: Collection[str], length: int) -> str:
+    """The answer, where by the values that it can have it is the same for all strings; or empty."""
+    try:
+        values = only_answer(
+            rasp.Map(bool, program, simplify=False).named("answer"), vocab=vocab, max_seq_len=length
+        )
+    except UserError:
+        return ""  # said where it is compiled, as the answer at the question mark
+    return shown(values[0]) if values else ""
 
 
 def words_count(strings: Sequence[Sequence[str]], alone: Sequence, among: Sequence, *, before: int) -> str:

@@ -15,15 +15,23 @@ from tracr.rasp import rasp
 from tracr_jax.errors import UserError
 from tracr_jax.tasks import mistakes
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
-from tracr_jax.tasks.language import AskedOnce, Language, Letters, explore, random_string, told_before, written
+from tracr_jax.tasks.language import (
+    AskedOnce,
+    Language,
+    Letters,
+    explore,
+    random_string,
+    regular_strings,
+    told_before,
+    written,
+)
 from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, as_text, is_word, joined
 from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import EVALUATION, Split, rng, shrunk, split_of
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.teacher.undefined import only_answer
 
-_WORK = 1_000_000  # variables x letters² that the search may evaluate: some seconds
+_WORK = 1_000_000  # variables x letters² that the search may evaluate: half a second
 _CLASSES = 20  # more different answers than this are not balanced
 _COMPARED = 32  # strings whose answers are compared with and without words around them, and with `truth`
 _FEW = 10  # items of the other answers in a set where one has fewer
@@ -204,10 +212,13 @@ class StringTask(SampledTask):
             strings = [random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)]
             if problem := mistakes.no_truth_value(oracle, strings, ask=ASK):
                 raise UserError(f"task {self.name}: {problem}")
-            self._check_always()
+            if always := mistakes.always(self._built(), vocab={*self.letters, OTHER, ASK}, length=self.max_length):
+                raise UserError(f"task {self.name}: the program says {always} of all strings; mend the program")
         r = rng(EVALUATION + 8)
         self._compare([random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)])
         found = self._explore(self.min_length, self.max_length)
+        if self.answer == "yes/no" and len(found.found) == 1 and not found.complete:
+            found = self._explore(self.min_length, self.max_length, regular=True)
         if self.answer == "yes/no" and len(found.found) == 1:
             raise UserError(
                 f"task {self.name}: the program says {mistakes.shown(next(iter(found.found)))} of all "
@@ -215,18 +226,6 @@ class StringTask(SampledTask):
                 f"which makes strings of the other answer, or mend the program{self._ahead()}"
             )
         return found
-
-    def _check_always(self) -> None:
-        """Refuse a program whose answer is the same whatever it reads, before strings are searched for another."""
-        bools = rasp.Map(bool, self._built(), simplify=False).named("answer")
-        try:
-            always = only_answer(bools, vocab={*self.letters, OTHER, ASK}, max_seq_len=self.max_length)
-        except UserError:
-            return  # said where it is compiled, as the answer at the question mark
-        if always:
-            raise UserError(
-                f"task {self.name}: the program says {mistakes.shown(always[0])} of all strings; mend the program"
-            )
 
     def _compare(self, strings: Sequence[Letters]) -> None:
         alone = self._answers(strings)
@@ -243,16 +242,18 @@ class StringTask(SampledTask):
                     f"truth() {mistakes.shown(true)}"
                 )
 
-    def _explore(self, low: int, high: int, seeds: Sequence[Letters] = ()) -> Language:
+    def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, regular: bool = False) -> Language:
         generate = self.generate
         each = len(self._oracle.names) * (high + 1) ** 2 * (high if self.answer == "sequence" else 1)
+        budget = max(200, min(20_000, _WORK // each))
         return explore(
             self._answers,
             self.letters,
             low=low,
             high=high,
-            budget=max(200, min(20_000, _WORK // each)),
+            budget=budget,
             seeds=seeds,
+            also=regular_strings(self.letters, low, high, most=budget // 4) if regular else (),
             generate=(lambda r: tuple(generate(r))) if generate else None,
         )
 
