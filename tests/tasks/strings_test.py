@@ -351,6 +351,10 @@ def _width(letter):
     return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == letter))
 
 
+def _two(letter):
+    return rasp.Map(lambda n: n >= 2, _width(letter))
+
+
 def _reverse():
     opposite = rasp.Map(lambda i: 7 - i, rasp.indices)
     return rasp.Aggregate(rasp.Select(rasp.indices, opposite, rasp.Comparison.EQ), rasp.tokens).named("turned")
@@ -361,6 +365,30 @@ def _later():
 
 
 REFUSED = {
+    "no question": ({"question": None}, r"^task a_task: question must be a text, got None$"),
+    "a length in quotes": ({"max_length": "10"}, r"^task a_task: max_length must be a whole number, got '10'$"),
+    "no items": ({"set_size": 0}, r"^task a_task: set_size must be at least 1, got 0$"),
+    "a name for the program": ({"build": "two"}, r"^task a_task: build must be a function, got 'two'$"),
+    "strings of other letters": (
+        {"build": lambda: _two("a"), "max_length": 30, "generate": lambda r: ["a", "z"]},
+        r"^task a_task: generate\(\) gave \('a', 'z'\), and 'z' is none of the task's letters$",
+    ),
+    "no strings": (
+        {"build": lambda: _two("a"), "max_length": 30, "generate": lambda r: None},
+        r"^task a_task: generate\(\) must give a list of letters, and failed \(TypeError: 'NoneType'",
+    ),
+    "a truth that fails": (
+        {"build": lambda: _two("a"), "truth": lambda s: 1 / 0},
+        r"^task a_task: truth\(\) failed on '[ab ]+' \(ZeroDivisionError: division by zero\)$",
+    ),
+    "a truth of one value": (
+        {"build": lambda: _two("a"), "answer": "value", "truth": lambda s: None},
+        r"^task a_task: of '[ab ]+' the program says '(yes|no)', truth\(\) 'None'$",
+    ),
+    "a letter of the prompt's own": (
+        {"build": lambda: _two("a"), "letters": ("a", "b", ":")},
+        r"^task a_task: the letter ':' must be a text without spaces, other than '\?', 'other', ':', 'Answer'",
+    ),
     "nothing but later positions": (
         {"build": lambda: rasp.Map(lambda n: n > 0, _later())},
         r"says 'no' of all .*; later\w* selects later positions, of which a causal network sees none$",
@@ -411,6 +439,10 @@ REFUSED = {
 def test_what_a_stranger_may_write_is_refused_in_his_words(kind):
     options, line = REFUSED[kind]
     with pytest.raises(UserError, match=line) as refused:
-        dry_run(StringTask("a_task", letters=("a", "b"), **({"max_length": 6} | options)))
+        dry_run(
+            StringTask(
+                "a_task", **({"build": lambda: _two("a"), "max_length": 6, "letters": ("a", "b")} | options)
+            )
+        )
     assert "\n" not in str(refused.value)
     assert not re.search("token_map|keep_merge", str(refused.value))

@@ -5,10 +5,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.prompt import OTHER, as_text
+from tracr_jax.teacher.graph import describe
 from tracr_jax.teacher.meaning import positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.undefined import only_answer
@@ -39,6 +41,41 @@ def mistake_of(check: Callable[[], None]) -> str:
             return str(e)
         raise
     return ""
+
+
+def wrong_fields(task: Any) -> str:
+    """Which field of a task on strings has a value of another kind than it takes; or empty."""
+    kinds = {"name": str, "question": str, "min_length": int, "max_length": int, "skipped": int, "set_size": int}
+    for name, kind in kinds.items():
+        if type(value := getattr(task, name)) is not kind:
+            return f"{name} must be {'a text' if kind is str else 'a whole number'}, got {value!r}"
+    for name in ("build", "generate", "truth"):
+        if not (callable(value := getattr(task, name)) or (value is None and name != "build")):
+            return f"{name} must be a function, got {value!r}"
+    if not isinstance(task.letters, Sequence):
+        return f"letters must be a list of texts, got {task.letters!r}"
+    return "" if task.set_size > 0 else f"set_size must be at least 1, got {task.set_size}"
+
+
+def made(generate: Callable[..., Any], r: np.random.Generator, *, letters: Sequence[str], who: str) -> tuple:
+    """A string that the user's own generator gives; a UserError where it is none of these letters."""
+    try:
+        string = tuple(generate(r))
+    except Exception as e:
+        raise UserError(f"{who}: generate() must give a list of letters, and failed ({describe(e)})") from e
+    if others := [c for c in string if c not in letters]:
+        raise UserError(f"{who}: generate() gave {string!r}, and {others[0]!r} is none of the task's letters")
+    return string
+
+
+def true_answer(truth: Callable[..., Any], letters: Sequence[str], *, form: Callable[[Any], Any], who: str) -> Any:
+    """What the user's own function says of some letters, as `form` makes it an answer; a UserError if it fails."""
+    try:
+        return form(truth(list(letters)))
+    except UserError:
+        raise
+    except Exception as e:
+        raise UserError(f"{who}: truth() failed on {' '.join(letters)!r} ({describe(e)})") from e
 
 
 def without_value(letters: Sequence[str]) -> str:

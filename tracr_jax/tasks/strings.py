@@ -78,15 +78,15 @@ class StringTask(SampledTask):
         object.__setattr__(self, "mistake", mistakes.mistake_of(self._check_fields))  # frozen
 
     def _check_fields(self) -> None:
+        if problem := mistakes.wrong_fields(self):
+            raise UserError(f"task {self.name}: {problem}")
         if self.answer not in ("yes/no", "value", "sequence"):
             forms = "'yes/no', 'value' or 'sequence'"
             raise UserError(f"task {self.name}: answer must be {forms}, got {self.answer!r}")
         if problem := mistakes.wrong_letters(self.letters, self.min_length, self.max_length):
             raise UserError(f"task {self.name}: {problem}")
-        if not 0 <= self.skipped < self.min_length:
-            raise UserError(
-                f"task {self.name}: of {self.min_length} letters and more, {self.skipped} cannot be skipped"
-            )
+        if not 0 <= self.skipped < (few := self.min_length):
+            raise UserError(f"task {self.name}: of {few} letters and more, {self.skipped} cannot be skipped")
         self._form.check(self.letters, f"task {self.name}")
 
     # ---- the program and its tokens
@@ -233,9 +233,11 @@ class StringTask(SampledTask):
         for before in () if self._form.bare else (words, words + 1):
             if problem := mistakes.words_count(strings, alone, self._answers(strings, before, 2), before=before):
                 raise UserError(f"task {self.name}: {problem}")
-        for letters, answer in zip(strings, alone, strict=True) if self.truth else ():
-            true = self.truth(list(letters))  # pyright: ignore[reportOptionalCall]
-            true = tuple(true) if self.answer == "sequence" else bool(true) if self.answer == "yes/no" else true
+        form = {"sequence": tuple, "yes/no": bool, "value": lambda value: value}[self.answer]
+        if not (truth := self.truth):
+            return
+        for letters, answer in zip(strings, alone, strict=True):
+            true = mistakes.true_answer(truth, letters, form=form, who=f"task {self.name}")
             if true != answer:
                 raise UserError(
                     f"task {self.name}: of {' '.join(letters)!r} the program says {mistakes.shown(answer)}, "
@@ -243,7 +245,7 @@ class StringTask(SampledTask):
                 )
 
     def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, regular: bool = False) -> Language:
-        generate = self.generate
+        generate, who = self.generate, f"task {self.name}"
         each = len(self._oracle.names) * (high + 1) ** 2 * (high if self.answer == "sequence" else 1)
         budget = max(200, min(20_000, _WORK // each))
         return explore(
@@ -254,7 +256,7 @@ class StringTask(SampledTask):
             budget=budget,
             seeds=seeds,
             also=regular_strings(self.letters, low, high, most=budget // 4) if regular else (),
-            generate=(lambda r: tuple(generate(r))) if generate else None,
+            generate=(lambda r: mistakes.made(generate, r, letters=self.letters, who=who)) if generate else None,
         )
 
     @functools.cached_property
