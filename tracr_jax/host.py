@@ -5,6 +5,7 @@ after every step; glibc returns large ones to the kernel, which zeroes them agai
 settings only when a process starts.
 """
 
+import gc
 import hashlib
 import itertools
 import os
@@ -12,7 +13,6 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from tracr_jax.files import cache_folder
@@ -40,6 +40,17 @@ def keep_pages(*, one_arena: bool = False) -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def stay_small() -> None:
+    """What short commands gain from; before NumPy is imported.
+
+    NumPy's products are computed by one thread, unless the user has set their number: they are small (the proof of
+    a network took 1.5 s of two busy cores, and takes 0.4 s of one), and XLA has threads of its own. Garbage in
+    circles is looked for at every 50,000th new object, not at every 700th: imports make many, which stay.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(50_000, *gc.get_threshold()[1:])
+
+
 def dispatch_inline() -> None:
     """Let the caller's thread wait for each step on a CPU; before the first use of a device.
 
@@ -61,6 +72,8 @@ def keep_compiled() -> Path | None:
     Returns:
       The folder; None where the user has another or it cannot be written.
     """
+    from importlib.metadata import version  # not before `keep_pages`
+
     import filelock  # noqa: F401 - JAX bounds the size of its cache with it
 
     jax = sys.modules.get("jax")

@@ -27,15 +27,16 @@ SPINE = (
 RANK = {room: i for i, rooms in enumerate(SPINE) for room in rooms}
 # Modules at the top that every room may use; among themselves they have no circle either.
 TOP = {"types", "errors", "files", "lock", "config", "presets", "intervene", "host", "progress", "trained"}
-# Command and package load what a command or a name needs, so that `--help` starts nothing.
-LAZY = {"cli.commands", "__init__"}
+# Command and package load what a command or a name needs, so that `--help` starts nothing; and the entry point
+# nothing before the process has its settings, for which it starts again.
+LAZY = {"cli", "cli.commands", "__init__"}
 # Third parties that a module imports inside a function: an extra, or what must not start earlier.
 LATE = {
     "data.hub": {"datasets"},
     "export.tokenizer": {"transformers"},
     "lm.load": {"huggingface_hub"},
     "measure.language.glue": {"datasets"},
-    "host": {"filelock", "jax"},
+    "host": {"filelock", "importlib", "jax"},
 }
 
 

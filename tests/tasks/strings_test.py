@@ -13,12 +13,14 @@ from tracr_jax.data.bridge import make_bridge
 from tracr_jax.errors import UserError
 from tracr_jax.runs.check import check as dry_run
 from tracr_jax.runs.task_bridge import proved_items
+from tracr_jax.tasks import language
 from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import split_of
 from tracr_jax.tasks.strings import StringTask
 from tracr_jax.teacher import compile_program
+from tracr_jax.teacher.oracle import Oracle
 
 
 def odd_number_of_a():
@@ -155,6 +157,36 @@ def nested():
     return rasp.SequenceMap(lambda u, d: u == 0 and d == 0, wrong, depth)
 
 
+@pytest.mark.parametrize(("low", "high"), [(2, 8), (9, 16)])
+@pytest.mark.parametrize("program", [nested, all_a, lambda: rasp.Map(lambda n: n > 99, _width("x"))])
+def test_the_search_finds_the_same_strings_whether_it_asks_one_by_one_or_together(monkeypatch, program, low, high):
+    letters = ("(", ")", "x") if program is nested else ("a", "b", "x")
+
+    def found(together):
+        monkeypatch.setattr(language, "_TOGETHER", together)
+        oracle = Oracle(program())
+        asked = []
+
+        def answers(strings):
+            asked.append(len(strings))
+            prompts = [[*s, "?"] for s in strings]
+            return [value for (value,) in language.written(oracle, prompts, [1] * len(strings), letters=letters)]
+
+        return language.explore(answers, letters, low=low, high=high, budget=300), max(asked)
+
+    one, at_once = found(1), found(40)
+    assert (one[1], at_once[1]) == (1, 40)
+    assert one[0] == at_once[0]
+    assert [*one[0].found.values()] == [*at_once[0].found.values()]  # in the same order
+
+
+def test_an_answer_at_a_threshold_that_chance_never_meets_is_found():
+    letters = tuple("abcdefghijklmnopqrst")
+    task = StringTask("many", lambda: rasp.Map(lambda n: n >= 25, _width("a")), letters=letters, max_length=40)
+    assert len(task._language.found[True]) > 20
+    assert {task.train_item(i, seed=0).label for i in range(8)} == {"yes", "no"}
+
+
 def test_a_rare_answer_is_found_by_changing_what_was_found():
     task = StringTask("nested", nested, letters=("(", ")", "x", "y", "z"), max_length=8)
     assert not task._language.common(True)
@@ -171,11 +203,18 @@ def test_a_rare_answer_is_found_by_changing_what_was_found():
     assert not any(task.in_training(p) for p in test)
 
 
+def two_b_among_a():
+    others = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key in ("c", "d")))
+    return rasp.SequenceMap(lambda b, n: b == 2 and n == 0, _width("b"), others)
+
+
 def test_what_no_search_finds_is_said_or_generated():
-    task = StringTask("all_a", all_a, letters=("a", "b", "c", "d"), min_length=9, max_length=12)
+    task = StringTask("two_b", two_b_among_a, letters=("a", "b", "c", "d"), min_length=11, max_length=14)
     with pytest.raises(UserError, match=r"says 'no' of all .* give generate="):
         task.train_item(0, seed=0)
-    made = dataclasses.replace(task, generate=lambda r: ["a"] * int(r.integers(9, 13)))
+    made = dataclasses.replace(
+        task, generate=lambda r: [*r.permutation(["a"] * int(r.integers(9, 13)) + ["b"] * 2)]
+    )
     assert {made.train_item(i, seed=0).label for i in range(4)} == {"yes", "no"}
     assert made.train_item(0, seed=0).label == "yes"
 
@@ -312,6 +351,10 @@ def _width(letter):
     return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == letter))
 
 
+def _two(letter):
+    return rasp.Map(lambda n: n >= 2, _width(letter))
+
+
 def _reverse():
     opposite = rasp.Map(lambda i: 7 - i, rasp.indices)
     return rasp.Aggregate(rasp.Select(rasp.indices, opposite, rasp.Comparison.EQ), rasp.tokens).named("turned")
@@ -322,6 +365,30 @@ def _later():
 
 
 REFUSED = {
+    "no question": ({"question": None}, r"^task a_task: question must be a text, got None$"),
+    "a length in quotes": ({"max_length": "10"}, r"^task a_task: max_length must be a whole number, got '10'$"),
+    "no items": ({"set_size": 0}, r"^task a_task: set_size must be at least 1, got 0$"),
+    "a name for the program": ({"build": "two"}, r"^task a_task: build must be a function, got 'two'$"),
+    "strings of other letters": (
+        {"build": lambda: _two("a"), "max_length": 30, "generate": lambda r: ["a", "z"]},
+        r"^task a_task: generate\(\) gave \('a', 'z'\), and 'z' is none of the task's letters$",
+    ),
+    "no strings": (
+        {"build": lambda: _two("a"), "max_length": 30, "generate": lambda r: None},
+        r"^task a_task: generate\(\) must give a list of letters, and failed \(TypeError: 'NoneType'",
+    ),
+    "a truth that fails": (
+        {"build": lambda: _two("a"), "truth": lambda s: 1 / 0},
+        r"^task a_task: truth\(\) failed on '[ab ]+' \(ZeroDivisionError: division by zero\)$",
+    ),
+    "a truth of one value": (
+        {"build": lambda: _two("a"), "answer": "value", "truth": lambda s: None},
+        r"^task a_task: of '[ab ]+' the program says '(yes|no)', truth\(\) 'None'$",
+    ),
+    "a letter of the prompt's own": (
+        {"build": lambda: _two("a"), "letters": ("a", "b", ":")},
+        r"^task a_task: the letter ':' must be a text without spaces, other than '\?', 'other', ':', 'Answer'",
+    ),
     "nothing but later positions": (
         {"build": lambda: rasp.Map(lambda n: n > 0, _later())},
         r"says 'no' of all .*; later\w* selects later positions, of which a causal network sees none$",
@@ -372,6 +439,10 @@ REFUSED = {
 def test_what_a_stranger_may_write_is_refused_in_his_words(kind):
     options, line = REFUSED[kind]
     with pytest.raises(UserError, match=line) as refused:
-        dry_run(StringTask("a_task", letters=("a", "b"), **({"max_length": 6} | options)))
+        dry_run(
+            StringTask(
+                "a_task", **({"build": lambda: _two("a"), "max_length": 6, "letters": ("a", "b")} | options)
+            )
+        )
     assert "\n" not in str(refused.value)
     assert not re.search("token_map|keep_merge", str(refused.value))

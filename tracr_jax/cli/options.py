@@ -200,7 +200,7 @@ class Compare:
 class Sweep:
     """One task by several methods, weights of the language term and seeds: answers against the language lost."""
 
-    task: tyro.conf.Positional[str] = "dyck"
+    task: tyro.conf.Positional[str]
     """One of `tracr-jax tasks`, or path/to/file.py:NAME."""
     lm: str = "tiny"
     """The model, as in inject."""

@@ -34,8 +34,8 @@ _MANY = 2000
 class FileTask(StringTask):
     """A `StringTask` whose letters and answers are written for values of the program."""
 
-    says: Callable[[Letters], Any] = field(kw_only=True)
-    """The answer of a string, by the program on the string alone; the bridge proves that it is the same."""
+    says: Callable[[Sequence[Letters]], list[Any]] = field(kw_only=True)
+    """The answers of strings, by the program on each string alone; the bridge proves that they are the same."""
     written: Mapping[Any, str] = field(kw_only=True, hash=False)
     """Of each value, its text."""
 
@@ -44,8 +44,8 @@ class FileTask(StringTask):
         """The values that are not written as they are."""
         return ", ".join(f"{t} = {v!r}" for v, t in self.written.items() if t != _plain(v))
 
-    def _ask(self, letters: Letters, before: int = 0, between: int = 0) -> Any:
-        return self.says(letters)
+    def _ask_all(self, strings: Sequence[Letters], before: int = 0, between: int = 0) -> list[Any]:
+        return self.says(strings)
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
         """As in `StringTask`; the first says what stands for what."""
@@ -89,18 +89,22 @@ def make_task(found: Found, *, name: str) -> FileTask:
         fetched = last(program) if one else every(program, skipped=skipped)
         return rasp.Map(lambda v: texts.get(v, _UNSEEN), fetched)
 
-    def says(string: Sequence[str]) -> Any:
-        inside = [values[x] for x in string]
-        out = _part(ours(inside).values[ours.result], one, skipped)
+    def says(strings: Sequence[Letters]) -> list[Any]:
+        inside = [[values[x] for x in string] for string in strings]
+        every = [one.values[ours.result] for one in ours.evaluate(inside, names=[ours.result])]
+        return [said(*both) for both in zip(inside, every, strict=True)]
+
+    def said(inside: list[Any], every: list[Any]) -> Any:
+        out = _part(every, one, skipped)
         if None in out:
-            raise _undefined(found, inside, len(string) - len(out) + out.index(None))
+            raise _undefined(found, inside, len(inside) - len(out) + out.index(None))
         if not all(v in texts for v in out):
             raise UserError(
                 f"{found.who}: for {inside} the program has the value {_some(set(out) - set(texts))}, which none "
                 f"of {_MANY} other strings had and no text was chosen for; bound its values, as in min(x, 9)"
             )
-        said = tuple(texts[v] for v in out)
-        return said[0] if one else said
+        written = tuple(texts[v] for v in out)
+        return written[0] if one else written
 
     def truth(string: Sequence[str]) -> Any:
         inside = [values[x] for x in string]

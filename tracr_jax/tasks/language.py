@@ -5,7 +5,8 @@ draws first, then changes and joins the strings that it has found. It counts eva
 the same strings are found on every machine: items stay pure functions of their index.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ Letters = tuple[str, ...]
 COMMON = 0.05  # an answer with at least this share of random strings is drawn at random, else from the found ones
 _WANTED = 400  # strings of each answer after which the search ends
 _TOGETHER = 100  # strings that are asked together, where that is known before
+_KNOWN = 100_000  # answers that are kept
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def explore(
     high: int,
     budget: int,
     seeds: Sequence[Letters] = (),
+    also: Sequence[Letters] = (),
     generate: Callable[[np.random.Generator], Letters] | None = None,
 ) -> Language:
     """Ask for the answers of strings of `low` to `high` letters.
@@ -58,6 +61,7 @@ def explore(
       high: most letters.
       budget: evaluations; all strings are asked where there are no more than this.
       seeds: strings, shorter ones too, from which the search may start.
+      also: strings of these lengths that are asked behind the random ones.
       generate: the user's own generator of strings that random drawing misses.
     """
     asked: dict[Letters, Any] = {}
@@ -85,24 +89,48 @@ def explore(
 
     r = np.random.default_rng([17, low, high, len(letters)])
     strings = [random_string(r, letters, low, high) for _ in range(budget // 2)]
-    ask(strings)
+    ask([*strings, *also])
     drawn = [asked[s] for s in strings]
     share = {a: drawn.count(a) / len(drawn) for a in set(drawn)}
     count: dict[Any, list[Letters]] = {}
     for string, a in asked.items():
         count.setdefault(a, []).append(string)
-    tries = 0
-    while len(asked) < budget and tries < 20 * budget:
-        tries += 1
+    likely = max(count, key=lambda a: len(count[a]))
+    tries, size = 0, 1
+
+    def wanted(count: Mapping[Any, Sequence[Letters]]) -> list[Sequence[Letters]] | None:
+        """The strings that are changed, by answer; None where drawing meets every answer that there is."""
         rare = [a for a in count if share.get(a, 0.0) < COMMON and len(count[a]) < _WANTED]
-        if not rare and len(count) > 1:
-            break  # drawing at random meets every answer that there is
-        parents = [*(s for a in rare or count for s in count[a]), *seeds]
-        string = generate(r) if generate else _changed(r, letters, parents)
-        if low <= len(string) <= high and string not in asked:
-            ask([string])
-            count.setdefault(asked[string], []).append(string)
-    return _language(asked, share, complete=False)
+        return None if not rare and len(count) > 1 else [count[a] for a in rare or count]
+
+    while True:
+        # As if every new string had the likely answer: so several are asked together, and where one has another
+        # answer, what follows it is drawn again.
+        supposed = {**count, likely: list(count[likely])}
+        new: dict[Letters, tuple[Any, int]] = {}  # and what `r` and `tries` were behind each
+        while len(new) < size and len(asked) + len(new) < budget and tries < 20 * budget:
+            if (parents := wanted(supposed)) is None:
+                break
+            tries += 1
+            string = generate(r) if generate else _changed(r, letters, _Joined([*parents, seeds]))
+            if low <= len(string) <= high and string not in asked and string not in new:
+                new[string] = r.bit_generator.state, tries
+                supposed[likely].append(string)
+        if not new:
+            return _language(asked, share, complete=False)
+        for (string, behind), a in zip(new.items(), answers(list(new)), strict=True):
+            asked[string] = a
+            count.setdefault(a, []).append(string)
+            if generate:  # it reads no answers, and need not depend on `r` alone: nothing is drawn again
+                if wanted(count) is None:
+                    return _language(asked, share, complete=False)
+            elif a != likely:
+                r.bit_generator.state, tries = behind
+                size = 1
+                break
+        else:
+            size = min(2 * size, _TOGETHER)
+        report(f"strings of {low} to {high} letters", len(asked), budget)
 
 
 def written(
@@ -127,6 +155,40 @@ def written(
     return values
 
 
+def regular_strings(letters: Sequence[str], low: int, high: int, *, most: int) -> list[Letters]:
+    """Strings that chance does not make, and a threshold may need: one letter, then two in turn or in halves."""
+    lengths = dict.fromkeys((high, high - 1, (low + high) // 2, low))
+    lengths = [n for n in lengths if low <= n]
+    one = ((c,) * n for n in lengths for c in letters)
+    pairs = ((n, c, d) for n in lengths for c, d in itertools.permutations(letters, 2))
+    two = (s for n, c, d in pairs for s in (((c, d) * n)[:n], (c,) * (n // 2) + (d,) * (n - n // 2)))
+    return list(itertools.islice(itertools.chain(one, two), most))
+
+
+class AskedOnce:
+    """A function of strings, and what else it takes, that is not called again for those it was called for."""
+
+    def __init__(self, ask: Callable[..., Sequence[Any]]):
+        self._ask, self._known = ask, {}
+
+    def __call__(self, strings: Sequence[Letters], *more: Any) -> list[Any]:
+        """One answer for each string."""
+        keys = [(s, *more) for s in strings]
+        if len(self._known) + len(keys) > _KNOWN:
+            self._known = {}
+        if new := list(dict.fromkeys(key for key in keys if key not in self._known)):
+            self._known.update(zip(new, self._ask([s for s, *_ in new], *more), strict=True))
+        return [self._known[key] for key in keys]
+
+
+def told_before(strings: Iterable[Letters], tell: Callable[[list[Letters]], Any]) -> Iterator[Letters]:
+    """The same strings; `tell` hears of some together, before the first of them is given."""
+    strings = iter(strings)
+    while some := list(itertools.islice(strings, _TOGETHER)):
+        tell(some)
+        yield from some
+
+
 def _language(asked: dict[Letters, Any], share: dict[Any, float], *, complete: bool) -> Language:
     answers = sorted(set(asked.values()), key=str)
     found = {a: tuple(s for s, value in asked.items() if value == a) for a in answers}
@@ -136,6 +198,23 @@ def _language(asked: dict[Letters, Any], share: dict[Any, float], *, complete: b
 def random_string(r: np.random.Generator, letters: Sequence[str], low: int, high: int) -> Letters:
     """Length uniform, then each letter uniform."""
     return tuple(letters[int(k)] for k in r.integers(0, len(letters), int(r.integers(low, high + 1))))
+
+
+class _Joined(Sequence[Letters]):
+    """Several lists as one, without a copy."""
+
+    def __init__(self, lists: Sequence[Sequence[Letters]]):
+        self._lists = lists
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lists))
+
+    def __getitem__(self, at):
+        for one in self._lists:
+            if at < len(one):
+                return one[at]
+            at -= len(one)
+        raise IndexError(at)
 
 
 def _changed(r: np.random.Generator, letters: Sequence[str], parents: Sequence[Letters]) -> Letters:

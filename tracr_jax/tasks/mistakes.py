@@ -1,12 +1,19 @@
 """What a mistake in a task is, and when it is said: as it is made, or, of a file with several, when it is used."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
+from tracr_jax.tasks.prompt import OTHER, as_text
+from tracr_jax.teacher.graph import describe
 from tracr_jax.teacher.meaning import positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.undefined import only_answer
 
 _LATER = ContextVar("mistakes_said_later", default=False)
 
@@ -36,6 +43,41 @@ def mistake_of(check: Callable[[], None]) -> str:
     return ""
 
 
+def wrong_fields(task: Any) -> str:
+    """Which field of a task on strings has a value of another kind than it takes; or empty."""
+    kinds = {"name": str, "question": str, "min_length": int, "max_length": int, "skipped": int, "set_size": int}
+    for name, kind in kinds.items():
+        if type(value := getattr(task, name)) is not kind:
+            return f"{name} must be {'a text' if kind is str else 'a whole number'}, got {value!r}"
+    for name in ("build", "generate", "truth"):
+        if not (callable(value := getattr(task, name)) or (value is None and name != "build")):
+            return f"{name} must be a function, got {value!r}"
+    if not isinstance(task.letters, Sequence):
+        return f"letters must be a list of texts, got {task.letters!r}"
+    return "" if task.set_size > 0 else f"set_size must be at least 1, got {task.set_size}"
+
+
+def made(generate: Callable[..., Any], r: np.random.Generator, *, letters: Sequence[str], who: str) -> tuple:
+    """A string that the user's own generator gives; a UserError where it is none of these letters."""
+    try:
+        string = tuple(generate(r))
+    except Exception as e:
+        raise UserError(f"{who}: generate() must give a list of letters, and failed ({describe(e)})") from e
+    if others := [c for c in string if c not in letters]:
+        raise UserError(f"{who}: generate() gave {string!r}, and {others[0]!r} is none of the task's letters")
+    return string
+
+
+def true_answer(truth: Callable[..., Any], letters: Sequence[str], *, form: Callable[[Any], Any], who: str) -> Any:
+    """What the user's own function says of some letters, as `form` makes it an answer; a UserError if it fails."""
+    try:
+        return form(truth(list(letters)))
+    except UserError:
+        raise
+    except Exception as e:
+        raise UserError(f"{who}: truth() failed on {' '.join(letters)!r} ({describe(e)})") from e
+
+
 def without_value(letters: Sequence[str]) -> str:
     """What is said of a program that gives nothing, or a mixture, where the answer to these letters is asked."""
     return (
@@ -58,6 +100,34 @@ def wrong_letters(letters: Sequence[str], min_length: int, max_length: int) -> s
     if twice := [c for k, c in enumerate(letters) if c in letters[:k]]:
         return f"the letter {twice[0]!r} is given twice; give each once"
     return "" if len(letters) > 1 else f"needs two letters or more, got {len(letters)}"
+
+
+def always(program: rasp.SOp, *, vocab: Collection[str], length: int) -> str:
+    """The answer, where by the values that it can have it is the same for all strings; or empty."""
+    try:
+        values = only_answer(
+            rasp.Map(bool, program, simplify=False).named("answer"), vocab=vocab, max_seq_len=length
+        )
+    except UserError:
+        return ""  # said where it is compiled, as the answer at the question mark
+    return shown(values[0]) if values else ""
+
+
+def words_count(strings: Sequence[Sequence[str]], alone: Sequence, among: Sequence, *, before: int) -> str:
+    """What is said where answers differ with so many words before the letters, and 2 behind; or empty."""
+    for letters, one, other in zip(strings, alone, among, strict=True):
+        if other != one:
+            return (
+                f"the program depends on the words of the prompt: of {' '.join(letters)!r} it says {shown(one)} "
+                f"alone and {shown(other)} with {before} words before and 2 behind; let it look at letters only "
+                f"(words are {OTHER!r} in rasp.tokens, and count in rasp.indices)"
+            )
+    return ""
+
+
+def shown(answer: Any) -> str:
+    """An answer in a message."""
+    return repr(" ".join(map(as_text, answer)) if isinstance(answer, tuple) else as_text(answer))
 
 
 def no_truth_value(oracle: Oracle, strings: Sequence[Sequence[str]], *, ask: str) -> str:

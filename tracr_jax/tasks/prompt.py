@@ -47,16 +47,16 @@ class Prompt:
         Raises:
           UserError: the first of them, or a question that the program would read as part of the string.
         """
-        wrong = [c for c in letters if not isinstance(c, str) or c.split() != [c] or c in (ASK, OTHER)]
+        taken = (ASK, OTHER, ":", *_TAIL.strip().split(":")[:1])
+        wrong = [c for c in letters if not isinstance(c, str) or c.split() != [c] or c in taken]
         if wrong:
             raise UserError(
-                f"{who}: the letter {wrong[0]!r} must be a text without spaces, other than {ASK!r} and {OTHER!r}"
+                f"{who}: the letter {wrong[0]!r} must be a text without spaces, other than "
+                f"{', '.join(map(repr, taken))}, which the prompt has itself"
             )
-        unclear = [c for c in letters if c == ":" or not (is_word(c) or len(c) == 1)]
+        unclear = [c for c in letters if not (is_word(c) or len(c) == 1)]
         if self.bare and unclear:
-            raise UserError(
-                f"{who}: without a question each letter is a word or one sign other than ':', got {unclear[0]!r}"
-            )
+            raise UserError(f"{who}: without a question each letter is a word or one sign, got {unclear[0]!r}")
         words = [w for w in self.question.split() if w in letters]
         if words or ":" in self.question:
             raise UserError(

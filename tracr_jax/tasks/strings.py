@@ -13,17 +13,25 @@ import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
+from tracr_jax.tasks import mistakes
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
-from tracr_jax.tasks.language import Language, Letters, explore, random_string, written
-from tracr_jax.tasks.mistakes import looks_ahead, mistake_of, no_truth_value, without_value, wrong_letters
+from tracr_jax.tasks.language import (
+    AskedOnce,
+    Language,
+    Letters,
+    explore,
+    random_string,
+    regular_strings,
+    told_before,
+    written,
+)
 from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, as_text, is_word, joined
 from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import EVALUATION, Split, rng, shrunk, split_of
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.teacher.undefined import only_answer
 
-_WORK = 1_000_000  # variables x letters² that the search may evaluate: some seconds
+_WORK = 1_000_000  # variables x letters² that the search may evaluate: half a second
 _CLASSES = 20  # more different answers than this are not balanced
 _COMPARED = 32  # strings whose answers are compared with and without words around them, and with `truth`
 _FEW = 10  # items of the other answers in a set where one has fewer
@@ -67,18 +75,18 @@ class StringTask(SampledTask):
     """What is wrong with the fields, where that is said when the task is used; see `mistakes_said_later`."""
 
     def __post_init__(self):
-        object.__setattr__(self, "mistake", mistake_of(self._check_fields))  # frozen
+        object.__setattr__(self, "mistake", mistakes.mistake_of(self._check_fields))  # frozen
 
     def _check_fields(self) -> None:
+        if problem := mistakes.wrong_fields(self):
+            raise UserError(f"task {self.name}: {problem}")
         if self.answer not in ("yes/no", "value", "sequence"):
             forms = "'yes/no', 'value' or 'sequence'"
             raise UserError(f"task {self.name}: answer must be {forms}, got {self.answer!r}")
-        if problem := wrong_letters(self.letters, self.min_length, self.max_length):
+        if problem := mistakes.wrong_letters(self.letters, self.min_length, self.max_length):
             raise UserError(f"task {self.name}: {problem}")
-        if not 0 <= self.skipped < self.min_length:
-            raise UserError(
-                f"task {self.name}: of {self.min_length} letters and more, {self.skipped} cannot be skipped"
-            )
+        if not 0 <= self.skipped < (few := self.min_length):
+            raise UserError(f"task {self.name}: of {few} letters and more, {self.skipped} cannot be skipped")
         self._form.check(self.letters, f"task {self.name}")
 
     # ---- the program and its tokens
@@ -160,10 +168,13 @@ class StringTask(SampledTask):
     def _join(self, texts: Iterable[str]) -> str:
         return joined(texts) if self._form.bare else self._joint.join(texts)
 
+    def _answer(self, letters: Letters) -> Any:
+        return self._answers([letters])[0]
+
     @functools.cached_property
-    def _answer(self) -> Callable[..., Any]:
-        # What is drawn by its answer is labelled by it too: the program is asked once.
-        return functools.lru_cache(maxsize=100_000)(lambda letters, *words: self._ask_all([letters], *words)[0])
+    def _answers(self) -> AskedOnce:
+        # What is drawn by its answer is labelled by it too.
+        return AskedOnce(self._ask_all)
 
     def _ask_all(self, strings: Sequence[Letters], before: int = 0, between: int = 0) -> list[Any]:
         """The program's answers, with so many words of the prompt before and behind the letters of each string."""
@@ -172,13 +183,13 @@ class StringTask(SampledTask):
         counts = [len(s) - self.skipped if sequence else 1 for s in strings]
         values = written(self._oracle, prompts, counts, letters=self.letters)
         if missing := [s for s, found in zip(strings, values, strict=True) if None in found]:
-            raise UserError(f"task {self.name}: {without_value(missing[0])}{self._ahead()}")
+            raise UserError(f"task {self.name}: {mistakes.without_value(missing[0])}{self._ahead()}")
         if self.answer == "yes/no":
             return [bool(value) for (value,) in values]
         return [tuple(found) if sequence else found[0] for found in values]
 
     def _ahead(self) -> str:
-        return looks_ahead(self._oracle, length=self.max_length)
+        return mistakes.looks_ahead(self._oracle, length=self.max_length)
 
     @functools.cached_property
     def _oracle(self) -> Oracle:
@@ -199,65 +210,53 @@ class StringTask(SampledTask):
         if self.answer == "yes/no":
             r, oracle = rng(EVALUATION + 9), Oracle(self._built())
             strings = [random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)]
-            if problem := no_truth_value(oracle, strings, ask=ASK):
+            if problem := mistakes.no_truth_value(oracle, strings, ask=ASK):
                 raise UserError(f"task {self.name}: {problem}")
-            self._check_always()
+            if always := mistakes.always(self._built(), vocab={*self.letters, OTHER, ASK}, length=self.max_length):
+                raise UserError(f"task {self.name}: the program says {always} of all strings; mend the program")
         r = rng(EVALUATION + 8)
-        for _ in range(_COMPARED):
-            letters = random_string(r, self.letters, self.min_length, self.max_length)
-            self._compare(letters)
+        self._compare([random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)])
         found = self._explore(self.min_length, self.max_length)
+        if self.answer == "yes/no" and len(found.found) == 1 and not found.complete:
+            found = self._explore(self.min_length, self.max_length, regular=True)
         if self.answer == "yes/no" and len(found.found) == 1:
             raise UserError(
-                f"task {self.name}: the program says {_shown(next(iter(found.found)))} of all "
+                f"task {self.name}: the program says {mistakes.shown(next(iter(found.found)))} of all "
                 f"{found.asked} strings asked, of {self.min_length} to {self.max_length} letters; give generate=, "
                 f"which makes strings of the other answer, or mend the program{self._ahead()}"
             )
         return found
 
-    def _check_always(self) -> None:
-        """Refuse a program whose answer is the same whatever it reads, before strings are searched for another."""
-        bools = rasp.Map(bool, self._built(), simplify=False).named("answer")
-        try:
-            always = only_answer(bools, vocab={*self.letters, OTHER, ASK}, max_seq_len=self.max_length)
-        except UserError:
-            return  # said where it is compiled, as the answer at the question mark
-        if always:
-            raise UserError(
-                f"task {self.name}: the program says {_shown(always[0])} of all strings; mend the program"
-            )
-
-    def _compare(self, letters: Letters) -> None:
-        alone = self._answer(letters)
+    def _compare(self, strings: Sequence[Letters]) -> None:
+        alone = self._answers(strings)
         words = len(self.question.split())
         for before in () if self._form.bare else (words, words + 1):
-            among = self._answer(letters, before, 2)
-            if among != alone:
+            if problem := mistakes.words_count(strings, alone, self._answers(strings, before, 2), before=before):
+                raise UserError(f"task {self.name}: {problem}")
+        form = {"sequence": tuple, "yes/no": bool, "value": lambda value: value}[self.answer]
+        if not (truth := self.truth):
+            return
+        for letters, answer in zip(strings, alone, strict=True):
+            true = mistakes.true_answer(truth, letters, form=form, who=f"task {self.name}")
+            if true != answer:
                 raise UserError(
-                    f"task {self.name}: the program depends on the words of the prompt: of {' '.join(letters)!r} "
-                    f"it says {_shown(alone)} alone and {_shown(among)} with {before} words before and 2 behind; "
-                    f"let it look at letters only (words are {OTHER!r} in rasp.tokens, and count in rasp.indices)"
-                )
-        if self.truth:
-            true = self.truth(list(letters))
-            true = tuple(true) if self.answer == "sequence" else bool(true) if self.answer == "yes/no" else true
-            if true != alone:
-                raise UserError(
-                    f"task {self.name}: of {' '.join(letters)!r} the program says {_shown(alone)}, truth() "
-                    f"{_shown(true)}"
+                    f"task {self.name}: of {' '.join(letters)!r} the program says {mistakes.shown(answer)}, "
+                    f"truth() {mistakes.shown(true)}"
                 )
 
-    def _explore(self, low: int, high: int, seeds: Sequence[Letters] = ()) -> Language:
-        generate = self.generate
+    def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, regular: bool = False) -> Language:
+        generate, who = self.generate, f"task {self.name}"
         each = len(self._oracle.names) * (high + 1) ** 2 * (high if self.answer == "sequence" else 1)
+        budget = max(200, min(20_000, _WORK // each))
         return explore(
-            self._ask_all,
+            self._answers,
             self.letters,
             low=low,
             high=high,
-            budget=max(200, min(20_000, _WORK // each)),
+            budget=budget,
             seeds=seeds,
-            generate=(lambda r: tuple(generate(r))) if generate else None,
+            also=regular_strings(self.letters, low, high, most=budget // 4) if regular else (),
+            generate=(lambda r: mistakes.made(generate, r, letters=self.letters, who=who)) if generate else None,
         )
 
     @functools.cached_property
@@ -320,7 +319,7 @@ class StringTask(SampledTask):
             # The split first: a hash is cheaper than the program.
             if self._split(letters) == "train" and (wanted is None or self._answer(letters) == wanted):
                 return letters
-        which = "" if wanted is None else f" with the answer {_shown(wanted)}"
+        which = "" if wanted is None else f" with the answer {mistakes.shown(wanted)}"
         raise UserError(f"task {self.name}: all strings{which} are in the test split; raise max_length")
 
     def in_training(self, prompt: str) -> bool:
@@ -355,8 +354,11 @@ class StringTask(SampledTask):
         wanted = -(-self.set_size // len(classes))
         chosen: dict[Any, dict[Letters, None]] = {c: {} for c in classes}
 
+        def fits(letters: Letters) -> bool:
+            return split is None or (self._split(letters) == split and not self.in_training(self._prompt(letters)))
+
         def offer(letters: Letters) -> None:
-            if split is None or (self._split(letters) == split and not self.in_training(self._prompt(letters))):
+            if fits(letters):
                 answer = self._answer(letters) if classes != (None,) else None
                 if answer in chosen and len(chosen[answer]) < wanted:
                     chosen[answer][letters] = None
@@ -369,10 +371,13 @@ class StringTask(SampledTask):
                     offer(language.found[c][k])
         if not (language.complete and classes != (None,)):
             waiting = [c for c in classes if c is None or (c in language.found and language.common(c))]
-            for _ in range(_CANDIDATES * self.set_size):
+            offered = (random_string(r, self.letters, low, high) for _ in range(_CANDIDATES * self.set_size))
+            if classes != (None,):
+                offered = told_before(offered, lambda drawn: self._answers([*filter(fits, drawn)]))
+            for letters in offered:
                 if all(len(chosen[c]) >= wanted for c in waiting):
                     break
-                offer(random_string(r, self.letters, low, high))
+                offer(letters)
         parts = [list(of) for of in chosen.values() if of]
         if not parts:
             raise UserError(
@@ -393,7 +398,3 @@ class StringTask(SampledTask):
             return {"always_no": lambda prompt: "no"}
         copied = lambda prompt: self._join(self._letters(prompt)[self.skipped :])  # noqa: E731
         return {"copied": copied} if self.answer == "sequence" else super().baselines()
-
-
-def _shown(answer: Any) -> str:
-    return repr(" ".join(map(as_text, answer)) if isinstance(answer, tuple) else as_text(answer))

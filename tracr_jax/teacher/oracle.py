@@ -31,6 +31,7 @@ States = dict[str, Codes]  # by the oracle's own numbers, one of each position
 
 _KEPT = 1024  # inputs
 _TOGETHER = 1 << 22  # pairs of positions of the inputs that are evaluated together
+_FILLED = 1 << 14  # pairs, up to which filling up inputs of one length costs less than evaluating them alone
 
 
 class Evaluation(NamedTuple):
@@ -126,7 +127,7 @@ class Oracle:
         return self.states_of([tokens])[0]
 
     def evaluate(self, inputs: Iterable[Sequence[Any]], *, names: Iterable[str] | None = None) -> list[Evaluation]:
-        """Evaluate many inputs, each as one call does; inputs of one length run together.
+        """Evaluate many inputs, each as one call does, but together.
 
         Args:
           inputs: tokens without BOS.
@@ -145,20 +146,33 @@ class Oracle:
         for key, tokens in zip(keys, inputs, strict=True):
             if key not in self._kept:
                 new[len(key)][key] = tokens
-        for length, chosen in new.items():
-            rows, left = max(1, _TOGETHER // max(1, length) ** 2), list(chosen.items())
-            while left:
+        left: list[tuple[Hashable, Sequence[Any]]] = []
+        for length in sorted(new, reverse=True):
+            longest = max(1, len(left[0][1]) if left else length)
+            # Where each position sees only earlier ones, a short input may be filled up to the longest.
+            if left and not (self._causal and length and len(new[length]) * longest**2 <= _FILLED):
+                self._together(left)
+                left, longest = [], max(1, length)
+            left += new[length].items()
+            rows = max(1, _TOGETHER // longest**2)
+            while len(left) > rows:
                 self._together(left[:rows])
                 del left[:rows]
+        if left:
+            self._together(left)
         return [self._kept[key] for key in keys]
 
     def _together(self, chosen: Sequence[tuple[Hashable, Sequence[Any]]]) -> None:
-        codes = np.array([[self._pool.value(t) for t in tokens] for _, tokens in chosen], np.int64)
+        longest = len(chosen[0][1])  # the first is
+        codes = np.zeros((len(chosen), longest), np.int64)
+        for row, (_, tokens) in enumerate(chosen):
+            found = [self._pool.value(t) for t in tokens]
+            codes[row] = found + found[-1:] * (longest - len(found))
         states: States = {}
         for label in self._sops:
             states[label] = self._one(label, codes, states)
-        for row, (key, _) in enumerate(chosen):
-            self._kept[key] = {name: found[row] for name, found in states.items()}
+        for row, (key, tokens) in enumerate(chosen):
+            self._kept[key] = {name: found[row, : len(tokens)] for name, found in states.items()}
 
     def _one(self, label: str, tokens: Codes, sources: Mapping[str, Codes]) -> Codes:
         read = lambda child: sources[self._names[id(child)]]  # noqa: E731
