@@ -8,8 +8,9 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 
@@ -28,7 +29,8 @@ Say = Callable[[str], None]
 T = TypeVar("T")
 
 
-class Trained(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Trained(Generic[T]):
     """The result of training."""
 
     params: TrainParams  # on this host, those of the model that were not trained among them
