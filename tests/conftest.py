@@ -32,8 +32,27 @@ jax.config.update("jax_compilation_cache_dir", os.environ["TRACR_JAX_TEST_XLA"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+# Rooms of functions of arrays.
+_STRICT = {"teacher", "lm", "data", "train", "measure", "interpret"}
+
+
+@pytest.fixture(autouse=True)
+def strict_types(request):
+    """Our functions mix no types by themselves: JAX refuses every implicit promotion."""
+    strict = request.path.parent.name in _STRICT or request.path.name == "intervene_test.py"
+    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+        yield
+
+
 @pytest.fixture
-def x64():
+def mixed_types(strict_types):
+    """For models that do not compute in float32: Flax's norms promote to at least that by themselves."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def x64(mixed_types):
     """float64 for one test only; everything else runs as a user would, in float32."""
     with jax.enable_x64(True):
         yield

@@ -19,7 +19,7 @@ MARK, K = 7, 2  # the module speaks from the first 7 on
 def read(weights, ids):
     """At each position from the mark on: 1, and how many marks there were."""
     marks = jnp.cumsum(ids == MARK, axis=1)
-    return jnp.stack([marks > 0, marks], axis=-1).astype(jnp.float32) * weights
+    return jnp.stack([jnp.minimum(marks, 1), marks], axis=-1).astype(jnp.float32) * weights
 
 
 def make(family, block, **options):

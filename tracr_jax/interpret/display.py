@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
@@ -215,14 +215,14 @@ class DecodedTable:
         weak = d.uncertain(at)
         return self._value(variable, value) + ("?" if weak else ""), "weak" if weak else "right"
 
-    def _value(self, variable: int, place: int) -> str:
+    def _value(self, variable: int, place: int | np.integer) -> str:
         text = visible(str(self.decoded.variables[variable].values[place]))
         several = self.decoded.alike[variable].get(place) if self.decoded.alike else None
         if several is None:
             return text
         return f"{text}…" if "," in several else several
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
         """Tables no wider than the terminal, and a legend."""
         pages = list(self._pages(options.max_width))
         for page in pages if self.complete else pages[:1]:
