@@ -10,7 +10,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # their time (28 s of processor time for one step of exchange training, 19 s without the emitters).
 _FLAGS = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_cpu_use_fusion_emitters=false"
+    "--xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600"  # of 40: eight devices may share one busy core
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

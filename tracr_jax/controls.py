@@ -139,13 +139,15 @@ def models(
 def row(interpretation: Mapping[str, Any]) -> dict[str, Any]:
     """What an interpretation.json says in a line; shares, None where nothing could be counted.
 
-    "decoded": values read rightly at the last layer on the test items, the mean over variables; "probe": the same
-    of a linear probe of the untouched model. "used" of "swapped" variables: as of `swaps`;
-    "followed": the median over cells of the swaps that the answer follows where the base is right;
+    "decoded": values read rightly on the test items at the last layer that encodes the variable, the mean over
+    variables; "probe": the same of a linear probe of the untouched model. "used" of "swapped" variables: as of
+    `swaps`; "followed": the median over cells of the swaps that the answer follows where the base is right;
     "causal_abstraction_error": as of `swaps`. "noise": exact match under the strongest noise, by subspace.
     """
     test = interpretation["scorecard"]["sets"]["test"]["classes"]["all"].values()
-    last = {kind: [v[kind][-1] for v in test if v[kind][-1] is not None] for kind in ("accuracy", "probe")}
+    # As in the scorecard's table: reserved directions are handed on after a variable's last reader.
+    known = {kind: [[x for x in v[kind] if x is not None] for v in test] for kind in ("accuracy", "probe")}
+    last = {kind: [by_layer[-1] for by_layer in shares if by_layer] for kind, shares in known.items()}
     swapped = interpretation["swaps"]
     shares = [c["followed"]["answer"]["swap"] for c in swapped["cells"]]
     followed = [s["accuracy"] for s in shares if s["total"]]

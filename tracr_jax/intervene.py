@@ -25,11 +25,15 @@ class ResidualEdit:
     With `before` it is the block's input instead, and hidden[block] stays as it was.
 
     The block may be traced: one compiled program then serves all of them.
+
+    With `before` and `skip` the blocks below are not computed, where `fn` knows the state without them: what the
+    pass says of hidden[0..block] is then nothing, and what comes behind is the same.
     """
 
     block: int | Int[Array, ""]
     fn: Callable[[Float[Array, "B S d"]], Float[Array, "B S d"]]
     before: bool = False
+    skip: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,32 @@ def test_last_blocks_go_on_from_a_state(family, scan_layers, start):
 
 @families
 @forms
+def test_a_pass_that_skips_blocks_goes_on_from_a_state(family, scan_layers):
+    """One compiled program for all blocks; those below are not computed: there are no numbers in them."""
+    model, params = make(family, scan_layers=scan_layers)
+    ids = M.ids()
+    whole = M.run(model, params, ids)
+
+    @jax.jit
+    def go_on(params, state, block):
+        edit = ResidualEdit(block, lambda _: state, before=True, skip=True)
+        return model.apply(params, 0 * ids, edit=edit)
+
+    for block in range(4):
+        below = {"blocks": slice(block)} if scan_layers else {f"block_{i}": slice(None) for i in range(block)}
+        broken = params | {
+            k: jax.tree.map(lambda x, s=s: x.at[s].set(jnp.nan), params[k]) for k, s in below.items()
+        }
+        out = go_on(broken, whole.hidden[block], block)
+        assert_same(out.hidden[block + 1 :], whole.hidden[block + 1 :])
+        assert_same(out.logits, whole.logits)
+    cache, edit = model.init_cache(*ids.shape), ResidualEdit(1, lambda h: h, before=True, skip=True)
+    with pytest.raises(ValueError, match="without a cache"):
+        model.apply_cached(params, ids, cache, positions=jnp.zeros_like(ids), edit=edit)
+
+
+@families
+@forms
 @pytest.mark.parametrize("block", [0, 2, 3])
 def test_edit_changes_only_what_comes_after_it(family, scan_layers, block):
     model, params = make(family, scan_layers=scan_layers)

@@ -23,7 +23,7 @@ _HELP = """tracr-jax: inject a known algorithm, written in RASP, into a pretrain
                                       TASK: dyck (default), another of `tracr-jax tasks`, or path/to/file.py:NAME
                                       --onto RUN: into the model of a finished run, in addition to its programs
   tracr-jax resume RUN                continue a run that was stopped, with the options it started with
-  tracr-jax tasks                     the built-in programs, with their sizes and an example prompt each
+  tracr-jax tasks [FOLDER]            the built-in programs, or those of a folder's files: sizes, an example each
   tracr-jax check [TASK] [--lm NAME]  before training: verify the compiled network, the fit and the prompts
   tracr-jax evaluate RUN [options]    score a finished run again, on samples or on whole sets
   tracr-jax decode RUN ["text"]       the program's variables at every token of a text, read from the model

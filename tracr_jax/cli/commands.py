@@ -117,11 +117,12 @@ def _finish(run: "Injected") -> None:
 def _tasks(argv: list[str]) -> None:
     args = parse(options.Tasks, argv)
     from tracr_jax.report.terminal.tasks import print_tasks
-    from tracr_jax.runs.listing import list_tasks
+    from tracr_jax.runs.listing import list_folder, list_tasks
 
     console = Console(highlight=False)
     with console.status("compiling") as status:
-        tasks = list(list_tasks(args.lm, say=status.update))
+        say = status.update
+        tasks = list(list_folder(args.folder, args.lm, say=say) if args.folder else list_tasks(args.lm, say=say))
     print_tasks(console, tasks)
 
 

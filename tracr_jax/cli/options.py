@@ -55,8 +55,10 @@ class Resume:
 
 @dataclass(frozen=True)
 class Tasks:
-    """The built-in programs, compiled for a model's tokenizer."""
+    """The built-in programs, or those of the files in a folder, compiled for a model's tokenizer."""
 
+    folder: tyro.conf.Positional[Path | None] = None
+    """Of Python files, each a task or a RASP program and its vocabulary; default the built-in programs."""
     lm: str = "tiny"
     """The model whose tokenizer is used; its weights are not loaded."""
 

@@ -94,7 +94,7 @@ def noise_curves(
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
         longest = run.program.token_count(chosen[0])
-        length = min(round_up(longest), max(longest, run.program.length))
+        length = min(round_up(longest, to=8), max(longest, run.program.length))
         ids, masks = padded_rows(run.program.bridge, chosen, batch=size, length=length)
         batches.append((shared(ids), ids, masks[1], len(chosen)))
     result = _result_basis(run.program)

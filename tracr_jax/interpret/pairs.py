@@ -13,11 +13,12 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from tracr_jax.data.samples import ROWS
+from tracr_jax.data.samples import round_up
 from tracr_jax.interpret.pool import Pool, padded
 from tracr_jax.teacher import Teacher
 from tracr_jax.teacher.oracle import Oracle, Sees, reads_after
@@ -26,6 +27,8 @@ from tracr_jax.teacher.readers import last_read
 _TRIES = 6  # predictions made for each pair that is wanted
 _CANDIDATES = 20_000  # pairs of items looked at for a difference
 _SCARCE = 4  # flips are fewer than one in so many of the pairs that are wanted
+_ROWS = 50  # pairs in one pass, or all where that is less
+_ROUND = 8  # their length is rounded up to it, so that few programs are compiled
 _FEW = 4  # possible answers, up to which the pairs are balanced between them
 
 
@@ -201,18 +204,38 @@ def predict(pool: Pool, variable: str, base: int, source: int, *, sees: Sees) ->
     return Pair(base, source, positions, found, tuple(answer), flips=found != to.result)
 
 
-def pair_batches(pool: Pool, pairs: Sequence[Pair]):
-    """(ids of base and predicted answer, answer mask, source, position mask, pairs in it), of one shape each."""
-    size = min(ROWS, len(pairs))
+class PairRows(NamedTuple):
+    """Pairs as rows of one pass: the base with the predicted answer behind it, padded on the right."""
+
+    at: tuple[int, ...]
+    """Which of the pairs the rows are; there may be more rows."""
+    ids: Int[np.ndarray, "B S"]
+    mask: Float[np.ndarray, "B S"]
+    """1 at the positions that emit the answer."""
+    sources: Int[np.ndarray, " B"]
+    """The source's place in the pool."""
+    where: Float[np.ndarray, "B S"]
+    """1 at the positions that are exchanged."""
+
+
+def pair_rows(pool: Pool, pairs: Sequence[Pair]) -> list[PairRows]:
+    """All pairs, the longest bases first, so that those of one pass are padded to nearly their own length."""
+
+    def length(i: int) -> int:
+        return len(pool.items[pairs[i].base].prompt) + len(pairs[i].answer)
+
+    order = sorted(range(len(pairs)), key=length, reverse=True)
+    size, out = min(_ROWS, len(pairs)), []
     for start in range(0, len(pairs), size or 1):
-        chosen = pairs[start : start + size]
-        ids = np.zeros((size, pool.length), np.int32)
-        mask, where = np.zeros((2, size, pool.length), np.float32)
-        sources = np.zeros(size, np.int32)
-        for row, pair in enumerate(chosen):
+        at = tuple(order[start : start + size])
+        shape = (size, min(pool.length, round_up(length(at[0]), to=_ROUND)))
+        mask, where = np.zeros((2, *shape), np.float32)
+        rows = PairRows(at, np.zeros(shape, np.int32), mask, np.zeros(size, np.int32), where)
+        for row, pair in enumerate(pairs[i] for i in at):
             base = pool.items[pair.base]
-            ids[row] = padded(pool, base.prompt + pair.answer)
-            mask[row, list(base.emitting)] = 1
-            where[row, list(pair.positions)] = 1
-            sources[row] = pair.source
-        yield ids, mask, sources, where, len(chosen)
+            rows.ids[row] = padded(pool, base.prompt + pair.answer)[: shape[1]]
+            rows.mask[row, list(base.emitting)] = 1
+            rows.where[row, list(pair.positions)] = 1
+            rows.sources[row] = pair.source
+        out.append(rows)
+    return out

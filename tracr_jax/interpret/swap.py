@@ -10,6 +10,7 @@ The rows of v are those of the values that occur in the sample: with those of al
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -19,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tracr_jax.data.samples import ROWS
 from tracr_jax.interpret.answers import answered
 from tracr_jax.interpret.exchange import CONTROLS, WEIGHTS, Change, exchange, random_directions, span_basis
-from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, Pairs, list_cells, pair_batches
+from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, PairRows, Pairs, list_cells, pair_rows
 from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.blocks import first_blocks
@@ -50,12 +50,13 @@ class Hits(NamedTuple):
 def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray, "d R"]]) -> Callable[..., Hits]:
     """A function (cell, pairs, change, other=None, seed=0) -> whether the LM answers and shows what is predicted.
 
-    One compiled program serves all cells and changes: block, basis, mask and weights are its arguments. `bases`:
-    see `variable_bases`.
+    One compiled program serves all cells and changes of one length: block, basis, mask and weights are its
+    arguments, and it computes the blocks behind the edit only. `bases`: see `variable_bases`.
     """
     model, teacher, states = run.model, run.program.teacher, np.array(run.program.states)
     short, cut = first_blocks(model, run.params, run.program.top + 1)
-    hidden = in_batches(jax.jit(lambda p, ids: short.apply(p, ids).hidden[states]), cut, padded_items(pool))
+    below = jax.jit(lambda p, ids: short.apply(p, ids).hidden[states])
+    hidden = in_batches(below, cut, padded_items(pool))
     reserved, codes = run.program.reserved, run.program.codes
     q = np.asarray(reserved.basis(codes)) if reserved is not None and codes is not None else None
     widest = max((b.shape[1] for b in bases.values()), default=1)
@@ -68,24 +69,35 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
     @jax.jit
     def answers(
         params: Params,
+        base: Float[Array, "B S d"],
         source: Float[Array, "B S d"],
         ids: Int[Array, "B S"],
         mask: Float[Array, "B S"],
         shown: Int[Array, "B S"],
         where: Float[Array, "B S"],
-        block: Int[Array, ""],
+        state: Int[Array, ""],
         basis: Float[Array, "d R"],
         weights: Float[Array, " 3"],
         key: Array,
     ) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
         direction = random_directions(key, source.shape).astype(source.dtype)
-
-        def fn(h):
-            return exchange(h, source, basis, where, weights=weights, direction=direction)
-
-        said, out = answered(model, params, ids, mask, count=count, edit=ResidualEdit(block, fn))
-        read = jnp.argmax(apply_adapter(reader, out.hidden[states[-1]].astype(jnp.float32)), axis=-1)
+        changed = exchange(base, source, basis, where, weights=weights, direction=direction)
+        # hidden[state] was computed with the base, once for all its cells and changes.
+        edit = ResidualEdit(state, lambda _: changed, before=True, skip=True)
+        said, out = answered(model, params, ids, mask, count=count, edit=edit)
+        last = jnp.where(state == states[-1], changed, out.hidden[states[-1]])
+        read = jnp.argmax(apply_adapter(reader, last.astype(jnp.float32)), axis=-1)
         return said, jnp.all((read == shown) | (mask == 0), axis=1)
+
+    @functools.lru_cache(maxsize=2)  # the cells of a variable come one after the other, with their own answers
+    def rows_of(pairs: tuple[Pair, ...]) -> list[tuple[PairRows, Int[np.ndarray, "B S"], Float[Array, "L B S d"]]]:
+        out = []
+        for rows in pair_rows(pool, pairs):
+            shown = np.zeros(rows.ids.shape, np.int32)
+            for row, pair in enumerate(pairs[i] for i in rows.at):
+                shown[row, list(pool.items[pair.base].emitting)] = [place[v] for v in pair.values]
+            out.append((rows, shown, below(cut, rows.ids)))
+        return out
 
     def swap(
         cell: Cell, pairs: Sequence[Pair], change: Change, *, other: str | None = None, seed: int = 0
@@ -99,16 +111,16 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
             ]
         basis = np.pad(basis, ((0, 0), (0, widest - basis.shape[1])))
         weights, key = np.asarray(WEIGHTS[change], np.float32), jax.random.key(seed)
-        out = Hits([], [])
-        for i, (ids, mask, sources, where, held) in enumerate(pair_batches(pool, pairs)):
-            shown = np.zeros(ids.shape, np.int32)
-            for row, pair in enumerate(pairs[i * len(ids) : i * len(ids) + held]):
-                shown[row, list(pool.items[pair.base].emitting)] = [place[v] for v in pair.values]
-            block, k = np.int32(states[cell.layer] - 1), jax.random.fold_in(key, i)
-            source = hidden[cell.layer, sources]
-            found = answers(run.params, source, ids, mask, shown, where, block, basis, weights, k)
+        out = Hits([False] * len(pairs), [False] * len(pairs))
+        for i, (rows, shown, base) in enumerate(rows_of(tuple(pairs))):
+            source = hidden[cell.layer, rows.sources, : rows.ids.shape[1]]
+            found = answers(
+                run.params, base[cell.layer], source, rows.ids, rows.mask, shown, rows.where,
+                np.int32(states[cell.layer]), basis, weights, jax.random.fold_in(key, i),
+            )  # fmt: skip
             for hits, more in zip(out, found, strict=True):
-                hits += np.asarray(more)[:held].tolist()
+                for at, hit in zip(rows.at, np.asarray(more).tolist(), strict=False):
+                    hits[at] = hit
         return out
 
     return swap
@@ -168,17 +180,15 @@ def make_teacher_swap(program: Program, pool: Pool) -> Callable[[Cell, Sequence[
     def swap(cell: Cell, pairs: Sequence[Pair]) -> list[bool]:
         own = np.zeros(teacher.width, np.float32)
         own[list(variables[cell.variable].indices)] = 1
-        out: list[bool] = []
-        for start, (ids, _, sources, where, held) in zip(
-            range(0, len(pairs), ROWS), pair_batches(pool, pairs), strict=True
-        ):
-            where = np.pad(where, ((0, 0), (1, 0)))  # BOS
-            found = np.asarray(
-                run(phi, bridge.to_teacher(ids), states[cell.layer, sources], where, np.int32(cell.layer), own)
-            )[:, 1:]
-            for row, pair in enumerate(pairs[start : start + held]):
-                emitting = list(pool.items[pair.base].emitting)
-                out.append(found[row, emitting].tolist() == [values[v] for v in pair.values])
+        out = [False] * len(pairs)
+        for rows in pair_rows(pool, pairs):
+            base = bridge.to_teacher(rows.ids)
+            given = states[cell.layer, rows.sources, : base.shape[1]]
+            where = np.pad(rows.where, ((0, 0), (1, 0)))  # BOS
+            found = np.asarray(run(phi, base, given, where, np.int32(cell.layer), own))[:, 1:]
+            for i, read in zip(rows.at, found, strict=False):
+                emitting = list(pool.items[pairs[i].base].emitting)
+                out[i] = read[emitting].tolist() == [values[v] for v in pairs[i].values]
         return out
 
     return swap

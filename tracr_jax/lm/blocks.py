@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from tracr_jax.intervene import Edit, ResidualEdit, edited
+from tracr_jax.intervene import Edit, LayerEdit, ResidualEdit, edited
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import Array, Params
 
@@ -50,11 +50,16 @@ def run_blocks(
       cache: of keys and values.
       edit: of the residual stream; it sees all rows at once.
     """
+    entered = next((e.block for e in _each(edit) if isinstance(e, ResidualEdit) and e.before and e.skip), None)
 
     def body(block, h, xs):
         index, layer_cache = xs
         here = edited(h, edit, index, before=True)
-        if parts > 1 and layer_cache is None:
+        if entered is not None:
+            if layer_cache is not None:
+                raise ValueError("an edit that skips the blocks below it goes without a cache")
+            out = nn.cond(index < entered, lambda _, x: x, lambda b, x: b(x, context, None)[0], block, here)
+        elif parts > 1 and layer_cache is None:
             out = _in_parts(block, here, context, parts)
         else:
             out, layer_cache = block(here, context, layer_cache)
@@ -93,12 +98,16 @@ def _behind_all(edit: Edit | None, count: int) -> tuple[Edit | None, Edit | None
     A gradient that enters behind the scan does not run through it. Where an edit's block is traced nothing is
     taken out: it may be the last one.
     """
-    edits = edit if isinstance(edit, tuple) else () if edit is None else (edit,)
+    edits = _each(edit)
     outputs = [e for e in edits if isinstance(e, ResidualEdit) and not e.before]
     if not all(isinstance(e.block, int) for e in outputs):
         return edit, None
     last = tuple(e for e in outputs if e.block == count - 1)
     return tuple(e for e in edits if e not in last) or None, last or None
+
+
+def _each(edit: Edit | None) -> tuple[ResidualEdit | LayerEdit, ...]:
+    return edit if isinstance(edit, tuple) else () if edit is None else (edit,)
 
 
 def _in_parts(block: nn.Module, h: Float[Array, "B S d"], context: Any, parts: int) -> Float[Array, "B S d"]:

@@ -8,10 +8,10 @@ from tracr_jax.report.markup import esc
 COLUMNS = ("answers", "read", "used", "follows", "error", "noise")
 HOW = (
     "Answers: exact match on test items, %. Read: values of the program's variables decoded rightly at the last "
-    "layer, %, mean over variables. Used: variables whose swap the answer follows above every control. Follows: "
-    "of the swaps that flip the program's answer on a base answered rightly, %, median over cells; – where no "
-    "base is. Error: causal abstraction error of the swaps (with what no variable holds exchanged as well). "
-    "Noise: exact match under the strongest noise in the result subspace / in a random one, %."
+    "layer that encodes each, %, mean over variables. Used: variables whose swap the answer follows above every "
+    "control. Follows: of the swaps that flip the program's answer on a base answered rightly, %, median over "
+    "cells; – where no base is. Error: causal abstraction error of the swaps (with what no variable holds "
+    "exchanged as well). Noise: exact match under the strongest noise in the result subspace / in a random one, %."
 )
 
 

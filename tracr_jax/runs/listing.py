@@ -1,13 +1,15 @@
-"""The built-in tasks, each with the size of its network and an example prompt: `tracr-jax tasks`."""
+"""The built-in tasks or those of a folder, each with its network's size and an example: `tracr-jax tasks`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from tracr_jax.errors import UserError
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
 from tracr_jax.runs.task_bridge import make_task_bridge
 from tracr_jax.tasks.base import Item
-from tracr_jax.tasks.registry import BUILT_IN, get_task
+from tracr_jax.tasks.registry import BUILT_IN, get_task, program_files
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,49 @@ class Listed:
     example: Item
 
 
-def list_tasks(lm: str = "tiny", *, say: Callable[[str], None] = lambda _: None) -> Iterator[Listed]:
+@dataclass(frozen=True)
+class Refused:
+    """A file of which no task can be made."""
+
+    name: str
+    reason: str
+
+
+def list_tasks(
+    lm: str = "tiny", *, names: Iterable[str] | None = None, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Listed]:
     """Every task, compiled for a language model's tokenizer; a second or so for one that was never compiled.
 
     Args:
       lm: a name for `load_lm`; its weights are not read.
+      names: of tasks, as for `get_task`; default the built-in ones.
       say: receives one line before each task is compiled.
+
+    Raises:
+      UserError: no task by that name, or its program cannot be compiled.
     """
     model = load_lm(lm, weights=False)
-    for name in BUILT_IN:
+    for name in BUILT_IN if names is None else names:
         task = get_task(name)
         teacher = make_task_bridge(preset(task=name, lm=lm), task=task, lm=model, say=say).teacher
         example = task.train_item(0, seed=0)
         yield Listed(name, teacher.num_layers, teacher.width, teacher.max_seq_len, example)
+
+
+def list_folder(
+    folder: str | Path, lm: str = "tiny", *, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Listed | Refused]:
+    """The task of each Python file below a folder, or why there is none.
+
+    Raises:
+      UserError: no such folder, or no Python file in it.
+    """
+    files = program_files(Path(folder))
+    if not files:
+        raise UserError(f"tasks {folder}: {'no Python file in it' if Path(folder).is_dir() else 'no such folder'}")
+    for path in files:
+        say(f"{path}")
+        try:
+            yield from list_tasks(lm, names=[str(path)], say=say)
+        except UserError as e:
+            yield Refused(str(path), str(e).removeprefix(f"task {path}:").lstrip())

@@ -33,7 +33,7 @@ def get_task(spec: str, *, as_coded: bool = False) -> Task:
     """The task called `spec`: "dyck", "int_sum", "count", one of the zoo, or "path/to/file.py:NAME".
 
     Args:
-      spec: name, or file and the name of an object in it.
+      spec: name, or file and the name of an object in it, or a folder that holds one file.
       as_coded: with every `as_coded…` switch of the original's task on; others have none.
 
     Raises:
@@ -43,6 +43,8 @@ def get_task(spec: str, *, as_coded: bool = False) -> Task:
         return as_coded_task(spec) if as_coded else _PAPER[spec]()
     if spec in ZOO:
         return ZOO[spec]  # pyright: ignore[reportReturnType] - frozen, and so no less a task
+    if Path(spec).is_dir():
+        spec = str(_only_file(Path(spec)))
     path, colon, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, ":", "")
     if not colon or not path.endswith(".py"):
         near = difflib.get_close_matches(spec, BUILT_IN, n=1)
@@ -79,6 +81,26 @@ def check_task(task: object, spec: str) -> Task:
         raise UserError(mistake)
     check_contract(task, spec)  # pyright: ignore[reportArgumentType]
     return task  # type: ignore[return-value]
+
+
+def program_files(folder: Path) -> list[Path]:
+    """The Python files below a folder that may hold a program: none that is hidden, private or a test."""
+    hidden = (".", "_", "test_", "conftest.py")
+    found = [p for p in folder.rglob("*.py") if not p.name.endswith("_test.py")]
+    return sorted(p for p in found if not any(x.startswith(hidden) for x in p.relative_to(folder).parts))
+
+
+def _only_file(folder: Path) -> Path:
+    files = program_files(folder)
+    if not files:
+        raise UserError(f"task {folder}: a folder without Python files; give one of `tracr-jax tasks`, or a file")
+    if len(files) > 1:
+        some = ", ".join(str(p.relative_to(folder)) for p in files[:3]) + (", …" if len(files) > 3 else "")
+        raise UserError(
+            f"task {folder}: holds {len(files)} files ({some}); give one of them. tracr-jax tasks {folder} says "
+            "what is in each"
+        )
+    return files[0]
 
 
 def _load(path: Path, name: str) -> tuple[object, str]:
