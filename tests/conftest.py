@@ -33,14 +33,22 @@ jax.config.update("jax_compilation_cache_dir", os.environ["TRACR_JAX_TEST_XLA"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-# Rooms of functions of arrays.
-_STRICT = {"teacher", "lm", "data", "train", "measure", "interpret"}
+# Files that together call what computes with arrays, by room.
+_STRICT = {
+    "tests": {"intervene"},
+    "teacher": {"values"},
+    "lm": {"generate", "gpt2", "graft", "llama"},
+    "data": {"batches", "bridge"},
+    "train": {"dtypes", "exchange", "golden", "losses", "reserved", "trainable"},
+    "measure": {"reading", "scores"},
+    "interpret": {"decode", "probe"},
+}
 
 
 @pytest.fixture(autouse=True)
 def strict_types(request):
     """Our functions mix no types by themselves: JAX refuses every implicit promotion."""
-    strict = request.path.parent.name in _STRICT or request.path.name == "intervene_test.py"
+    strict = request.path.stem.removesuffix("_test") in _STRICT.get(request.path.parent.name, ())
     with jax.numpy_dtype_promotion("strict" if strict else "standard"):
         yield
 

@@ -256,7 +256,6 @@ def test_remat_changes_neither_values_nor_gradients(family):
 
 
 @families
-@pytest.mark.usefixtures("mixed_types")
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters(family):
     model, params = M.make(family, dtype="bfloat16")
     exact, _ = M.make(family)

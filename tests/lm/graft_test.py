@@ -99,7 +99,7 @@ def test_two_groups_memory_options_and_edits():
     )
     traced = jax.jit(lambda p, x, b: model.apply(p, x, edit=ResidualEdit(b, jnp.zeros_like)))(params, ids, 3)
     assert_same(traced.logits, wiped.logits)
-    edit = LayerEdit(lambda h, i: h + i)
+    edit = LayerEdit(lambda h, i: h + jnp.asarray(i, h.dtype))
     out, plain = (M.run(model, p, ids, edit=edit) for p in (params, without_map(params)))
     assert np.abs(out.logits - plain.logits)[:2].max() > 1e-2
     assert_same(out.logits[2:], plain.logits[2:])

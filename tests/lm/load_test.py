@@ -15,7 +15,6 @@ from tracr_jax.lm import load as L
 from tracr_jax.lm.gpt2 import GPT2Config
 
 
-@pytest.mark.usefixtures("mixed_types")
 def test_random_folder(tmp_path):
     lm = L.write_random_gpt2(tmp_path / "lm", num_blocks=3, width=32, heads=2, positions=40, seed=5)
     assert (lm.model.num_blocks, lm.model.width, lm.model.max_positions) == (3, 32, 40)

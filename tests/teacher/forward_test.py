@@ -116,7 +116,7 @@ def test_dense_form_is_tracrs_and_compact_form_the_dense_ones(name):
         np.testing.assert_allclose(run(teacher, ids, dtype=jnp.float64), dense, rtol=0, atol=1e-9)
     np.testing.assert_allclose(dense, float64_residuals(teacher, ids), rtol=0, atol=1e-9)
     if name in ("int_sum_2", "pair_balance_1"):
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        with jax.numpy_rank_promotion("allow"):
             model = exact_tracr(program, vocab, length, exactness=100)
             out = jax.jit(model.forward)(model.params, ids).transformer_output
         theirs = np.stack([out.input_embeddings, *out.residuals[1::2]])

@@ -176,7 +176,7 @@ def _encoded(stream: io.BufferedIOBase, tokenizer: Tokenizer) -> Iterator[np.nda
         waiting.clear()
         return np.array(out, _kind(tokenizer))
 
-    with io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:
+    with io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:  # pyright: ignore[reportArgumentType]
         for piece in pieces(text):
             waiting.append(piece)
             held, found = held + len(piece[0]), True

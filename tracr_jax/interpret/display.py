@@ -207,7 +207,7 @@ class DecodedTable:
         if v.kind != "categorical":
             true = "" if np.isnan(d.true_numbers[at]) else f" ({d.true_numbers[at]:.2f})"
             return f"{d.numbers[at]:.2f}{true}", "number"
-        truth, value = d.truth[at], d.values[at]
+        truth, value = int(d.truth[at]), int(d.values[at])
         if d.unknown:
             return self._value(variable, value), "read"
         if value != truth:
@@ -215,7 +215,7 @@ class DecodedTable:
         weak = d.uncertain(at)
         return self._value(variable, value) + ("?" if weak else ""), "weak" if weak else "right"
 
-    def _value(self, variable: int, place: int | np.integer) -> str:
+    def _value(self, variable: int, place: int) -> str:
         text = visible(str(self.decoded.variables[variable].values[place]))
         several = self.decoded.alike[variable].get(place) if self.decoded.alike else None
         if several is None:

@@ -66,7 +66,7 @@ def make_mesh(text: str = "") -> Mesh:
     return _mesh(sizes)
 
 
-def _mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def _mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     # Auto: the compiler spreads the work; our arrays' types say nothing of the mesh.
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
