@@ -33,8 +33,35 @@ jax.config.update("jax_compilation_cache_dir", os.environ["TRACR_JAX_TEST_XLA"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+# Files that together call what computes with arrays, by room.
+_STRICT = {
+    "tests": {"intervene"},
+    "teacher": {"values"},
+    "lm": {"generate", "gpt2", "graft", "llama"},
+    "data": {"batches", "bridge"},
+    "train": {"dtypes", "exchange", "golden", "losses", "reserved", "trainable"},
+    "measure": {"reading", "scores"},
+    "interpret": {"decode", "probe"},
+}
+
+
+@pytest.fixture(autouse=True)
+def strict_types(request):
+    """Our functions mix no types by themselves: JAX refuses every implicit promotion."""
+    strict = request.path.stem.removesuffix("_test") in _STRICT.get(request.path.parent.name, ())
+    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+        yield
+
+
 @pytest.fixture
-def x64():
+def mixed_types(strict_types):
+    """For models that do not compute in float32: Flax's norms promote to at least that by themselves."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def x64(mixed_types):
     """float64 for one test only; everything else runs as a user would, in float32."""
     with jax.enable_x64(True):
         yield

@@ -37,7 +37,7 @@ from tracr_jax.runs.training import train
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import file_of, own_spec
 from tracr_jax.tasks.registry import BUILT_IN, get_task
-from tracr_jax.train.mesh import Placement
+from tracr_jax.train.mesh import check_rows, make_mesh
 from tracr_jax.train.metrics import MetricWriter
 
 Say = Callable[[str], None]
@@ -148,7 +148,8 @@ def _run(
     progress: bool,
     say: Say,
 ) -> Injected:
-    placement = Placement.of(config.mesh, data=config.data)
+    mesh = make_mesh(config.mesh)
+    check_rows(mesh, config.data)
     first = jax.process_index() == 0  # of several processes one writes and speaks
     if not first:
         writers, progress, say = (), False, lambda _: None
@@ -167,7 +168,7 @@ def _run(
         tasks = [p.given for p in onto.programs if p.given] if isinstance(onto, Injected) else []
         setups, lm_params, record = open_earlier(setup, tasks=tasks, say=say)
         for s in setups:
-            placement.check_rows(s.config.data)
+            check_rows(mesh, s.config.data)
     programs = tuple(s.program for s in setups)
     before_training = untouched(setup, folder=folder)
     with only_writer(folder) if first else contextlib.nullcontext():
@@ -179,7 +180,7 @@ def _run(
             keep_frozen(folder, config, setup.lm, lm_params)
             write_json(folder / "run.json", about(started) | setup.proof.record())
         trained = train(
-            setups, folder, placement=placement, started=started, lm_params=lm_params, resume=resume,
+            setups, folder, mesh=mesh, started=started, lm_params=lm_params, resume=resume,
             meanwhile=lambda: score_original(before_training, items=config.eval_items, progress=say),
             writers=writers, progress=progress, say=say,
         )  # fmt: skip

@@ -85,7 +85,7 @@ def subspace_basis(rows: Float[Array, "R d"]) -> Float[Array, "d R"]:
     return jnp.linalg.qr(rows.T, mode="reduced")[0]
 
 
-def result_basis(rows: Float[Array, "R d"], *, span: str) -> Float[Array, "d R"]:
+def result_basis(rows: Float[Array, "R d"], *, span: str) -> Float[Array, "d _R"]:
     """Orthonormal basis of what the hook leaves of the result, see `LossConfig.result_span`.
 
     Args:

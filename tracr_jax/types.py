@@ -13,6 +13,9 @@
 | V | LM vocabulary |
 | R | result rows: residual directions of the program's result variable |
 
+An axis that differs from one array of a tuple to the next has a name that begins with _; axes that may also be 1,
+or missing, are marked with #.
+
 The paper's Greek: θ are the LM's parameters, θ₀ their frozen original, φ the teacher's, A = (W, b) the adapter.
 """
 
@@ -65,5 +68,5 @@ class Codes(NamedTuple):
     """A reserved adapter among the trained parameters; see `tracr_jax.train.reserved.Reserved`."""
 
     basis: Float[Array, "d K"]  # orthonormal directions of the residual stream; never trained
-    centroids: tuple[Float[Array, "n m k"], ...]  # for each group of n variables: a point per class of values
+    centroids: tuple[Float[Array, "_n _m _k"], ...]  # for each group of n variables: a point per class of values
     sharpness: Float[Array, " V"]  # logarithm, one for each of the V variables

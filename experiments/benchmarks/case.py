@@ -34,7 +34,6 @@ from tracr_jax.train.step import (
     TrainParams,
     TrainState,
     init_adapter,
-    init_state,
     make_loss_fn,
     make_step,
 )
@@ -177,22 +176,14 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
     else:
         original = in_stacks(part, random_params(model, seed=0))
         theta, base = split(part, original, key=pair_key(0))
-    trained, frozen = TrainParams(theta, (adapter,)), Frozen(original, (phi,), base)
-    batch = (jax.tree.map(jnp.asarray, random_batch(case, teacher)),)
-    where: dict[str, Any] = {}
-    if mesh:
-        grid = M.make_mesh(mesh)
-        options["keep_rows"] = M.keep_rows(grid)
-        trained = M.put(trained, M.param_shardings(grid, trained))
-        frozen = Frozen(M.put(frozen.lm, M.param_shardings(grid, frozen.lm)), M.put((phi,), M.replicated(grid)))
-        batch = M.put(batch, M.batch_sharding(grid))
-        state, places = M.init_sharded_state(grid, trained, optimizer)
-        where = {"out_shardings": (places, M.replicated(grid))}
-    else:
-        state = init_state(trained, optimizer)
-    loss_fn = make_loss_fn(model, residuals, **options)
+    grid = M.make_mesh(mesh)
+    everywhere = M.replicated(grid)
+    state, places = M.init_sharded_state(grid, M.put_params(TrainParams(theta, (adapter,)), grid), optimizer)
+    frozen = Frozen(M.put_params(original, grid), M.put((phi,), everywhere), M.put_params(base, grid))
+    batch = (M.put(random_batch(case, teacher), M.batch_sharding(grid)),)
+    loss_fn = make_loss_fn(model, residuals, keep_rows=M.keep_rows(grid), **options)
     loss_fn = loss_fn if base is None else beside_frozen(loss_fn)
-    step = jax.jit(make_step(loss_fn, optimizer), donate_argnums=0, **where)
+    step = jax.jit(make_step(loss_fn, optimizer), donate_argnums=0, out_shardings=(places, everywhere))
     return Parts(state, frozen, batch, step, loss_fn, residuals, optimizer, shape, teacher)
 
 

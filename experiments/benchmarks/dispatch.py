@@ -23,9 +23,7 @@ _STEPS = 5  # in one repetition
 
 
 def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
-    """A side for `Worker`: `_STEPS` steps of the main job, dispatched as options["asynchronous"] says, on one
-    device as it is or on the mesh options["mesh"].
-    """
+    """A side for `Worker`: `_STEPS` steps of the main job, dispatched as options["asynchronous"] says."""
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", options["asynchronous"])  # before the backend starts
@@ -35,7 +33,6 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
     from tracr_jax.presets import preset
     from tracr_jax.runs.build import build, make_batch_at, make_parts
     from tracr_jax.train.loop import fit
-    from tracr_jax.train.mesh import Placement
     from tracr_jax.train.metrics import Several
 
     lm = load_lm("tiny")
@@ -43,9 +40,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:
         model, params = first_blocks(lm.model, lm.params, 8)
         lm = replace(lm, model=model, params=params)
     setup = build(preset("variable", task="dyck"), task="dyck", lm=lm)
-    placement = Placement.of(options.get("mesh", ""), data=setup.config.data)
-    state, frozen, step = make_parts([setup], placement=placement)
-    batch_at = make_batch_at([setup], placement=placement)
+    (state, frozen, step), batch_at = make_parts([setup]), make_batch_at([setup])
 
     def run():
         nonlocal state

@@ -100,7 +100,7 @@ def test_mask_is_where_the_answer_is_emitted():
     bridge = bridge_of(task, tokenizer)
     for answer_end in (True, False):
         ids, mask = encode_item(task.item(12, 345), bridge, length=14, answer_end=answer_end)
-        emitted = [tokenizer.token_text(ids[s + 1]) for s in np.flatnonzero(mask)]
+        emitted = [tokenizer.token_text(int(ids[s + 1])) for s in np.flatnonzero(mask)]
         assert emitted == [" 3", "5", "7"] + ["<|endoftext|>"] * answer_end
     assert ids[-1] == tokenizer.eos_id
 

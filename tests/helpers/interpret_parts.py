@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from tracr_jax.config import DataConfig, RunConfig
+from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import Setup, build
 from tracr_jax.runs.model import Injected, untouched
@@ -49,6 +50,7 @@ def small_run(*which) -> Injected:
     return untouched(small_setup(*which))
 
 
+@LanguageModel.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class TeacherLM:
     """params["on"] = 1: hidden states are the teacher's; 0: a random vector for each token, and nothing else."""

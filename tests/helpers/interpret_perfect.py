@@ -11,6 +11,7 @@ import pytest
 
 from tracr_jax.config import DataConfig, LossConfig, RunConfig
 from tracr_jax.intervene import edited, on_part
+from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import build
 from tracr_jax.runs.model import Injected, untouched
@@ -32,6 +33,7 @@ def random_run(blocks: int = 8) -> Injected:
         return untouched(build(dataclasses.replace(CONFIG, task="small"), task=DYCK, lm=lm))
 
 
+@LanguageModel.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class PerfectLM:
     """Block b is teacher layer b, block L does nothing, and the head reads the result's two directions.

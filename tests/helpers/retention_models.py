@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import LMOutput
 
 
+@LanguageModel.register
 @dataclass(frozen=True)
 class Summing:
     """The logits at position s are the row of the table at (sum of tokens 0..s) mod V: all context counts."""

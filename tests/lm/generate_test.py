@@ -57,7 +57,7 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(family, edited):
     generate_ids(model, params, ids[:, 4:], rest, num_tokens=1, edit=ResidualEdit(1, look), prefix=ids[0, :4])
     assert set(seen) == {(1, 4), (4, 5)}
     with pytest.raises(UserError, match="prompts of 20 tokens and 6 new ones need 25 positions"):
-        greedy(model, params, M.ids(length=16), rest, num_tokens=6, prefix=ids[0, :4])
+        greedy(model, params, M.ids(batch=4, length=16), rest, num_tokens=6, prefix=ids[0, :4])
 
 
 def test_padding_is_never_read():

@@ -19,7 +19,7 @@ MARK, K = 7, 2  # the module speaks from the first 7 on
 def read(weights, ids):
     """At each position from the mark on: 1, and how many marks there were."""
     marks = jnp.cumsum(ids == MARK, axis=1)
-    return jnp.stack([marks > 0, marks], axis=-1).astype(jnp.float32) * weights
+    return jnp.stack([jnp.minimum(marks, 1), marks], axis=-1).astype(jnp.float32) * weights
 
 
 def make(family, block, **options):
@@ -99,7 +99,7 @@ def test_two_groups_memory_options_and_edits():
     )
     traced = jax.jit(lambda p, x, b: model.apply(p, x, edit=ResidualEdit(b, jnp.zeros_like)))(params, ids, 3)
     assert_same(traced.logits, wiped.logits)
-    edit = LayerEdit(lambda h, i: h + i)
+    edit = LayerEdit(lambda h, i: h + jnp.asarray(i, h.dtype))
     out, plain = (M.run(model, p, ids, edit=edit) for p in (params, without_map(params)))
     assert np.abs(out.logits - plain.logits)[:2].max() > 1e-2
     assert_same(out.logits[2:], plain.logits[2:])

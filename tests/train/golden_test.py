@@ -33,8 +33,9 @@ SHAPE = StepShape(depth=G.DEPTH, result_rows=ROWS, pad_id=G.PAD, max_answers=3)
 
 @pytest.fixture(params=PRECISIONS)
 def precision(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield request.param
+    if request.param == "float64":
+        request.getfixturevalue("x64")
+    return request.param
 
 
 def parts(precision):
@@ -210,7 +211,7 @@ def test_teacher_residuals_in_float64(x64):
 def test_validation_accuracy():
     model, params, _, batch = parts("float32")
     for ids, key in ((batch.ids, "sup"), (G.ARRAYS["val_input_ids"], "val_input_ids")):
-        predicted = np.argmax(model.apply(params.lm, ids).logits[:, :-1], axis=-1)
+        predicted = np.argmax(np.asarray(model.apply(params.lm, ids).logits[:, :-1]), axis=-1)
         mask = batch.answer_mask[:, :-1]
         got = ((predicted == ids[:, 1:]) * mask).sum() / mask.sum()
         np.testing.assert_allclose(got, G.NUMBERS["validation_accuracy"][key], rtol=1e-6)

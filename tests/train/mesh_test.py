@@ -41,6 +41,7 @@ from tracr_jax.train.mesh import (
     param_shardings,
     param_spec,
     put,
+    put_params,
     replicated,
     sharded_batches,
     start_processes,
@@ -138,6 +139,18 @@ def test_eight_devices_compute_what_one_does():
     assert_same(new, expected)
     one, each = (x.cost_analysis()["flops"] for x in (alone, together))
     assert each < 1.3 * one / 8
+
+
+def test_without_a_mesh_all_lies_on_the_default_device_and_nothing_is_copied():
+    mesh, params = make_mesh(), {"blocks": {"kernel": jnp.arange(24.0).reshape(2, 3, 4)}, "bias": jnp.ones(3)}
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1}
+    assert mesh.devices.item() == jax.devices()[0]
+    with jax.default_device(jax.devices()[3]):
+        assert make_mesh().devices.item() == jax.devices()[3]
+    placed = put_params(params, mesh)
+    for there in (placed, gather(placed, mesh)):
+        for x, y in zip(jax.tree.leaves(there), jax.tree.leaves(params), strict=True):
+            assert x.unsafe_buffer_pointer() == y.unsafe_buffer_pointer()
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -72,7 +72,7 @@ class Bridge:
         bos = np.full((*body.shape[:-1], 1), self.teacher.bos_id, np.int32)
         return np.concatenate([bos, body], axis=-1)
 
-    def teacher_values(self, ids: Sequence[int]) -> list[Any]:
+    def teacher_values(self, ids: Sequence[int] | Int[np.ndarray, " S"]) -> list[Any]:
         """Teacher tokens of LM token ids as vocabulary values, without BOS."""
         value_of = {i: v for v, i in self.teacher.vocab.items()}
         return [value_of[int(t)] for t in self.lookup[np.asarray(ids, np.int64)]]

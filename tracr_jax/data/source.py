@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import Literal
 
 from tracr_jax.errors import UserError
 
@@ -23,7 +23,7 @@ _CUTS = tuple(re.compile(p, re.DOTALL) for p in (r".*\S\n(?=\S)", r".*\S(?= \S)"
 
 
 @contextlib.contextmanager
-def open_text(name: str, *, split: Split = "train") -> Iterator[BinaryIO]:
+def open_text(name: str, *, split: Split = "train") -> Iterator[io.BufferedIOBase]:
     """The bytes of "bundled" (data/corpus/README.md) or of a text file, unpacked where its name ends in .gz.
 
     Raises:
@@ -36,14 +36,14 @@ def open_text(name: str, *, split: Split = "train") -> Iterator[BinaryIO]:
         else:
             path = Path(name)
             with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
-                yield f  # pyright: ignore[reportReturnType]
+                yield f
     except (FileNotFoundError, IsADirectoryError) as e:
         raise UserError(f"text {name}: no such file; give a text file or 'bundled'") from e
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as e:
         raise UserError(f"text {name}: not UTF-8 text ({e})") from e
 
 
-def digest(stream: BinaryIO) -> tuple[bytes, int]:
+def digest(stream: io.BufferedIOBase) -> tuple[bytes, int]:
     """A hash of all that is left to read, and its number of bytes."""
     total, size = hashlib.blake2b(), 0
     while chunk := stream.read(PIECE):
@@ -52,7 +52,7 @@ def digest(stream: BinaryIO) -> tuple[bytes, int]:
     return total.digest(), size
 
 
-def pieces(text: TextIO, *, size: int = PIECE) -> Iterator[tuple[str, bool]]:
+def pieces(text: io.TextIOBase, *, size: int = PIECE) -> Iterator[tuple[str, bool]]:
     """The documents in order, long ones in several pieces: (piece, whether the document ends with it).
 
     Documents stand between lines that hold SEPARATOR alone; newlines around them and empty ones are left out.

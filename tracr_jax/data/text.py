@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from tracr_jax.data.source import PIECE, Split, digest, open_text, pieces
 from tracr_jax.errors import UserError
@@ -32,7 +32,7 @@ _SCAN = 2**24  # ids looked at in one go
 class TextIds:
     """Token ids of documents, each followed by end-of-text, as one flat array (a memory map when cached)."""
 
-    def __init__(self, ids: Int[np.ndarray, " N"], *, eos_id: int):
+    def __init__(self, ids: Integer[np.ndarray, " N"], *, eos_id: int):
         self.ids = ids
         self.eos_id = eos_id
         self._only: Sequence[int] | None = None
@@ -71,7 +71,10 @@ class TextIds:
 
     @classmethod
     def _build(
-        cls, source: Callable[[], AbstractContextManager[BinaryIO]], tokenizer: Tokenizer, cache: Path | None
+        cls,
+        source: Callable[[], AbstractContextManager[io.BufferedIOBase]],
+        tokenizer: Tokenizer,
+        cache: Path | None,
     ) -> "TextIds":
         with source() as f:
             content, size = digest(f)
@@ -161,7 +164,7 @@ def _kind(tokenizer: Tokenizer) -> type[np.unsignedinteger]:
     return np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
 
 
-def _encoded(stream: BinaryIO, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+def _encoded(stream: io.BufferedIOBase, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """Ids of the documents, each followed by end-of-text, some pieces at a time."""
     waiting: list[tuple[str, bool]] = []
     held, found = 0, False
@@ -173,7 +176,7 @@ def _encoded(stream: BinaryIO, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         waiting.clear()
         return np.array(out, _kind(tokenizer))
 
-    with io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:
+    with io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:  # pyright: ignore[reportArgumentType]
         for piece in pieces(text):
             waiting.append(piece)
             held, found = held + len(piece[0]), True

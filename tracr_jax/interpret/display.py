@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
@@ -207,7 +207,7 @@ class DecodedTable:
         if v.kind != "categorical":
             true = "" if np.isnan(d.true_numbers[at]) else f" ({d.true_numbers[at]:.2f})"
             return f"{d.numbers[at]:.2f}{true}", "number"
-        truth, value = d.truth[at], d.values[at]
+        truth, value = int(d.truth[at]), int(d.values[at])
         if d.unknown:
             return self._value(variable, value), "read"
         if value != truth:
@@ -222,7 +222,7 @@ class DecodedTable:
             return text
         return f"{text}…" if "," in several else several
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
         """Tables no wider than the terminal, and a legend."""
         pages = list(self._pages(options.max_width))
         for page in pages if self.complete else pages[:1]:

@@ -61,7 +61,7 @@ def exchange(
 
 
 def move_to_value(
-    h: Float[Array, "*B d"], adapter: Adapter, *, indices: Sequence[int], value: int | Int[Array, "*B"]
+    h: Float[Array, "*B d"], adapter: Adapter, *, indices: Sequence[int], value: int | Int[Array, "*#B"]
 ) -> Float[Array, "*B d"]:
     """The smallest change of h after which a variable decodes to the given value; no source state is needed.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from tracr_jax.config import LossConfig, RunConfig
@@ -27,8 +28,8 @@ from tracr_jax.runs.task_bridge import make_task_bridge, proved_items
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.train import mesh as M
 from tracr_jax.train.exchange import make_exchange_loss_fn
-from tracr_jax.train.mesh import Placement
 from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.reserved import directions, reserve
 from tracr_jax.train.step import (
@@ -138,42 +139,43 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
 
 
 def make_parts(
-    setups: Sequence[Setup], *, placement: Placement | None = None, lm_params: Params | None = None
+    setups: Sequence[Setup], *, mesh: Mesh | None = None, lm_params: Params | None = None
 ) -> tuple[TrainState, Frozen, Callable]:
     """(initial state, frozen parameters, jitted step) of a run; the step donates its state.
 
     Args:
       setups: of each program, the newest last: the run's own.
-      placement: the device placement of arrays; by default one device.
+      mesh: the devices; by default one.
       lm_params: initial parameters of the model, if not the original model's.
     """
-    newest, placement = setups[-1], placement or Placement(None)
+    newest, mesh = setups[-1], mesh or M.make_mesh()
     config, part = newest.config, newest.config.part
     optimizer = make_optimizer(config.optim, steps=config.steps)
-    original = placement.params(in_stacks(part, newest.lm.params))
-    theta = original if lm_params is None else placement.params(in_stacks(part, lm_params))
+    original = M.put_params(in_stacks(part, newest.lm.params), mesh)
+    theta = original if lm_params is None else M.put_params(in_stacks(part, lm_params), mesh)
     base = None
     model = replace(grafted(newest.lm.model, newest.program), remat=config.remat, parts=config.accumulate)
     if isinstance(model, Grafted):
-        theta = placement.replicated(model.start({})) | theta
+        theta = M.put(model.start({}), M.replicated(mesh)) | theta
     if part.kind != "all":
         theta, base = split(part, theta, key=pair_key(config.seed))
-        theta = placement.params(theta) if part.kind == "lora" else theta  # the others lie where they should
+        theta = M.put_params(theta, mesh) if part.kind == "lora" else theta  # the others lie where they should
     adapters = tuple(a for s in setups if (a := s.program.trainable) is not None)  # all have one
-    params = TrainParams(theta, placement.params(adapters))
-    frozen = Frozen(original, placement.replicated(tuple(s.program.phi for s in setups)), base)
+    params = TrainParams(theta, M.put_params(adapters, mesh))
+    frozen = Frozen(original, M.put(tuple(s.program.phi for s in setups), M.replicated(mesh)), base)
     # There is one retention loss, with the newest run's text, tokenizer and weight; a frozen model needs none.
     weights = [replace(s.config.losses, retention_weight=0.0) for s in setups]
     if part.kind != "adapter":
         weights[-1] = newest.config.losses
-    losses = [_loss_fn(s, model, one, placement) for s, one in zip(setups, weights, strict=True)]
+    losses = [_loss_fn(s, model, one, mesh) for s, one in zip(setups, weights, strict=True)]
     loss = sum_losses(losses, names=[s.program.name for s in setups])
     loss = loss if base is None else beside_frozen(loss)
-    state, step = placement.start(params, optimizer, make_step(loss, optimizer, steps=config.steps))
-    return state, frozen, step
+    state, places = M.init_sharded_state(mesh, params, optimizer)
+    step = make_step(loss, optimizer, steps=config.steps)
+    return state, frozen, jax.jit(step, donate_argnums=0, out_shardings=(places, M.replicated(mesh)))
 
 
-def _loss_fn(setup: Setup, model: LanguageModel, losses: LossConfig, placement: Placement) -> LossFn:
+def _loss_fn(setup: Setup, model: LanguageModel, losses: LossConfig, mesh: Mesh) -> LossFn:
     program = setup.program
     if losses.alignment == "exchange":
         assert program.reserved is not None
@@ -188,19 +190,22 @@ def _loss_fn(setup: Setup, model: LanguageModel, losses: LossConfig, placement: 
             config=setup.config.exchange,
             shape=setup.shape,
             seed=setup.config.seed,
-            **placement.step_options,
+            keep_rows=M.keep_rows(mesh),
         )
     return make_loss_fn(
-        model, program.residuals, config=losses, shape=setup.shape, layout=program.layout, **placement.step_options
+        model,
+        program.residuals,
+        config=losses,
+        shape=setup.shape,
+        layout=program.layout,
+        keep_rows=M.keep_rows(mesh),
     )
 
 
-def make_batch_at(
-    setups: Sequence[Setup], *, placement: Placement | None = None
-) -> Callable[[int], tuple[Batch, ...]]:
+def make_batch_at(setups: Sequence[Setup], *, mesh: Mesh | None = None) -> Callable[[int], tuple[Batch, ...]]:
     """Step -> the batch of each program, the newest last."""
-    placement = placement or Placement(None)
-    parts = [(placement.batches(s.batches, s.config.data), s.done) for s in setups]
+    mesh = mesh or M.make_mesh()
+    parts = [(M.sharded_batches(s.batches, mesh, s.config.data), s.done) for s in setups]
     return lambda step: tuple(batch_at(first + step) for batch_at, first in parts)
 
 

@@ -8,17 +8,19 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
+from jax.sharding import Mesh
 
 from tracr_jax.config import summed_tokens
 from tracr_jax.progress import showing
 from tracr_jax.runs.build import Setup, make_batch_at, make_parts
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.loop import fit
-from tracr_jax.train.mesh import Placement
+from tracr_jax.train.mesh import gather
 from tracr_jax.train.metrics import JsonLines, MetricWriter, Several
 from tracr_jax.train.step import Frozen, TrainParams, TrainState
 from tracr_jax.train.trainable import whole
@@ -28,7 +30,8 @@ Say = Callable[[str], None]
 T = TypeVar("T")
 
 
-class Trained(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Trained(Generic[T]):
     """The result of training."""
 
     params: TrainParams  # on this host, those of the model that were not trained among them
@@ -40,7 +43,7 @@ def train(
     setups: Sequence[Setup],
     folder: Path,
     *,
-    placement: Placement,
+    mesh: Mesh,
     meanwhile: Callable[[], T],
     started: float,
     lm_params: Params | None = None,
@@ -54,7 +57,7 @@ def train(
     Args:
       setups: of each program, the newest last: the run's own.
       folder: the run folder.
-      placement: the device placement of arrays.
+      mesh: the devices.
       meanwhile: called while the step compiles, which occupies one core only.
       started: when the command began, in seconds since 1970.
       lm_params: initial parameters of the model, if not the original model's.
@@ -68,8 +71,8 @@ def train(
       InterruptedRunError: Ctrl-C; the step under way was finished and saved.
     """
     config = setups[-1].config
-    state, frozen, step = make_parts(setups, placement=placement, lm_params=lm_params)
-    batch_at = make_batch_at(setups, placement=placement)
+    state, frozen, step = make_parts(setups, mesh=mesh, lm_params=lm_params)
+    batch_at = make_batch_at(setups, mesh=mesh)
     with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
         if resume and checkpoints.latest() is not None:
             state = checkpoints.restore(state)
@@ -100,7 +103,7 @@ def train(
                 say=say,
             )
     times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": time.time() - trained}
-    params, base = placement.gather(state.params), placement.gather(frozen.base)
+    params, base = gather(state.params, mesh), gather(frozen.base, mesh)
     return Trained(params._replace(lm=whole(config.part, params.lm, base)), before, times)
 
 

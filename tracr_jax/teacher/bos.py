@@ -51,7 +51,8 @@ def read_at_bos(teacher: Teacher, heads: Mapping[str, Head], *, selects: Callabl
 
 
 def _times(x: Float[np.ndarray, " n"], w: Coo) -> Float[np.ndarray, " m"]:
-    return np.bincount(w.col, x[w.row] * w.value, minlength=w.shape[1])
+    # Of a matrix without entries NumPy makes integers.
+    return np.bincount(w.col, x[w.row] * w.value, minlength=w.shape[1]).astype(np.float64)
 
 
 def _row(i: int, w: Coo) -> Float[np.ndarray, " n"]:

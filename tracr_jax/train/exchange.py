@@ -41,7 +41,7 @@ from tracr_jax.train.step import (
     wide,
 )  # fmt: skip
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
-from tracr_jax.types import Array, Batch, Codes, Hidden
+from tracr_jax.types import Array, Batch, Codes
 
 _BELOW = 0.3  # weight of the layers up to the exchange in a row that runs freely from there on
 _CLEAN_POWER = 0.3  # `ExchangeConfig.rare_power` of clean rows, which hold what the task's items hold
@@ -259,7 +259,7 @@ def _answers(
 def _align(
     reserved: Reserved,
     codes: Codes,
-    hidden: Hidden,
+    hidden: Float[Array, "L1 B_twice S d"],
     lesson: Lesson,
     item: Float[Array, "B S"],
     answer_mask: Float[Array, "B S"],

@@ -1,9 +1,9 @@
-"""One run over several devices and hosts: the mesh, what lies where, and starting JAX's processes.
+"""Where a run's arrays lie, on one device, several, or several hosts: the mesh, and starting JAX's processes.
 
-Batch rows lie over both axes of the mesh, "data" and "fsdp"; the model, the adapter and the optimiser's state are
-cut over "fsdp", so that a device holds about 1/fsdp of them; everything else is whole on every device. The step is
-that of `tracr_jax.train.step`, written on whole arrays: `jax.jit` adds the messages, also for the roll
-over the batch.
+A run on one device is a mesh of one. Batch rows lie over both axes of the mesh, "data" and "fsdp"; the model, the
+adapter and the optimiser's state are cut over "fsdp", so that a device holds about 1/fsdp of them; everything else
+is whole on every device. The step is that of `tracr_jax.train.step`, written on whole arrays: `jax.jit` adds the
+messages, also for the roll over the batch.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from tracr_jax.config import DataConfig
 from tracr_jax.data.batches import Batches
 from tracr_jax.errors import UserError
-from tracr_jax.train.step import TrainParams, TrainState, init_state
+from tracr_jax.train.step import RowsFn, TrainParams, TrainState, init_state
 from tracr_jax.types import Batch
 
 AXES = ("data", "fsdp")
@@ -31,13 +31,23 @@ _STACKED = "blocks"  # parameters below a key that begins so have the scan's axi
 Tree = TypeVar("Tree")
 
 
-def make_mesh(text: str) -> Mesh:
+def make_mesh(text: str = "") -> Mesh:
     """The mesh of "data=4,fsdp=2" over all devices of all processes; an axis that is left out is 1.
 
+    Args:
+      text: the mesh; "" is JAX's default device alone, of however many.
+
     Raises:
-      UserError: not of that form, or not as many devices as there are.
+      UserError: not of that form, or not as many devices as there are; or "" of several processes.
     """
     sizes: dict[str, int] = dict.fromkeys(AXES, 1)
+    if not text:
+        if jax.process_count() > 1:
+            raise UserError(
+                f"{jax.process_count()} processes with {jax.device_count()} devices, but no mesh: add e.g. "
+                f"--mesh data={jax.device_count()}"
+            )
+        return _mesh(sizes, [jnp.zeros(()).device])
     parts = text.split(",")
     for part in parts:
         found = re.fullmatch(r"\s*(\w+)\s*=\s*([1-9]\d*)\s*", part)
@@ -53,8 +63,12 @@ def make_mesh(text: str) -> Mesh:
             f"mesh {text!r} needs {factors} = {needed} devices, there are {there} ({kind}); "
             f"choose data and fsdp so that their product is {there}"
         )
+    return _mesh(sizes)
+
+
+def _mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     # Auto: the compiler spreads the work; our arrays' types say nothing of the mesh.
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def check_rows(mesh: Mesh, data: DataConfig) -> None:
@@ -78,7 +92,7 @@ def batch_sharding(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*[None] * axis, AXES))
 
 
-def keep_rows(mesh: Mesh) -> Callable[..., jax.Array]:
+def keep_rows(mesh: Mesh) -> RowsFn:
     """For `make_train_step`: a function (x, axis=0) that keeps x's rows sharded over all devices, inside jit."""
     return lambda x, axis=0: jax.lax.with_sharding_constraint(x, batch_sharding(mesh, axis=axis))
 
@@ -132,16 +146,26 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
 
 
 def put(tree: Tree, shardings: Any) -> Tree:
-    """Place what every process holds alike; each device receives its piece only. `shardings`: a tree, or one."""
+    """Place what every process holds alike; each device receives its piece only. `shardings`: a tree, or one.
+
+    What lies there already is not copied.
+    """
     if isinstance(shardings, NamedSharding):
         one = shardings
         shardings = jax.tree.map(lambda _: one, tree)
 
     def place(x, sharding):
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(place, tree, shardings)
+
+
+def put_params(tree: Tree, mesh: Mesh) -> Tree:
+    """Place parameters of a model or of adapters, cut over "fsdp"."""
+    return put(tree, param_shardings(mesh, tree))
 
 
 def init_sharded_state(
@@ -156,7 +180,11 @@ def init_sharded_state(
 def gather(tree: Tree, mesh: Mesh) -> Tree:
     """The whole tree on this process's first device, tensor by tensor; every process must call it."""
     join = jax.jit(lambda x: x, out_shardings=replicated(mesh))
-    return jax.tree.map(lambda x: join(x).addressable_data(0), tree)
+
+    def one(x):
+        return (x if x.is_fully_replicated else join(x)).addressable_data(0)
+
+    return jax.tree.map(one, tree)
 
 
 def sharded_batches(batches: Batches, mesh: Mesh, data: DataConfig) -> Callable[[int], Batch]:
@@ -186,69 +214,6 @@ def _own_rows(sharding: NamedSharding, count: int) -> list[int]:
     """The rows that lie on this process's devices, in order."""
     pieces = sharding.addressable_devices_indices_map((count,)).values()
     return sorted({r for (piece,) in pieces for r in range(*piece.indices(count))})  # pyright: ignore
-
-
-class Placement:
-    """Where the arrays of a run lie: on one device, or over a mesh. The one place that knows the difference.
-
-    On one device nothing is annotated.
-    """
-
-    def __init__(self, mesh: Mesh | None):
-        """On one device where `mesh` is None."""
-        self.mesh = mesh
-        self.step_options: dict[str, Any] = {} if mesh is None else {"keep_rows": keep_rows(mesh)}
-        """For `make_train_step` and `make_loss_fn`."""
-
-    @classmethod
-    def of(cls, mesh: str, *, data: DataConfig) -> "Placement":
-        """As a configuration names it, "" for one device.
-
-        Raises:
-          UserError: see `make_mesh` and `check_rows`; or several processes and no mesh.
-        """
-        if mesh:
-            placement = cls(make_mesh(mesh))
-            placement.check_rows(data)
-            return placement
-        if jax.process_count() > 1:
-            raise UserError(
-                f"{jax.process_count()} processes with {jax.device_count()} devices, but no mesh: add e.g. "
-                f"--mesh data={jax.device_count()}"
-            )
-        return cls(None)
-
-    def check_rows(self, data: DataConfig) -> None:
-        """`check_rows` of the mesh."""
-        if self.mesh is not None:
-            check_rows(self.mesh, data)
-
-    def params(self, tree: Tree) -> Tree:
-        """Parameters of a model or of adapters."""
-        if self.mesh is None:
-            return jax.tree.map(jnp.asarray, tree)
-        return put(tree, param_shardings(self.mesh, tree))
-
-    def replicated(self, tree: Tree) -> Tree:
-        """The same on every device."""
-        return tree if self.mesh is None else put(tree, replicated(self.mesh))
-
-    def start(
-        self, params: TrainParams, optimizer: optax.GradientTransformation, step: Callable
-    ) -> tuple[TrainState, Callable]:
-        """(the initial state, the jitted step, which donates its state)."""
-        if self.mesh is None:
-            return init_state(params, optimizer), jax.jit(step, donate_argnums=0)
-        state, places = init_sharded_state(self.mesh, params, optimizer)
-        return state, jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(self.mesh)))
-
-    def batches(self, batches: Batches, data: DataConfig) -> Callable[[int], Batch]:
-        """Step -> its batch, with its rows over the devices."""
-        return batches.batch_at if self.mesh is None else sharded_batches(batches, self.mesh, data)
-
-    def gather(self, tree: Tree) -> Tree:
-        """`gather` of the mesh."""
-        return tree if self.mesh is None else gather(tree, self.mesh)
 
 
 def start_processes(cluster: str) -> None:

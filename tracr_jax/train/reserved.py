@@ -67,8 +67,8 @@ class Reserved:
     alive: np.ndarray  # [L + 1, V] bool: the teacher's layers at which each variable is aligned and written
     place: Int[np.ndarray, " X"]  # which of the K directions each coordinate of each variable uses, X >= K
     select: Float[np.ndarray, "D C"]  # 1 where a teacher direction is a value of a class, in grouped order
-    start: tuple[Float[np.ndarray, "n m k"], ...]  # centroids before training
-    usual: tuple[Float[np.ndarray, "n m"], ...]  # how much each class counts in a variable's size; sums to 1
+    start: tuple[Float[np.ndarray, "_n _m _k"], ...]  # centroids before training
+    usual: tuple[Float[np.ndarray, "_n _m"], ...]  # how much each class counts in a variable's size; sums to 1
     sigma: float
 
     @property
@@ -109,7 +109,7 @@ class Reserved:
         """The direction of each coordinate; two variables on the same directions are never alive together."""
         return jax.lax.stop_gradient(codes.basis)[:, self.place]
 
-    def centroids(self, codes: Codes) -> tuple[Float[Array, "n m k"], ...]:
+    def centroids(self, codes: Codes) -> tuple[Float[Array, "_n _m _k"], ...]:
         """Trained centroids, each variable's shrunk to its size at the start where it has outgrown it.
 
         Two classes are fixed at ±sigma: on one direction there is nothing to learn.
@@ -229,7 +229,7 @@ class Reserved:
 
     @functools.partial(jax.jit, static_argnums=(0, 3))
     def write(
-        self, codes: Codes, state: Float[Array, "*B d"], name: str, value: int | Int[Array, "*B"]
+        self, codes: Codes, state: Float[Array, "*B d"], name: str, value: int | Int[Array, "*#B"]
     ) -> Float[Array, "*B d"]:
         """The state in which the variable's coordinates are the centroid of a value; nothing else changes.
 

@@ -95,8 +95,9 @@ def apply_gradients(
     state: TrainState, grads: TrainParams, *, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Float[Array, ""]]:
     """(the next state, the global norm of the gradients before any clipping)."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises its decay rates to the power of integers
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
 
 

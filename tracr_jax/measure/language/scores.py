@@ -19,7 +19,7 @@ from tracr_jax.progress import report
 from tracr_jax.train.losses import retention_kl
 from tracr_jax.types import Array, Params
 
-Rows = Sequence[Sequence[int]] | Int[np.ndarray, "W U"]  # token ids, of any lengths
+Rows = Sequence[Sequence[int]] | Int[np.ndarray, "W U"] | Int[Array, "W U"]  # token ids, of any lengths
 
 # Logits held at once (128 MiB in float32) and tokens of one pass: between them they bound the batch.
 _LOGITS, _TOKENS = 2**25, 4096
@@ -74,7 +74,9 @@ def exp_of_mean(nll: Float[np.ndarray, " U1"]) -> np.floating:
         return np.exp(np.mean(nll, dtype=np.float64))
 
 
-def mean_kl(model: LanguageModel, params: Params, original: Params, windows: Int[np.ndarray, "W U"]) -> float:
+def mean_kl(
+    model: LanguageModel, params: Params, original: Params, windows: Int[np.ndarray, "W U"] | Int[Array, "W U"]
+) -> float:
     """KL(original ‖ model) of the next-token distributions, nats per token: the mean over all W·U positions."""
     check_ids(windows, model.vocab_size)
     # Two sets of logits at once.
