@@ -179,7 +179,7 @@ class DataConfig:
     varied: bool = False
     """Draw domain items from the task's `varied_item`: several wordings of the question, more kinds of inputs."""
     other_words: float = 0.0
-    """Share of the rows whose words the program does not read are replaced by random others; the last two stay."""
+    """Share of the rows with random words, in another number, in place of those that the program does not read."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64

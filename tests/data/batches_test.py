@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from tracr.rasp import rasp
 
 from tests.data.bridge_test import bridge_of, teacher_of
 from tests.helpers.tasks_tokenizers import filtered
@@ -79,19 +80,40 @@ def test_varied_items_ask_in_several_wordings_and_are_no_longer(made):
 def test_other_words_change_what_the_program_does_not_read_and_nothing_else(made):
     task = Dyck()
     bridge = bridge_of(task, filtered(task))
-    plain = made(task, batch=40)
-    half = made(task, batch=40, other_words=0.5)
+    plain, half = made(task, batch=40), made(task, batch=40, other_words=0.5)
     (a, b), again = (x.batch_at(2) for x in (plain, half)), half.batch_at(2)
     np.testing.assert_array_equal(b.ids, again.ids)
-    np.testing.assert_array_equal(a.teacher_ids, b.teacher_ids)
-    np.testing.assert_array_equal(a.answer_mask, b.answer_mask)
-    changed = a.ids != b.ids
-    assert 10 <= np.sum(changed.any(axis=1)) <= 30
-    assert not np.isin(a.ids[changed], bridge.mapped).any()
-    assert len(np.unique(b.ids[changed])) > 0.8 * np.sum(changed) > 80
-    asked = np.argmax(a.answer_mask, axis=1)  # the colon
-    assert not changed[np.arange(40)[:, None], asked[:, None] - np.arange(3)].any()
-    assert not (changed & (np.arange(a.ids.shape[1]) > asked[:, None])).any()
+    changed = np.flatnonzero((a.ids != b.ids).any(axis=1))
+    assert 10 <= len(changed) <= 30
+    lengths, words = set(), []
+    for row in range(40):
+        (x, at), (y, to) = ((batch.ids[row], int(np.argmax(batch.answer_mask[row]))) for batch in (a, b))
+        # From the last two words on: the colon, which emits the answer, the answer and what fills the row.
+        np.testing.assert_array_equal(x[at - 2 : len(x) - max(0, to - at)], y[to - 2 : len(y) - max(0, at - to)])
+        read = [ids[np.isin(ids, bridge.mapped)].tolist() for ids in (x[:at], y[:to])]
+        assert read[0] == read[1]
+        assert np.sum(a.answer_mask[row]) == np.sum(b.answer_mask[row])
+        if row in changed:
+            lengths.add(to - at)
+            words += y[: to - 2][~np.isin(y[: to - 2], bridge.mapped)].tolist()
+        else:
+            assert at == to
+    assert len(lengths) > 5
+    assert len(set(words)) > 0.8 * len(words) > 80
+    np.testing.assert_array_equal(b.teacher_ids, bridge.to_teacher(b.ids))
+    part = half.part([3, *changed[:2]], [0]).batch_at(2)
+    np.testing.assert_array_equal(part.ids, b.ids[[3, *changed[:2]]])
+
+
+def test_other_words_are_refused_where_their_number_counts(tmp_path):
+    class Even(Dyck):
+        def program(self, *, max_seq_len):
+            return rasp.Map(lambda i: i % 2 == 0, rasp.indices).named("even")
+
+    tokenizer = filtered(Dyck())
+    text = TextIds.build(STORY, tokenizer, cache=tmp_path)
+    with pytest.raises(UserError, match="it counts words that it does not read; leave the option out"):
+        Batches(Even(), bridge_of(Dyck(), tokenizer), text, DataConfig(other_words=0.5), seed=0)
 
 
 def test_mask_is_where_the_answer_is_emitted():

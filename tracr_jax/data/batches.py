@@ -17,9 +17,11 @@ from tracr_jax.data.encode import place, sequence_length
 from tracr_jax.data.text import Mode, TextIds
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import Item, Task
+from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.types import Batch
 
 _ORDER, _WORDS = 3, 4  # keep the random numbers of the order and of the words apart from those of items
+_COMPARED = 20  # items that the program is asked with other words
 _ASKING = 2  # words before the answer that stay: they say that an answer is due ("Answer" and its line)
 
 
@@ -64,7 +66,8 @@ class Batches:
         switches see `encode_item`.
 
     Raises:
-      UserError: S exceeds the teacher's position table, or `data.varied` of a task without `varied_item`.
+      UserError: S exceeds the teacher's position table, `data.varied` of a task without `varied_item`, or
+        `data.other_words` of one whose program counts words.
     """
 
     def __init__(
@@ -91,6 +94,8 @@ class Batches:
         self._only: tuple[int, ...] | None = None
         self._text_mode: Mode = "documents" if fidelity.as_coded else "windows"
         self._labels: dict[str, list[int]] = {}
+        if data.other_words:
+            self._check_words()
 
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
         """`items_at` of this task, data and seed."""
@@ -104,10 +109,15 @@ class Batches:
             items = [items[r] for r in self._only]
         tokenizer, d = self._bridge.tokenizer, self._data
         prompts = tokenizer.encode_batch([i.prompt for i in items])
+        labels = [self._label(i.label) for i in items]
         if d.other_words:
-            prompts = self._with_other_words(prompts, step)
+            rows = range(len(items)) if self._only is None else self._only
+            for k, row in enumerate(rows):
+                r = np.random.default_rng((self._seed, step, _WORDS, row))
+                if r.random() < d.other_words:
+                    prompts[k] = self._with_other_words(prompts[k], r, answer=len(labels[k]))
         form = {"length": self.S, "eos": tokenizer.eos_id, "answer_end": d.answer_end, "fidelity": self._fidelity}
-        rows = [place(i, p, self._label(i.label), **form) for i, p in zip(items, prompts, strict=True)]
+        rows = [place(i, p, label, **form) for i, p, label in zip(items, prompts, labels, strict=True)]
         ids = np.stack([r[0] for r in rows])
         mask = np.stack([r[1] for r in rows])
         text = self._text.rows(self._seed, step, count=d.text_batch, length=d.text_length, mode=self._text_mode)
@@ -118,21 +128,38 @@ class Batches:
         own = [*self._bridge.mapped, self._bridge.tokenizer.eos_id]
         return np.setdiff1d(np.arange(len(self._bridge.lookup)), own)
 
-    def _with_other_words(self, prompts: list[list[int]], step: int) -> list[list[int]]:
-        """The prompts, some of them with random tokens in place of those that the program does not read.
+    def _with_other_words(self, prompt: list[int], r: np.random.Generator, *, answer: int) -> list[int]:
+        """The prompt with random tokens in place of those that the program does not read.
 
-        What the program computes is the same, by its token map; without it a word that no row has is read as any
-        value (experiments/diary.md).
+        Those before the first that is read are another number too, as far as S goes. What the program answers is
+        the same (`_check_words`). Without it a word that no row has is read as any value, and a count is one of
+        prompts of one length (experiments/diary.md).
         """
-        r, out = np.random.default_rng((self._seed, step, _WORDS)), []
-        for prompt in prompts:
-            ids, changed = np.array(prompt), r.random() < self._data.other_words
-            at = np.flatnonzero(np.isin(ids, self._unread))[:-_ASKING]
-            words = r.choice(self._unread, len(at))
-            if changed:
-                ids[at] = words
-            out.append(ids.tolist())
-        return out
+        ids = np.array(prompt)
+        unread = np.isin(ids, self._unread)
+        before = 0 if unread.all() else int(np.argmin(unread))
+        inside = before + np.flatnonzero(unread[before:])[:-_ASKING]
+        ids[inside] = r.choice(self._unread, len(inside))
+        room = max(0, self.S - len(ids) - answer - int(self._data.answer_end))
+        count = int(r.integers(max(1, before // 2), before + room + 1)) if before else 0
+        return [*r.choice(self._unread, count).tolist(), *ids[before:].tolist()]
+
+    def _check_words(self) -> None:
+        """Refuse other words for a program whose answer depends on their number."""
+        task, teacher_values = self._task, self._bridge.teacher_values
+        oracle = Oracle(task.program(max_seq_len=self._bridge.teacher.max_seq_len))
+        for index in range(_COMPARED):
+            item = task.train_item(index, seed=self._seed)
+            prompt, answer = self._bridge.split(item)
+            r = np.random.default_rng((self._seed, index))
+            changed = self._with_other_words(prompt, r, answer=len(answer))
+            found = oracle(teacher_values([*changed, *answer[:-1]])).values[oracle.result][len(changed) - 1 :]
+            if list(found) != list(task.teacher_label(item)):
+                raise UserError(
+                    f"--other-words: with {len(changed)} tokens in place of {len(prompt)} the program of "
+                    f"{task.name} says {found} of {item.prompt!r}, {task.teacher_label(item)} before: it counts "
+                    "words that it does not read; leave the option out"
+                )
 
     def part(self, rows: Sequence[int], text_rows: Sequence[int]) -> "Batches":
         """The same batches, of which only some rows are made: what one process of several has of them.

@@ -79,13 +79,7 @@ def explore(
         for n in range(low, high + 1):
             every = range(len(letters) ** n)
             ask(tuple(letters[int(k // len(letters) ** i % len(letters))] for i in range(n)) for k in every)
-        lengths = {n: [s for s in asked if len(s) == n] for n in range(low, high + 1)}
-        # Every length alike, as strings are drawn.
-        share = {
-            a: float(np.mean([np.mean([asked[s] == a for s in of]) for of in lengths.values()]))
-            for a in set(asked.values())
-        }
-        return _language(asked, share, complete=True)
+        return _language(asked, _share_by_length(asked), complete=True)
 
     r = np.random.default_rng([17, low, high, len(letters)])
     strings = [random_string(r, letters, low, high) for _ in range(budget // 2)]
@@ -98,18 +92,13 @@ def explore(
     likely = max(count, key=lambda a: len(count[a]))
     tries, size = 0, 1
 
-    def wanted(count: Mapping[Any, Sequence[Letters]]) -> list[Sequence[Letters]] | None:
-        """The strings that are changed, by answer; None where drawing meets every answer that there is."""
-        rare = [a for a in count if share.get(a, 0.0) < COMMON and len(count[a]) < _WANTED]
-        return None if not rare and len(count) > 1 else [count[a] for a in rare or count]
-
     while True:
         # As if every new string had the likely answer: so several are asked together, and where one has another
         # answer, what follows it is drawn again.
         supposed = {**count, likely: list(count[likely])}
         new: dict[Letters, tuple[Any, int]] = {}  # and what `r` and `tries` were behind each
         while len(new) < size and len(asked) + len(new) < budget and tries < 20 * budget:
-            if (parents := wanted(supposed)) is None:
+            if (parents := _wanted(supposed, share)) is None:
                 break
             tries += 1
             string = generate(r) if generate else _changed(r, letters, _Joined([*parents, seeds]))
@@ -122,7 +111,7 @@ def explore(
             asked[string] = a
             count.setdefault(a, []).append(string)
             if generate:  # it reads no answers, and need not depend on `r` alone: nothing is drawn again
-                if wanted(count) is None:
+                if _wanted(count, share) is None:
                     return _language(asked, share, complete=False)
             elif a != likely:
                 r.bit_generator.state, tries = behind
@@ -131,6 +120,18 @@ def explore(
         else:
             size = min(2 * size, _TOGETHER)
         report(f"strings of {low} to {high} letters", len(asked), budget)
+
+
+def _wanted(count: Mapping[Any, Sequence[Letters]], share: Mapping[Any, float]) -> list[Sequence[Letters]] | None:
+    """The strings that are changed, by answer; None where drawing meets every answer that there is."""
+    rare = [a for a in count if share.get(a, 0.0) < COMMON and len(count[a]) < _WANTED]
+    return None if not rare and len(count) > 1 else [count[a] for a in rare or count]
+
+
+def _share_by_length(asked: Mapping[Letters, Any]) -> dict[Any, float]:
+    """The share of each answer, every length alike, as strings are drawn."""
+    lengths = {n: [a for s, a in asked.items() if len(s) == n] for n in {len(s) for s in asked}}
+    return {a: float(np.mean([of.count(a) / len(of) for of in lengths.values()])) for a in set(asked.values())}
 
 
 def written(
