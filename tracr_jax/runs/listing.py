@@ -1,11 +1,11 @@
 """The built-in tasks or those of a folder, each with its network's size and an example: `tracr-jax tasks`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracr_jax.errors import UserError
-from tracr_jax.lm.load import load_lm
+from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.presets import preset
 from tracr_jax.runs.task_bridge import make_task_bridge
 from tracr_jax.tasks.base import Item
@@ -34,25 +34,16 @@ class Refused:
     reason: str
 
 
-def list_tasks(
-    lm: str = "tiny", *, names: Iterable[str] | None = None, say: Callable[[str], None] = lambda _: None
-) -> Iterator[Listed]:
+def list_tasks(lm: str = "tiny", *, say: Callable[[str], None] = lambda _: None) -> Iterator[Listed]:
     """Every task, compiled for a language model's tokenizer; a second or so for one that was never compiled.
 
     Args:
       lm: a name for `load_lm`; its weights are not read.
-      names: of tasks, as for `get_task`; default the built-in ones.
       say: receives one line before each task is compiled.
-
-    Raises:
-      UserError: no task by that name, or its program cannot be compiled.
     """
     model = load_lm(lm, weights=False)
-    for name in BUILT_IN if names is None else names:
-        task = get_task(name)
-        teacher = make_task_bridge(preset(task=name, lm=lm), task=task, lm=model, say=say).teacher
-        example = task.train_item(0, seed=0)
-        yield Listed(name, teacher.num_layers, teacher.width, teacher.max_seq_len, example)
+    for name in BUILT_IN:
+        yield _listed(name, model, lm=lm, say=say)
 
 
 def list_folder(
@@ -66,9 +57,16 @@ def list_folder(
     files = program_files(Path(folder))
     if not files:
         raise UserError(f"tasks {folder}: {'no Python file in it' if Path(folder).is_dir() else 'no such folder'}")
+    model = load_lm(lm, weights=False)
     for path in files:
         say(f"{path}")
         try:
-            yield from list_tasks(lm, names=[str(path)], say=say)
+            yield _listed(str(path), model, lm=lm, say=say)
         except UserError as e:
             yield Refused(str(path), str(e).removeprefix(f"task {path}:").lstrip())
+
+
+def _listed(name: str, model: LoadedLM, *, lm: str, say: Callable[[str], None]) -> Listed:
+    task = get_task(name)
+    teacher = make_task_bridge(preset(task=name, lm=lm), task=task, lm=model, say=say).teacher
+    return Listed(name, teacher.num_layers, teacher.width, teacher.max_seq_len, task.train_item(0, seed=0))
