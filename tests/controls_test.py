@@ -33,7 +33,7 @@ def interpretation(decoded, *, faithful=None, right=3):
     return {
         "scorecard": {"sets": {"test": {"classes": {"all": {
             "a": {"accuracy": [0.1, decoded], "probe": [0.2, 0.3]},
-            "b": {"accuracy": [decoded, None], "probe": [0.3, None]},  # handed on after the first layer
+            "b": {"accuracy": [decoded, None], "probe": [0.3, 0.9]},  # handed on after the first layer
             "c": {"accuracy": [None, None], "probe": [None, None]},  # no layer encodes it
         }}}}},
         "noise": {"kinds": {k: [{"accuracy": 0.9}, {"accuracy": 0.25}] for k in ("result", "random")}},

@@ -20,6 +20,7 @@ from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.study import interpret
 from tracr_jax.lm.load import RANDOM, LoadedLM, load_lm
+from tracr_jax.report.data import last_layer
 from tracr_jax.runs.folder import about, check_folder, located
 from tracr_jax.runs.model import Injected, opened
 
@@ -140,14 +141,14 @@ def row(interpretation: Mapping[str, Any]) -> dict[str, Any]:
     """What an interpretation.json says in a line; shares, None where nothing could be counted.
 
     "decoded": values read rightly on the test items at the last layer that encodes the variable, the mean over
-    variables; "probe": the same of a linear probe of the untouched model. "used" of "swapped" variables: as of
-    `swaps`; "followed": the median over cells of the swaps that the answer follows where the base is right;
-    "causal_abstraction_error": as of `swaps`. "noise": exact match under the strongest noise, by subspace.
+    variables; "probe": the same of a linear probe of the untouched model, at that layer. "used" of "swapped"
+    variables: as of `swaps`; "followed": the median over cells of the swaps that the answer follows where the base
+    is right; "causal_abstraction_error": as of `swaps`. "noise": exact match under the strongest noise, by
+    subspace.
     """
     test = interpretation["scorecard"]["sets"]["test"]["classes"]["all"].values()
-    # As in the scorecard's table: reserved directions are handed on after a variable's last reader.
-    known = {kind: [[x for x in v[kind] if x is not None] for v in test] for kind in ("accuracy", "probe")}
-    last = {kind: [by_layer[-1] for by_layer in shares if by_layer] for kind, shares in known.items()}
+    at = [(v, layer) for v in test if (layer := last_layer(v["accuracy"])) is not None]
+    last = {kind: [v[kind][layer] for v, layer in at] for kind in ("accuracy", "probe")}
     swapped = interpretation["swaps"]
     shares = [c["followed"]["answer"]["swap"] for c in swapped["cells"]]
     followed = [s["accuracy"] for s in shares if s["total"]]
