@@ -11,6 +11,7 @@ from tracr_jax.tasks.base import EvalSet, Item, Task
 
 ROWS = 100  # items in one forward pass, or the whole sample where that is less
 LONG = 64  # widths of rows that exceed the teacher's table are rounded up to this
+FINE = 8  # and those of rows that go through many passes, as under noise and swaps, to this
 _ROUND = 16
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tracr_jax.data.samples import ROWS, padded_rows, round_up, sample_of
+from tracr_jax.data.samples import FINE, ROWS, padded_rows, round_up, sample_of
 from tracr_jax.interpret.answers import would_answer
 from tracr_jax.intervene import ResidualEdit, project, result_basis
 from tracr_jax.lm.base import LanguageModel
@@ -94,7 +94,7 @@ def noise_curves(
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
         longest = run.program.token_count(chosen[0])
-        length = min(round_up(longest, to=8), max(longest, run.program.length))
+        length = min(round_up(longest, to=FINE), max(longest, run.program.length))
         ids, masks = padded_rows(run.program.bridge, chosen, batch=size, length=length)
         batches.append((shared(ids), ids, masks[1], len(chosen)))
     result = _result_basis(run.program)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from tracr_jax.data.samples import round_up
+from tracr_jax.data.samples import FINE, round_up
 from tracr_jax.interpret.pool import Pool, padded
 from tracr_jax.teacher import Teacher
 from tracr_jax.teacher.oracle import Oracle, Sees, reads_after
@@ -28,7 +28,6 @@ _TRIES = 6  # predictions made for each pair that is wanted
 _CANDIDATES = 20_000  # pairs of items looked at for a difference
 _SCARCE = 4  # flips are fewer than one in so many of the pairs that are wanted
 _ROWS = 50  # pairs in one pass, or all where that is less
-_ROUND = 8  # their length is rounded up to it, so that few programs are compiled
 _FEW = 4  # possible answers, up to which the pairs are balanced between them
 
 
@@ -228,7 +227,7 @@ def pair_rows(pool: Pool, pairs: Sequence[Pair]) -> list[PairRows]:
     size, out = min(_ROWS, len(pairs)), []
     for start in range(0, len(pairs), size or 1):
         at = tuple(order[start : start + size])
-        shape = (size, min(pool.length, round_up(length(at[0]), to=_ROUND)))
+        shape = (size, min(pool.length, round_up(length(at[0]), to=FINE)))
         mask, where = np.zeros((2, *shape), np.float32)
         rows = PairRows(at, np.zeros(shape, np.int32), mask, np.zeros(size, np.int32), where)
         for row, pair in enumerate(pairs[i] for i in at):
