@@ -146,18 +146,19 @@ class Batches:
 
     def _check_words(self) -> None:
         """Refuse other words for a program whose answer depends on their number."""
-        task, teacher_values = self._task, self._bridge.teacher_values
-        oracle = Oracle(task.program(max_seq_len=self._bridge.teacher.max_seq_len))
-        for index in range(_COMPARED):
-            item = task.train_item(index, seed=self._seed)
+        task, rows = self._task, []
+        items = [task.train_item(index, seed=self._seed) for index in range(_COMPARED)]
+        for index, item in enumerate(items):
             prompt, answer = self._bridge.split(item)
             r = np.random.default_rng((self._seed, index))
-            changed = self._with_other_words(prompt, r, answer=len(answer))
-            found = oracle(teacher_values([*changed, *answer[:-1]])).values[oracle.result][len(changed) - 1 :]
-            if list(found) != list(task.teacher_label(item)):
+            rows.append((self._with_other_words(prompt, r, answer=len(answer)), answer))
+        oracle = Oracle(task.program(max_seq_len=self._bridge.teacher.max_seq_len))
+        answers = self._bridge.program_answers(rows, oracle)
+        for item, (changed, _), found in zip(items, rows, answers, strict=True):
+            if list(found) != list(expected := task.teacher_label(item)):
                 raise UserError(
-                    f"--other-words: with {len(changed)} tokens in place of {len(prompt)} the program of "
-                    f"{task.name} says {found} of {item.prompt!r}, {task.teacher_label(item)} before: it counts "
+                    f"--other-words: with {len(changed)} tokens in place of {len(self._bridge.split(item)[0])} "
+                    f"the program of {task.name} says {found} of {item.prompt!r}, {expected} before: it counts "
                     "words that it does not read; leave the option out"
                 )
 

@@ -81,6 +81,13 @@ class Bridge:
         """Token ids of the prompt and of the answer that follows it, see `split_item`."""
         return split_item(item, self.tokenizer, separator=self.separator)
 
+    def program_answers(self, rows: Iterable[Sequence[list[int]]], oracle: Oracle) -> list[Sequence[Any]]:
+        """What the program writes where each answer is emitted; rows: (prompt, answer), token ids."""
+        rows = list(rows)
+        inputs = [self.teacher_values(prompt + answer) for prompt, answer in rows]
+        found = [one.values[oracle.result] for one in oracle.evaluate(inputs, names=[oracle.result])]
+        return [v[len(p) - 1 : len(p) + len(a) - 1] for (p, a), v in zip(rows, found, strict=True)]
+
     def check(
         self, task: Task, items: Iterable[Item], *, strict: bool = True, oracle: Oracle | None = None
     ) -> BridgeReport:
@@ -111,12 +118,10 @@ class Bridge:
                     "this tokenizer does not write each letter as one token; choose other letters or another --lm"
                 )
             chosen.append((item, prompt, label))
-        inputs = [self.teacher_values(prompt + label) for _, prompt, label in chosen]
-        answers = oracle.evaluate(inputs, names=[oracle.result])
-        for (item, prompt, label), evaluated in zip(chosen, answers, strict=True):
+        answers = self.program_answers([rest for _, *rest in chosen], oracle)
+        for (item, prompt, label), found in zip(chosen, answers, strict=True):
             ids = prompt + label
             expected = task.teacher_label(item)
-            found = evaluated.values[oracle.result][len(prompt) - 1 : len(ids) - 1]
             count, positions, wanted = count + 1, positions + len(ids), wanted + len(label)
             filled += sum(i not in mapped for i in ids)
             problem = ""
