@@ -1,6 +1,5 @@
 """A task made of a program alone: its labels are the program's, its sets are balanced and apart from training."""
 
-import dataclasses
 import functools
 import itertools
 import re
@@ -8,19 +7,18 @@ import re
 import pytest
 from tracr.rasp import rasp
 
+from tests.helpers.rasp_parts import width
 from tests.helpers.tasks_tokenizers import filtered
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.errors import UserError
 from tracr_jax.runs.check import check as dry_run
 from tracr_jax.runs.task_bridge import proved_items
-from tracr_jax.tasks import language
 from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import split_of
 from tracr_jax.tasks.strings import StringTask
 from tracr_jax.teacher import compile_program
-from tracr_jax.teacher.oracle import Oracle
 
 
 def odd_number_of_a():
@@ -136,87 +134,6 @@ def test_training_is_what_in_training_says():
             for i in range(750)
         }
         assert shown == allowed
-
-
-# ---- rare answers
-
-
-def all_a():
-    other = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key in ("b", "c", "d")))
-    return rasp.Map(lambda n: n == 0, other)
-
-
-def nested():
-    """Properly nested round brackets."""
-    opens = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == "("))
-    closes = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == ")"))
-    depth = rasp.SequenceMap(lambda a, b: a - b, opens, closes)
-    under = rasp.SelectorWidth(rasp.Select(depth, rasp.tokens, lambda key, query: key < 0))
-    x = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key in ("x", "y", "z")))
-    wrong = rasp.SequenceMap(lambda u, x: u + x, under, x)
-    return rasp.SequenceMap(lambda u, d: u == 0 and d == 0, wrong, depth)
-
-
-@pytest.mark.parametrize(("low", "high"), [(2, 8), (9, 16)])
-@pytest.mark.parametrize("program", [nested, all_a, lambda: rasp.Map(lambda n: n > 99, _width("x"))])
-def test_the_search_finds_the_same_strings_whether_it_asks_one_by_one_or_together(monkeypatch, program, low, high):
-    letters = ("(", ")", "x") if program is nested else ("a", "b", "x")
-
-    def found(together):
-        monkeypatch.setattr(language, "_TOGETHER", together)
-        oracle = Oracle(program())
-        asked = []
-
-        def answers(strings):
-            asked.append(len(strings))
-            prompts = [[*s, "?"] for s in strings]
-            return [value for (value,) in language.written(oracle, prompts, [1] * len(strings), letters=letters)]
-
-        return language.explore(answers, letters, low=low, high=high, budget=300), max(asked)
-
-    one, at_once = found(1), found(40)
-    assert (one[1], at_once[1]) == (1, 40)
-    assert one[0] == at_once[0]
-    assert [*one[0].found.values()] == [*at_once[0].found.values()]  # in the same order
-
-
-def test_an_answer_at_a_threshold_that_chance_never_meets_is_found():
-    letters = tuple("abcdefghijklmnopqrst")
-    task = StringTask("many", lambda: rasp.Map(lambda n: n >= 25, _width("a")), letters=letters, max_length=40)
-    assert len(task._language.found[True]) > 20
-    assert {task.train_item(i, seed=0).label for i in range(8)} == {"yes", "no"}
-
-
-def test_a_rare_answer_is_found_by_changing_what_was_found():
-    task = StringTask("nested", nested, letters=("(", ")", "x", "y", "z"), max_length=8)
-    assert not task._language.common(True)
-    assert len(task._language.found[True]) >= 15
-    sets = task.eval_sets()
-    for name in ("test", "longer"):
-        labels = [sets[name].item(i).label for i in range(sets[name].size)]
-        assert labels.count("yes") >= 3
-    assert "Only" in sets["test"].note
-    test = {sets["test"].item(i).prompt for i in range(sets["test"].size)}
-    items = [task.train_item(i, seed=0) for i in range(200)]
-    assert [i.label for i in items] == ["yes", "no"] * 100
-    assert not test & {i.prompt for i in items}
-    assert not any(task.in_training(p) for p in test)
-
-
-def two_b_among_a():
-    others = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key in ("c", "d")))
-    return rasp.SequenceMap(lambda b, n: b == 2 and n == 0, _width("b"), others)
-
-
-def test_what_no_search_finds_is_said_or_generated():
-    task = StringTask("two_b", two_b_among_a, letters=("a", "b", "c", "d"), min_length=11, max_length=14)
-    with pytest.raises(UserError, match=r"says 'no' of all .* give generate="):
-        task.train_item(0, seed=0)
-    made = dataclasses.replace(
-        task, generate=lambda r: [*r.permutation(["a"] * int(r.integers(9, 13)) + ["b"] * 2)]
-    )
-    assert {made.train_item(i, seed=0).label for i in range(4)} == {"yes", "no"}
-    assert made.train_item(0, seed=0).label == "yes"
 
 
 # ---- one message, one cause
@@ -347,12 +264,8 @@ def test_items_with_one_answer_are_refused():
         proved_items(Shout(label="yes"), seed=0)
 
 
-def _width(letter):
-    return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == letter))
-
-
 def _two(letter):
-    return rasp.Map(lambda n: n >= 2, _width(letter))
+    return rasp.Map(lambda n: n >= 2, width(letter))
 
 
 def _reverse():
@@ -407,25 +320,25 @@ REFUSED = {
         "no value at the answer of .*different values at once.* give its Aggregate a default, or its functions a ",
     ),
     "a division by zero": (
-        {"build": lambda: rasp.SequenceMap(lambda x, y: x / y > 1, _width("a"), _width("b"))},
+        {"build": lambda: rasp.SequenceMap(lambda x, y: x / y > 1, width("a"), width("b"))},
         "no value at the answer of .*a function fails, as 1 / 0",
     ),
     "a number where yes or no is asked": (
-        {"build": lambda: rasp.Map(lambda n: 7 * n, _width("a"), simplify=False)},
+        {"build": lambda: rasp.Map(lambda n: 7 * n, width("a"), simplify=False)},
         r"of '[ab ]+' the program's value is (7|14|\d\d), neither True nor False; give answer=\"value\"",
     ),
     "a letter where yes or no is asked": (
-        {"build": lambda: rasp.Map(lambda n: "a" if n > 1 else "b", _width("a"))},
+        {"build": lambda: rasp.Map(lambda n: "a" if n > 1 else "b", width("a"))},
         r"the program's value is '[ab]', neither True nor False",
     ),
     "answers of several tokens": (
-        {"build": lambda: rasp.Map(lambda n: 100 * n, _width("a"), simplify=False), "answer": "value"},
+        {"build": lambda: rasp.Map(lambda n: 100 * n, width("a"), simplify=False), "answer": "value"},
         r"^bridge: a_task: the answer '\d+' is \d tokens, the teacher writes 1; its functions must give one value "
         "for one input, written as one token",
     ),
     "an answer that is a test item": (
         {
-            "build": lambda: rasp.Map(lambda n: n / 3, _width("a")),
+            "build": lambda: rasp.Map(lambda n: n / 3, width("a")),
             "answer": "value",
             "max_length": 4,
             "question": "What third is",  # with these words all of its strings, and they are few, are test items
