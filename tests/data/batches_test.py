@@ -83,7 +83,7 @@ def test_other_words_change_what_the_program_does_not_read_and_nothing_else(made
     plain, half = made(task, batch=40), made(task, batch=40, other_words=0.5)
     (a, b), again = (x.batch_at(2) for x in (plain, half)), half.batch_at(2)
     np.testing.assert_array_equal(b.ids, again.ids)
-    changed = np.flatnonzero((a.ids != b.ids).any(axis=1))
+    changed = np.flatnonzero((a.ids != b.ids).any(axis=1)).tolist()
     assert 10 <= len(changed) <= 30
     lengths, words = set(), []
     for row in range(40):
