@@ -88,3 +88,19 @@ def test_what_no_search_finds_is_said_or_generated():
     )
     assert {made.train_item(i, seed=0).label for i in range(4)} == {"yes", "no"}
     assert made.train_item(0, seed=0).label == "yes"
+
+
+@pytest.mark.parametrize(
+    ("generate", "said"),
+    [
+        (lambda r: ["a"] * int(r.integers(20, 23)), r"1000 strings of 20 to 22 letters, none of min_length=11"),
+        (lambda r: ["a"] * 10 + ["e"], r"'e' is none of the task's letters"),
+        (lambda r: [][0], r"must give a list of letters, and failed \(IndexError"),
+    ],
+)
+def test_a_generator_whose_strings_cannot_be_used_is_refused(generate, said):
+    task = StringTask(
+        "two_b", two_b_among_a, letters=("a", "b", "c", "d"), min_length=11, max_length=14, generate=generate
+    )
+    with pytest.raises(UserError, match=said):
+        task.train_item(0, seed=0)

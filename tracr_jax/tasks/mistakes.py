@@ -15,6 +15,7 @@ from tracr_jax.teacher.meaning import positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.undefined import only_answer
 
+_CALLS = 1_000  # of generate(), by which one string must have had a right length
 _LATER = ContextVar("mistakes_said_later", default=False)
 
 
@@ -57,15 +58,36 @@ def wrong_fields(task: Any) -> str:
     return "" if task.set_size > 0 else f"set_size must be at least 1, got {task.set_size}"
 
 
-def made(generate: Callable[..., Any], r: np.random.Generator, *, letters: Sequence[str], who: str) -> tuple:
-    """A string that the user's own generator gives; a UserError where it is none of these letters."""
-    try:
-        string = tuple(generate(r))
-    except Exception as e:
-        raise UserError(f"{who}: generate() must give a list of letters, and failed ({describe(e)})") from e
-    if others := [c for c in string if c not in letters]:
-        raise UserError(f"{who}: generate() gave {string!r}, and {others[0]!r} is none of the task's letters")
-    return string
+def maker(
+    generate: Callable[..., Any], *, letters: Sequence[str], low: int, high: int, who: str
+) -> Callable[[np.random.Generator], tuple]:
+    """The user's own generator, whose strings are of these letters, and some of `low` to `high`.
+
+    It raises a UserError where it fails, gives other letters, or none of its first 1,000 strings is so long:
+    the search passes over strings of other lengths, and would end without one that it asked for.
+    """
+    wrong: set[int] | None = set()  # lengths so far; None once one was right
+    calls = 0
+
+    def make(r: np.random.Generator) -> tuple:
+        nonlocal wrong, calls
+        try:
+            string = tuple(generate(r))
+        except Exception as e:
+            raise UserError(f"{who}: generate() must give a list of letters, and failed ({describe(e)})") from e
+        if others := [c for c in string if c not in letters]:
+            raise UserError(f"{who}: generate() gave {string!r}, and {others[0]!r} is none of the task's letters")
+        if wrong is not None:
+            wrong = None if low <= len(string) <= high else {*wrong, len(string)}
+            calls += 1
+            if wrong and calls == _CALLS:
+                raise UserError(
+                    f"{who}: generate() gave {calls} strings of {min(wrong)} to {max(wrong)} letters, none of "
+                    f"min_length={low} to max_length={high}; make strings of these lengths, or change the lengths"
+                )
+        return string
+
+    return make
 
 
 def true_answer(truth: Callable[..., Any], letters: Sequence[str], *, form: Callable[[Any], Any], who: str) -> Any:

@@ -245,7 +245,7 @@ class StringTask(SampledTask):
                 )
 
     def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, regular: bool = False) -> Language:
-        generate, who = self.generate, f"task {self.name}"
+        generate, about = self.generate, {"letters": self.letters, "who": f"task {self.name}"}
         each = len(self._oracle.names) * (high + 1) ** 2 * (high if self.answer == "sequence" else 1)
         budget = max(200, min(20_000, _WORK // each))
         return explore(
@@ -256,7 +256,7 @@ class StringTask(SampledTask):
             budget=budget,
             seeds=seeds,
             also=regular_strings(self.letters, low, high, most=budget // 4) if regular else (),
-            generate=(lambda r: mistakes.made(generate, r, letters=self.letters, who=who)) if generate else None,
+            generate=generate and mistakes.maker(generate, low=self.min_length, high=self.max_length, **about),
         )
 
     @functools.cached_property
