@@ -116,3 +116,12 @@ def test_items_that_fit_and_items_that_do_not_come_in_their_own_rows():
     assert first.ids.shape == (2, run.program.length)
     assert second.ids.shape[1] >= run.program.token_count(long)
     assert (first.masks[0, 1] == 0).all()  # an empty row
+
+
+def test_longer_items_come_by_length_in_rows_of_their_own_width():
+    run = small_run()
+    items = [DYCK.item("()" * n) for n in (50, 1, 20, 49, 2, 21)]
+    labeller = Labeller(run)
+    assert labeller.order(items) == [1, 4, 2, 5, 3, 0]
+    shapes = [rows.ids.shape for rows in labeller.rows(items, batch=2)]
+    assert shapes == [(2, run.program.length), (2, 64), (2, 128)]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -288,3 +289,14 @@ def test_files_that_do_not_belong_together(room, tmp_path):
     (folder / "programs" / "0" / program.TEACHER).unlink()
     with pytest.raises(UserError, match=r"teacher\.npz: no such file"):
         tracr_jax.open(folder)
+
+
+def test_what_reads_the_trained_model_and_the_original_is_compiled_once(room):
+    """A committed argument and another are two programs for jax.jit, however alike."""
+    folder, run = room
+    opened = tracr_jax.open(folder / "run", task=run.program.task)
+    for one in (run, opened):
+        lm = one.original if one is run else dataclasses.replace(one, base=load_lm(str(folder / "lm"))).original
+        norm = jax.jit(lambda params: sum(jnp.vdot(x, x) for x in jax.tree.leaves(params)))
+        norm(one.params), norm(lm.params)
+        assert norm._cache_size() == 1

@@ -58,11 +58,7 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
     parts: dict[str, list[np.ndarray]] = {}
     described: list[dict[str, Any]] = []
     labeller = Labeller(run)
-    # The labeller takes items that fit the program's table first.
-    fits = [program.token_count(item) <= program.length for _, item in chosen]
-    chosen = [c for c, fit in zip(chosen, fits, strict=True) if fit] + [
-        c for c, fit in zip(chosen, fits, strict=True) if not fit
-    ]
+    chosen = [chosen[k] for k in labeller.order([item for _, item in chosen])]
     rows = labeller.rows([item for _, item in chosen], batch=_BATCH)
     for batch in rows:
         found = np.asarray(hidden(cut, batch.ids), np.float32)

@@ -59,7 +59,8 @@ def fit_probe(run: Injected, labeller: Labeller, *, items: int = 2000) -> Adapte
     grouped = layout.order[: sums.shape[1]]
     for layer in range(len(gram)):
         weight[layer, grouped], bias[layer, grouped] = discriminant(gram[layer], sums[layer], layout=layout)
-    return Adapter(jnp.asarray(weight), jnp.asarray(bias))
+    # Committed as the run's adapter is: the counter of both is compiled once.
+    return Adapter(*(jax.device_put(x, jax.local_devices()[0]) for x in (weight, bias)))
 
 
 def training_items(run: Injected, count: int) -> list[Item]:

@@ -120,12 +120,12 @@ class Injected:
           UserError: it is not at hand, or is another than the run began with.
         """
         if self.base is not None:
-            return self.base
+            return committed(self.base)
         config = self.program.config
         lm = load_lm(config.lm, dtype=config.dtype, seed=self.programs[0].config.seed)
         if lm.model != alone(self.model):
             raise UserError(f"{config.lm}: is not the model that {self.folder} began with: its shape is another")
-        return lm
+        return committed(lm)
 
     @functools.cached_property
     def valid_text(self) -> Int[np.ndarray, "W U"]:
@@ -152,9 +152,19 @@ class Injected:
         return Injected(self.model, self.params, (found[0],), self.folder, self.evaluation, self.base, windows)
 
 
+def committed(lm: LoadedLM) -> LoadedLM:
+    """The same model, committed to a device as a trained one is: else what reads both is compiled for each."""
+    here = jax.local_devices()[0]
+
+    def commit(x: Any) -> Any:
+        return x if getattr(x, "committed", False) else jax.device_put(x, here)
+
+    return dataclasses.replace(lm, params=jax.tree.map(commit, lm.params))
+
+
 def untouched(setup: Setup, *, folder: Path | None = None) -> Injected:
     """The original model with a program that nothing was trained for yet."""
-    lm = setup.lm
+    lm = committed(setup.lm)
     model = grafted(lm.model, setup.program)
     return Injected(model, lm.params, (setup.program,), folder, base=lm, windows=setup.valid_text)
 

@@ -53,19 +53,25 @@ class Labeller:
         )
 
     def rows(self, items: Sequence[Item], *, batch: int = ROWS) -> Iterator[LabelledRows]:
-        """All items, `batch` at a time (or as many as there are); those that fit the teacher's table first."""
+        """All items in their `order`, `batch` at a time (or as many as there are)."""
         lengths = [self._run.program.token_count(i) for i in items]
-        limit = self._run.program.length
+        order, limit = self.order(items), self._run.program.length
         batch = min(batch, len(items))
-        fits = [i for i, n in zip(items, lengths, strict=True) if n <= limit]
-        longer = [i for i, n in zip(items, lengths, strict=True) if n > limit]
-        for start in range(0, len(fits), batch):
-            yield self._fitting(fits[start : start + batch], batch)
-        # One width for most sets: a program is compiled for each.
-        width = round_up(max(lengths, default=0), to=LONG)
-        width = max(min(width, self._run.model.max_positions), *lengths) if longer else 0
-        for start in range(0, len(longer), batch):
-            yield self._longer(longer[start : start + batch], batch, width)
+        first = sum(n <= limit for n in lengths)
+        for start in range(0, first, batch):
+            yield self._fitting([items[k] for k in order[start : min(start + batch, first)]], batch)
+        for start in range(first, len(order), batch):
+            chosen = order[start : start + batch]
+            longest = lengths[chosen[-1]]
+            # Few widths for all sets: a program is compiled for each.
+            width = max(min(round_up(longest, to=LONG), self._run.model.max_positions), longest)
+            yield self._longer([items[k] for k in chosen], batch, width)
+
+    def order(self, items: Sequence[Item]) -> list[int]:
+        """Those that fit the teacher's table as they come, behind them the longer ones, the shortest first."""
+        limit = self._run.program.length
+        lengths = [self._run.program.token_count(i) for i in items]
+        return sorted(range(len(items)), key=lambda k: max(lengths[k], limit))
 
     def _fitting(self, items: Sequence[Item], batch: int) -> LabelledRows:
         ids, masks = padded_rows(self._run.program.bridge, items, batch=batch, length=self._run.program.length)
