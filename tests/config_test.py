@@ -87,7 +87,7 @@ def test_paper_is_as_coded_and_paper_fixed_is_not():
         assert config.optim.clip_norm == config.optim.warmup_steps == 0
 
 
-@pytest.mark.parametrize("task", ["dyck", "int_sum", "count"])
+@pytest.mark.parametrize("task", ["dyck", "int_sum", "count", "my_program.py:TASK"])
 @pytest.mark.parametrize("full", [False, True])
 def test_methods_of_a_task_differ_in_their_losses_only(task, full):
     ours, cosine, baseline = (preset(m, task=task, full=full) for m in ("variable", "cosine", "finetune"))
