@@ -1,7 +1,7 @@
 """Every task of the zoo by every method on the bundled model: answers, variables read and used, language lost.
 
     python -m experiments.zoo [--tasks histogram sort …] [--methods variable lora:16 …] [--seeds 0]
-    python -m experiments.zoo --table         the table in Markdown, from zoo.json
+    python -m experiments.zoo --write         the table of results.md, from zoo.json
 
 A run lies below --runs and is made by its preset, or continued; zoo.json is rewritten after each. What one run
 reaches is `measure`; the table names a cell that was not run.
@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from experiments import marked
 from experiments.benchmarks import common
 from tracr_jax.config import from_dict, to_dict
 from tracr_jax.files import read_json, write_json
@@ -76,7 +77,10 @@ def table(file: Mapping[str, Any]) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for task in file["tasks"]:
-        runs = file["runs"].get(task, {})
+        runs = {m: by_seed for m, by_seed in file["runs"].get(task, {}).items() if by_seed}
+        if not runs:
+            lines.append(f"| {task} | all | not run" + " |" * 8)
+            continue
         worst = hardest([r["sets"] for by_seed in runs.values() for r in by_seed.values()])
         for method in file["methods"]:
             by_seed = list(runs.get(method, {}).values())
@@ -116,10 +120,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default the preset's")
     parser.add_argument("--pairs", type=int, default=30, help="for each layer of a variable")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"))
-    parser.add_argument("--table", action="store_true", help="run nothing: print the table")
+    parser.add_argument("--write", action="store_true", help="run nothing: write the table into results.md")
     args = parser.parse_args()
-    if args.table:
-        print(table(read_json(FILE)))
+    if args.write:
+        marked.replace(HERE / "results.md", "zoo", table(read_json(FILE)))
         return
     empty = {"tasks": list(ZOO), "methods": list(METHODS), "pairs": args.pairs, "runs": {}}
     file = read_json(FILE) if FILE.exists() else empty

@@ -1,6 +1,7 @@
 """The table of the zoo: what it shows of its file."""
 
-from experiments import zoo
+from experiments import marked, zoo
+from tracr_jax.files import read_json
 
 
 def share(right, total):
@@ -37,5 +38,12 @@ def test_the_table_shows_the_hardest_set_of_all_methods_and_what_was_not_run():
         "2", "50.0", "75.0 near", "25.0", "75.0", "100.0", "50.0", "0.500"
     ]  # fmt: skip
     assert row(table, "sort", "finetune") == ["1", "100.0", "25.0 near", "25.0", "–", "–", "–", "0.250"]
-    assert row(table, "parity", "variable")[0] == "not run"
+    assert row(table, "parity", "all")[0] == "not run"
+    del runs["finetune"]
+    assert row(zoo.table(file), "sort", "finetune")[0] == "not run"
     assert "30 pairs" in table
+
+
+def test_the_page_is_what_the_file_says():
+    page = (zoo.HERE / "results.md").read_text(encoding="utf-8")
+    assert marked.between(page, "zoo") == zoo.table(read_json(zoo.FILE)), "run: python -m experiments.zoo --write"
