@@ -54,10 +54,10 @@ class Labeller:
 
     def rows(self, items: Sequence[Item], *, batch: int = ROWS) -> Iterator[LabelledRows]:
         """All items in their `order`, `batch` at a time (or as many as there are)."""
-        lengths = [self._run.program.token_count(i) for i in items]
-        order, limit = self.order(items), self._run.program.length
+        lengths = self._lengths(items)
+        order = self._by_length(lengths)
         batch = min(batch, len(items))
-        first = sum(n <= limit for n in lengths)
+        first = sum(n <= self._run.program.length for n in lengths)
         for start in range(0, first, batch):
             yield self._fitting([items[k] for k in order[start : min(start + batch, first)]], batch)
         for start in range(first, len(order), batch):
@@ -69,9 +69,13 @@ class Labeller:
 
     def order(self, items: Sequence[Item]) -> list[int]:
         """Those that fit the teacher's table as they come, behind them the longer ones, the shortest first."""
-        limit = self._run.program.length
-        lengths = [self._run.program.token_count(i) for i in items]
-        return sorted(range(len(items)), key=lambda k: max(lengths[k], limit))
+        return self._by_length(self._lengths(items))
+
+    def _lengths(self, items: Sequence[Item]) -> list[int]:
+        return [self._run.program.token_count(i) for i in items]
+
+    def _by_length(self, lengths: Sequence[int]) -> list[int]:
+        return sorted(range(len(lengths)), key=lambda k: max(lengths[k], self._run.program.length))
 
     def _fitting(self, items: Sequence[Item], batch: int) -> LabelledRows:
         ids, masks = padded_rows(self._run.program.bridge, items, batch=batch, length=self._run.program.length)
