@@ -22,7 +22,8 @@ if __name__ == "__main__":
 import numpy as np
 
 from experiments.reproduce.results import shown_command
-from tracr_jax.config import RunConfig, from_dict, to_dict
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import from_dict, to_dict
 from tracr_jax.files import read_json, write_json
 from tracr_jax.measure.answers import decode_samples, make_predictor
 from tracr_jax.measure.language import perplexity

@@ -16,7 +16,7 @@ import jax
 
 from experiments import marked
 from experiments.benchmarks import common
-from tracr_jax.config import from_dict, to_dict
+from tracr_jax.config_file import from_dict, to_dict
 from tracr_jax.files import read_json, write_json
 from tracr_jax.interpret.swap import swaps
 from tracr_jax.runs.model import Injected

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tracr_jax import config as C
+from tracr_jax.config_file import RENAMED, from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.presets import METHODS, preset
 
@@ -13,12 +14,12 @@ from tracr_jax.presets import METHODS, preset
 @pytest.mark.parametrize("lm", [None, "smollm2-135m-instruct"])
 def test_round_trip(method, lm):
     config = preset(method, task="count", lm=lm)
-    assert C.from_dict(json.loads(json.dumps(C.to_dict(config)))) == config
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_variable_weights_round_trip():
     config = C.RunConfig(losses=C.LossConfig(variable_weights=(("final_result", 4.0),)))
-    assert C.from_dict(json.loads(json.dumps(C.to_dict(config)))) == config
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(
@@ -53,26 +54,26 @@ def test_nonsense_is_refused(kind, values, message):
 )
 def test_damaged_files_are_refused(values, message):
     with pytest.raises(UserError, match=message):
-        C.from_dict(values)
+        from_dict(values)
 
 
 @pytest.mark.parametrize("method", ["paper", "variable"])
 def test_the_form_of_the_version_before_is_read(method):
     config = preset(method)
-    values = C.to_dict(config)
+    values = to_dict(config)
     switches = values.pop("fidelity")
     values["as_coded"] = switches.pop("as_coded")
     values["data"] |= switches
     values["losses"] |= {"roll_share": 1.0, "answer_gradient": 1.0, "clean_weight": 0.0}
-    assert C.from_dict(json.loads(json.dumps(values))) == config
+    assert from_dict(json.loads(json.dumps(values))) == config
 
 
 def test_names_of_the_version_before_are_read():
     config = C.RunConfig(data=C.DataConfig(domain_items=4, domain_supervised=3))
-    values = C.to_dict(config)
-    for old, new in C.RENAMED.items():
+    values = to_dict(config)
+    for old, new in RENAMED.items():
         values["data"][old] = values["data"].pop(new)
-    assert C.from_dict(json.loads(json.dumps(values))) == config
+    assert from_dict(json.loads(json.dumps(values))) == config
 
 
 def test_paper_is_as_coded_and_paper_fixed_is_not():

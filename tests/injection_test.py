@@ -10,7 +10,8 @@ import pytest
 import tracr_jax
 from tracr_jax import cli
 from tracr_jax.cli import interrupt as cli_interrupt
-from tracr_jax.config import RUN_FORMAT, DataConfig, LossConfig, OptimConfig, RunConfig
+from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
+from tracr_jax.config_file import RUN_FORMAT
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tracr_jax import cli
-from tracr_jax.config import RUN_FORMAT, to_dict
+from tracr_jax.config_file import RUN_FORMAT, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.measure.stats import share

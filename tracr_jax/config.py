@@ -4,25 +4,15 @@ Each dataclass validates itself when it is constructed. What depends on the mode
 positions) is checked in `tracr_jax.runs.build`, before anything is written.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, reading
 from tracr_jax.trained import TrainedPart, check_part, trained_part
 
-# What a file without the option was written with.
-_BEFORE = {"result_span": "rows"}
-# Options of the version before that have another name now; for one release the command line takes both.
-RENAMED = {"free_items": "domain_items", "free_supervised": "domain_supervised"}
-# Options of the version before, with the only value that a file may still give them.
-_DROPPED = {"roll_share": 1.0, "answer_gradient": 1.0, "clean_weight": 0.0}
-RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
 
-
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """A UserError unless the condition holds."""
     if not condition:
         raise UserError(message)
 
@@ -76,11 +66,11 @@ class LossConfig:
 
     def __post_init__(self):
         for name in ("alignment_weight", "answer_alignment", "retention_weight"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        _require(self.retention_growth > 0, f"retention_growth must be positive, got {self.retention_growth}")
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(self.retention_growth > 0, f"retention_growth must be positive, got {self.retention_growth}")
         if self.alignment == "exchange":
-            _require(self.hook and self.hook_offset == -1, "exchange: needs the hook, with hook_offset -1")
-        _require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
+            require(self.hook and self.hook_offset == -1, "exchange: needs the hook, with hook_offset -1")
+        require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
     def hook_block(self, top: int) -> int:
         """The block whose output the answer is read from, where h_top is the last aligned state (h_1: block 0)."""
@@ -121,12 +111,12 @@ class ExchangeConfig:
 
     def __post_init__(self):
         for name in ("noise", "sparsest", "read_weight", "distance_weight", "rare_power", "size_weight"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("changed_weight", "marker_weight"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _require(1 <= self.directions <= 8, f"directions must be between 1 and 8, got {self.directions}")
-        _require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
-        _require(0 <= self.free_share <= 1, f"free_share must be between 0 and 1, got {self.free_share}")
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(1 <= self.directions <= 8, f"directions must be between 1 and 8, got {self.directions}")
+        require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
+        require(0 <= self.free_share <= 1, f"free_share must be between 0 and 1, got {self.free_share}")
 
 
 @dataclass(frozen=True)
@@ -158,10 +148,10 @@ class OptimConfig:
 
     def __post_init__(self):
         for name in ("learning_rate", "adapter_learning_rate", "muon_iterations"):
-            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        _require(0 <= self.final_rate <= 1, f"final_rate must be between 0 and 1, got {self.final_rate}")
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(0 <= self.final_rate <= 1, f"final_rate must be between 0 and 1, got {self.final_rate}")
 
 
 @dataclass(frozen=True)
@@ -194,15 +184,15 @@ class DataConfig:
 
     def __post_init__(self):
         for name in ("batch", "text_batch", "text_length", "text_megabytes"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _require(self.domain_items >= 0, f"domain_items must not be negative, got {self.domain_items}")
-        _require(
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.domain_items >= 0, f"domain_items must not be negative, got {self.domain_items}")
+        require(
             0 <= self.domain_supervised <= self.domain_items,
             f"domain_supervised must be between 0 and domain_items = {self.domain_items}, got "
             f"{self.domain_supervised}",
         )
-        _require(0 <= self.other_words <= 1, f"other_words must be between 0 and 1, got {self.other_words}")
-        _require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
+        require(0 <= self.other_words <= 1, f"other_words must be between 0 and 1, got {self.other_words}")
+        require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
 
     @property
     def rows(self) -> dict[str, int]:
@@ -278,8 +268,8 @@ class RunConfig:
 
     def __post_init__(self):
         for name in ("steps", "accumulate", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")
         if self.losses.alignment == "exchange":
             _check_exchange(self)
         _check_train(self)
@@ -297,24 +287,24 @@ class RunConfig:
 
 def _check_exchange(config: RunConfig) -> None:
     data = config.data
-    _require(
+    require(
         not data.answer_end,
         "exchange: give --no-answer-end; in exchanged rows no block can know whether the answer is over",
     )
-    _require(
+    require(
         data.domain_supervised == data.domain_items,
         f"exchange: all rows are supervised; domain_supervised must be domain_items = {data.domain_items}, got "
         f"{data.domain_supervised}",
     )
     rows = data.batch + data.domain_items
-    _require(rows > 1, "exchange: one row has no other to mix with; use a larger batch")
+    require(rows > 1, "exchange: one row has no other to mix with; use a larger batch")
 
 
 def _check_train(config: RunConfig) -> None:
     data, parts, losses = config.data, config.accumulate, config.losses
     check_part(config.part, aligned=losses.alignment != "none", hook=losses.hook, onto=config.onto)
     for options, rows in data.rows.items():
-        _require(
+        require(
             rows % parts == 0,
             f"accumulate {parts}: {options} is {rows}; make it {-(-rows // parts) * parts}, or choose another "
             "--accumulate",
@@ -324,77 +314,3 @@ def _check_train(config: RunConfig) -> None:
 def summed_tokens(config: RunConfig) -> int:
     """Number of tokens over which the retention term of the loss is summed."""
     return config.data.text_length if config.losses.retention_reduction == "text" else 1
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain nested dict, for config.json."""
-    return dataclasses.asdict(config)
-
-
-def read_config(folder: str | Path) -> RunConfig:
-    """The configuration of a run folder.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
-    return _read_run(folder)[0]
-
-
-def read_format(folder: str | Path) -> int:
-    """The format of a run folder: `RUN_FORMAT`, or 0 of the version before, which held no programs.
-
-    Raises:
-      UserError: as `read_config`.
-    """
-    return _read_run(folder)[1]
-
-
-def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
-    path = Path(folder) / "config.json"
-    if not Path(folder).exists():
-        raise UserError(f"{folder}: no such folder")
-    if not path.exists():
-        raise UserError(f"{folder}: not a run folder, there is no config.json")
-    if (Path(folder) / "program.json").exists():
-        raise UserError(f"{folder}: an export, from which training cannot continue; name its run")
-    with reading(path):
-        values = read_json(path)
-        _require(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
-        found = values.pop("format", 0)
-        known = type(found) is int and 0 <= found <= RUN_FORMAT
-        _require(known, f"format {found!r}, this version reads 0 to {RUN_FORMAT}")
-        return from_dict(values), found
-
-
-def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
-    """Read a configuration back; an unknown or ill-typed field is a UserError that names it."""
-    _require(isinstance(values, dict), f"{kind.__name__} must be an object, got {type(values).__name__}")
-    values = (_BEFORE if kind is LossConfig else {}) | _upgraded(values)
-    hints, out = get_type_hints(kind), {}
-    for name, value in values.items():
-        _require(name in hints, f"{kind.__name__} has no field {name!r}")
-        if dataclasses.is_dataclass(hints[name]):
-            out[name] = from_dict(value, kind=hints[name])  # pyright: ignore[reportArgumentType]
-        elif name == "variable_weights":
-            out[name] = tuple((str(k), float(w)) for k, w in value)
-        else:
-            default = kind.__dataclass_fields__[name].default
-            ok = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
-            ok = ok and isinstance(value, bool) == isinstance(default, bool)
-            _require(ok, f"{kind.__name__}.{name}: expected {type(default).__name__}, got {value!r}")
-            out[name] = value
-    return kind(**out)
-
-
-def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as the version before wrote it, under today's names and without dropped options."""
-    values = {RENAMED.get(name, name): value for name, value in values.items()}
-    for name, default in _DROPPED.items():
-        found = values.pop(name, default)
-        _require(found == default, f"{name} {found!r}: this version no longer has that option")
-    data = values.get("data")
-    if "as_coded" in values and "steps" in values and isinstance(data, dict):
-        switches = ("as_coded_mask", "as_coded_length")
-        values["fidelity"] = {"as_coded": values.pop("as_coded")} | {k: data[k] for k in switches if k in data}
-        values["data"] = {k: v for k, v in data.items() if k not in switches}
-    return values

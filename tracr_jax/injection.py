@@ -9,7 +9,8 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from tracr_jax import config as C
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import read_config
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.interpret.examples import first_examples
@@ -47,7 +48,7 @@ def inject(
     task: Task | str = "dyck",
     *,
     lm: LoadedLM | str | None = None,
-    config: C.RunConfig | None = None,
+    config: RunConfig | None = None,
     onto: str | Path | Injected | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -78,7 +79,7 @@ def inject(
     """
     before = str(onto.folder if isinstance(onto, Injected) else onto or (config.onto if config else ""))
     if lm is None:
-        lm = C.read_config(before).lm if before else "tiny"
+        lm = read_config(before).lm if before else "tiny"
     names = {
         "task": task if isinstance(task, str) else task.name,
         "lm": lm if isinstance(lm, str) else lm.name,
@@ -120,7 +121,7 @@ def resume(
     Raises:
       UserError: the folder holds no run, or its task or model is not available.
     """
-    config = located(C.read_config(folder))
+    config = located(read_config(folder))
     if mesh is not None:
         config = dataclasses.replace(config, mesh=mesh)
     if task is None and config.task not in BUILT_IN and file_of(config.task) is None:
@@ -137,7 +138,7 @@ def resume(
 
 
 def _run(
-    config: C.RunConfig,
+    config: RunConfig,
     *,
     task: Task | str,
     lm: LoadedLM | str,

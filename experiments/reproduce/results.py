@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tracr_jax.config import from_dict, to_dict
+from tracr_jax.config_file import from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.train.metrics import read_lines

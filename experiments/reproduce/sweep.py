@@ -20,7 +20,7 @@ import jax
 from experiments.reproduce import results as R
 from experiments.reproduce.display import Display
 from experiments.reproduce.table import markdown, write_pages
-from tracr_jax.config import to_dict
+from tracr_jax.config_file import to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.load import load_lm

@@ -14,7 +14,8 @@ import pytest
 
 from tests.train.checkpoint_test import state
 from tracr_jax import injection as run
-from tracr_jax.config import RUN_FORMAT, RunConfig, to_dict
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import RUN_FORMAT, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import new_folder, read_json, write_json
 from tracr_jax.lock import NAME, only_writer

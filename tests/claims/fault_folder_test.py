@@ -8,7 +8,8 @@ import pytest
 from tests.helpers import fault_parts as F
 from tests.helpers.report_data import PROMPTS, make_run
 from tests.train.checkpoint_test import state, write
-from tracr_jax.config import RunConfig, read_config, to_dict
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import read_config, to_dict
 from tracr_jax.files import read_json, write_json
 from tracr_jax.report.load import blaming, load_runs
 from tracr_jax.report.page import page

@@ -26,7 +26,19 @@ SPINE = (
 )
 RANK = {room: i for i, rooms in enumerate(SPINE) for room in rooms}
 # Modules at the top that every room may use; among themselves they have no circle either.
-TOP = {"types", "errors", "files", "lock", "config", "presets", "intervene", "host", "progress", "trained"}
+TOP = {
+    "types",
+    "errors",
+    "files",
+    "lock",
+    "config",
+    "config_file",
+    "presets",
+    "intervene",
+    "host",
+    "progress",
+    "trained",
+}
 # Command and package load what a command or a name needs, so that `--help` starts nothing; and the entry point
 # nothing before the process has its settings, for which it starts again.
 LAZY = {"cli", "cli.commands", "__init__"}

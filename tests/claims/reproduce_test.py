@@ -15,7 +15,8 @@ from experiments import marked
 from experiments.reproduce import results as R
 from experiments.reproduce import sweep as reproduce
 from experiments.reproduce import table as T
-from tracr_jax.config import RunConfig, to_dict
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.lm.load import write_random_gpt2

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tracr_jax.config import DataConfig, LossConfig, RunConfig, to_dict
+from tracr_jax.config import DataConfig, LossConfig, RunConfig
+from tracr_jax.config_file import to_dict
 from tracr_jax.files import write_json
 from tracr_jax.measure.stats import share
 

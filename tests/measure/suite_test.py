@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.retention_models import Summing, always, by_hand, log_probabilities, table
 from tracr_jax import cli
-from tracr_jax.config import to_dict
+from tracr_jax.config_file import to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.tokenizer import word_tokenizer

@@ -10,7 +10,8 @@ import pytest
 
 from tests.helpers import interpret_parts as P
 from tests.helpers.exchange_run import CONFIG, small_exchange_run
-from tracr_jax.config import ExchangeConfig, LossConfig, from_dict, to_dict
+from tracr_jax.config import ExchangeConfig, LossConfig
+from tracr_jax.config_file import from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.explore.session import Change, Explorer
 from tracr_jax.export import export_run

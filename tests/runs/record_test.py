@@ -13,7 +13,8 @@ import tracr_jax
 from tests.helpers.bounds import assert_same
 from tests.helpers.programs_parts import SMALL, model_and_tasks
 from tracr_jax import cli
-from tracr_jax.config import LossConfig, RunConfig, read_config
+from tracr_jax.config import LossConfig, RunConfig
+from tracr_jax.config_file import read_config
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.export.card import model_card

@@ -12,7 +12,8 @@ from rich.console import Console
 from tracr_jax.cli import options
 from tracr_jax.cli.interrupt import answering
 from tracr_jax.cli.parse import parse, peek
-from tracr_jax.config import RunConfig, read_config, to_dict
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import read_config, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.host import dispatch_inline
 from tracr_jax.presets import METHODS, preset

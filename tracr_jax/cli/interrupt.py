@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tracr_jax.config import read_config
+from tracr_jax.config_file import read_config
 from tracr_jax.errors import UserError
 from tracr_jax.train.interrupt import training
 

@@ -19,7 +19,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from tracr_jax.config import RENAMED, RunConfig
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import RENAMED
 from tracr_jax.errors import UserError
 
 # What --help shows of `inject`; --help-all shows the rest.

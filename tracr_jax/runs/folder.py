@@ -22,7 +22,8 @@ from typing import Any
 import jax
 
 from tracr_jax import __version__
-from tracr_jax.config import RUN_FORMAT, RunConfig, read_config, read_format, to_dict
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import RUN_FORMAT, read_config, read_format, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
 from tracr_jax.lm.base import LanguageModel

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from tracr_jax.config import RunConfig, read_config, read_format
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import read_config, read_format
 from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel

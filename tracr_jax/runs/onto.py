@@ -11,7 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tracr_jax.config import RunConfig, read_config, read_format
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import read_config, read_format
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
 from tracr_jax.lm.load import RANDOM, LoadedLM

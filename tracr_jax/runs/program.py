@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tracr_jax import __version__
-from tracr_jax.config import LayerMap, RunConfig, from_dict, to_dict
+from tracr_jax.config import LayerMap, RunConfig
+from tracr_jax.config_file import from_dict, to_dict
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracr_jax.config import RunConfig, from_dict, read_config
+from tracr_jax.config import RunConfig
+from tracr_jax.config_file import from_dict, read_config
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading, write_json
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tracr_jax import config as C
+from tracr_jax.config_file import read_config
 from tracr_jax.errors import UserError
 from tracr_jax.measure.language import glue, texts
 from tracr_jax.measure.language.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
@@ -105,7 +105,7 @@ def open_baseline(folder: str | Path, run: Injected) -> Params:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json; --baseline is a finished run")
-    config = C.read_config(folder)
+    config = read_config(folder)
     for name in ("task", "lm"):
         theirs, ours = getattr(config, name), getattr(run.program.config, name)
         if theirs != ours:
