@@ -43,6 +43,8 @@ class LossConfig:
     """Factor of the alignment loss (the paper: 1, with cosine)."""
     variable_weights: tuple[tuple[str, float], ...] = ()
     """Weight by name prefix for variable alignment, e.g. final_result 4."""
+    result_weight: float = 1.0
+    """Factor of the weight of the program's result in variable alignment, whatever its name is."""
     answer_alignment: float = 1.0
     """Weight in the alignment loss of positions that emit an answer; all others weigh 1 (the paper: 1)."""
     align_padding: bool = False
@@ -67,7 +69,8 @@ class LossConfig:
     def __post_init__(self):
         for name in ("alignment_weight", "answer_alignment", "retention_weight"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        require(self.retention_growth > 0, f"retention_growth must be positive, got {self.retention_growth}")
+        for name in ("result_weight", "retention_growth"):
+            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         if self.alignment == "exchange":
             require(self.hook and self.hook_offset == -1, "exchange: needs the hook, with hook_offset -1")
         require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
@@ -131,6 +134,9 @@ class OptimConfig:
     """Peak learning rate of the language model (the paper: 1e-6, for gpt2-large)."""
     adapter_learning_rate: float = 3e-3
     """Peak learning rate of the adapter (the paper: 1e-4)."""
+    embedding_rate: float = 1.0
+    """Learning rate of the embeddings of input and output, as a fraction of `learning_rate`; 0 leaves them as they
+    are. AdamW moves each of their elements by the rate at every step, whatever text it serves."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """"cosine" decays to `final_rate` after the warm-up; "constant" is the paper's."""
     final_rate: float = 0.1
@@ -151,7 +157,9 @@ class OptimConfig:
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        require(0 <= self.final_rate <= 1, f"final_rate must be between 0 and 1, got {self.final_rate}")
+        for name in ("final_rate", "embedding_rate"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name} must be between 0 and 1, got {value}")
 
 
 @dataclass(frozen=True)

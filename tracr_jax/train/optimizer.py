@@ -8,11 +8,12 @@ from optax import contrib
 
 from tracr_jax.config import OptimConfig
 from tracr_jax.lm.lora import A, B
+from tracr_jax.train.trainable import is_embedding
 from tracr_jax.types import Adapter, Codes, Params
 
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """One schedule for the model and one for the adapter, behind a common norm limit; see `OptimConfig.kind`."""
+    """Schedules for the model, its embeddings and the adapter behind a common norm limit; see `OptimConfig`."""
 
     def adamw(peak):
         return optax.adamw(
@@ -31,15 +32,29 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
             consistent_rms=0.2,  # updates as large as Adam's, so that one rate serves both
         )
 
-    groups = optax.partition(
-        {
-            "lm": {"adamw": adamw, "muon": muon}[config.kind](config.learning_rate),
-            "adapter": adamw(config.adapter_learning_rate),
-            "fixed": optax.set_to_zero(),
-        },
-        lambda params: type(params)("lm", tuple(map(_adapter_groups, params.adapters))),
-    )
+    make = {"adamw": adamw, "muon": muon}[config.kind]
+    rate, embedding_rate = config.learning_rate, config.embedding_rate
+    groups = {
+        "lm": make(rate),
+        "adapter": adamw(config.adapter_learning_rate),
+        "fixed": optax.set_to_zero(),
+    }
+    if embedding_rate != 1:  # else no group of its own: the optimiser's state keeps its form
+        groups["embeddings"] = make(embedding_rate * rate) if embedding_rate else groups["fixed"]
+
+    def labels(params):
+        lm = "lm" if embedding_rate == 1 else _model_groups(params.lm)
+        return type(params)(lm, tuple(map(_adapter_groups, params.adapters)))
+
+    groups = optax.partition(groups, labels)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
+
+
+def _model_groups(params: Params) -> Any:
+    """The optimiser's group of each array of the model."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "embeddings" if is_embedding(tuple(k.key for k in path)) else "lm", params
+    )
 
 
 def _adapter_groups(adapter: Adapter | Codes) -> Any:

@@ -54,10 +54,15 @@ def _is_trained(part: TrainedPart, path: tuple[str, ...]) -> bool:
     if part.kind == "blocks":
         return path[0] == f"blocks_{part.first}"
     if part.kind == "embeddings":
-        return path[-1] == "embedding" or path[0] == "lm_head"
+        return is_embedding(path)
     if part.kind == "graft":
         return path == (KEY, MAP)
     return part.kind == "all"
+
+
+def is_embedding(path: tuple[str, ...]) -> bool:
+    """Whether a parameter is an embedding of the input, a position's among them, or the output matrix."""
+    return path[-1] == "embedding" or path[0] == "lm_head"
 
 
 def whole(part: TrainedPart, trained: Params, frozen: Params | None) -> Params:
