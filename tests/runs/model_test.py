@@ -36,7 +36,7 @@ def room(tmp_path_factory):
     """(the folder of a small run, the run as `inject` returned it); the task's file lies beside the folder."""
     folder = tmp_path_factory.mktemp("model")
     with model_and_tasks(folder):
-        losses = LossConfig(variable_weights=(("final_result", 2.0),))
+        losses = LossConfig(variable_weights=(("final_result", 2.0),), result_weight=3.0)
         config = dataclasses.replace(SMALL, steps=2, eval_items=2, losses=losses)
         where = {"lm": str(folder / "lm"), "folder": folder / "run"}
         yield folder, tracr_jax.inject(f"{folder}/tasks.py:ODD", config=config, progress=False, **where)
@@ -300,3 +300,12 @@ def test_what_reads_the_trained_model_and_the_original_is_compiled_once(room):
         norm = jax.jit(lambda params: sum(jnp.vdot(x, x) for x in jax.tree.leaves(params)))
         norm(one.params), norm(lm.params)
         assert norm._cache_size() == 1
+
+
+def test_the_result_weighs_more_by_its_role(room):
+    """Whatever its name is: 2 by its name, times 3, against 1 for every other variable."""
+    program = room[1].program
+    weights = dict(zip(program.layout.names, program.layout.weights, strict=True))
+    result = weights.pop(program.result)
+    assert weights
+    np.testing.assert_allclose(result / np.array(list(weights.values())), 6.0)

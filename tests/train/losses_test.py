@@ -98,6 +98,8 @@ def test_weights_of_variables_have_mean_one_and_unknown_names_are_refused():
     np.testing.assert_allclose(layout.weights.mean(), 1.0)
     a = layout.names.index("a")
     np.testing.assert_allclose(layout.weights[a] / np.delete(layout.weights, a), 3.0)
+    twice = variable_layout(VARIABLES, weights={"a": 3.0}, times={"a": 2.0})  # a factor beside the weight
+    np.testing.assert_allclose(twice.weights[a] / np.delete(twice.weights, a), 6.0)
     with pytest.raises(UserError, match="no such variable"):
         variable_layout(VARIABLES, weights={"zzz": 1.0})
 

@@ -199,14 +199,17 @@ def make_program(
     Raises:
       UserError: a weight of the variables names none, or there is no result.
     """
-    teacher = bridge.teacher
+    teacher, losses = bridge.teacher, config.losses
+    result = teacher.variable(result).name
     return Program(
         name=name,
         config=config,
         teacher=teacher,
         bridge=bridge,
-        layout=variable_layout(teacher.variables, weights=dict(config.losses.variable_weights)),
-        result=teacher.variable(result).name,
+        layout=variable_layout(
+            teacher.variables, weights=dict(losses.variable_weights), times={result: losses.result_weight}
+        ),
+        result=result,
         length=length,
         examples=examples,
         forward=functools.cache(functools.partial(make_forward, teacher)),

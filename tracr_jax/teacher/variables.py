@@ -30,9 +30,17 @@ class VariableLayout(NamedTuple):
 
 
 def variable_layout(
-    variables: Sequence[Variable], *, weights: Mapping[str, float] | None = None
+    variables: Sequence[Variable],
+    *,
+    weights: Mapping[str, float] | None = None,
+    times: Mapping[str, float] | None = None,
 ) -> VariableLayout:
-    """Group a teacher's variables for `variable_alignment`; `weights` by name prefix, 1 where not named.
+    """Group a teacher's variables for `variable_alignment`.
+
+    Args:
+      variables: of the teacher.
+      weights: by name prefix, 1 where not named.
+      times: a further factor, by name.
 
     Raises:
       UserError: a weight names no variable.
@@ -53,6 +61,7 @@ def variable_layout(
     order += [v.indices[0] for v in numerical]
     names = tuple(v.name for v in categorical + numerical)
     raw = np.array([next((w for k, w in weights.items() if n.startswith(k)), 1.0) for n in names])
+    raw *= [(times or {}).get(name, 1.0) for name in names]
     return VariableLayout(
         np.array(order), tuple(groups), names, (first_numerical, len(numerical)), raw / raw.mean()
     )
