@@ -1,5 +1,6 @@
 """The optimiser of a run: Muon or AdamW on the model, AdamW on the adapters. Source: docs/method.md §5."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
 
     make = {"adamw": adamw, "muon": muon}[config.kind]
     rate, embedding_rate = config.learning_rate, config.embedding_rate
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         "lm": make(rate),
         "adapter": adamw(config.adapter_learning_rate),
         "fixed": optax.set_to_zero(),
@@ -46,8 +47,8 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
         lm = "lm" if embedding_rate == 1 else _model_groups(params.lm)
         return type(params)(lm, tuple(map(_adapter_groups, params.adapters)))
 
-    groups = optax.partition(groups, labels)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups) if config.clip_norm else groups
+    both = optax.partition(groups, labels)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), both) if config.clip_norm else both
 
 
 def _model_groups(params: Params) -> Any:
