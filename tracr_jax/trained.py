@@ -1,9 +1,14 @@
-"""What of a model is trained, as a run names it: all, lora:8, blocks:3-5, embeddings, adapter or a graft."""
+"""What of a model is trained, as a run names it: all, blocks:program, blocks:3-5, lora:8, embeddings, a graft."""
 
 import re
 from typing import NamedTuple
 
 from tracr_jax.errors import UserError
+
+_PROGRAM = "blocks:program"
+# Blocks that are trained above the state that holds the program's last layer: they turn its result into an answer.
+# What lies higher is what the language needs, and learns nothing that these cannot (experiments/diary.md).
+_ABOVE = 2
 
 
 class TrainedPart(NamedTuple):
@@ -13,7 +18,12 @@ class TrainedPart(NamedTuple):
     rank: int = 0  # of lora
     first: int = 0  # of blocks, counted from 0
     last: int = 0  # of blocks, included; of graft, the block that it follows, -1 for the model's last
+    program: bool = False  # of blocks: as many as the program needs, which `of_program` knows, or all there are
     form: str = ""  # of graft, what its map reads: result or variables
+
+    def of_program(self, top: int) -> "TrainedPart":
+        """The same for a program whose last layer is read from the model's state h_top."""
+        return self._replace(last=top + _ABOVE) if self.program else self
 
 
 def trained_part(text: str) -> TrainedPart:
@@ -24,6 +34,8 @@ def trained_part(text: str) -> TrainedPart:
     """
     if text in ("all", "embeddings", "adapter"):
         return TrainedPart(text)
+    if text == _PROGRAM:
+        return TrainedPart("blocks", program=True)
     if found := re.fullmatch(r"lora:([1-9]\d*)", text):
         return TrainedPart("lora", rank=int(found[1]))
     if found := re.fullmatch(r"blocks:(\d+)-(\d+)", text):
@@ -34,8 +46,8 @@ def trained_part(text: str) -> TrainedPart:
     if found := re.fullmatch(r"graft:(result|variables)(?:@(\d+))?", text):
         return TrainedPart("graft", last=int(found[2] or -1), form=found[1])
     raise UserError(
-        f"train {text!r} is none of all, lora:RANK, blocks:FIRST-LAST, embeddings, adapter, graft:result, "
-        "graft:variables"
+        f"train {text!r} is none of all, {_PROGRAM}, blocks:FIRST-LAST, lora:RANK, embeddings, adapter, "
+        "graft:result, graft:variables"
     )
 
 

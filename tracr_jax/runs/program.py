@@ -38,6 +38,7 @@ from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.variables import VariableLayout, variable_layout
 from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import ResidualsFn
+from tracr_jax.trained import TrainedPart
 from tracr_jax.types import Adapter, Codes
 
 FILE, TEACHER, RESERVED = "program.json", "teacher.npz", "reserved.npz"
@@ -152,6 +153,11 @@ class Program:
         if task.name != self.name:
             raise UserError(f"{self.name}: {self.config.task} is now the task {task.name}; give task=")
         return task
+
+    @property
+    def part(self) -> TrainedPart:
+        """What of the language model is trained."""
+        return self.config.part.of_program(self.top)
 
     @functools.cached_property
     def oracle(self) -> Oracle:

@@ -22,17 +22,21 @@ from tracr_jax.types import Params
 def in_stacks(part: TrainedPart, params: Params) -> Params:
     """A model's parameters in the form that `split` takes: of `blocks` the trained ones are a stack of their own.
 
+    Args:
+      part: of a program (`TrainedPart.of_program`).
+      params: of the whole model.
+
     Raises:
       UserError: the model has no such block.
     """
     if part.kind != "blocks":
         return params
     count = jax.tree.leaves(params["blocks"])[0].shape[0]
-    if part.last >= count:
+    if part.last >= count and not part.program:
         raise UserError(
             f"train 'blocks:{part.first}-{part.last}': the model has {count} blocks, the last is {count - 1}"
         )
-    return cut_blocks(params, (part.first, part.last + 1))
+    return cut_blocks(params, (part.first, min(part.last + 1, count)))
 
 
 def split(part: TrainedPart, params: Params, *, key: jax.Array) -> tuple[Params, Params]:
