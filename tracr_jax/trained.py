@@ -1,29 +1,29 @@
-"""What of a model is trained, as a run names it: all, blocks:program, blocks:3-5, lora:8, embeddings, a graft."""
+"""What of a model is trained, as a run names it: all, program, blocks:3-5, lora:8, embeddings, adapter, a graft."""
 
 import re
 from typing import NamedTuple
 
 from tracr_jax.errors import UserError
 
-_PROGRAM = "blocks:program"
-# Blocks that are trained above the state that holds the program's last layer: they turn its result into an answer.
-# What lies higher is what the language needs, and learns nothing that these cannot (experiments/diary.md).
+# Blocks that "program" trains above the state that holds the program's last layer: they turn its result into an
+# answer. What lies higher need not change for it, and is what the language would lose (experiments/diary.md).
 _ABOVE = 2
 
 
 class TrainedPart(NamedTuple):
     """What of the language model is trained; `RunConfig.train` as numbers."""
 
-    kind: str  # all, lora, blocks, embeddings, adapter or graft
+    kind: str  # all, program, lora, blocks, embeddings, adapter or graft
     rank: int = 0  # of lora
     first: int = 0  # of blocks, counted from 0
-    last: int = 0  # of blocks, included; of graft, the block that it follows, -1 for the model's last
-    program: bool = False  # of blocks: as many as the program needs, which `of_program` knows, or all there are
+    last: int = (
+        0  # of blocks and program, included; of graft, the block that it follows, -1 for the last
+    )
     form: str = ""  # of graft, what its map reads: result or variables
 
     def of_program(self, top: int) -> "TrainedPart":
         """The same for a program whose last layer is read from the model's state h_top."""
-        return self._replace(last=top + _ABOVE) if self.program else self
+        return self._replace(last=top + _ABOVE) if self.kind == "program" else self
 
 
 def trained_part(text: str) -> TrainedPart:
@@ -32,10 +32,8 @@ def trained_part(text: str) -> TrainedPart:
     Raises:
       UserError: it is none of the forms.
     """
-    if text in ("all", "embeddings", "adapter"):
+    if text in ("all", "program", "embeddings", "adapter"):
         return TrainedPart(text)
-    if text == _PROGRAM:
-        return TrainedPart("blocks", program=True)
     if found := re.fullmatch(r"lora:([1-9]\d*)", text):
         return TrainedPart("lora", rank=int(found[1]))
     if found := re.fullmatch(r"blocks:(\d+)-(\d+)", text):
@@ -46,7 +44,7 @@ def trained_part(text: str) -> TrainedPart:
     if found := re.fullmatch(r"graft:(result|variables)(?:@(\d+))?", text):
         return TrainedPart("graft", last=int(found[2] or -1), form=found[1])
     raise UserError(
-        f"train {text!r} is none of all, {_PROGRAM}, blocks:FIRST-LAST, lora:RANK, embeddings, adapter, "
+        f"train {text!r} is none of all, program, blocks:FIRST-LAST, lora:RANK, embeddings, adapter, "
         "graft:result, graft:variables"
     )
 

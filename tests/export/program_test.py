@@ -142,16 +142,16 @@ def test_a_run_of_the_adapter_alone_leaves_the_model_and_is_read_back(room, tmp_
     assert "retention" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_a_run_of_the_programs_blocks_leaves_the_rest_and_is_read_back(room, tmp_path):
+def test_a_run_of_the_programs_part_leaves_the_rest_and_is_read_back(room, tmp_path):
     """ODD needs the first of six blocks, and two above it answer."""
     folder, _ = room
-    config = dataclasses.replace(SMALL, steps=2, eval_items=2, train="blocks:program")
+    config = dataclasses.replace(SMALL, steps=2, eval_items=2, train="program")
     run = tracr_jax.inject(
         f"{folder}/tasks.py:ODD", lm=str(folder / "lm"), config=config, folder=tmp_path / "run", progress=False
     )
     before, trained = unstack_blocks(load_lm(str(folder / "lm")).params), unstack_blocks(run.params)
     moved = {k for k in before if not all(jax.tree.leaves(jax.tree.map(np.array_equal, before[k], trained[k])))}
-    assert moved == {f"block_{i}" for i in range(run.program.top + 2 + 1)} < set(before)
+    assert moved == {"wte", "wpe", *(f"block_{i}" for i in range(run.program.top + 2 + 1))} < set(before)
     again = tracr_jax.open(tmp_path / "run")
     chex.assert_trees_all_equal(again.params, run.params)
     chex.assert_trees_all_equal(again.adapter, run.adapter)

@@ -20,7 +20,7 @@ from tracr_jax.types import Params
 
 
 def in_stacks(part: TrainedPart, params: Params) -> Params:
-    """A model's parameters in the form that `split` takes: of `blocks` the trained ones are a stack of their own.
+    """A model's parameters in the form that `split` takes: trained blocks are a stack of their own.
 
     Args:
       part: of a program (`TrainedPart.of_program`).
@@ -29,10 +29,10 @@ def in_stacks(part: TrainedPart, params: Params) -> Params:
     Raises:
       UserError: the model has no such block.
     """
-    if part.kind != "blocks":
+    if part.kind not in ("blocks", "program"):
         return params
     count = jax.tree.leaves(params["blocks"])[0].shape[0]
-    if part.last >= count and not part.program:
+    if part.last >= count and part.kind == "blocks":
         raise UserError(
             f"train 'blocks:{part.first}-{part.last}': the model has {count} blocks, the last is {count - 1}"
         )
@@ -57,6 +57,8 @@ def split(part: TrainedPart, params: Params, *, key: jax.Array) -> tuple[Params,
 def _is_trained(part: TrainedPart, path: tuple[str, ...]) -> bool:
     if part.kind == "blocks":
         return path[0] == f"blocks_{part.first}"
+    if part.kind == "program":
+        return path[0] == "blocks_0" or path[-1] == "embedding"
     if part.kind == "embeddings":
         return is_embedding(path)
     if part.kind == "graft":
