@@ -1,4 +1,4 @@
-"""What of a model is trained, as a run names it: all, program, blocks:3-5, lora:8, embeddings, adapter, a graft."""
+"""What of a model is trained, as a run names it: all, program, lora:8, blocks:3-5, embeddings, adapter, graft."""
 
 import re
 from typing import NamedTuple
