@@ -49,10 +49,10 @@ def test_the_plan(tmp_path):
     assert [r.config.seed for r in runs] == [0] * 8 + [1] * 8
     kinds = [(r.config.losses.alignment, r.config.train, r.config.lm) for r in runs[:8:2]]
     assert kinds == [
-        ("variable", "all", "tiny"),
+        ("variable", "program", "tiny"),
         ("exchange", "lora:16", "tiny"),
         ("variable", "embeddings", "random:tiny"),
-        ("none", "all", "tiny"),
+        ("none", "program", "tiny"),
     ]
     assert [r.config.losses.retention_weight for r in runs[:2]] == [0.1, 2]
     assert {(r.config.steps, r.config.eval_items) for r in runs} == {(7, 3)}
@@ -103,7 +103,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     with pytest.raises(UserError, match=r"without KL to the original; .*evaluate .*variable-retention0\.1"):
         sweep(runs, tmp_path, make=make)
     # A finished run of other options is another run.
-    with pytest.raises(UserError, match=r"variable-retention0.1-seed0: .*steps 330 -> 7"):
+    with pytest.raises(UserError, match=r"variable-retention0.1-seed0: .*steps 500 -> 7"):
         sweep(planned(tmp_path, steps=7), tmp_path, make=make)
 
 
