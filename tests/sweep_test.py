@@ -103,7 +103,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     with pytest.raises(UserError, match=r"without KL to the original; .*evaluate .*variable-retention0\.1"):
         sweep(runs, tmp_path, make=make)
     # A finished run of other options is another run.
-    with pytest.raises(UserError, match=r"variable-retention0.1-seed0: .*steps 500 -> 7"):
+    with pytest.raises(UserError, match=r"variable-retention0.1-seed0: .*steps 400 -> 7"):
         sweep(planned(tmp_path, steps=7), tmp_path, make=make)
 
 

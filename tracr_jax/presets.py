@@ -149,7 +149,7 @@ TINY = {
         # (experiments/diary.md).
         train="program",
         layer_offset=1,
-        steps=500,
+        steps=400,
         eval_items=100,
         losses=dataclasses.replace(
             _TINY_LOSSES,
