@@ -239,7 +239,7 @@ class RunConfig:
     random: in front (random:tiny) the same architecture untrained, drawn from the run's seed."""
     train: str = "all"
     """What is trained of the model, beside the adapter: all; program, what holds the program, which are the
-    embeddings of the input, the blocks up to its last layer and two above; blocks:FIRST-LAST, counted from 0;
+    embeddings of tokens, the blocks up to its last layer and two above; blocks:FIRST-LAST, counted from 0;
     lora:RANK, a pair of low-rank matrices at every projection of the blocks; embeddings, of input and output;
     adapter, nothing else; graft:result or graft:variables, a map from the compiled program beside the model to the
     output of its last block, or of block N with @N behind it. What is not trained has no gradient and no optimiser

@@ -16,9 +16,7 @@ class TrainedPart(NamedTuple):
     kind: str  # all, program, lora, blocks, embeddings, adapter or graft
     rank: int = 0  # of lora
     first: int = 0  # of blocks, counted from 0
-    last: int = (
-        0  # of blocks and program, included; of graft, the block that it follows, -1 for the last
-    )
+    last: int = 0  # of blocks and program, included; of graft, the block that it follows, -1 for the last
     form: str = ""  # of graft, what its map reads: result or variables
 
     def of_program(self, top: int) -> "TrainedPart":

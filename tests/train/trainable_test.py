@@ -203,11 +203,11 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.parametrize(("top", "blocks"), [(0, 3), (1, 4), (2, 4), (7, 4)])
 def test_a_program_trains_its_blocks_and_two_above(top, blocks):
-    """As many as h_top needs and two more, or all four that there are; and the embeddings."""
+    """As many as h_top needs and two more, or all four that there are; embeddings of tokens, not of positions."""
     part = trained_part("program").of_program(top)
     params = in_stacks(part, drawn(F.MODEL, 0))
     trained, frozen = split(part, params, key=jax.random.key(0))
-    assert set(trained) == {"blocks_0", "wte", "wpe"}
+    assert set(trained) == {"blocks_0", "wte"}
     assert jax.tree.leaves(trained["blocks_0"])[0].shape[0] == blocks
     assert not set(trained) & set(frozen)
     assert_same(whole(part, trained, frozen), drawn(F.MODEL, 0))

@@ -28,6 +28,8 @@ _ALIASES = {
     "num_hidden_layers": "n_layer",
 }
 
+POSITIONS = "wpe"  # the table of learnt positions among the parameters
+
 
 @dataclass(frozen=True)
 class GPT2Config:
@@ -124,7 +126,7 @@ class _Module(nn.Module):
     def __call__(self, ids, *, edit=None, logit_positions=None, cache=None, positions=None, packing=None):
         c = self.config
         wte = nn.Embed(c.vocab_size, c.n_embd, name="wte", embedding_init=nn.initializers.normal(0.02))
-        wpe = nn.Embed(c.n_positions, c.n_embd, name="wpe", embedding_init=nn.initializers.normal(0.01))
+        wpe = nn.Embed(c.n_positions, c.n_embd, name=POSITIONS, embedding_init=nn.initializers.normal(0.01))
         here = wpe.embedding[: ids.shape[1]][None] if positions is None else wpe(positions)
         h = (wte(ids) + here).astype(self.dtype)
         cached = None if cache is None else cache.key.shape[2]

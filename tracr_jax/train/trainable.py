@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.blocks import cut_blocks, join_blocks
+from tracr_jax.lm.gpt2 import POSITIONS
 from tracr_jax.lm.graft import KEY, MAP
 from tracr_jax.lm.lora import init_pairs, joined
 from tracr_jax.train.step import Frozen, LossFn, TrainParams
@@ -58,7 +59,8 @@ def _is_trained(part: TrainedPart, path: tuple[str, ...]) -> bool:
     if part.kind == "blocks":
         return path[0] == f"blocks_{part.first}"
     if part.kind == "program":
-        return path[0] == "blocks_0" or path[-1] == "embedding"
+        # Positions that no training row reaches must stay beside those that training would move.
+        return path[0] == "blocks_0" or (path[-1] == "embedding" and path[0] != POSITIONS)
     if part.kind == "embeddings":
         return is_embedding(path)
     if part.kind == "graft":
