@@ -59,7 +59,7 @@ def _is_trained(part: TrainedPart, path: tuple[str, ...]) -> bool:
     if part.kind == "blocks":
         return path[0] == f"blocks_{part.first}"
     if part.kind == "program":
-        # Positions that no training row reaches must stay beside those that training would move.
+        # Not the table of positions: answers are as good without it, and less of the language moves.
         return path[0] == "blocks_0" or (path[-1] == "embedding" and path[0] != POSITIONS)
     if part.kind == "embeddings":
         return is_embedding(path)
