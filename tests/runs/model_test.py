@@ -21,6 +21,8 @@ from tracr_jax.data.retention import retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.load import load_lm
+from tracr_jax.measure import answers
+from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.runs import model, program, task_bridge
 from tracr_jax.tasks import kept
 from tracr_jax.tasks.registry import get_task
@@ -309,3 +311,15 @@ def test_the_result_weighs_more_by_its_role(room):
     result = weights.pop(program.result)
     assert weights
     np.testing.assert_allclose(result / np.array(list(weights.values())), 6.0)
+
+
+@pytest.mark.parametrize(("items", "models"), [(2, 1), (3, 2)])
+def test_the_untouched_model_answers_the_same_items_once(room, tmp_path, monkeypatch, items, models):
+    """Its scores are the run's own: of two items of each set, as the run asked; three are others."""
+    copy, asked = shutil.copytree(room[0] / "run", tmp_path / "run"), []
+    score = answers.score_model
+    monkeypatch.setattr(answers, "score_model", lambda *a, **k: asked.append(a[1]) or score(*a, **k))
+    again = evaluate_programs(tracr_jax.open(copy), items=items)
+    assert len(asked) == models
+    if items == 2:
+        assert again == read_json(copy / "evaluation.json")

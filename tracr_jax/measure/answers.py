@@ -57,6 +57,15 @@ def score_original(run: Injected, *, items: int | None = 300, progress: Progress
     )
 
 
+def known_scores(evaluation: Mapping[str, Any], samples: Mapping[str, Sequence[Item]]) -> ModelScores | None:
+    """What an earlier `evaluate` found of the untouched model; None where it asked other items of some set."""
+    sets = {name: evaluation["sets"].get(name, {}) for name in samples}
+    if any(sets[name].get("digest") != digest(sample) for name, sample in samples.items()):
+        return None
+    right = {name: [bit == "1" for bit in found["right"]["original"]] for name, found in sets.items()}
+    return ModelScores(right, evaluation["retention"]["original"])
+
+
 def _before(progress: Progress) -> Progress:
     return lambda line: progress(f"before, {line}")
 

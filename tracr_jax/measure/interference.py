@@ -13,8 +13,10 @@ for a run without alignment. Rows of earlier injections are those of the earlier
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tracr_jax import __version__
 from tracr_jax.data.samples import reported_samples
-from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, make_predictor
+from tracr_jax.files import read_json, reading
+from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, known_scores, make_predictor
 from tracr_jax.measure.stats import share
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.record import Record, first_history, mean_decoded, read_record
@@ -36,7 +38,8 @@ def evaluate_programs(
     Args:
       run: the model with all of its programs.
       items: of each set; None for all. By default what each program's own run measured.
-      original: `score_original` of as many items, where that is known already.
+      original: `score_original` of as many items, where that is known already. By default what the run's folder
+        says, where this version made it and its items are the same: the untouched model does not change.
       record: what the run began with, where it is known; by default as its folder says.
       progress: called with one line before each piece of work.
 
@@ -47,6 +50,7 @@ def evaluate_programs(
     def count(one: Injected) -> int | None:
         return one.program.config.eval_items if items == _OWN else items
 
+    original = original or _measured_before(run, items=count(run))
     evaluation = evaluate(run, items=count(run), original=original, progress=progress)
     if len(run.programs) > 1:
         assert run.folder
@@ -54,6 +58,17 @@ def evaluate_programs(
         assert record  # where there are several programs, it was read to find them
         evaluation["programs"] = extend_history(record.history, run, evaluation, items=count, progress=progress)
     return evaluation
+
+
+def _measured_before(run: Injected, *, items: int | None) -> ModelScores | None:
+    files = [run.folder / f"{name}.json" for name in ("evaluation", "run")] if run.folder else []
+    if not files or not all(path.exists() for path in files):
+        return None
+    with reading(files[0], "delete it: tracr-jax evaluate makes it again"):
+        evaluation, about = map(read_json, files)
+        if about.get("tracr_jax") != __version__:
+            return None
+        return known_scores(evaluation, reported_samples(run.program.task, items))
 
 
 def extend_history(
