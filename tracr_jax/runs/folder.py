@@ -86,7 +86,8 @@ def default_folder(config: RunConfig) -> Path:
     method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
     method = "" if config.part.kind == "graft" else f"-{method}"
     onto = f"-onto-{Path(config.onto).name}" if config.onto else ""
-    part = "" if config.train == "all" else f"-{config.train.replace(':', '')}"
+    usual = config.train in ("all", "program")  # a preset has one of them
+    part = "" if usual else f"-{config.train.replace(':', '')}"
     name = f"{_label(config.task, config.lm)}{method}{part}-seed{config.seed}{onto}"
     return Path("runs") / name.lower()
 

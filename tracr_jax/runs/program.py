@@ -38,7 +38,6 @@ from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.variables import VariableLayout, variable_layout
 from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import ResidualsFn
-from tracr_jax.trained import TrainedPart
 from tracr_jax.types import Adapter, Codes
 
 FILE, TEACHER, RESERVED = "program.json", "teacher.npz", "reserved.npz"
@@ -154,11 +153,6 @@ class Program:
             raise UserError(f"{self.name}: {self.config.task} is now the task {task.name}; give task=")
         return task
 
-    @property
-    def part(self) -> TrainedPart:
-        """What of the language model is trained."""
-        return self.config.part.of_program(self.top)
-
     @functools.cached_property
     def oracle(self) -> Oracle:
         """The program's own evaluator, for texts of any length; needs `task`."""
@@ -207,14 +201,13 @@ def make_program(
     """
     teacher, losses = bridge.teacher, config.losses
     result = teacher.variable(result).name
+    weights, times = dict(losses.variable_weights), {result: losses.result_weight}
     return Program(
         name=name,
         config=config,
         teacher=teacher,
         bridge=bridge,
-        layout=variable_layout(
-            teacher.variables, weights=dict(losses.variable_weights), times={result: losses.result_weight}
-        ),
+        layout=variable_layout(teacher.variables, weights=weights, times=times),
         result=result,
         length=length,
         examples=examples,
