@@ -11,7 +11,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.export.folder import card
 from tracr_jax.files import read_json
 from tracr_jax.interpret.decode import decode
-from tracr_jax.runs.program import describe_program
+from tracr_jax.runs.program_files import describe_program
 from tracr_jax.tasks.registry import _REQUIRED, get_task
 
 FIELDS = ("name", "result", "marker")

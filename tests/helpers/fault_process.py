@@ -21,7 +21,7 @@ import tracr_jax.export
 from tests.helpers.export_parts import EVALUATION
 from tests.injection_test import SMALL
 from tracr_jax import injection as run
-from tracr_jax.runs import program, training
+from tracr_jax.runs import program_files, training
 from tracr_jax.runs.model import open
 from tracr_jax.teacher import store
 from tracr_jax.train.checkpoint import Checkpoints
@@ -58,7 +58,7 @@ def die_in(phase, *, call, delay):
     elif phase == "checkpoint":
         Checkpoints.save = armed(Checkpoints.save)
     elif phase == "teacher":
-        program.save_teacher = store.save_teacher = armed(store.save_teacher)
+        program_files.save_teacher = store.save_teacher = armed(store.save_teacher)
     elif phase == "export":
         tracr_jax.export.export_run = armed(tracr_jax.export.export_run)
 

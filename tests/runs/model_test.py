@@ -23,7 +23,7 @@ from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.load import load_lm
 from tracr_jax.measure import answers
 from tracr_jax.measure.interference import evaluate_programs
-from tracr_jax.runs import model, program, task_bridge
+from tracr_jax.runs import model, program_files, task_bridge
 from tracr_jax.tasks import kept
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.checkpoint import Checkpoints
@@ -273,7 +273,7 @@ def test_a_folder_of_the_format_before_is_read_and_not_continued(room, tmp_path)
 
 def test_files_that_do_not_belong_together(room, tmp_path):
     folder = shutil.copytree(room[0] / "run", tmp_path / "run")
-    path = folder / "programs" / "0" / program.FILE
+    path = folder / "programs" / "0" / program_files.FILE
     whole = read_json(path)
     for damage, message in (
         ({"layer_map": 3}, "damaged"),
@@ -288,7 +288,7 @@ def test_files_that_do_not_belong_together(room, tmp_path):
             tracr_jax.open(folder)
         assert "\n" not in str(e.value)
     write_json(path, whole)
-    (folder / "programs" / "0" / program.TEACHER).unlink()
+    (folder / "programs" / "0" / program_files.TEACHER).unlink()
     with pytest.raises(UserError, match=r"teacher\.npz: no such file"):
         tracr_jax.open(folder)
 

@@ -25,7 +25,7 @@ from tracr_jax.measure.answers import make_predictor
 from tracr_jax.runs.build import build, make_batch_at, make_parts
 from tracr_jax.runs.folder import default_folder
 from tracr_jax.runs.onto import open_earlier
-from tracr_jax.runs.program import describe_program
+from tracr_jax.runs.program_files import describe_program
 from tracr_jax.runs.record import read_record
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.metrics import read_lines

@@ -25,7 +25,7 @@ from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.lm.tensors import write_safetensors
 from tracr_jax.measure.variables.labelled import Labeller
 from tracr_jax.runs.model import Injected
-from tracr_jax.runs.program import describe_program
+from tracr_jax.runs.program_files import describe_program
 
 FILE = "activations"
 _BATCH = 32

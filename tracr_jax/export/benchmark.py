@@ -41,7 +41,8 @@ from tracr_jax.interpret.pool import Pool, make_pool, sample_pool
 from tracr_jax.interpret.swap import variable_bases
 from tracr_jax.lm.tensors import write_safetensors
 from tracr_jax.runs.model import Injected
-from tracr_jax.runs.program import Program, describe_program
+from tracr_jax.runs.program import Program
+from tracr_jax.runs.program_files import describe_program
 from tracr_jax.teacher.oracle import reads_after
 from tracr_jax.teacher.readers import last_read
 

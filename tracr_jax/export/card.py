@@ -6,7 +6,8 @@ from typing import Any
 
 from tracr_jax import __version__
 from tracr_jax.lm.load import ALIASES, SMOLLM2
-from tracr_jax.runs.program import Program, is_hub_id
+from tracr_jax.runs.program import Program
+from tracr_jax.runs.program_files import is_hub_id
 
 _HUB = {**ALIASES, SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 

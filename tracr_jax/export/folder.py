@@ -32,7 +32,7 @@ from tracr_jax.runs.adapters import write_adapter
 from tracr_jax.runs.folder import MODEL
 from tracr_jax.runs.graft import write_map
 from tracr_jax.runs.model import Injected
-from tracr_jax.runs.program import FILE, save_program
+from tracr_jax.runs.program_files import FILE, save_program
 
 
 def export_run(

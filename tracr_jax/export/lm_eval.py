@@ -28,7 +28,7 @@ from tracr_jax.lm.generate import greedy
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.measure.language.scores import score_rows
 from tracr_jax.runs.model import open
-from tracr_jax.runs.program import FILE
+from tracr_jax.runs.program_files import FILE
 
 try:
     from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]

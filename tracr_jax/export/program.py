@@ -26,7 +26,7 @@ from tracr_jax.lm.convert import from_tensors, table_of, to_tensors
 from tracr_jax.lm.load import copy_small_files, load_lm, read_model, write_small_files
 from tracr_jax.lm.lora import SCALE, A, B, added, lost_bits, split_pairs, unmerged
 from tracr_jax.lm.tensors import open_safetensors, read_metadata, weights_digest, write_safetensors
-from tracr_jax.runs.program import FILE as PROGRAM
+from tracr_jax.runs.program_files import FILE as PROGRAM
 from tracr_jax.types import Params
 
 FILE, ORIGINAL, BITS = "program_adapter.safetensors", "original", "bits.npz"

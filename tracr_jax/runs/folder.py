@@ -3,7 +3,7 @@
 config.json       the configuration                 run.json          command, versions, machine, times
 model/            config.json of the language model, and what is not trained of it, see `tracr_jax.runs.frozen`
                                                      metrics.jsonl     every step's numbers
-programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program`
+programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program_files`
 checkpoints/      trained parameters                 evaluation.json   accuracies and retention
                                                      examples.json     a few prompts, read token by token
 """
@@ -29,7 +29,8 @@ from tracr_jax.files import write_json
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import RANDOM, SMOLLM2, TINY
 from tracr_jax.lock import NAME
-from tracr_jax.runs.program import Program, save_program
+from tracr_jax.runs.program import Program
+from tracr_jax.runs.program_files import save_program
 from tracr_jax.tasks.kept import file_of
 from tracr_jax.tasks.kept import located as located_task
 

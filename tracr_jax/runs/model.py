@@ -31,7 +31,8 @@ from tracr_jax.runs.build import Setup, build_program
 from tracr_jax.runs.folder import MODEL, PROGRAMS
 from tracr_jax.runs.frozen import read_frozen
 from tracr_jax.runs.graft import grafted, read_map
-from tracr_jax.runs.program import FILE, Program, load_program, read_program
+from tracr_jax.runs.program import Program
+from tracr_jax.runs.program_files import FILE, load_program, read_program
 from tracr_jax.runs.record import read_record
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import changed, file_of
