@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import chex
 import pytest
@@ -19,15 +20,16 @@ from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
 from tracr_jax.measure.answers import evaluate
 from tracr_jax.presets import preset
 from tracr_jax.report.load import load_runs
-from tracr_jax.runs.build import check_result_rank
+from tracr_jax.runs.build import build, check_result_rank
 from tracr_jax.runs.folder import default_folder
 from tracr_jax.train.metrics import read_lines
 
+TEXT = Path(__file__).parent / "helpers" / "files" / "wikitext2_head.txt"  # the bundled text takes seconds
 SMALL = RunConfig(
     steps=4,
     eval_items=4,
     checkpoint_every=2,
-    data=DataConfig(batch=2, text_batch=1, text_length=8),
+    data=DataConfig(batch=2, text_batch=1, text_length=8, text=str(TEXT)),
     optim=OptimConfig(warmup_steps=0),
 )
 
@@ -127,8 +129,9 @@ def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
     words = (*TASK_WORDS, *(f" {n}" for n in range(10, 41)))
     lm = write_random_gpt2(tmp_path / "lm", num_blocks=14, width=32, heads=2, words=words)
     said = []
-    config = dataclasses.replace(preset("paper", task="count"), steps=1, eval_items=1)
-    inject("count", lm=lm, config=config, folder=tmp_path / "run", progress=False, say=said.append)
+    config = preset("paper", task="count")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, text=str(TEXT)))
+    build(config, task="count", lm=lm, say=said.append)
     (line,) = (line for line in said if line.startswith("warning: bridge:"))
     assert "first mismatch" in line
     assert "the answer's token is" in line
@@ -285,6 +288,15 @@ def test_default_folder_names_task_model_method_and_seed():
         == "runs/b-task-gpt-variable-seed0"
     )
     assert str(default_folder(preset(task="my.py"))) == "runs/my-tiny-variable-seed0"
+
+
+@pytest.mark.parametrize("task", ["dyck", "count"])  # whose presets train the program's blocks, and all
+def test_default_folder_names_what_is_trained_where_the_preset_trains_something_else(task):
+    usual = preset(task=task)
+    parts = ("all", "program", "lora:4")
+    found = {part: default_folder(dataclasses.replace(usual, train=part)).name for part in parts}
+    assert found.pop(usual.train) == f"{task}-tiny-variable-seed0"
+    assert found == {part: f"{task}-tiny-variable-{part.replace(':', '')}-seed0" for part in found}
 
 
 def test_public_names_resolve_and_stay_functions():

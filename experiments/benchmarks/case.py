@@ -170,7 +170,7 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
     options: dict[str, Any] = {
         "config": losses, "shape": shape, "layout": variable_layout(teacher.variables)
     }  # fmt: skip
-    part, base = trained_part(case.train), None
+    part, base = trained_part(case.train).of_program(teacher.num_layers), None
     if part.kind == "all":
         theta, original = params or (random_params(model, seed=0), random_params(model, seed=1))
     else:

@@ -77,7 +77,7 @@ def race(config: "RunConfig", folder: Path, *, every: int, budget: float, items:
                 )  # fmt: skip
                 jax.block_until_ready(state)
                 clock, processor = time.perf_counter() - clock, time.process_time() - processor
-            found = score_model(run, whole(config.part, state.params.lm, frozen.base), samples)
+            found = score_model(run, whole(setup.program.part, state.params.lm, frozen.base), samples)
             at = {"step": int(state.step), "seconds": spent["seconds"] + clock}
             at |= {"processor": spent["processor"] + processor, "perplexity": found.perplexity / before}
             curve.append(at | {name: sum(right) / len(right) for name, right in found.right.items()})
@@ -102,18 +102,26 @@ def _rows(config: "RunConfig") -> int:
 
 
 def step_flops(setup: "Setup") -> float:
-    """Operations of the model's matrix products in one step: three passes' worth with gradients, one for θ₀.
+    """Operations of the model's matrix products in one step: forward, both gradients, and θ₀'s forward.
 
-    Rows of exchange training run twice, clean and exchanged. Teacher, losses and optimiser are not counted.
+    The weights' gradient counts as the share of the parameters that are trained. Rows of exchange training run
+    twice, clean and exchanged. Teacher, losses and optimiser are not counted.
     """
+    import jax
+    from optax.tree_utils import tree_size
+
     from experiments.benchmarks.case import forward_flops
+    from tracr_jax.train.trainable import in_stacks, split
 
     config, model = setup.config, setup.lm.model
     rows = _rows(config) * (2 if config.losses.alignment == "exchange" else 1)
     task = forward_flops(model, rows=rows, length=setup.program.length, logits=setup.shape.max_answers)
     length = config.data.text_length
     text = forward_flops(model, rows=config.data.text_batch, length=length, logits=length)
-    return 3.0 * (task + text) + text
+    part, params = setup.program.part, setup.lm.params
+    trained = split(part, in_stacks(part, params), key=jax.random.key(0))[0]
+    share = min(1.0, tree_size(trained) / tree_size(params))
+    return (2.0 + share) * (task + text) + text
 
 
 def row(method: str, runs: list[dict[str, Any]]) -> dict[str, Any]:

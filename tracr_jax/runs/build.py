@@ -149,7 +149,7 @@ def make_parts(
       lm_params: initial parameters of the model, if not the original model's.
     """
     newest, mesh = setups[-1], mesh or M.make_mesh()
-    config, part = newest.config, newest.config.part.of_program(newest.program.top)
+    config, part = newest.config, newest.program.part
     optimizer = make_optimizer(config.optim, steps=config.steps)
     original = M.put_params(in_stacks(part, newest.lm.params), mesh)
     theta = original if lm_params is None else M.put_params(in_stacks(part, lm_params), mesh)

@@ -29,6 +29,7 @@ from tracr_jax.files import write_json
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import RANDOM, SMOLLM2, TINY
 from tracr_jax.lock import NAME
+from tracr_jax.presets import preset
 from tracr_jax.runs.program import Program
 from tracr_jax.runs.program_files import save_program
 from tracr_jax.tasks.kept import file_of
@@ -83,13 +84,18 @@ def located(config: RunConfig) -> RunConfig:
 
 
 def default_folder(config: RunConfig) -> Path:
-    """runs/TASK-LM-METHOD-seedN, TASK of a file FILE-NAME; with what is trained, and with -onto-RUN, if any."""
+    """runs/TASK-LM-METHOD-seedN, TASK of a file FILE-NAME; with -onto-RUN, if any.
+
+    METHOD is followed by what is trained where the method's preset trains something else; a graft names only that.
+    """
     method = config.losses.alignment if config.losses.alignment != "none" else "finetune"
-    method = "" if config.part.kind == "graft" else f"-{method}"
+    part = config.train.replace(":", "")
+    if config.part.kind == "graft":
+        method = part
+    elif config.train != preset(method, task=config.task, lm=config.lm).train:
+        method += f"-{part}"
     onto = f"-onto-{Path(config.onto).name}" if config.onto else ""
-    usual = config.train in ("all", "program")  # a preset has one of them
-    part = "" if usual else f"-{config.train.replace(':', '')}"
-    name = f"{_label(config.task, config.lm)}{method}{part}-seed{config.seed}{onto}"
+    name = f"{_label(config.task, config.lm)}-{method}-seed{config.seed}{onto}"
     return Path("runs") / name.lower()
 
 

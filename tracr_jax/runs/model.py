@@ -284,7 +284,7 @@ def restore(
     def shape(*size: int) -> Any:
         return jax.ShapeDtypeStruct(size, jnp.float32, sharding=here)
 
-    part, key = programs[-1].config.part.of_program(programs[-1].top), jax.random.key(0)
+    part, key = programs[-1].part, jax.random.key(0)
     theta = jax.eval_shape(lambda: split(part, in_stacks(part, model.init(key)), key=key))[0]
     theta = jax.tree.map(lambda x: shape(*x.shape), theta)
 

@@ -23,6 +23,7 @@ from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.variables import VariableLayout, variable_layout
 from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import ResidualsFn
+from tracr_jax.trained import TrainedPart
 from tracr_jax.types import Adapter, Codes
 
 EXAMPLES = 3  # of the test set, kept with the program
@@ -93,6 +94,11 @@ class Program:
     def top(self) -> int:
         """The last of `states`: the block that reads it is the first that may compute the answer."""
         return self.layers.top(self.depth)
+
+    @property
+    def part(self) -> TrainedPart:
+        """What of the model its run trains; "program" with the number of the last block."""
+        return self.config.part.of_program(self.top)
 
     @property
     def trainable(self) -> Adapter | Codes | None:

@@ -104,7 +104,7 @@ def train(
             )
     times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": time.time() - trained}
     params, base = gather(state.params, mesh), gather(frozen.base, mesh)
-    return Trained(params._replace(lm=whole(config.part, params.lm, base)), before, times)
+    return Trained(params._replace(lm=whole(setups[-1].program.part, params.lm, base)), before, times)
 
 
 def _compile(
