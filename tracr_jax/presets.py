@@ -164,7 +164,8 @@ TINY = {
             _TINY_LOSSES,
             retention_weight=0.1,
             retention_growth=8.0,
-            variable_weights=(("final_result", 4.0), ("unfiltered_result", 2.0)),
+            result_weight=4.0,
+            variable_weights=(("unfiltered_result", 2.0),),
         ),
         # Few rows and many steps: five minutes are then used best (experiments/diary.md). All rows are asked: rows
         # only aligned are a pass of their own, which here costs as much as asking them and compiles longer.
@@ -205,6 +206,7 @@ TINY_FULL = {
         eval_items=300,
         losses=dataclasses.replace(
             _TINY_LOSSES,
+            result_weight=4.0,
             # What the program looks up last in a long string is rare: most are never overdrawn.
             variable_weights=(
                 *TINY["dyck"].losses.variable_weights,
