@@ -75,6 +75,7 @@ def evaluate(
     *,
     items: int | None = 300,
     original: ModelScores | None = None,
+    earlier: Mapping[str, Any] | None = None,
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Accuracy on every set, decode accuracy per variable, retention: the content of evaluation.json.
@@ -83,12 +84,14 @@ def evaluate(
       run: the model with the program.
       items: at most this many items of each set (its first ones: a fixed sample); None for all.
       original: `score_original` of as many items, where that is known already.
+      earlier: what this returned before, from which they are taken if its items are the same.
       progress: called with one line before each piece of work.
 
     Raises:
       UserError: `items` is less than one.
     """
     samples, chosen = reported_samples(run.program.task, items), run.program.task.eval_sets()
+    original = original or (known_scores(earlier, samples) if earlier else None)
     original = original or score_model(run, run.original.params, samples, progress=_before(progress))
     injected = score_model(run, run.params, samples, progress=progress)
     progress("KL to the original")

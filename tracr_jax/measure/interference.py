@@ -16,7 +16,7 @@ from typing import Any
 from tracr_jax import __version__
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.files import read_json, reading
-from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, known_scores, make_predictor
+from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, make_predictor
 from tracr_jax.measure.stats import share
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.record import Record, first_history, mean_decoded, read_record
@@ -50,8 +50,8 @@ def evaluate_programs(
     def count(one: Injected) -> int | None:
         return one.program.config.eval_items if items == _OWN else items
 
-    original = original or _measured_before(run, items=count(run))
-    evaluation = evaluate(run, items=count(run), original=original, progress=progress)
+    earlier = None if original else _measured_before(run)
+    evaluation = evaluate(run, items=count(run), original=original, earlier=earlier, progress=progress)
     if len(run.programs) > 1:
         assert run.folder
         record = record or read_record(run.folder)
@@ -60,15 +60,13 @@ def evaluate_programs(
     return evaluation
 
 
-def _measured_before(run: Injected, *, items: int | None) -> ModelScores | None:
+def _measured_before(run: Injected) -> dict[str, Any] | None:
     files = [run.folder / f"{name}.json" for name in ("evaluation", "run")] if run.folder else []
     if not files or not all(path.exists() for path in files):
         return None
     with reading(files[0], "delete it: tracr-jax evaluate makes it again"):
         evaluation, about = map(read_json, files)
-        if about.get("tracr_jax") != __version__:
-            return None
-        return known_scores(evaluation, reported_samples(run.program.task, items))
+        return evaluation if about.get("tracr_jax") == __version__ else None
 
 
 def extend_history(
