@@ -17,8 +17,23 @@ def test_round_trip(method, lm):
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
-def test_variable_weights_round_trip():
-    config = C.RunConfig(losses=C.LossConfig(variable_weights=(("final_result", 4.0),)))
+@pytest.mark.parametrize(
+    ("layers", "states"),
+    [
+        (C.LayerMap(), (0, 1, 2, 3)),
+        (C.LayerMap(2, 2), (2, 4, 6, 8)),
+        (C.LayerMap(2, 1, (4,)), (2, 6, 7, 8)),
+        (C.LayerMap(0, 2, (1, 3)), (0, 1, 4, 6)),
+        (C.LayerMap(1, 1, (1, 2, 3, 4)), (1, 2, 4, 7)),  # of more layers than the program has
+    ],
+)
+def test_states_of_the_programs_layers(layers, states):
+    assert layers.states(3) == states
+    assert layers.top(3) == states[-1]
+
+
+def test_tuples_round_trip():
+    config = C.RunConfig(losses=C.LossConfig(variable_weights=(("final_result", 4.0),)), layer_blocks=(3, 1))
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -26,6 +41,7 @@ def test_variable_weights_round_trip():
     ("kind", "values", "message"),
     [
         (C.RunConfig, {"steps": 0}, "steps must be at least 1, got 0"),
+        (C.RunConfig, {"layer_blocks": (2, 0)}, "layer_blocks must be at least 1 each"),
         (C.DataConfig, {"batch": 0}, "batch must be at least 1"),
         (C.DataConfig, {"text_length": 1}, "text_length must be at least 2"),
         (C.OptimConfig, {"learning_rate": 0.0}, "learning_rate must be positive"),
@@ -46,6 +62,8 @@ def test_nonsense_is_refused(kind, values, message):
         ({"stepz": 3}, "no field 'stepz'"),
         ({"steps": "many"}, "steps: expected int"),
         ({"steps": True}, "steps: expected int"),
+        ({"layer_blocks": [2.0]}, "layer_blocks: expected whole numbers"),
+        ({"layer_blocks": 2}, "layer_blocks: expected whole numbers"),
         ({"losses": 3}, "LossConfig must be an object"),
         ({"losses": {"hook": 1}}, "hook: expected bool"),
         ({"losses": {"roll_share": 0.5}}, "roll_share 0.5: this version no longer has that option"),

@@ -5,6 +5,7 @@ positions) is checked in `tracr_jax.runs.build`, before anything is written.
 """
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from tracr_jax.errors import UserError
@@ -18,18 +19,23 @@ def require(condition: bool, message: str) -> None:
 
 
 class LayerMap(NamedTuple):
-    """Teacher layer l is read from the LM's hidden state offset + stride · l; (0, 1) is the paper's."""
+    """The LM's hidden states that the teacher's layers are read from: layer 0 from `offset` (the paper: 0).
+
+    Layer l has blocks[l - 1] blocks of the model, and `stride` where `blocks` ends before it (the paper: 1 each).
+    """
 
     offset: int = 0
     stride: int = 1
+    blocks: tuple[int, ...] = ()
 
     def states(self, depth: int) -> tuple[int, ...]:
         """The hidden states of r_0..r_L, for a teacher of L = `depth` layers."""
-        return tuple(self.offset + self.stride * layer for layer in range(depth + 1))
+        counts = (*self.blocks, *(self.stride,) * depth)[:depth]
+        return tuple(accumulate(counts, initial=self.offset))
 
     def top(self, depth: int) -> int:
         """The hidden state of r_L."""
-        return self.offset + self.stride * depth
+        return self.states(depth)[-1]
 
 
 @dataclass(frozen=True)
@@ -267,9 +273,11 @@ class RunConfig:
     """Device mesh: "data=4,fsdp=2" shards each batch over 4 x 2 devices and weights and optimiser state over 2
     (experiments/scaling.md). Empty: one device."""
     layer_offset: int = 0
-    """Teacher layer l is read from the model's state layer_offset + layer_stride · l (the paper: 0 + 1 · l)."""
+    """The model's state that the program's layer 0 is read from (the paper: 0)."""
     layer_stride: int = 1
-    """See layer_offset: blocks of the model per layer of the program."""
+    """Blocks of the model for each further layer of the program (the paper: 1)."""
+    layer_blocks: tuple[int, ...] = ()
+    """Blocks of the model for the program's layers 1, 2, … in turn; layers without one have layer_stride."""
     losses: LossConfig = field(default_factory=LossConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -280,6 +288,8 @@ class RunConfig:
         for name in ("steps", "accumulate", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")
+        blocks = self.layer_blocks
+        require(min(blocks, default=1) >= 1, f"layer_blocks must be at least 1 each, got {blocks}")
         if self.losses.alignment == "exchange":
             _check_exchange(self)
         _check_train(self)
@@ -287,7 +297,7 @@ class RunConfig:
     @property
     def layers(self) -> LayerMap:
         """The hidden states with which the teacher's layers are aligned."""
-        return LayerMap(self.layer_offset, self.layer_stride)
+        return LayerMap(self.layer_offset, self.layer_stride, self.layer_blocks)
 
     @property
     def part(self) -> TrainedPart:

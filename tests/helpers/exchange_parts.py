@@ -17,7 +17,7 @@ from tracr_jax.types import Codes
 
 WIDTH, BLOCKS = 64, 10
 LAYERS = 6  # of the small program's teacher
-LAYER_MAP = LayerMap(1, 1)
+LAYER_MAP = LayerMap(1, 1, (2,))
 STATES = LAYER_MAP.states(LAYERS)
 
 

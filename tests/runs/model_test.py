@@ -16,7 +16,7 @@ from rich.console import Console
 import tracr_jax
 from tests.helpers.programs_parts import LIMITS, SMALL, TASKS, model_and_tasks, write_tasks
 from tracr_jax import cli
-from tracr_jax.config import LossConfig
+from tracr_jax.config import LayerMap, LossConfig
 from tracr_jax.data.retention import retention_text
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
@@ -73,7 +73,7 @@ def same(a, b, *parts):
 def test_a_run_folder_is_all_that_decoding_takes(room, alone, capsys):
     run = tracr_jax.open(alone)
     same(tracr_jax.decode(run, SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
-    assert run.program.layers == (0, 1)
+    assert run.program.layers == LayerMap(0, 1)
     cli.main(["decode", str(alone), SHORT.replace("\n", "\\n")])
     cli.main(["decode", str(alone)])
     shown = capsys.readouterr().out
@@ -276,7 +276,7 @@ def test_files_that_do_not_belong_together(room, tmp_path):
     path = folder / "programs" / "0" / program_files.FILE
     whole = read_json(path)
     for damage, message in (
-        ({"layer_map": 3}, "damaged"),
+        ({"states": [0, 2]}, "damaged"),
         ({"bridge": whole["bridge"] | {"fill": "none"}}, "damaged"),
         ({"bridge": whole["bridge"] | {"longest_item": 999}}, "damaged"),
         ({"bridge": whole["bridge"] | {"tokens": [{"id": 10**6, "value": "x"}]}}, "damaged"),

@@ -28,13 +28,12 @@ from safetensors.numpy import load_file
 
 adapter = load_file("adapter.safetensors")
 program = json.loads(pathlib.Path("program.json").read_text(encoding="utf-8"))
-offset, stride = program["layer_map"]
 decoded = {{}}
 for v in program["variables"]:
     if not v["layers"]:  # the adapter does not read it
         continue
     layer = v["layers"][-1]  # any of these, 0..L
-    reading = hidden[offset + stride * layer] @ adapter["weight"].T + adapter["bias"]  # [S, D]
+    reading = hidden[program["states"][layer]] @ adapter["weight"].T + adapter["bias"]  # [S, D]
     coordinates = reading[:, v["directions"]]
     decoded[v["name"]] = [v["values"][k] for k in coordinates.argmax(-1)] if v["values"] else coordinates[:, 0]
 print(decoded[{result}])  # the program's result at each token

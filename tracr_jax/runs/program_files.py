@@ -40,8 +40,8 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
     "variables": name, kind, "directions" (rows of the adapter), "values" beside them ([] for a numerical
     variable), "writer_layer" (the first hidden state that holds it), "layers" (those at which the adapter reads
     it: none of a variable without reserved directions). "layers" of the program is L; layer l is read from hidden
-    state offset + stride * l of "layer_map". "bridge": the form of a prompt with its answer, and which
-    tokens of the language model the program knows; every other token is "fill" to it. "run": the configuration.
+    state "states"[l]. "bridge": the form of a prompt with its answer, and which tokens of the language model the
+    program knows; every other token is "fill" to it. "run": the configuration.
 
     Args:
       program: what is described.
@@ -59,7 +59,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
         "task": program.name,
         "result": program.result,
         "layers": teacher.num_layers,
-        "layer_map": list(program.layers),
+        "states": list(program.states),
         "directions": teacher.width,
         "width": width,
         "aligned": program.aligned,
@@ -131,8 +131,11 @@ def load_program(folder: str | Path) -> Program:
         if not 0 < length <= teacher.max_seq_len or not examples or min(mapped, default=0) < 0:
             raise ValueError(f"longest_item {length}, {len(examples)} examples, a token {min(mapped, default=0)}")
         config = from_dict(content["run"])
-        if list(config.layers) != content["layer_map"]:
-            raise ValueError(f"layer_map {content['layer_map']}, of its run {list(config.layers)}")
+        states = list(config.layers.states(teacher.num_layers))
+        if (
+            content.get("states", states) != states
+        ):  # the version before wrote offset and stride, as the run has them
+            raise ValueError(f"states {content['states']}, of its run {states}")
         at = Path(folder) / RESERVED
         reserved = load_reserved(at, teacher) if at.exists() else None
         marker = teacher.vocab.get(_hashable(form.get("marker")), -1)

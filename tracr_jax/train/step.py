@@ -72,7 +72,9 @@ class StepShape(NamedTuple):
 
     def aligned(self, hidden: Hidden) -> Float[Array, "L1 B S d"]:
         """The hidden states that r_0..r_L are read from."""
-        return hidden[self.layers.offset : self.top + 1 : self.layers.stride]
+        if not self.layers.blocks:  # a slice is no copy
+            return hidden[self.layers.offset : self.top + 1 : self.layers.stride]
+        return hidden[np.array(self.layers.states(self.depth))]
 
 
 def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
