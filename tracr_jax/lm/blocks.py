@@ -72,7 +72,13 @@ def run_blocks(
     if scan:
         stacks = _stacks(params or {}, num_blocks)
         for start, stop, name in stacks:
-            scanned = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=stop - start)
+            scanned = nn.scan(
+                body,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=stop - start,
+                check_constancy_invariants=False,  # a second trace, of what no block gives out
+            )
             part = (
                 cache if stop - start == num_blocks else jax.tree.map(lambda x, s=slice(start, stop): x[s], cache)
             )
