@@ -35,6 +35,8 @@ def options() -> argparse.Namespace:
     p.add_argument("--rows", type=int, default=16, help="rows of a step, each of which runs clean and exchanged")
     p.add_argument("--offset", type=int, default=2)
     p.add_argument("--stride", type=int, default=2)
+    p.add_argument("--blocks", type=int, nargs="*", default=[], help="`RunConfig.layer_blocks`")
+    p.add_argument("--train", default="all", help="what of the model is trained")
     p.add_argument("--varied", action="store_true", help="several wordings and more kinds of inputs")
     p.add_argument(
         "--other-words", type=float, default=0.0, help="share of rows with words that are not read replaced"
@@ -64,6 +66,8 @@ def configure(o: argparse.Namespace):
         checkpoint_every=o.checkpoint_every,
         layer_offset=o.offset,
         layer_stride=o.stride,
+        layer_blocks=tuple(o.blocks),
+        train=o.train,
         exchange=ExchangeConfig(**{f.name: getattr(o, f.name) for f in dataclasses.fields(ExchangeConfig)}),
         data=dataclasses.replace(
             config.data,

@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import interpret_parts as P
 from tests.helpers.exchange_run import CONFIG, small_exchange_run
 from tracr_jax.config import ExchangeConfig, LossConfig
-from tracr_jax.config_file import from_dict, to_dict
+from tracr_jax.config_file import RUN_FORMAT, from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.explore.session import Change, Explorer
 from tracr_jax.export import export_run
@@ -241,26 +241,10 @@ def test_configurations_that_cannot_be_are_refused():
 
 
 def test_the_preset_is_the_run_that_was_measured():
-    """`tracr-jax inject dyck --preset exchange`, from the options that its record holds."""
-    options = read_json(ROOT / "experiments" / "exchange" / "tiny_retention_sigma1.json")["options"]
-    config = preset("exchange", task="dyck", lm="tiny")
-    for f in dataclasses.fields(ExchangeConfig):
-        assert getattr(config.exchange, f.name) == options[f.name], f.name
-    assert options["rows"] == config.data.batch + config.data.domain_items
-    assert options["rows"] == 2 * config.data.batch
-    measured = {
-        "steps": config.steps,
-        "seed": config.seed,
-        "offset": config.layer_offset,
-        "stride": config.layer_stride,
-        "optimizer": config.optim.kind,
-        "lr": config.optim.learning_rate,
-        "adapter_lr": config.optim.adapter_learning_rate,
-        "retention": config.losses.retention_weight,
-        "text_batch": config.data.text_batch,
-    }
-    assert measured == {name: options[name] for name in measured}
-    assert config.losses.retention_growth == 8.0  # as the script has it
+    """`tracr-jax inject dyck --preset exchange`, whose record holds its configuration."""
+    measured = read_json(ROOT / "experiments" / "main_job_tiny_exchange.json")["config"]
+    assert measured.pop("format") == RUN_FORMAT
+    assert preset("exchange", task="dyck", lm="tiny") == from_dict(measured)
 
 
 @pytest.mark.parametrize("task", ["dyck", "int_sum", "count"])
