@@ -323,3 +323,13 @@ def test_the_untouched_model_answers_the_same_items_once(room, tmp_path, monkeyp
     assert len(asked) == models
     if items == 2:
         assert again == read_json(copy / "evaluation.json")
+
+
+@pytest.mark.parametrize("damage", [[], {"sets": 3}, {"retention": {}}])
+def test_a_damaged_evaluation_is_one_line_that_says_what_to_do(room, tmp_path, damage):
+    copy = shutil.copytree(room[0] / "run", tmp_path / "run")
+    path = copy / "evaluation.json"
+    write_json(path, read_json(path) | damage if damage else damage)
+    with pytest.raises(UserError, match=r"evaluation\.json: damaged .*; delete it: tracr-jax evaluate") as e:
+        evaluate_programs(tracr_jax.open(copy), items=2)
+    assert "\n" not in str(e.value)

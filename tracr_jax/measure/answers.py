@@ -74,8 +74,8 @@ def evaluate(
     run: Injected,
     *,
     items: int | None = 300,
+    samples: Mapping[str, Sequence[Item]] | None = None,
     original: ModelScores | None = None,
-    earlier: Mapping[str, Any] | None = None,
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Accuracy on every set, decode accuracy per variable, retention: the content of evaluation.json.
@@ -83,15 +83,15 @@ def evaluate(
     Args:
       run: the model with the program.
       items: at most this many items of each set (its first ones: a fixed sample); None for all.
+      samples: `reported_samples` of as many items, where they are drawn already.
       original: `score_original` of as many items, where that is known already.
-      earlier: what this returned before, from which they are taken if its items are the same.
       progress: called with one line before each piece of work.
 
     Raises:
       UserError: `items` is less than one.
     """
-    samples, chosen = reported_samples(run.program.task, items), run.program.task.eval_sets()
-    original = original or (known_scores(earlier, samples) if earlier else None)
+    task = run.program.task
+    samples, chosen = samples or reported_samples(task, items), task.eval_sets()
     original = original or score_model(run, run.original.params, samples, progress=_before(progress))
     injected = score_model(run, run.params, samples, progress=progress)
     progress("KL to the original")

@@ -10,16 +10,17 @@ The interference matrix of a run with several programs is evaluation.json's "pro
 for a run without alignment. Rows of earlier injections are those of the earlier runs, measured on the same items.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tracr_jax import __version__
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.files import read_json, reading
-from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, make_predictor
+from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, known_scores, make_predictor
 from tracr_jax.measure.stats import share
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.record import Record, first_history, mean_decoded, read_record
+from tracr_jax.tasks.base import Item
 
 Progress = Callable[[str], None]
 _OWN = -1  # as many items as the configuration of each program's run says
@@ -50,8 +51,9 @@ def evaluate_programs(
     def count(one: Injected) -> int | None:
         return one.program.config.eval_items if items == _OWN else items
 
-    earlier = None if original else _measured_before(run)
-    evaluation = evaluate(run, items=count(run), original=original, earlier=earlier, progress=progress)
+    samples = reported_samples(run.program.task, count(run))
+    original = original or _measured_before(run, samples)
+    evaluation = evaluate(run, items=count(run), samples=samples, original=original, progress=progress)
     if len(run.programs) > 1:
         assert run.folder
         record = record or read_record(run.folder)
@@ -60,13 +62,13 @@ def evaluate_programs(
     return evaluation
 
 
-def _measured_before(run: Injected) -> dict[str, Any] | None:
+def _measured_before(run: Injected, samples: Mapping[str, Sequence[Item]]) -> ModelScores | None:
     files = [run.folder / f"{name}.json" for name in ("evaluation", "run")] if run.folder else []
     if not files or not all(path.exists() for path in files):
         return None
     with reading(files[0], "delete it: tracr-jax evaluate makes it again"):
         evaluation, about = map(read_json, files)
-        return evaluation if about.get("tracr_jax") == __version__ else None
+        return known_scores(evaluation, samples) if about.get("tracr_jax") == __version__ else None
 
 
 def extend_history(
