@@ -277,6 +277,9 @@ def test_files_that_do_not_belong_together(room, tmp_path):
     whole = read_json(path)
     for damage, message in (
         ({"states": [0, 2]}, "damaged"),
+        ({"states": None}, "damaged"),
+        ({"states": None, "layer_map": 3}, "damaged"),
+        ({"states": None, "layer_map": [0, 2]}, "damaged"),
         ({"bridge": whole["bridge"] | {"fill": "none"}}, "damaged"),
         ({"bridge": whole["bridge"] | {"longest_item": 999}}, "damaged"),
         ({"bridge": whole["bridge"] | {"tokens": [{"id": 10**6, "value": "x"}]}}, "damaged"),
@@ -287,6 +290,8 @@ def test_files_that_do_not_belong_together(room, tmp_path):
         with pytest.raises(UserError, match=message) as e:
             tracr_jax.open(folder)
         assert "\n" not in str(e.value)
+    write_json(path, whole | {"states": None, "layer_map": [0, 1]})  # as the version before said it
+    assert tracr_jax.open(folder).program.states == tuple(whole["states"])
     write_json(path, whole)
     (folder / "programs" / "0" / program_files.TEACHER).unlink()
     with pytest.raises(UserError, match=r"teacher\.npz: no such file"):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tracr_jax import __version__
-from tracr_jax.config import RunConfig
+from tracr_jax.config import LayerMap, RunConfig
 from tracr_jax.config_file import from_dict, to_dict
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
@@ -131,11 +131,11 @@ def load_program(folder: str | Path) -> Program:
         if not 0 < length <= teacher.max_seq_len or not examples or min(mapped, default=0) < 0:
             raise ValueError(f"longest_item {length}, {len(examples)} examples, a token {min(mapped, default=0)}")
         config = from_dict(content["run"])
-        states = list(config.layers.states(teacher.num_layers))
-        if (
-            content.get("states", states) != states
-        ):  # the version before wrote offset and stride, as the run has them
-            raise ValueError(f"states {content['states']}, of its run {states}")
+        states, said = config.layers.states(teacher.num_layers), content.get("states")
+        if said is None:  # the version before said offset and stride
+            said = LayerMap(*content["layer_map"]).states(teacher.num_layers)
+        if tuple(said) != states:
+            raise ValueError(f"states {list(said)}, of its run {list(states)}")
         at = Path(folder) / RESERVED
         reserved = load_reserved(at, teacher) if at.exists() else None
         marker = teacher.vocab.get(_hashable(form.get("marker")), -1)
