@@ -42,6 +42,7 @@ def race(config: "RunConfig", folder: Path, *, every: int, budget: float, items:
       items: of each set.
     """
     import jax
+    from optax.tree_utils import tree_size
 
     from tracr_jax.files import read_json, write_json
     from tracr_jax.measure.answers import score_model
@@ -84,7 +85,7 @@ def race(config: "RunConfig", folder: Path, *, every: int, budget: float, items:
             write_json(curve_file, curve)
             print(f"{folder.name}: " + "  ".join(f"{k} {v:.3g}" for k, v in curve[-1].items()), flush=True)
     reached = curve[-1] if _faithful(curve[-1]) else None
-    cost = {"items": _rows(config), "flops": step_flops(setup)}
+    cost = {"items": _rows(config), "flops": step_flops(setup, trained=tree_size(state.params.lm))}
     return {"curve": curve, "reached": reached, "compile_s": compiled, "of_a_step": cost}
 
 
@@ -101,26 +102,22 @@ def _rows(config: "RunConfig") -> int:
     return config.data.batch + config.data.domain_items
 
 
-def step_flops(setup: "Setup") -> float:
+def step_flops(setup: "Setup", *, trained: int) -> float:
     """Operations of the model's matrix products in one step: forward, both gradients, and θ₀'s forward.
 
-    The weights' gradient counts as the share of the parameters that are trained. Rows of exchange training run
+    The weights' gradient counts as the share of the parameters that are `trained`. Rows of exchange training run
     twice, clean and exchanged. Teacher, losses and optimiser are not counted.
     """
-    import jax
     from optax.tree_utils import tree_size
 
     from experiments.benchmarks.case import forward_flops
-    from tracr_jax.train.trainable import in_stacks, split
 
     config, model = setup.config, setup.lm.model
     rows = _rows(config) * (2 if config.losses.alignment == "exchange" else 1)
     task = forward_flops(model, rows=rows, length=setup.program.length, logits=setup.shape.max_answers)
     length = config.data.text_length
     text = forward_flops(model, rows=config.data.text_batch, length=length, logits=length)
-    part, params = setup.program.part, setup.lm.params
-    trained = split(part, in_stacks(part, params), key=jax.random.key(0))[0]
-    share = min(1.0, tree_size(trained) / tree_size(params))
+    share = min(1.0, trained / tree_size(setup.lm.params))
     return (2.0 + share) * (task + text) + text
 
 
