@@ -68,9 +68,9 @@ def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
             out[name] = from_dict(value, kind=hints[name])  # pyright: ignore[reportArgumentType]
         elif name == "variable_weights":
             out[name] = tuple((str(k), float(w)) for k, w in value)
-        elif name == "layer_blocks":
+        elif hints[name] == tuple[int, ...]:
             ok = isinstance(value, list | tuple) and all(type(n) is int for n in value)
-            require(ok, f"layer_blocks: expected whole numbers, got {value!r}")
+            require(ok, f"{kind.__name__}.{name}: expected whole numbers, got {value!r}")
             out[name] = tuple(value)
         else:
             default = kind.__dataclass_fields__[name].default

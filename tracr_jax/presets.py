@@ -69,8 +69,9 @@ def exchanged(config: RunConfig) -> RunConfig:
     For dyck in the bundled model it is the run of experiments/main_job_tiny_exchange.json.
     """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
-    data = config.data
+    data, train = config.data, "all"
     if (config.lm, config.task) == ("tiny", "dyck"):
+        train = "program"  # elsewhere it was not tried
         # Else what is read is the one wording that training has.
         data = dataclasses.replace(data, batch=8, domain_items=8, text_batch=3, other_words=0.5)
         losses = dataclasses.replace(losses, retention_weight=0.04)
@@ -82,7 +83,7 @@ def exchanged(config: RunConfig) -> RunConfig:
     rates |= {"final_rate": 0.02, "muon_iterations": 3}
     return dataclasses.replace(
         config,
-        train="program" if (config.lm, config.task) == ("tiny", "dyck") else "all",  # others were not tried
+        train=train,
         losses=losses,
         data=data,
         optim=dataclasses.replace(config.optim, **rates) if config.optim.kind == "muon" else config.optim,

@@ -77,7 +77,7 @@ def run_blocks(
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 length=stop - start,
-                check_constancy_invariants=False,  # a second trace, of what no block gives out
+                check_constancy_invariants=False,  # it traces the block once more, for outputs that none has
             )
             part = (
                 cache if stop - start == num_blocks else jax.tree.map(lambda x, s=slice(start, stop): x[s], cache)
