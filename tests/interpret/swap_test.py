@@ -243,6 +243,13 @@ def test_in_a_model_that_follows_the_program_every_swap_matches():
     assert {o["variable"] for o in result["left_out"]} >= {"one", "indices"}
     used, swapped = used_variables(result["cells"])
     assert next(n for n in used if kind(n) == "final_result")
+    # The model runs the program: what the rule says of it, it says of the program, but for controls that only a
+    # model has.
+    assert set(used) <= set(result["used_by_program"]) < set(swapped)
+    for c in result["cells"]:
+        program, model = c["followed"]["program"], c["followed"]["answer"]
+        assert program["complement"]["right"] == model["complement"]["right"], c
+        assert (program.get("other") or {}) == (model.get("other") or {}), c
     assert set(used) <= set(swapped)
     assert (result["used"], result["swapped"]) == (used, swapped)
     assert used_line(result).startswith(f"{len(used)} of {len(swapped)} variables are used at all their layers")

@@ -204,6 +204,23 @@ def test_a_program_with_one_variable_has_no_other_one_as_a_control():
     assert text.endswith("1 of 1 cells beat every control.")
 
 
+def test_a_cell_in_which_the_program_itself_is_not_above_its_controls_does_not_count():
+    def cell(match, complement):
+        program = {"swap": share(60, 60), "complement": share(complement, 60)}
+        return swap(match) | {"followed": {"answer": {"swap": share(45, 50)}, "program": program}}
+
+    def told(*cells):
+        found = {"variables": [], "swaps": {"cells": list(cells)}}
+        return R.used(dataclasses.replace(RUN, interpretation=found))
+
+    verdict, text = told(cell(0.9, 6), cell(0.9, 6), cell(0.45, 55))
+    assert verdict == "yes"
+    assert "2 of 3 cells beat every control, and 2 in the compiled program itself." in plain(text)
+    verdict, text = told(cell(0.9, 6), cell(0.9, 6), cell(0.45, 6))
+    assert verdict == "partly"
+    assert "2 of 3 cells beat every control." in plain(text)
+
+
 def test_what_no_variable_holds_must_not_move_the_answer():
     def told(outside):
         follows = {"swap": share(45, 50), "random": share(0, 50), "outside": share(outside, 50)}

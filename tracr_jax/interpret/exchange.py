@@ -16,6 +16,7 @@ from tracr_jax.types import Adapter, Array
 
 Change = Literal["swap", "random", "complement", "other", "outside", "faithful", "none"]
 CONTROLS: tuple[Change, ...] = ("random", "complement", "other")
+WITHIN: tuple[Change, ...] = ("swap", "complement", "other")  # exchange variables, as the teacher can, too
 
 # What is added to h is a · P_v diff + b · diff + c · ‖P_v diff‖ · (a random direction), diff = h_source − h.
 WEIGHTS: dict[Change, tuple[float, float, float]] = {

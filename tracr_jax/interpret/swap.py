@@ -13,7 +13,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tracr_jax.interpret.answers import answered
-from tracr_jax.interpret.exchange import CONTROLS, WEIGHTS, Change, exchange, random_directions, span_basis
+from tracr_jax.interpret.exchange import CONTROLS, WEIGHTS, WITHIN, Change, exchange, random_directions, span_basis
 from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, PairRows, Pairs, list_cells, pair_rows
 from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
 from tracr_jax.intervene import ResidualEdit
@@ -149,10 +149,11 @@ def held_coordinates(reserved: Reserved, layer: int, *, but: str | None = None) 
     return held
 
 
-def make_teacher_swap(program: Program, pool: Pool) -> Callable[[Cell, Sequence[Pair]], list[bool]]:
-    """The ceiling: (cell, pairs) -> whether the compiled teacher answers as predicted after the same exchange.
+def make_teacher_swap(program: Program, pool: Pool) -> Callable[..., list[bool]]:
+    """The ceiling: (cell, pairs, change="swap", other=None) -> whether the compiled teacher answers as predicted.
 
-    In its residual stream r_l the variable's own directions are exchanged; the layers from l on read them.
+    In its residual stream r_l the variable's own directions are exchanged ("swap"), those of another variable
+    ("other"), or all but its own ("complement"); the layers from l on read them.
     """
     teacher, phi, residuals = program.teacher, program.phi, program.residuals
     result = np.asarray(teacher.result_indices(pool.oracle.result))
@@ -166,9 +167,9 @@ def make_teacher_swap(program: Program, pool: Pool) -> Callable[[Cell, Sequence[
         given: Float[Array, "B T D"],
         where: Float[Array, "B T"],
         layer: Int[Array, ""],
-        own: Float[Array, " D"],
+        moved: Float[Array, " D"],
     ) -> Int[Array, "B T"]:
-        swapped = (where[:, :, None] > 0) & (own[None, None] > 0)
+        swapped = (where[:, :, None] > 0) & (moved[None, None] > 0)
         edit = ResidualEdit(layer - 1, lambda x: jnp.where(swapped, given, x))
         read = residuals(phi, base, edit=edit)[-1][:, :, result]
         return jnp.where(jnp.max(read, axis=-1) > DEFINED, jnp.argmax(read, axis=-1), -1)
@@ -177,15 +178,21 @@ def make_teacher_swap(program: Program, pool: Pool) -> Callable[[Cell, Sequence[
     # On the host: one layer of one batch of it is needed at a time.
     states = in_batches(jax.jit(residuals), phi, bridge.to_teacher(padded_items(pool)))
 
-    def swap(cell: Cell, pairs: Sequence[Pair]) -> list[bool]:
-        own = np.zeros(teacher.width, np.float32)
-        own[list(variables[cell.variable].indices)] = 1
+    rows_of = functools.lru_cache(maxsize=2)(lambda pairs: pair_rows(pool, pairs))
+
+    def swap(
+        cell: Cell, pairs: Sequence[Pair], change: Change = "swap", *, other: str | None = None
+    ) -> list[bool]:
+        moved = np.zeros(teacher.width, np.float32)
+        moved[list(variables[other if change == "other" and other else cell.variable].indices)] = 1
+        if change == "complement":
+            moved = 1 - moved
         out = [False] * len(pairs)
-        for rows in pair_rows(pool, pairs):
+        for rows in rows_of(tuple(pairs)):
             base = bridge.to_teacher(rows.ids)
             given = states[cell.layer, rows.sources, : base.shape[1]]
             where = np.pad(rows.where, ((0, 0), (1, 0)))  # BOS
-            found = np.asarray(run(phi, base, given, where, np.int32(cell.layer), own))[:, 1:]
+            found = np.asarray(run(phi, base, given, where, np.int32(cell.layer), moved))[:, 1:]
             for i, read in zip(rows.at, found, strict=False):
                 emitting = list(pool.items[pairs[i].base].emitting)
                 out[i] = read[emitting].tolist() == [values[v] for v in pairs[i].values]
@@ -236,6 +243,7 @@ def swaps(
     used, swapped = used_variables(out)
     return {
         "used": used,
+        "used_by_program": used_variables(out, by="program")[0],
         "swapped": swapped,
         "set": ", ".join(sets),
         "pool": len(pool.items),
@@ -267,6 +275,8 @@ class _Measure:
         hits = {c: self._in_lm(cell, chosen, c, other=other, seed=self._seed) for c in ("swap", *changes)}
         measured = {c: _share(h.answer) for c, h in hits.items()}
         plain, right = self._without_a_swap(cell, found)
+        within = [c for c in ("swap", *changes) if c in WITHIN]
+        program = {c: self._in_teacher(cell, chosen, c, other=other) for c in within}
         return {
             "variable": cell.variable,
             "layer": cell.layer,
@@ -276,9 +286,9 @@ class _Measure:
             "match": measured["swap"],
             "controls": {c: measured.get(c) for c in CONTROLS},
             "other_variable": other,
-            "ceiling": _share(self._in_teacher(cell, chosen)),
+            "ceiling": _share(program["swap"]),
             "unmoved": plain,
-            "followed": _followed(chosen, hits, right),
+            "followed": _followed(chosen, hits, right, program=program),
             "faithful": measured.get("faithful"),
         }
 
@@ -307,29 +317,36 @@ def _as_it_is(pool: Pool, pair: Pair) -> Pair:
     return dataclasses.replace(pair, values=base.result, answer=base.answer)
 
 
-def _followed(pairs: Sequence[Pair], hits: dict[str, Hits], right: Hits) -> dict[str, Any]:
+def _followed(
+    pairs: Sequence[Pair], hits: dict[str, Hits], right: Hits, *, program: dict[str, list[bool]]
+) -> dict[str, Any]:
     """Shares of the pairs that flip the program's answer and whose base is right without a swap.
 
     A model that always says no would follow every swap that leads to a no. By "answer" and by "decoded", each
-    counted on the bases that are right there; "swap", and every control.
+    counted on the bases that are right there, and by "program", the compiled teacher, on all; "swap", and every
+    control.
     """
+    flips = [i for i, p in enumerate(pairs) if p.flips]
     out = {}
     for place in Hits._fields:
-        asked = [i for i, p in enumerate(pairs) if p.flips and getattr(right, place)[i]]
+        asked = [i for i in flips if getattr(right, place)[i]]
         out[place] = {change: _share([getattr(h, place)[i] for i in asked]) for change, h in hits.items()}
-    return out
+    return out | {"program": {change: _share([h[i] for i in flips]) for change, h in program.items()}}
 
 
-def used_variables(cells: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+def used_variables(
+    cells: Sequence[dict[str, Any]], *, by: Literal["answer", "decoded", "program"] = "answer"
+) -> tuple[list[str], list[str]]:
     """(variables that the answer follows at all their layers, all that were swapped), from the "cells" of `swaps`.
 
     Followed means: the interval of the swap's share lies above that of every control, of the pairs that flip the
-    program's answer and whose base is right.
+    program's answer and whose base is right. By "program", what this rule says of the compiled program itself: a
+    variable that predicts little without the others can be above the control that keeps it alone in no model.
     """
     names = list(dict.fromkeys(c["variable"] for c in cells))
 
     def follows(cell: dict[str, Any]) -> bool:
-        found = cell["followed"]["answer"]
+        found = cell["followed"][by]
         controls = (*CONTROLS, "outside")
         highest = max((s["high"] for c, s in found.items() if c in controls and s["total"]), default=1.0)
         return found["swap"]["total"] > 0 and found["swap"]["low"] > highest

@@ -11,7 +11,7 @@ from typing import Any
 
 from tracr_jax.report.data import interference_of, last_layer, lengths, loss_curves, result_name, scorecard_of
 from tracr_jax.report.load import RunFiles
-from tracr_jax.report.swaps import beats_controls, outside, result_swap, swaps_reading
+from tracr_jax.report.swaps import beats_controls, outside, result_swap, swaps_reading, telling_cells
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
 
 GOOD = 0.9  # an accuracy that counts as "yes"
@@ -39,10 +39,10 @@ RULES = (
     ),
     (
         "Are they used?",
-        "yes: in nine of ten cells of the swap matrix the whole interval lies above every control's, and "
-        "exchanging what no variable holds, where that was measured, moves at most 5 % of the answers; partly: in "
-        "one cell of four, or where the result itself is swapped. Without swaps, from the noise alone: at most "
-        "partly.",
+        "yes: in nine of ten cells of the swap matrix the whole interval lies above every control's, of the cells "
+        "where that is so in the compiled program itself, and exchanging what no variable holds, where that was "
+        "measured, moves at most 5 % of the answers; partly: in one cell of four, or where the result itself is "
+        "swapped. Without swaps, from the noise alone: at most partly.",
     ),
     (
         "Is the language kept?",
@@ -154,7 +154,8 @@ def used(run: RunFiles) -> tuple[str | None, str]:
         return None, _BESIDE if run.is_graft else "No adapter was trained: there is nothing to exchange."
     swaps = run.part("swaps")
     if swaps and swaps["cells"]:
-        share = fmean(float(beats_controls(c)) for c in swaps["cells"])
+        telling = telling_cells(swaps["cells"])
+        share = sum(map(beats_controls, telling)) / max(len(telling), 1)
         own = result_swap(run)
         some = share >= 0.25 or (own is not None and beats_controls(own))
         moved, total = outside(swaps["cells"])

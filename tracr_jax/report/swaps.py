@@ -23,11 +23,25 @@ def swaps_reading(run: RunFiles) -> str:
     match = fmean(c["match"]["accuracy"] for c in cells)
     control = fmean(floor_of(c)["accuracy"] for c in cells)
     ceiling = fmean(c["ceiling"]["accuracy"] for c in cells)
-    beat = sum(map(beats_controls, cells))
+    beat, telling = sum(map(beats_controls, cells)), len(list(telling_cells(cells)))
+    of = "" if telling == len(cells) else f", and {telling} in the compiled program itself"
     return (
         f"{start}{_followed(match, control)}, the compiled program itself in {percent(ceiling)}; "
-        f"{beat} of {len(cells)} cells beat every control.{_followed_where_right(cells)}"
+        f"{beat} of {len(cells)} cells beat every control{of}.{_followed_where_right(cells)}"
     )
+
+
+def telling_cells(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those in which the compiled program follows the swap above every control; all where that was not measured.
+
+    In the others no model could: what is exchanged as a control says as much of the answer as the variable does.
+    """
+
+    def tells(found: Mapping[str, Any]) -> bool:
+        return found["swap"]["low"] > max((s["high"] for c, s in found.items() if c != "swap"), default=0.0)
+
+    programs = [c.get("followed", {}).get("program") for c in cells]
+    return [c for c, found in zip(cells, programs, strict=True) if found is None or tells(found)]
 
 
 def _followed_where_right(cells: Sequence[Mapping[str, Any]]) -> str:

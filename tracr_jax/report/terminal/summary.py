@@ -48,6 +48,8 @@ def used_line(swapped: dict[str, Any]) -> str:
         f"{len(used)} of {count} variables are used at all their layers: of the pairs that flip the program's "
         "answer, on bases that the model answers rightly, it follows the swap more often than every control"
     )
+    if "used_by_program" in swapped:  # not in files of earlier versions
+        line += f" (in the compiled program itself {len(swapped['used_by_program'])})"
     moved, total = outside(swapped["cells"])
     if total:
         line += f"; everything that no variable holds, exchanged, moves {moved} of {total} answers"
