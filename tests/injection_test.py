@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import chex
 import pytest
 
 import tracr_jax
+from tests.helpers.texts import SHORT_TEXT
 from tracr_jax import cli
 from tracr_jax.cli import interrupt as cli_interrupt
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
@@ -24,12 +24,11 @@ from tracr_jax.runs.build import build, check_result_rank
 from tracr_jax.runs.folder import default_folder
 from tracr_jax.train.metrics import read_lines
 
-TEXT = Path(__file__).parent / "helpers" / "files" / "wikitext2_head.txt"  # the bundled text takes seconds
 SMALL = RunConfig(
     steps=4,
     eval_items=4,
     checkpoint_every=2,
-    data=DataConfig(batch=2, text_batch=1, text_length=8, text=str(TEXT)),
+    data=DataConfig(batch=2, text_batch=1, text_length=8, text=str(SHORT_TEXT)),
     optim=OptimConfig(warmup_steps=0),
 )
 
@@ -130,7 +129,7 @@ def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
     lm = write_random_gpt2(tmp_path / "lm", num_blocks=14, width=32, heads=2, words=words)
     said = []
     config = preset("paper", task="count")
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, text=str(TEXT)))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, text=str(SHORT_TEXT)))
     build(config, task="count", lm=lm, say=said.append)
     (line,) = (line for line in said if line.startswith("warning: bridge:"))
     assert "first mismatch" in line

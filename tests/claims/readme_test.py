@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, RunConfig
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
@@ -11,7 +12,9 @@ from tracr_jax.lm.load import write_random_gpt2
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-SMALL = RunConfig(steps=2, eval_items=4, data=DataConfig(batch=2, text_batch=1, text_length=8))
+SMALL = RunConfig(
+    steps=2, eval_items=4, data=DataConfig(batch=2, text_batch=1, text_length=8, text=str(SHORT_TEXT))
+)
 
 
 def code(language):

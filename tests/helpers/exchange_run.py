@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import interpret_parts as P
+from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, ExchangeConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.injection import inject
 from tracr_jax.lm.load import write_random_gpt2
@@ -21,7 +22,15 @@ CONFIG = RunConfig(
     losses=LossConfig(alignment="exchange", hook_offset=-1, retention_weight=0.1),
     exchange=ExchangeConfig(directions=3, hand_on=True, merge_values=True),
     optim=OptimConfig(kind="muon", warmup_steps=0),
-    data=DataConfig(batch=2, domain_items=2, domain_supervised=2, text_batch=2, text_length=8, answer_end=False),
+    data=DataConfig(
+        batch=2,
+        domain_items=2,
+        domain_supervised=2,
+        text_batch=2,
+        text_length=8,
+        answer_end=False,
+        text=str(SHORT_TEXT),
+    ),
 )
 
 

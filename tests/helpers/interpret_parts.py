@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, RunConfig
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import write_random_gpt2
@@ -18,7 +19,7 @@ from tracr_jax.runs.model import Injected, untouched
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.types import Adapter, LMOutput
 
-CONFIG = RunConfig(data=DataConfig(batch=4, text_batch=1, text_length=8))
+CONFIG = RunConfig(data=DataConfig(batch=4, text_batch=1, text_length=8, text=str(SHORT_TEXT)))
 
 
 class FewSets(Dyck):

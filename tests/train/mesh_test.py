@@ -20,6 +20,7 @@ import pytest
 import tracr_jax
 from tests.helpers.bounds import FLOAT32, assert_same
 from tests.helpers.interpret_parts import DYCK, small_setup
+from tests.helpers.texts import SHORT_TEXT
 from tests.train.loop_test import VARIABLES, teacher
 from tracr_jax import injection as run
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
@@ -66,7 +67,7 @@ ROWS, FREE, TEXTS = 24, 8, 16
 SHARED_RUN = RunConfig(
     task="small",
     steps=2,
-    data=DataConfig(batch=8, domain_items=8, text_batch=8, text_length=8),
+    data=DataConfig(batch=8, domain_items=8, text_batch=8, text_length=8, text=str(SHORT_TEXT)),
     optim=OptimConfig(kind="muon", warmup_steps=0),
 )
 

@@ -338,7 +338,7 @@ class StringTask(SampledTask):
     def _sets(self) -> dict[str, EvalSet]:
         low, high = self.min_length, self.max_length
         seeds = [s for c, of in self._language.found.items() if not self._language.common(c) for s in of]
-        longer = self._explore(high + 1, 2 * high, seeds)
+        longer = None if self._classes == (None,) else self._explore(high + 1, 2 * high, seeds)  # else as drawn
         how = "every answer in turn" if len(self._classes) > 1 else "answers as they come"
         return {
             "test": self._set("test", 0, low, high, f"In distribution, {how}."),
@@ -354,6 +354,7 @@ class StringTask(SampledTask):
         wanted = -(-self.set_size // len(classes))
         chosen: dict[Any, dict[Letters, None]] = {c: {} for c in classes}
 
+        @functools.cache  # a small language is drawn many times over
         def fits(letters: Letters) -> bool:
             return split is None or (self._split(letters) == split and not self.in_training(self._prompt(letters)))
 
@@ -380,9 +381,8 @@ class StringTask(SampledTask):
                 offer(letters)
         parts = [list(of) for of in chosen.values() if of]
         if not parts:
-            raise UserError(
-                f"task {self.name}: no string of {low} to {high} letters is in the {split} split; raise max_length"
-            )
+            where = f"no string of {low} to {high} letters is in the {split} split"
+            raise UserError(f"task {self.name}: {where}; raise max_length")
         # In turn, so that every beginning of a set is balanced, and nearly as many of each answer.
         most = max(min(map(len, parts)), _FEW)
         order = [of[i] for i in range(most) for of in parts if i < len(of)][: self.set_size]
