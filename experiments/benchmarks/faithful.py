@@ -1,6 +1,7 @@
 """Time to a faithful injection: training until the hard sets are answered and the language is still there.
 
   python -m experiments.benchmarks.faithful [--methods variable exchange finetune] [--seeds 100 101 102]
+  python -m experiments.benchmarks.faithful --write      trains nothing: the table of the runs that have ended
 
 Seconds of training, items and operations until near_miss_balanced and order_miss_balanced are both at least 95 %
 right and the held-out perplexity is at most 1.15 times the original's, at the first evaluation where all three
@@ -153,12 +154,13 @@ def main() -> None:
     parser.add_argument("--lm", default="tiny")
     parser.add_argument("--full", action="store_true", help="the presets' longer forms")
     parser.add_argument("--runs", type=Path, default=Path("runs/faithful"))
+    parser.add_argument("--write", action="store_true", help="train nothing: the table of the runs that have ended")
     args = parser.parse_args()
 
     from tracr_jax.files import read_json, write_json
     from tracr_jax.sweep import configured
 
-    about, results = common.machine(), {m: {} for m in args.methods}
+    about, results, rows = common.machine(), {m: {} for m in args.methods}, []
     for seed in args.seeds[:1] if args.small else args.seeds:
         for method in args.methods:
             lm = "random:128x24" if args.small else args.lm
@@ -168,6 +170,8 @@ def main() -> None:
             sizes = {"every": 1, "items": 4} if args.small else {"every": args.every, "items": args.items}
             folder = args.runs / f"{method}-seed{seed}".replace(":", "")
             ended = folder / "ended.json"
+            if args.write and not ended.exists():
+                continue
             if not ended.exists():
                 found = race(config, folder, budget=args.budget, **sizes)
                 write_json(ended, found | {"config": dataclasses.asdict(config)})
