@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--lm", default="tiny")
     parser.add_argument("--full", action="store_true", help="the presets' longer forms")
     parser.add_argument("--runs", type=Path, default=Path("runs/faithful"))
-    parser.add_argument("--write", action="store_true", help="train nothing: the table of the runs that have ended")
+    parser.add_argument("--write", action="store_true", help="train nothing: of the runs that have ended")
     args = parser.parse_args()
 
     from tracr_jax.files import read_json, write_json
@@ -174,7 +174,7 @@ def main() -> None:
                 continue
             if not ended.exists():
                 found = race(config, folder, budget=args.budget, **sizes)
-                write_json(ended, found | {"config": dataclasses.asdict(config)})
+                write_json(ended, found | {"config": dataclasses.asdict(config), "machine": about})
             results[method][str(seed)] = read_json(ended)
             rows = [row(m, list(r.values())) for m, r in results.items() if r]
             common.write("faithful", args, about, results, title=_TITLE, rows=rows)
