@@ -102,8 +102,11 @@ class ExchangeConfig:
     """Standard deviation of the noise on written coordinates, in units of sigma."""
     free_share: float = 0.5
     """Fraction of the exchanged rows that are exchanged at a single layer and then run without intervention."""
+    outside_share: float = 0.0
+    """Fraction of these rows in which, at that layer, everything that no variable holds becomes another row's, so
+    that what is read beside the variables is wrong."""
     sparsest: float = 1.3
-    """In those rows a variable is exchanged with probability 10^-u, u uniform between 0 and this."""
+    """In the free rows a variable is exchanged with probability 10^-u, u uniform between 0 and this."""
     read_weight: float = 5.0
     """Factor of the cross-entropy of the decoded variables."""
     distance_weight: float = 10.0
@@ -125,7 +128,8 @@ class ExchangeConfig:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(1 <= self.directions <= 8, f"directions must be between 1 and 8, got {self.directions}")
         require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
-        require(0 <= self.free_share <= 1, f"free_share must be between 0 and 1, got {self.free_share}")
+        for name in ("free_share", "outside_share"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,33 @@ def test_clean_rows_of_the_pass_are_the_plain_pass_up_to_the_hook():
     assert np.abs(apart(hidden, axis=1)[0][top + 1] - plain[top + 1]).max() > 1e-2
 
 
+def test_what_no_variable_holds_becomes_another_rows():
+    s, r, _ = parts()
+    rng, rows, layer = np.random.default_rng(0), 8, 3
+    codes, q = E.trained(r), np.asarray(r.basis(E.trained(r)))
+    config = ExchangeConfig(free_share=0.75, outside_share=0.5)
+    mix = draw_mix(jax.random.key(1), variables=len(s.teacher.variables), rows=rows, layers=LAYERS, config=config)
+    assert not np.any(mix.outside & ~mix.free)
+    mix = mix._replace(layer=jnp.where(mix.free, layer, -1), outside=mix.free & (jnp.arange(rows) % 2 == 0))
+    h = rng.standard_normal((2 * rows, 5, q.shape[0])).astype(np.float32)
+    places, held = rng.standard_normal((2, LAYERS + 1, rows, 5, q.shape[1])).astype(np.float32)
+    held = (held > 0) * r.by_coordinate(r.alive)[:, None, None]
+    edit = make_edit(
+        r, codes, Written(jnp.asarray(places), jnp.asarray(held, jnp.float32)), mix,
+        states=E.STATES, result=r.names[-1], keep_rows=lambda x: x,
+    )  # fmt: skip
+    before = np.asarray(apart(h)[1])
+    clean, after = (np.asarray(x) for x in apart(edit.fn(jnp.asarray(h), jnp.asarray(E.STATES[layer]))))
+    np.testing.assert_array_equal(clean, apart(h)[0])
+    own = q[:, r.by_coordinate(r.alive)[layer]]  # disjoint: these variables are alive together
+    expected = np.where(held[layer], places[layer], before @ q)[..., r.by_coordinate(r.alive)[layer]]
+    np.testing.assert_allclose(after @ own, expected, atol=1e-4)
+    beside = before - before @ own @ own.T
+    exchanged = np.where(np.asarray(mix.outside)[:, None, None], np.roll(beside, 1, axis=0), beside)
+    np.testing.assert_allclose(after - after @ own @ own.T, exchanged, atol=1e-4)
+    assert 0 < mix.outside.sum() < mix.free.sum()
+
+
 @pytest.mark.soak
 def test_rows_spread_over_devices_give_the_same_loss():
     s, r, static = parts()

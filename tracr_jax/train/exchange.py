@@ -68,7 +68,8 @@ def make_edit(
 
     Clean rows are cut before the block that reads the last aligned state: the result's coordinates stay, all else
     is that of another row, and no gradient passes. In exchanged rows the coordinates of what the plan exchanges
-    are written before every block that reads an aligned state; the rest of the state stays, without gradient.
+    are written before every block that reads an aligned state; the rest of the state stays, without gradient, or
+    where the plan says so becomes that of the row before.
 
     Args:
       reserved: the variables.
@@ -82,6 +83,7 @@ def make_edit(
     q = reserved.basis(codes)
     answer = q[:, reserved.coordinates(result)]
     top = states[-1]
+    alive = jnp.asarray(reserved.by_coordinate(reserved.alive).astype(np.float32))[:, None, None]
     layer_of = np.full(top + 1, -1)
     layer_of[list(states)] = np.arange(len(states))
 
@@ -92,8 +94,13 @@ def make_edit(
 
     def write(h, layer):
         h = jax.lax.stop_gradient(h)
-        change = written.held[layer] * (written.places[layer] - h @ q.astype(h.dtype))
-        return h + (change @ q.T).astype(h.dtype)
+        places = h @ q.astype(h.dtype)
+        change = written.held[layer] * (written.places[layer] - places)
+        h_new = h + (change @ q.T).astype(h.dtype)
+        if mix.outside is None:
+            return h_new
+        beside = h - ((places * alive[layer]) @ q.T).astype(h.dtype)
+        return h_new + jnp.where(mix.outside[:, None, None], jnp.roll(beside, 1, axis=0) - beside, 0)
 
     def fn(h, i):
         clean, exchanged = apart(h)

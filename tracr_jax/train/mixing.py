@@ -24,6 +24,7 @@ class Mix(NamedTuple):
     source: Int[Array, "V B"]
     free: Bool[Array, " B"]  # exchanged at one layer only
     layer: Int[Array, " B"]  # that layer; -1 where the row is exchanged at every layer
+    outside: Bool[Array, " B"] | None = None  # everything that no variable holds is exchanged there, too
 
     def at(self, layer: int | Int[Array, ""]) -> Bool[Array, " B"]:
         """Whether each row is exchanged at a layer."""
@@ -38,7 +39,10 @@ def draw_mix(key: Array, *, variables: int, rows: int, layers: int, config: Exch
     rate = 10.0 ** (-config.sparsest * jax.random.uniform(b, (1, rows)))
     some = jnp.where(jax.random.uniform(c, (variables, rows)) < rate, every, jnp.arange(rows)[None])
     layer = jnp.where(free, jax.random.randint(e, (rows,), 0, layers), -1)
-    return Mix(jnp.where(free[None], some, every), free, layer)
+    outside = None
+    if config.outside_share:
+        outside = free & (jax.random.uniform(jax.random.fold_in(key, 4), (rows,)) < config.outside_share)
+    return Mix(jnp.where(free[None], some, every), free, layer, outside)
 
 
 def variable_of(teacher: Teacher) -> Int[np.ndarray, " D"]:
