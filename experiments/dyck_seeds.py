@@ -1,0 +1,112 @@
+"""dyck in the bundled model over seeds, by the presets that a user starts with: the table "dyck over seeds".
+
+    python -m experiments.dyck_seeds          writes it into results.md, from the JSON files beside this script
+
+The files are what `experiments.record` keeps of `tracr-jax inject dyck --seed N`, with `--preset exchange`, with
+`--preset finetune`, and of `tracr-jax interpret RUN --pairs 60 --prompts 200 --items 100 --seeds 0`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments import marked
+from tracr_jax.files import read_json
+from tracr_jax.report.swaps import outside
+
+HERE = Path(__file__).parent
+NAME = "dyck over seeds"
+SETS = (
+    "test", "near_miss_balanced", "order_miss_balanced", "length_ood", "almost_balanced_even", "deep_one_type",
+    "long_runs", "ood_new_token", "spaced", "other_question",
+)  # fmt: skip
+RUNS: Mapping[str, Sequence[str]] = {
+    "fine-tuning": ["main_job_tiny_finetune"],
+    "injection": [f"main_job_tiny{seed}" for seed in ("", "_seed1", "_seed2")],
+    "exchange training": [f"main_job_tiny_exchange{seed}" for seed in ("", "_seed1", "_seed2")],
+}
+"""Names of the files of each method, its seeds in order."""
+
+
+def interpretation_of(name: str) -> Path:
+    """The file of what interpret found in a run."""
+    return HERE / f"{name.replace('main_job_tiny', 'interpret_tiny')}.json"
+
+
+def table(runs: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]]]) -> str:
+    """The table in Markdown; `runs`: of each method, (what a run answers, its swaps or None) by seed."""
+    items = sorted({m["evaluation"]["items_per_set"] for of in runs.values() for m, _ in of})
+    lines = [
+        f"`python -m experiments.dyck_seeds`: the presets of the bundled model, {', '.join(map(str, items))} items "
+        "a set; seeds 0, 1, 2 where there are three numbers; exact match in %. *Followed*: of the swaps that change "
+        "the program's answer, on prompts that the model answers rightly. *Used*: variables whose swap is followed "
+        "above every control by interval, at all their layers; behind the stroke, where it was measured, those of "
+        "which that is so in the compiled program itself. *Outside*: answers that move when everything that no "
+        "variable holds is exchanged. *Error*: causal abstraction error, one variable exchanged.",
+        "",
+        "| | " + " | ".join(runs) + " |",
+        "|---|" + "--:|" * len(runs),
+    ]
+
+    def row(name: str, value: Callable[[Mapping[str, Any], Mapping[str, Any] | None], str]) -> None:
+        lines.append(
+            f"| {name} | " + " | ".join(_each([value(*one) for one in of]) for of in runs.values()) + " |"
+        )
+
+    for name in SETS:
+        row(name, lambda m, _, name=name: f"{100 * m['evaluation']['sets'][name]['injected']['accuracy']:.0f}")
+    row("perplexity, held-out text", lambda m, _: f"×{_perplexity(m):.3f}")
+    row("followed", lambda _, s: f"{100 * _followed(s):.0f}" if s else "–")
+    row("followed, median over cells", lambda _, s: f"{100 * median(_by_cell(s)):.0f}" if s else "–")
+    row("used", lambda _, s: _used(s) if s else "–")
+    row("outside", _outside)
+    row("error", lambda _, s: f"{s['causal_abstraction_error']['mapped']:.3f}" if s else "–")
+    row("minutes of training", lambda m, _: f"{m['run']['times']['training_s'] / 60:.0f}")
+    return "\n".join(lines)
+
+
+def _each(values: Sequence[str]) -> str:
+    return values[0] if len(set(values)) == 1 and values[0] == "–" else ", ".join(values)
+
+
+def _perplexity(main_job: Mapping[str, Any]) -> float:
+    found = main_job["evaluation"]["retention"]
+    return found["injected"] / found["original"]
+
+
+def _answers(swaps: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = [c["followed"]["answer"]["swap"] for c in swaps["cells"]]
+    return [s for s in found if s["total"]]
+
+
+def _followed(swaps: Mapping[str, Any]) -> float:
+    found = _answers(swaps)
+    return sum(s["right"] for s in found) / sum(s["total"] for s in found)
+
+
+def _by_cell(swaps: Mapping[str, Any]) -> list[float]:
+    return [s["accuracy"] for s in _answers(swaps)]
+
+
+def _used(swaps: Mapping[str, Any]) -> str:
+    program = swaps.get("used_by_program")
+    return f"{len(swaps['used'])}" + (f"/{len(program)}" if program is not None else "")
+
+
+def _outside(_: Any, swaps: Mapping[str, Any] | None) -> str:
+    moved, total = outside(swaps["cells"]) if swaps else (0, 0)
+    return f"{100 * moved / total:.0f}" if total else "–"
+
+
+def recorded() -> dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]]:
+    """All runs, from their files."""
+    out = {}
+    for method, names in RUNS.items():
+        kept = [(read_json(HERE / f"{name}.json"), interpretation_of(name)) for name in names]
+        out[method] = [(m, read_json(path)["swaps"] if path.exists() else None) for m, path in kept]
+    return out
+
+
+if __name__ == "__main__":
+    marked.replace(HERE / "results.md", NAME, table(recorded()))
