@@ -27,6 +27,12 @@ RUNS: Mapping[str, Sequence[str]] = {
     "exchange training": [f"main_job_tiny_exchange{seed}" for seed in ("", "_seed1", "_seed2")],
 }
 """Names of the files of each method, its seeds in order."""
+_HOW = (
+    "*Followed*: of the swaps that change the program's answer, on prompts that the model answers rightly. *Used*: "
+    "variables whose swap is followed above every control by interval, at all their layers; behind the stroke, where "
+    "it was measured, those of which that is so in the compiled program itself. *Outside*: answers that move when "
+    "everything that no variable holds is exchanged. *Error*: causal abstraction error, one variable exchanged."
+)
 
 
 def interpretation_of(name: str) -> Path:
@@ -38,12 +44,8 @@ def table(runs: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any]
     """The table in Markdown; `runs`: of each method, (what a run answers, its swaps or None) by seed."""
     items = sorted({m["evaluation"]["items_per_set"] for of in runs.values() for m, _ in of})
     lines = [
-        f"`python -m experiments.dyck_seeds`: the presets of the bundled model, {', '.join(map(str, items))} items "
-        "a set; seeds 0, 1, 2 where there are three numbers; exact match in %. *Followed*: of the swaps that change "
-        "the program's answer, on prompts that the model answers rightly. *Used*: variables whose swap is followed "
-        "above every control by interval, at all their layers; behind the stroke, where it was measured, those of "
-        "which that is so in the compiled program itself. *Outside*: answers that move when everything that no "
-        "variable holds is exchanged. *Error*: causal abstraction error, one variable exchanged.",
+        f"`python -m experiments.dyck_seeds`: the presets of the bundled model, {', '.join(map(str, items))} "
+        f"items a set; seeds 0, 1, 2 where there are three numbers; exact match in %. {_HOW}",
         "",
         "| | " + " | ".join(runs) + " |",
         "|---|" + "--:|" * len(runs),
