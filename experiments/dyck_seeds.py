@@ -31,8 +31,8 @@ _HOW = (
     "*Followed*: of the swaps that change the program's answer, on prompts that the model answers rightly. "
     "*Used*: variables whose swap is followed above every control by interval, at all their layers; behind the "
     "stroke, where it was measured, those of which that is so in the compiled program itself. *Outside*: answers "
-    "that move when everything that no variable holds is exchanged. *Error*: causal abstraction error, one variable "
-    "exchanged."
+    "that move when everything that no variable holds is exchanged. *Error*: causal abstraction error, one "
+    "variable exchanged."
 )
 
 
