@@ -176,6 +176,7 @@ def main() -> None:
                 found = race(config, folder, budget=args.budget, **sizes)
                 write_json(ended, found | {"config": dataclasses.asdict(config), "machine": about})
             results[method][str(seed)] = read_json(ended)
+            about = results[method][str(seed)]["machine"]  # where it ran
             rows = [row(m, list(r.values())) for m, r in results.items() if r]
             common.write("faithful", args, about, results, title=_TITLE, rows=rows)
     common.finish("faithful", args, about, results, title=_TITLE, rows=rows)
