@@ -86,7 +86,7 @@ def test_the_start_imports_neither_torch_nor_transformers():
 def test_what_the_gate_installs_is_declared():
     gate = (PACKAGE.parent / ".ci" / "run").read_text()
     (extras,) = re.findall(r"torch==\S+ -e '\.\[([\w,]+)\]'", gate)
-    assert set(extras.split(",")) == {"release", "docs", "notebook", "parity", "browser"}
+    assert set(extras.split(",")) == {"dev", "release", "docs", "notebook", "parity", "browser"}
     assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()
     parity = declared(PROJECT["optional-dependencies"]["parity"])
     assert {"torch", "transformer-lens", "penzai", "lm-eval"} <= parity
