@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments import marked
 from tracr_jax.files import read_json
-from tracr_jax.report.swaps import outside
+from tracr_jax.report.swaps import measured, together
 
 HERE = Path(__file__).parent
 NAME = "dyck over seeds"
@@ -61,11 +61,15 @@ def table(runs: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any]
     for name in SETS:
         row(name, lambda m, _, name=name: f"{100 * m['evaluation']['sets'][name]['injected']['accuracy']:.0f}")
     row("perplexity, held-out text", lambda m, _: f"×{_perplexity(m):.3f}")
-    row("followed", lambda _, s: f"{100 * _followed(s):.0f}" if s else "–")
-    row("followed, median over cells", lambda _, s: f"{100 * median(_by_cell(s)):.0f}" if s else "–")
-    row("used", lambda _, s: _used(s) if s else "–")
-    row("outside", _outside)
-    row("error", lambda _, s: f"{s['causal_abstraction_error']['mapped']:.3f}" if s else "–")
+    of_swaps: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+        "followed": lambda s: _percent(s, "swap"),
+        "followed, median over cells": _median,
+        "used": _used,
+        "outside": lambda s: _percent(s, "outside"),
+        "error": lambda s: f"{s['causal_abstraction_error']['mapped']:.3f}",
+    }
+    for name, value in of_swaps.items():
+        row(name, lambda _, s, value=value: value(s) if s else "–")
     row("minutes of training", lambda m, _: f"{m['run']['times']['training_s'] / 60:.0f}")
     return "\n".join(lines)
 
@@ -79,28 +83,18 @@ def _perplexity(main_job: Mapping[str, Any]) -> float:
     return found["injected"] / found["original"]
 
 
-def _answers(swaps: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = [c["followed"]["answer"]["swap"] for c in swaps["cells"]]
-    return [s for s in found if s["total"]]
-
-
-def _followed(swaps: Mapping[str, Any]) -> float:
-    found = _answers(swaps)
-    return sum(s["right"] for s in found) / sum(s["total"] for s in found)
-
-
-def _by_cell(swaps: Mapping[str, Any]) -> list[float]:
-    return [s["accuracy"] for s in _answers(swaps)]
-
-
 def _used(swaps: Mapping[str, Any]) -> str:
     program = swaps.get("used_by_program")
     return f"{len(swaps['used'])}" + (f"/{len(program)}" if program is not None else "")
 
 
-def _outside(_: Any, swaps: Mapping[str, Any] | None) -> str:
-    moved, total = outside(swaps["cells"]) if swaps else (0, 0)
-    return f"{100 * moved / total:.0f}" if total else "–"
+def _percent(swaps: Mapping[str, Any], change: str) -> str:
+    right, total = together(measured(swaps["cells"], change))
+    return f"{100 * right / total:.0f}" if total else "–"
+
+
+def _median(swaps: Mapping[str, Any]) -> str:
+    return f"{100 * median(s['accuracy'] for s in measured(swaps['cells'], 'swap')):.0f}"
 
 
 def recorded() -> dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]]:

@@ -26,7 +26,7 @@ from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, PairRows
 from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.blocks import first_blocks
-from tracr_jax.measure.stats import share
+from tracr_jax.measure.stats import above, share
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
 from tracr_jax.teacher import Teacher
@@ -335,7 +335,7 @@ def _followed(
 
 
 def used_variables(
-    cells: Sequence[dict[str, Any]], *, by: Literal["answer", "decoded", "program"] = "answer"
+    cells: Sequence[dict[str, Any]], *, by: Literal["answer", "program"] = "answer"
 ) -> tuple[list[str], list[str]]:
     """(variables that the answer follows at all their layers, all that were swapped), from the "cells" of `swaps`.
 
@@ -347,9 +347,7 @@ def used_variables(
 
     def follows(cell: dict[str, Any]) -> bool:
         found = cell["followed"][by]
-        controls = (*CONTROLS, "outside")
-        highest = max((s["high"] for c, s in found.items() if c in controls and s["total"]), default=1.0)
-        return found["swap"]["total"] > 0 and found["swap"]["low"] > highest
+        return above(found["swap"], [s for c, s in found.items() if c in (*CONTROLS, "outside")])
 
     return [n for n in names if all(follows(c) for c in cells if c["variable"] == n)], names
 

@@ -1,6 +1,7 @@
 """Intervals for measured shares."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -18,3 +19,8 @@ def share(right: int, total: int) -> dict[str, Any]:
     """A measured share with its 95 % interval, as the JSON files hold it; the accuracy of nothing is 0."""
     low, high = wilson(right, total)
     return {"accuracy": right / max(total, 1), "low": low, "high": high, "right": right, "total": total}
+
+
+def above(one: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the whole interval of a share lies above those of all others; not where there is no other."""
+    return one["low"] > max((s["high"] for s in others), default=1.0)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from tracr_jax.measure.stats import above
 from tracr_jax.report.data import result_name, written_first
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.words import percent
@@ -23,7 +24,7 @@ def swaps_reading(run: RunFiles) -> str:
     match = fmean(c["match"]["accuracy"] for c in cells)
     control = fmean(floor_of(c)["accuracy"] for c in cells)
     ceiling = fmean(c["ceiling"]["accuracy"] for c in cells)
-    beat, telling = sum(map(beats_controls, cells)), len(list(telling_cells(cells)))
+    beat, telling = sum(map(beats_controls, cells)), len(telling_cells(cells))
     of = "" if telling == len(cells) else f", and {telling} in the compiled program itself"
     return (
         f"{start}{_followed(match, control)}, the compiled program itself in {percent(ceiling)}; "
@@ -38,7 +39,7 @@ def telling_cells(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     """
 
     def tells(found: Mapping[str, Any]) -> bool:
-        return found["swap"]["low"] > max((s["high"] for c, s in found.items() if c != "swap"), default=0.0)
+        return above(found["swap"], [s for c, s in found.items() if c != "swap"])
 
     programs = [c.get("followed", {}).get("program") for c in cells]
     return [c for c, found in zip(cells, programs, strict=True) if found is None or tells(found)]
@@ -46,10 +47,8 @@ def telling_cells(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 def _followed_where_right(cells: Sequence[Mapping[str, Any]]) -> str:
     """What the answer follows of the pairs that can tell, and what the rest of the state does to it."""
-    shares = [c["followed"]["answer"]["swap"] for c in cells if "followed" in c]
-    known = [s["accuracy"] for s in shares if s["total"]]
     text = ""
-    if known:
+    if known := [s["accuracy"] for s in measured(cells, "swap")]:
         text = (
             " Of the pairs that change the program's answer, on prompts that the model answers rightly, it "
             f"follows {percent(median(known))} at the median over cells, {percent(min(known))} in the lowest."
@@ -60,11 +59,21 @@ def _followed_where_right(cells: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
+def measured(cells: Sequence[Mapping[str, Any]], change: str) -> list[Mapping[str, Any]]:
+    """How often the answer follows after a change, of each cell with a base that is right without it."""
+    found = [c["followed"]["answer"].get(change) for c in cells if "followed" in c]
+    return [s for s in found if s and s["total"]]
+
+
 def outside(cells: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """(answers that move when everything that no variable holds is exchanged, of how many); of 0: not measured."""
-    found = [c["followed"]["answer"].get("outside") for c in cells if "followed" in c]
-    moved, total = (sum(s[key] for s in found if s) for key in ("right", "total"))
-    return moved, total
+    return together(measured(cells, "outside"))
+
+
+def together(shares: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(right, total) of all together."""
+    right, total = (sum(s[key] for s in shares) for key in ("right", "total"))
+    return right, total
 
 
 def _followed(match: float, control: float) -> str:
@@ -88,7 +97,7 @@ def floor_of(cell: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def beats_controls(cell: Mapping[str, Any]) -> bool:
     """Whether the whole interval of the match lies above the intervals of all controls."""
-    return cell["match"]["low"] > max(m["high"] for m in _controls(cell))
+    return above(cell["match"], _controls(cell))
 
 
 def _controls(cell: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -83,7 +83,7 @@ def make_edit(
     q = reserved.basis(codes)
     answer = q[:, reserved.coordinates(result)]
     top = states[-1]
-    alive = jnp.asarray(reserved.by_coordinate(reserved.alive).astype(np.float32))[:, None, None]
+    alive = _alive(reserved)
     layer_of = np.full(top + 1, -1)
     layer_of[list(states)] = np.arange(len(states))
 
@@ -245,8 +245,12 @@ def _noisy_places(
     """The coordinates of these classes with noise (in units of sigma), where their variables are alive."""
     places, held = reserved.encode(codes, classes)
     places += noise * reserved.sigma * jax.random.normal(key, places.shape)
-    alive = reserved.by_coordinate(reserved.alive)[:, None, None].astype(np.float32)
-    return Written(places, held * jnp.asarray(alive))
+    return Written(places, held * _alive(reserved))
+
+
+def _alive(reserved: Reserved) -> Float[Array, "L1 1 1 X"]:
+    """1 for the coordinates of the variables that a layer's state holds."""
+    return jnp.asarray(reserved.by_coordinate(reserved.alive)[:, None, None].astype(np.float32))
 
 
 def _answers(
