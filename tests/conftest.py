@@ -30,7 +30,7 @@ if "TRACR_JAX_TEST_XLA" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="tracr_jax_xla_")
     os.environ["TRACR_JAX_TEST_XLA"] = _CACHE.name
 jax.config.update("jax_compilation_cache_dir", os.environ["TRACR_JAX_TEST_XLA"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 # Files that together call what computes with arrays, by room.

@@ -24,7 +24,7 @@ from tracr_jax.lm.load import load_lm
 from tracr_jax.measure import answers
 from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.runs import model, program_files, task_bridge
-from tracr_jax.tasks import kept
+from tracr_jax.tasks import kept, registry
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainState
@@ -150,6 +150,17 @@ def test_a_moved_run_whose_file_is_gone_does_all_that_it_did(room, alone, capsys
     exported = Path("exported").resolve()
     monkeypatch.undo()
     same(tracr_jax.decode(tracr_jax.open(exported), SHORT), tracr_jax.decode(room[1], SHORT), *PARTS)
+
+
+def test_the_copy_of_a_task_is_not_asked_again(room, tmp_path, monkeypatch):
+    """Its methods were asked when the run was made, which draws every set; another file was not."""
+    run, asked = shutil.copytree(room[0] / "run", tmp_path / "run"), []
+    monkeypatch.setattr(registry, "check_contract", lambda task, spec: asked.append(spec))
+    assert tracr_jax.open(run).program.task.letters == ("x", "y")
+    assert asked == []
+    shutil.rmtree(run / "programs" / "0" / "task")
+    assert tracr_jax.open(run).program.task.letters == ("x", "y")
+    assert asked == [f"{room[0]}/tasks.py:ODD"]
 
 
 def test_what_a_task_imports_beside_it_is_kept_with_it(tmp_path):

@@ -198,7 +198,7 @@ def _language(asked: dict[Letters, Any], share: dict[Any, float], *, complete: b
 
 def random_string(r: np.random.Generator, letters: Sequence[str], low: int, high: int) -> Letters:
     """Length uniform, then each letter uniform."""
-    return tuple(letters[int(k)] for k in r.integers(0, len(letters), int(r.integers(low, high + 1))))
+    return tuple(letters[k] for k in r.integers(0, len(letters), int(r.integers(low, high + 1))).tolist())
 
 
 class _Joined(Sequence[Letters]):
