@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.helpers.texts import SHORT_TEXT
-from tracr_jax.config import DataConfig, RunConfig
+from tracr_jax.config import DataConfig, Fidelity, RunConfig
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import Setup, build
@@ -33,14 +33,15 @@ DYCK = FewSets(pairs=("()", "[]"), min_length=2, max_length=8)
 
 
 @functools.cache
-def small_setup(task=DYCK, blocks=8) -> Setup:
-    """A task on a random GPT-2."""
+def small_setup(task=DYCK, blocks=8, as_coded=False) -> Setup:
+    """A task on a random GPT-2; `as_coded`: a teacher that is not its program is no error."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACR_JAX_CACHE", folder)
         # Short: tokenising the bundled text would be most of the time.
         text = Path(folder) / "text.txt"
         text.write_text("the number of this text is here\n" * 900)
         config = dataclasses.replace(CONFIG, task="small", data=dataclasses.replace(CONFIG.data, text=str(text)))
+        config = dataclasses.replace(config, fidelity=Fidelity(as_coded=as_coded))
         lm = write_random_gpt2(f"{folder}/lm", num_blocks=blocks, width=16, heads=2)
         return build(config, task=task, lm=lm)
 

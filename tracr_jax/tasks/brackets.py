@@ -30,16 +30,17 @@ def balanced_brackets(r: np.random.Generator, length: int, pairs: tuple[str, ...
     """Balanced string of even length: each step uniform over the closers of open types and, while there is room,
     all openers.
     """
-    open_now = [0] * len(pairs)
-    out = []
+    types = range(len(pairs))
+    open_now, depth, out = [0] * len(pairs), 0, []
     # One draw for all steps: a generator call costs more than the rest of a step.
     for i, u in enumerate(r.random(length).tolist()):
-        choices = [(t, 1) for t, n in enumerate(open_now) if n]
-        if sum(open_now) + i < length:
-            choices += [(t, 0) for t in range(len(pairs))]
-        t, closes = choices[int(u * len(choices))]
-        open_now[t] += -1 if closes else 1
-        out.append(pairs[t][closes])
+        closable = [t for t in types if open_now[t]]
+        k = int(u * (len(closable) + (len(types) if depth + i < length else 0)))
+        closes = k < len(closable)
+        t, change = (closable[k], -1) if closes else (k - len(closable), 1)
+        open_now[t] += change
+        depth += change
+        out.append(pairs[t][int(closes)])
     return "".join(out)
 
 

@@ -1,8 +1,9 @@
 """Items as rows of tokens with the program's own value of every variable at every position and layer.
 
-Items that fit the teacher's table take the values from the compiled teacher's states, longer ones from the oracle
-(tracr_jax.teacher.oracle): a layer holds a variable from its writer on. What the program does not define is
-NOTHING there; so is, for longer items, a value for which the teacher has no direction, which is counted apart.
+The values are the oracle's (tracr_jax.teacher.oracle), which the compiled teacher was proved to hold: a layer holds
+a variable from its writer on. What the program does not define is NOTHING there; so is, for items that are longer
+than the teacher's table, a value for which it has no direction, which is counted apart. Run as the original codes
+it, a teacher may be wrong: then what fits its table takes the values from its own states.
 
 Classes of positions, which may overlap:
 
@@ -42,7 +43,7 @@ class LabelledRows(NamedTuple):
 
 
 class Labeller:
-    """Makes labelled rows for a run; holds the compiled teacher, so make one and keep it."""
+    """Makes labelled rows for a run; with the teacher's own states it compiles, so make one and keep it."""
 
     def __init__(self, run: Injected):
         """For the task of `Injected.program`, with the tokens of its tokenizer."""
@@ -59,13 +60,13 @@ class Labeller:
         batch = min(batch, len(items))
         first = sum(n <= self._run.program.length for n in lengths)
         for start in range(0, first, batch):
-            yield self._fitting([items[k] for k in order[start : min(start + batch, first)]], batch)
+            yield self._labelled([items[k] for k in order[start : min(start + batch, first)]], batch)
         for start in range(first, len(order), batch):
             chosen = order[start : start + batch]
             longest = lengths[chosen[-1]]
             # Few widths for all sets: a program is compiled for each.
             width = max(min(round_up(longest, to=LONG), self._run.model.max_positions), longest)
-            yield self._longer([items[k] for k in chosen], batch, width)
+            yield self._labelled([items[k] for k in chosen], batch, width=width)
 
     def order(self, items: Sequence[Item]) -> list[int]:
         """Those that fit the teacher's table as they come, behind them the longer ones, the shortest first."""
@@ -77,17 +78,15 @@ class Labeller:
     def _by_length(self, lengths: Sequence[int]) -> list[int]:
         return sorted(range(len(lengths)), key=lambda k: max(lengths[k], self._run.program.length))
 
-    def _fitting(self, items: Sequence[Item], batch: int) -> LabelledRows:
-        ids, masks = padded_rows(self._run.program.bridge, items, batch=batch, length=self._run.program.length)
-        truth = self._held(self._run.program.phi, self._run.program.bridge.to_teacher(ids))
-        truth = self._run.program.readable(np.asarray(truth))
-        return LabelledRows(ids, position_classes(self._run, ids, masks), truth, 0)
-
-    def _longer(self, items: Sequence[Item], batch: int, width: int) -> LabelledRows:
-        ids, masks = padded_rows(self._run.program.bridge, items, batch=batch, length=width)
-        truth, missing = oracle_values(self._run.program, ids, masks[0].sum(axis=1).astype(int))
-        truth = self._run.program.readable(truth)
-        return LabelledRows(ids, position_classes(self._run, ids, masks), truth, missing)
+    def _labelled(self, items: Sequence[Item], batch: int, *, width: int = 0) -> LabelledRows:
+        """`width`: of items that do not fit the table."""
+        program, missing = self._run.program, 0
+        ids, masks = padded_rows(program.bridge, items, batch=batch, length=width or program.length)
+        if program.config.fidelity.as_coded and not width:
+            truth = np.asarray(self._held(program.phi, program.bridge.to_teacher(ids)))
+        else:
+            truth, missing = oracle_values(program, ids, masks[0].sum(axis=1).astype(int))
+        return LabelledRows(ids, position_classes(self._run, ids, masks), program.readable(truth), missing)
 
 
 def position_classes(
