@@ -198,7 +198,8 @@ def _language(asked: dict[Letters, Any], share: dict[Any, float], *, complete: b
 
 def random_string(r: np.random.Generator, letters: Sequence[str], low: int, high: int) -> Letters:
     """Length uniform, then each letter uniform."""
-    return tuple(letters[k] for k in r.integers(0, len(letters), int(r.integers(low, high + 1))).tolist())
+    drawn: list[int] = r.integers(0, len(letters), int(r.integers(low, high + 1))).tolist()
+    return tuple(letters[k] for k in drawn)
 
 
 class _Joined(Sequence[Letters]):

@@ -1,7 +1,7 @@
 """Items as rows of tokens with the program's own value of every variable at every position and layer.
 
-The values are the oracle's (tracr_jax.teacher.oracle), which the compiled teacher was proved to hold: a layer holds
-a variable from its writer on. What the program does not define is NOTHING there; so is, for items that are longer
+The values are the oracle's (tracr_jax.teacher.oracle), which the compiled teacher was proved to hold: a layer
+holds a variable from its writer on. What the program does not define is NOTHING there; so is, for items longer
 than the teacher's table, a value for which it has no direction, which is counted apart. Run as the original codes
 it, a teacher may be wrong: then what fits its table takes the values from its own states.
 
