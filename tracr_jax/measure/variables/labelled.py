@@ -124,10 +124,11 @@ def oracle_values(
     variables = [by_name[n] for n in program.layout.names if n in by_name]
     index = [{value: k for k, value in enumerate(v.values)} for v in variables]
     truth = np.full((*ids.shape, len(variables)), NOTHING, np.int32)
-    missing = 0
-    for row, length in enumerate(lengths):
-        seen = program.bridge.teacher_values(ids[row, :length].tolist())
-        values = program.oracle(seen, overrides=overrides, sees=sees).values if length else {}
+    missing, oracle = 0, program.oracle
+    inputs = [program.bridge.teacher_values(ids[row, :length].tolist()) for row, length in enumerate(lengths)]
+    for row, (tokens, states) in enumerate(zip(inputs, oracle.states_of(inputs), strict=True)):
+        length = len(tokens)
+        values = oracle(tokens, overrides=overrides, sees=sees, states=states).values if length else {}
         # Every compiled teacher holds them, even where the program never reads them.
         values = {"indices": list(range(length))} | values
         for k, variable in enumerate(variables):
