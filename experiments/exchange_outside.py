@@ -4,8 +4,8 @@
 
 `tracr-jax interpret` counts the answers that move when it takes a source item of another answer. Here the same
 prompts also get a source of the same answer: what breaks then was not told by the source. Right answers only,
-each cell of the swaps. Writes experiments/exchange/outside.json: for each run and layer, by the answers of base and
-source, how many answers break of how many.
+each cell of the swaps. Writes experiments/exchange/outside.json: for each run and layer, by the answers of base
+and source, how many answers break of how many.
 """
 
 import argparse
