@@ -157,6 +157,19 @@ def test_values_that_nothing_bounds_are_refused_before_they_are_listed():
         compile_program(lambda: grows(3), vocab="ab", max_seq_len=150)
 
 
+def test_a_selector_of_pairs_of_positions_compiles_for_fifty_and_not_for_a_hundred():
+    """Its pairs are entries of a matrix, so that more are listed than rows of a table."""
+
+    def paired():
+        pair = rasp.SequenceMap(lambda i, j: (i, j), rasp.indices, rasp.Map(lambda i: i, rasp.indices))
+        width = rasp.SelectorWidth(rasp.Select(pair, pair, rasp.Comparison.EQ))
+        return rasp.SequenceMap(lambda n, token: n, width, rasp.tokens)
+
+    with F.limited(), pytest.raises(UserError, match=r"\(10,000\), at most 10,000,000 pairs can be listed: bound"):
+        compile_program(paired, vocab="ab", max_seq_len=100)
+    assert compile_program(paired, vocab="ab", max_seq_len=50).width > 2500
+
+
 def test_a_function_that_fails_to_build_its_program():
     with pytest.raises(UserError, match=r"building it failed \(ZeroDivisionError"):
         compile_program(lambda: 1 / 0, vocab="ab", max_seq_len=3)

@@ -23,8 +23,9 @@ from tracr_jax.teacher.values import Reached, is_number
 # What user functions, and tracr, raise for a program that cannot be compiled: a user's may raise anything.
 PROGRAM_ERRORS = (Exception,)
 
-# Evaluations of one function of two variables; a program that asks for more has values that nothing bounds.
-_MOST_PAIRS, _MOST_VALUES = 1_000_000, 20_000
+# Evaluations of one function of two variables; a program that asks for more has values that nothing bounds. A
+# selector's pairs are entries of one matrix (ten million: 40 MB, five seconds), a function's are rows of a table.
+_MOST_PAIRS, _MOST_SELECTED, _MOST_VALUES = 1_000_000, 10_000_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -206,10 +207,11 @@ def _check_pairs(graph: nx.DiGraph, expr: rasp.RASPExpr) -> None:
     if not isinstance(expr, rasp.SequenceMap | rasp.Select):
         return
     sizes = [len(graph.nodes[c.label][nodes.VALUE_SET]) for c in expr.children]
-    if math.prod(sizes) > _MOST_PAIRS:
+    most = _MOST_SELECTED if isinstance(expr, rasp.Select) else _MOST_PAIRS
+    if math.prod(sizes) > most:
         what = " and ".join(f"{c.label} ({n:,})" for c, n in zip(expr.children, sizes, strict=True))
         raise UserError(
-            f"program: {expr.label} combines the possible values of {what}, at most {_MOST_PAIRS:,} pairs can be "
+            f"program: {expr.label} combines the possible values of {what}, at most {most:,} pairs can be "
             "listed: bound them, as in min(x, 9)"
         )
 
