@@ -1,7 +1,7 @@
 """Every task of the zoo by every method on the bundled model: answers, variables read and used, language lost.
 
     python -m experiments.zoo [--tasks histogram sort …] [--methods variable lora:16 …] [--seeds 0]
-    python -m experiments.zoo --write         the table of results.md, from zoo.json
+    python -m experiments.zoo --write         the tables of results.md and README.md, from zoo.json
 
 A run lies below --runs and is made by its preset, or continued; zoo.json is rewritten after each. What one run
 reaches is `measure`; the table names a cell that was not run.
@@ -26,6 +26,9 @@ from tracr_jax.tasks.zoo import ZOO
 HERE = Path(__file__).resolve().parent
 FILE = HERE / "zoo.json"
 METHODS = ("variable", "lora:16", "finetune", "graft", "random:embeddings")
+# What the README shows.
+SHOWN = ("histogram", "sort", "most_frequent", "dyck1", "parity")
+TITLES = {"variable": "injection", "finetune": "fine-tuning", "graft": "the graft"}
 
 
 def measure(run: Injected, *, pairs: int) -> dict[str, Any]:
@@ -91,23 +94,35 @@ def table(file: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cells(runs: Sequence[Mapping[str, Any]], worst: str) -> list[str]:
-    def mean(values: list[Any], factor: float = 100.0) -> str:
-        known = [v for v in values if v is not None]
-        return f"{factor * sum(known) / len(known):.{1 if factor > 1 else 3}f}" if known else "–"
+def short_table(file: Mapping[str, Any]) -> str:
+    """The README's table: strings of the test set that are answered rightly, of some tasks; means over seeds."""
+    lines = [f"| strings answered rightly, % | {' | '.join(SHOWN)} |", "|---|" + "--:|" * len(SHOWN)]
+    for method, title in TITLES.items():
+        by_task = [list(file["runs"].get(task, {}).get(method, {}).values()) for task in SHOWN]
+        if any(by_task):
+            cells = [_mean([r["sets"]["test"] for r in runs]) if runs else "not run" for runs in by_task]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
+
+def _mean(values: Sequence[Any], factor: float = 100.0) -> str:
+    known = [v for v in values if v is not None]
+    return f"{factor * sum(known) / len(known):.{1 if factor > 1 else 3}f}" if known else "–"
+
+
+def _cells(runs: Sequence[Mapping[str, Any]], worst: str) -> list[str]:
     def best_other(run: Mapping[str, Any]) -> float | None:
         others = [s for n, s in run.get("followed", {}).items() if n != run["result"] and s is not None]
         return max(others, default=None)
 
     return [
-        mean([r["sets"]["test"] for r in runs]),
-        f"{mean([r['sets'][worst] for r in runs])} {worst}",
-        mean([r["trivial"][worst] for r in runs]),
-        mean([min(r["decoded"].values()) if "decoded" in r else None for r in runs]),
-        mean([r.get("followed", {}).get(r["result"]) for r in runs]),
-        mean([best_other(r) for r in runs]),
-        mean([r["kl"] for r in runs], factor=1.0),
+        _mean([r["sets"]["test"] for r in runs]),
+        f"{_mean([r['sets'][worst] for r in runs])} {worst}",
+        _mean([r["trivial"][worst] for r in runs]),
+        _mean([min(r["decoded"].values()) if "decoded" in r else None for r in runs]),
+        _mean([r.get("followed", {}).get(r["result"]) for r in runs]),
+        _mean([best_other(r) for r in runs]),
+        _mean([r["kl"] for r in runs], factor=1.0),
     ]
 
 
@@ -120,10 +135,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default the preset's")
     parser.add_argument("--pairs", type=int, default=30, help="for each layer of a variable")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"))
-    parser.add_argument("--write", action="store_true", help="run nothing: write the table into results.md")
+    parser.add_argument("--write", action="store_true", help="run nothing: write the tables into the pages")
     args = parser.parse_args()
     if args.write:
-        marked.replace(HERE / "results.md", "zoo", table(read_json(FILE)))
+        file = read_json(FILE)
+        marked.replace(HERE / "results.md", "zoo", table(file))
+        marked.replace(HERE.parent / "README.md", "zoo", short_table(file))
         return
     empty = {"tasks": list(ZOO), "methods": list(METHODS), "pairs": args.pairs, "runs": {}}
     file = read_json(FILE) if FILE.exists() else empty

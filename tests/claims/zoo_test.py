@@ -44,6 +44,15 @@ def test_the_table_shows_the_hardest_set_of_all_methods_and_what_was_not_run():
     assert "30 pairs" in table
 
 
-def test_the_page_is_what_the_file_says():
-    page = (zoo.HERE / "results.md").read_text(encoding="utf-8")
-    assert marked.between(page, "zoo") == zoo.table(read_json(zoo.FILE)), "run: python -m experiments.zoo --write"
+def test_the_short_table_names_a_method_that_ran_and_what_it_did_not():
+    runs = {"sort": {"variable": {"0": run(0.25, 0.5, 1.0), "1": run(0.5, 1.0, 1.0)}, "graft": {}}}
+    lines = zoo.short_table({"runs": runs}).splitlines()
+    assert len(lines) == 3  # one method
+    assert row(lines[2], "injection", "not run")[0] == "37.5"
+
+
+def test_the_pages_are_what_the_file_says():
+    file = read_json(zoo.FILE)
+    for page, table in (("experiments/results.md", zoo.table(file)), ("README.md", zoo.short_table(file))):
+        text = (zoo.HERE.parent / page).read_text(encoding="utf-8")
+        assert marked.between(text, "zoo") == table, "run: python -m experiments.zoo --write"
