@@ -215,9 +215,8 @@ def decode_sets(run: Injected, *, items: int | None = 300) -> dict[str, Any]:
 def decode_samples(run: Injected, samples: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
     """Decode accuracy of every categorical variable on items of named sets, against the program's own values.
 
-    Items that fit the teacher's table are compared with the teacher's states; longer ones with the oracle's
-    values, and values for which the teacher has no direction are counted apart ("unlabelled"). "accuracy",
-    "majority" and "positions" are those of the last layer that encodes the variable.
+    Values for which the teacher has no direction, in items longer than its table, are counted apart
+    ("unlabelled"). "accuracy", "majority" and "positions" are those of the last layer that encodes the variable.
     """
     labeller, counter = Labeller(run), Counter(run)
     readers = every_layer(run.adapter, layers=run.program.depth + 1)
