@@ -96,7 +96,10 @@ def table(file: Mapping[str, Any]) -> str:
 
 def short_table(file: Mapping[str, Any]) -> str:
     """The README's table: strings of the test set that are answered rightly, of some tasks; means over seeds."""
-    lines = [f"| strings as long as in training, answered rightly, % | {' | '.join(SHOWN)} |", "|---|" + "--:|" * len(SHOWN)]
+    lines = [
+        f"| strings as long as in training, answered rightly, % | {' | '.join(SHOWN)} |",
+        "|---|" + "--:|" * len(SHOWN),
+    ]
     for method, title in TITLES.items():
         by_task = [list(file["runs"].get(task, {}).get(method, {}).values()) for task in SHOWN]
         if any(by_task):

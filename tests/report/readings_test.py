@@ -170,7 +170,7 @@ def test_used_needs_whole_intervals_above_every_control(matches, verdict):
     swaps = {"pairs": 100, "cells": [swap(m) for m in matches], "left_out": []}
     got, text = R.used(dataclasses.replace(RUN, interpretation={"variables": [], "swaps": swaps}))
     assert got == verdict
-    assert text.endswith(f"{sum(m > 0.6 for m in matches)} of 4 cells beat every control.")
+    assert text.endswith(f"it beats every control in {sum(m > 0.6 for m in matches)} of 4 cells.")
 
 
 def test_the_result_s_own_swap_is_told_first_and_counts_for_itself():
@@ -201,7 +201,7 @@ def test_a_program_with_one_variable_has_no_other_one_as_a_control():
     assert S.beats_controls(alone)
     assert S.floor_of(alone)["accuracy"] == 0.4
     text = S.swaps_reading(dataclasses.replace(RUN, interpretation={"swaps": {"cells": [alone]}}))
-    assert text.endswith("1 of 1 cells beat every control.")
+    assert text.endswith("it beats every control in 1 of 1 cells.")
 
 
 def test_a_cell_in_which_the_program_itself_is_not_above_its_controls_does_not_count():
@@ -215,10 +215,11 @@ def test_a_cell_in_which_the_program_itself_is_not_above_its_controls_does_not_c
 
     verdict, text = told(cell(0.9, 6), cell(0.9, 6), cell(0.45, 55))
     assert verdict == "yes"
-    assert "2 of 3 cells beat every control, and 2 in the compiled program itself." in plain(text)
+    said = "it beats every control in 2 of the 2 cells, of 3, in which the compiled program itself does."
+    assert said in plain(text)
     verdict, text = told(cell(0.9, 6), cell(0.9, 6), cell(0.45, 6))
     assert verdict == "partly"
-    assert "2 of 3 cells beat every control." in plain(text)
+    assert "it beats every control in 2 of 3 cells." in plain(text)
 
 
 def test_what_no_variable_holds_must_not_move_the_answer():

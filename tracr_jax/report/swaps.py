@@ -24,11 +24,13 @@ def swaps_reading(run: RunFiles) -> str:
     match = fmean(c["match"]["accuracy"] for c in cells)
     control = fmean(floor_of(c)["accuracy"] for c in cells)
     ceiling = fmean(c["ceiling"]["accuracy"] for c in cells)
-    beat, telling = sum(map(beats_controls, cells)), len(telling_cells(cells))
-    of = "" if telling == len(cells) else f", and {telling} in the compiled program itself"
+    telling = telling_cells(cells)
+    beat, where = sum(map(beats_controls, telling)), f"{len(telling)} cells"
+    if len(telling) < len(cells):
+        where = f"the {where}, of {len(cells)}, in which the compiled program itself does"
     return (
         f"{start}{_followed(match, control)}, the compiled program itself in {percent(ceiling)}; "
-        f"{beat} of {len(cells)} cells beat every control{of}.{_followed_where_right(cells)}"
+        f"it beats every control in {beat} of {where}.{_followed_where_right(cells)}"
     )
 
 
