@@ -18,7 +18,7 @@ import numpy as np
 from tracr_jax.files import read_json, write_json
 from tracr_jax.interpret.pairs import PairFinder, Pairs, list_cells
 from tracr_jax.interpret.pool import make_pool, sample_pool
-from tracr_jax.interpret.swap import POOL, make_lm_swap, variable_bases
+from tracr_jax.interpret.swap import POOL, as_it_is, make_lm_swap, variable_bases
 from tracr_jax.runs.model import Injected, open
 
 FILE = Path(__file__).parent / "exchange" / "outside.json"
@@ -36,11 +36,7 @@ def broken(run: Injected, *, pairs: int, seed: int = 0) -> dict[str, dict[str, l
     for cell in list_cells(run.program.teacher, pool.oracle)[0]:
         if not isinstance(found := find(cell), Pairs):
             continue
-        own = [
-            dataclasses.replace(p, values=results[p.base], answer=pool.items[p.base].answer)
-            for p in found.pairs
-            if p.flips
-        ]
+        own = [as_it_is(pool, p) for p in found.pairs if p.flips]
         right = [p for p, ok in zip(own, answers(cell, own, "none").answer, strict=True) if ok]
         for source in dict.fromkeys(results):
             chosen = []

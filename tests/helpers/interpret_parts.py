@@ -40,8 +40,8 @@ def small_setup(task=DYCK, blocks=8, as_coded=False) -> Setup:
         # Short: tokenising the bundled text would be most of the time.
         text = Path(folder) / "text.txt"
         text.write_text("the number of this text is here\n" * 900)
-        config = dataclasses.replace(CONFIG, task="small", data=dataclasses.replace(CONFIG.data, text=str(text)))
-        config = dataclasses.replace(config, fidelity=Fidelity(as_coded=as_coded))
+        data, fidelity = dataclasses.replace(CONFIG.data, text=str(text)), Fidelity(as_coded=as_coded)
+        config = dataclasses.replace(CONFIG, task="small", data=data, fidelity=fidelity)
         lm = write_random_gpt2(f"{folder}/lm", num_blocks=blocks, width=16, heads=2)
         return build(config, task=task, lm=lm)
 

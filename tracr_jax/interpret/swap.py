@@ -296,7 +296,7 @@ class _Measure:
         """(share of the predictions met, whether each base is answered right); the layer plays no part."""
         # Cells share their pairs, and the finder keeps them: an id names one set of pairs.
         if id(found) not in self._unmoved:
-            own = [_as_it_is(self._pool, pair) for pair in found.pairs]
+            own = [as_it_is(self._pool, pair) for pair in found.pairs]
             met = _share(self._in_lm(cell, found.pairs, "none").answer)
             self._unmoved[id(found)] = met, self._in_lm(cell, own, "none")
         return self._unmoved[id(found)]
@@ -311,7 +311,7 @@ def _told_once(reasons: dict[tuple[str, str], list[int]], cells: Sequence[Cell])
     return out
 
 
-def _as_it_is(pool: Pool, pair: Pair) -> Pair:
+def as_it_is(pool: Pool, pair: Pair) -> Pair:
     """The prediction that the base's own answer is given."""
     base = pool.items[pair.base]
     return dataclasses.replace(pair, values=base.result, answer=base.answer)

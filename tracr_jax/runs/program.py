@@ -15,7 +15,7 @@ from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.tasks.base import Item, Task
-from tracr_jax.tasks.kept import has_copy, own_spec
+from tracr_jax.tasks.kept import copy_of, own_spec
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, make_forward
 from tracr_jax.teacher.forward import all_states
@@ -135,8 +135,8 @@ class Program:
             return self.given
         try:
             spec = own_spec(self.config.task, self.kept)
-            asked = has_copy(self.config.task, self.kept)  # when the run was made
-            task = get_task(spec, as_coded=self.config.fidelity.as_coded, contract=not asked)
+            new = copy_of(self.config.task, self.kept) is None  # else it was asked when the run was made
+            task = get_task(spec, as_coded=self.config.fidelity.as_coded, contract=new)
         except UserError as e:
             raise UserError(f"the task's own code is needed and not at hand ({e}); give it with task=") from e
         if task.name != self.name:

@@ -171,18 +171,14 @@ def changed(spec: str, folder: Path | None) -> list[str]:
 
 def own_spec(spec: str, folder: Path | None) -> str:
     """The task's name, of the kept copy where the file has changed or is gone."""
-    copy, path = _copy_of(spec, folder), file_of(spec)
+    copy, path = copy_of(spec, folder), file_of(spec)
     if copy is None or path is None or (path.is_file() and not changed(spec, folder)):
         return spec
     return f"{copy}{_colon_name(spec)}"
 
 
-def has_copy(spec: str, folder: Path | None) -> bool:
-    """Whether a folder keeps the task's file: what `own_spec` names then is what was injected."""
-    return _copy_of(spec, folder) is not None
-
-
-def _copy_of(spec: str, folder: Path | None) -> Path | None:
+def copy_of(spec: str, folder: Path | None) -> Path | None:
+    """The task's file as a folder keeps it; where there is one, what `own_spec` names is what was injected."""
     path = file_of(spec)
     copy = folder / FOLDER / path.name if path and folder else None
     return copy if copy and copy.is_file() else None

@@ -57,10 +57,10 @@ class Labeller:
         """All items in their `order`, `batch` at a time (or as many as there are)."""
         lengths = self._lengths(items)
         order = self._by_length(lengths)
-        batch = min(batch, len(items))
-        first = sum(n <= self._run.program.length for n in lengths)
+        batch, table = min(batch, len(items)), self._run.program.length
+        first = sum(n <= table for n in lengths)
         for start in range(0, first, batch):
-            yield self._labelled([items[k] for k in order[start : min(start + batch, first)]], batch)
+            yield self._labelled([items[k] for k in order[start : min(start + batch, first)]], batch, width=table)
         for start in range(first, len(order), batch):
             chosen = order[start : start + batch]
             longest = lengths[chosen[-1]]
@@ -78,11 +78,10 @@ class Labeller:
     def _by_length(self, lengths: Sequence[int]) -> list[int]:
         return sorted(range(len(lengths)), key=lambda k: max(lengths[k], self._run.program.length))
 
-    def _labelled(self, items: Sequence[Item], batch: int, *, width: int = 0) -> LabelledRows:
-        """`width`: of items that do not fit the table."""
+    def _labelled(self, items: Sequence[Item], batch: int, *, width: int) -> LabelledRows:
         program, missing = self._run.program, 0
-        ids, masks = padded_rows(program.bridge, items, batch=batch, length=width or program.length)
-        if program.config.fidelity.as_coded and not width:
+        ids, masks = padded_rows(program.bridge, items, batch=batch, length=width)
+        if program.config.fidelity.as_coded and width == program.length:  # they fit the table
             truth = np.asarray(self._held(program.phi, program.bridge.to_teacher(ids)))
         else:
             truth, missing = oracle_values(program, ids, masks[0].sum(axis=1).astype(int))
