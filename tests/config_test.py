@@ -32,6 +32,11 @@ def test_states_of_the_programs_layers(layers, states):
     assert layers.top(3) == states[-1]
 
 
+def test_a_preset_that_there_is_not_is_refused():
+    with pytest.raises(UserError, match="unknown preset 'fine-tune'; presets: exchange, variable"):
+        preset("fine-tune")
+
+
 def test_tuples_round_trip():
     config = C.RunConfig(losses=C.LossConfig(variable_weights=(("final_result", 4.0),)), layer_blocks=(3, 1))
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
@@ -49,6 +54,12 @@ def test_tuples_round_trip():
         (C.LossConfig, {"alignment_weight": -1.0}, "alignment_weight must not be negative"),
         (C.LossConfig, {"hook_offset": 3}, "hook_offset must be -1 or 0"),
         (C.DataConfig, {"domain_items": 4, "domain_supervised": 5}, "between 0 and domain_items = 4, got 5"),
+        (C.LossConfig, {"alignment": "cosin"}, "alignment must be one of exchange, variable, cosine, none"),
+        (C.LossConfig, {"result_span": "row"}, "result_span must be one of contrasts, rows, got 'row'"),
+        (C.LossConfig, {"retention_reduction": "mean"}, "retention_reduction must be one of text, token"),
+        (C.OptimConfig, {"kind": "adam"}, "kind must be one of adamw, muon, got 'adam'"),
+        (C.OptimConfig, {"schedule": "linear"}, "schedule must be one of constant, cosine, got 'linear'"),
+        (C.RunConfig, {"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
     ],
 )
 def test_nonsense_is_refused(kind, values, message):

@@ -6,7 +6,7 @@ positions) is checked in `tracr_jax.runs.build`, before anything is written.
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tracr_jax.errors import UserError
 from tracr_jax.trained import TrainedPart, check_part, trained_part
@@ -16,6 +16,14 @@ def require(condition: bool, message: str) -> None:
     """A UserError unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def _check_choices(config: Any) -> None:
+    """A UserError if an option of a few words has another one."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal:
+            found, words = getattr(config, name), get_args(hint)
+            require(found in words, f"{name} must be one of {', '.join(words)}, got {found!r}")
 
 
 class LayerMap(NamedTuple):
@@ -73,6 +81,7 @@ class LossConfig:
     """"text": sum over a text's positions (the paper); "token": mean over them."""
 
     def __post_init__(self):
+        _check_choices(self)
         for name in ("alignment_weight", "answer_alignment", "retention_weight"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("result_weight", "retention_growth"):
@@ -163,6 +172,7 @@ class OptimConfig:
     """AdamW's second beta."""
 
     def __post_init__(self):
+        _check_choices(self)
         for name in ("learning_rate", "adapter_learning_rate", "muon_iterations"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
@@ -289,6 +299,7 @@ class RunConfig:
     fidelity: Fidelity = field(default_factory=Fidelity)
 
     def __post_init__(self):
+        _check_choices(self)
         for name in ("steps", "accumulate", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")

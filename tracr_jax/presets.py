@@ -9,7 +9,16 @@ model's differ by task.
 
 import dataclasses
 
-from tracr_jax.config import DataConfig, ExchangeConfig, Fidelity, LayerMap, LossConfig, OptimConfig, RunConfig
+from tracr_jax.config import (
+    DataConfig,
+    ExchangeConfig,
+    Fidelity,
+    LayerMap,
+    LossConfig,
+    OptimConfig,
+    RunConfig,
+    require,
+)
 
 METHODS = ("exchange", "variable", "cosine", "finetune", "graft", "paper", "paper-fixed")
 
@@ -39,7 +48,11 @@ def preset(
     """The starting point of a run; `lm` None takes the preset's own model.
 
     full: as experiments/reproduce runs it, where that is longer than the main job's five minutes.
+
+    Raises:
+      UserError: no preset has that name.
     """
+    require(method in METHODS, f"unknown preset {method!r}; presets: {', '.join(METHODS)}")
     if method in ("paper", "paper-fixed"):
         config = PAPER if method == "paper" else PAPER_FIXED
         return dataclasses.replace(config, task=task, lm=lm or config.lm)

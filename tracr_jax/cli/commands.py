@@ -16,7 +16,7 @@ from tracr_jax.config import RunConfig
 from tracr_jax.config_file import read_config, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.host import dispatch_inline
-from tracr_jax.presets import METHODS, preset
+from tracr_jax.presets import preset
 from tracr_jax.progress import showing
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ def _inject(argv: list[str]) -> None:
         argv = [argv[at + 1], *argv[:at], *argv[at + 2 :]]
     task = argv[0] if argv and not argv[0].startswith("-") else "dyck"
     first = {name: peek(argv, name) for name in ("lm", "preset", "onto")}
-    if first["preset"] not in (None, *METHODS):
-        raise UserError(f"unknown preset {first['preset']!r}; presets: {', '.join(METHODS)}")
     # What goes on from a run has its model.
     lm = first["lm"] or (read_config(first["onto"]).lm if first["onto"] else None)
     start = preset(first["preset"] or "variable", task=task, lm=lm)
