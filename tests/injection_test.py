@@ -20,8 +20,10 @@ from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
 from tracr_jax.measure.answers import evaluate
 from tracr_jax.presets import preset
 from tracr_jax.report.load import load_runs
-from tracr_jax.runs.build import build, check_result_rank
+from tracr_jax.runs.build import build
+from tracr_jax.runs.fits import check_result_rank
 from tracr_jax.runs.folder import default_folder
+from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.train.metrics import read_lines
 
 SMALL = RunConfig(
@@ -121,6 +123,17 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys, monkeypatch)
     evaluations = [(tmp_path / n / "evaluation.json").read_text() for n in ("straight", "cut")]
     assert evaluations[0] == evaluations[1]
     assert cli_interrupt.standing(folder).startswith("interrupted; all 4 steps are trained and saved, tracr-jax")
+
+
+def test_a_built_in_task_with_other_settings_is_not_taken_for_the_one_of_its_name(models, tmp_path):
+    task, folder, message = Dyck(min_length=6), tmp_path / "run", "the run was made with another dyck"
+    inject(task, lm=models(8), config=SMALL, folder=folder, progress=False)
+    with pytest.raises(UserError, match=message):
+        evaluate(tracr_jax.open(folder))
+    with pytest.raises(UserError, match=message):
+        tracr_jax.resume(folder, progress=False)
+    assert tracr_jax.open(folder, task=task).program.task is task
+    tracr_jax.resume(folder, task=task, progress=False)
 
 
 def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
@@ -233,6 +246,8 @@ def refused(message, folder, *args, **kwargs):
 def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_path):
     folder = tmp_path / "run"
     refused(r"8 blocks, too few for int_sum: .* 21 layers", folder, "int_sum", lm=models(8), config=SMALL)
+    own = dataclasses.replace(SMALL, task="int_sum", lm=models(8))  # of which nothing is said beside it
+    refused(r"8 blocks, too few for int_sum: .* 21 layers", folder, config=own)
     refused("no such folder", folder, "dyck", lm="./nowhere", config=SMALL)
     refused("neither one of dyck, int_sum, count", folder, "dick", lm=models(8), config=SMALL)
     weights = dataclasses.replace(SMALL, losses=LossConfig(variable_weights=(("nothing", 2.0),)))

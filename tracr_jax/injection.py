@@ -33,6 +33,8 @@ from tracr_jax.runs.folder import (
 from tracr_jax.runs.frozen import keep_frozen
 from tracr_jax.runs.model import Injected, tell_changed, untouched
 from tracr_jax.runs.onto import open_earlier
+from tracr_jax.runs.program import check_same_task
+from tracr_jax.runs.program_files import load_program
 from tracr_jax.runs.record import keep_record
 from tracr_jax.runs.training import train
 from tracr_jax.tasks.base import Task
@@ -45,7 +47,7 @@ Say = Callable[[str], None]
 
 
 def inject(
-    task: Task | str = "dyck",
+    task: Task | str | None = None,
     *,
     lm: LoadedLM | str | None = None,
     config: RunConfig | None = None,
@@ -59,9 +61,11 @@ def inject(
     """Inject `task` into `lm`, evaluate, and leave a run folder (see `tracr_jax.runs.folder`).
 
     Args:
-      task: a task object, a built-in name, or "path/to/file.py:NAME".
-      lm: a loaded model, or a name for `load_lm`; default "tiny", or the model that the run of `onto` began with.
-      config: everything else; its `task` and `lm` are replaced by the arguments above.
+      task: a task object, a built-in name, or "path/to/file.py:NAME"; default the configuration's, else "dyck".
+      lm: a loaded model, or a name for `load_lm`; default the model that the run of `onto` began with, else the
+        configuration's, else "tiny".
+      config: everything else; default `preset()` of this task and model. A task or a model given above replaces
+        the configuration's.
       onto: a finished run (its folder, or what this function or `open` returned), whose model receives this
         program as well, while the losses of its earlier programs are kept, see `tracr_jax.runs.record`; default
         `config.onto`.
@@ -79,7 +83,9 @@ def inject(
     """
     before = str(onto.folder if isinstance(onto, Injected) else onto or (config.onto if config else ""))
     if lm is None:
-        lm = read_config(before).lm if before else "tiny"
+        lm = read_config(before).lm if before else config.lm if config else "tiny"
+    if task is None:
+        task = config.task if config else "dyck"
     names = {
         "task": task if isinstance(task, str) else task.name,
         "lm": lm if isinstance(lm, str) else lm.name,
@@ -158,12 +164,14 @@ def _run(
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("folder checked")  # before the first process writes into it
     started = time.time()
+    kept = newest_program(folder) if resume else None
     if resume and isinstance(task, str):
-        kept = newest_program(folder)
         tell_changed(config, kept)
         task = own_spec(task, kept)
     with showing(progress):  # a task may search for its items
         setup = build(config, task=task, lm=lm, say=say)
+    if kept:
+        check_same_task(load_program(kept), setup.program.task)
     setups, lm_params, record = (setup,), None, None
     if config.onto:
         tasks = [p.given for p in onto.programs if p.given] if isinstance(onto, Injected) else []

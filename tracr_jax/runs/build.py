@@ -17,12 +17,12 @@ from tracr_jax.config import LossConfig, RunConfig
 from tracr_jax.data.batches import Batches, batch_length
 from tracr_jax.data.bridge import BridgeReport
 from tracr_jax.data.retention import held_out_windows, retention_text
-from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import Grafted
 from tracr_jax.lm.load import LoadedLM, load_lm
+from tracr_jax.runs.fits import check_depth, check_result_rank
 from tracr_jax.runs.graft import check_open, grafted
-from tracr_jax.runs.program import EXAMPLES, Program, make_program
+from tracr_jax.runs.program import Program, examples_of, make_program
 from tracr_jax.runs.proof import Proof, prove
 from tracr_jax.runs.task_bridge import make_task_bridge, proved_items
 from tracr_jax.tasks.base import Item, Task
@@ -117,7 +117,6 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
     """
     bridge = make_task_bridge(config, task=task, lm=lm, say=say)
     teacher = bridge.teacher
-    test = task.eval_sets()["test"]
     width, reserved = lm.model.width, None
     if config.losses.alignment == "exchange":
         oracle = Oracle(task.program(max_seq_len=teacher.max_seq_len))
@@ -128,7 +127,7 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
         name=task.name,
         result=task.result,
         length=batch_length(task, bridge, config.data, fidelity=config.fidelity),
-        examples=tuple(test.item(i) for i in range(min(EXAMPLES, test.size))),
+        examples=examples_of(task),
         adapter=init_adapter(jax.random.key(config.seed), width=width, directions=teacher.width),
         reserved=reserved,
         task=task,
@@ -209,33 +208,10 @@ def make_batch_at(setups: Sequence[Setup], *, mesh: Mesh | None = None) -> Calla
     return lambda step: tuple(batch_at(first + step) for batch_at, first in parts)
 
 
-def check_depth(model: LanguageModel, *, name: str, task: str, depth: int, top: int, hook_block: int) -> None:
-    """The last aligned state h_top and the hook must lie inside the model: top and the hook's block below N."""
-    blocks = model.num_blocks
-    needed = max(top, hook_block) + 1
-    if blocks < needed:
-        where = "" if top == depth else f", the last of which is read from the output of block {top - 1}"
-        advice = "" if top == depth else ", or a smaller --layer-offset or --layer-stride"
-        raise UserError(
-            f"{name} has {blocks} blocks, too few for {task}: its teacher has {depth} layers{where} and the hook "
-            f"sits on block {hook_block}, so at least {needed} blocks are needed; choose a deeper --lm{advice}"
-        )
-
-
-def check_result_rank(rank: int, width: int, *, name: str) -> None:
-    """With as many result directions as the model is wide, the projector is the identity: no hook at all."""
-    if rank >= width:
-        raise UserError(
-            f"{name}: the result variable has {rank} values and the model is {width} wide; the result subspace "
-            "would be the whole space and the hook would do nothing; choose a wider --lm"
-        )
-
-
 def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     rows, depth, config = program.result_rows, program.depth, program.config
-    top, hook = program.top, config.losses.hook_block(program.top)
     if not program.grafted:  # which needs no block of the model for its layers
-        check_depth(lm.model, name=lm.name, task=program.name, depth=depth, top=top, hook_block=hook)
+        check_depth(lm.model, config, name=lm.name, task=program.name, depth=depth)
         check_result_rank(len(rows), lm.model.width, name=lm.name)
     if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)

@@ -10,6 +10,7 @@ from typing import Any
 from tracr_jax.data.bridge import Bridge, BridgeReport
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
+from tracr_jax.runs.fits import blocks_needed, check_result_rank
 from tracr_jax.runs.proof import Proof, example, labels_by_program, prove
 from tracr_jax.runs.task_bridge import make_task_bridge, proved_items
 from tracr_jax.tasks.base import Item, Task
@@ -53,7 +54,7 @@ class Checked:
     blocks: int
     """Of the language model."""
     needed: int
-    """Blocks that the teacher's layers and the hook require."""
+    """Blocks that the teacher's layers and the hook of the task's preset require."""
     teacher: Teacher
     bridge_report: BridgeReport
     proof: Proof
@@ -86,6 +87,7 @@ def check(
     config = preset(task=task.name, lm=lm)
     bridge = make_task_bridge(config, task=task, lm=model, say=say)
     teacher = bridge.teacher
+    check_result_rank(len(teacher.variable(task.result).indices), model.model.width, name=model.name)
     items = proved_items(task, seed=config.seed)
     oracle = Oracle(task.program(max_seq_len=teacher.max_seq_len))
     report = bridge.check(task, items, oracle=oracle)
@@ -96,7 +98,7 @@ def check(
         task=task,
         lm=model.name,
         blocks=model.model.num_blocks,
-        needed=max(teacher.num_layers, config.losses.hook_block(teacher.num_layers)) + 1,
+        needed=blocks_needed(config, depth=teacher.num_layers),
         teacher=teacher,
         bridge_report=report,
         proof=proof,

@@ -18,7 +18,7 @@ class Listed:
 
     name: str
     layers: int
-    """Of the compiled program; the language model needs one block more."""
+    """Of the compiled program; a language model needs a few blocks more, see `tracr_jax.runs.fits`."""
     width: int
     """Directions D of the compiled program."""
     positions: int

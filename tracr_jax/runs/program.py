@@ -26,7 +26,27 @@ from tracr_jax.train.step import ResidualsFn
 from tracr_jax.trained import TrainedPart
 from tracr_jax.types import Adapter, Codes
 
-EXAMPLES = 3  # of the test set, kept with the program
+_EXAMPLES = 3  # of the test set, kept with the program
+
+
+def examples_of(task: Task) -> tuple[Item, ...]:
+    """The first items of the test set."""
+    test = task.eval_sets()["test"]
+    return tuple(test.item(i) for i in range(min(_EXAMPLES, test.size)))
+
+
+def check_same_task(program: "Program", task: Task) -> None:
+    """Refuse a task that was found by its name, and is not the one of that name that a program was made of.
+
+    Raises:
+      UserError: its test set begins with other items.
+    """
+    for kept, found in zip(program.examples, examples_of(task), strict=False):
+        if kept != found:
+            raise UserError(
+                f"the run was made with another {task.name}: its test set begins with {kept.prompt!r}, that "
+                f"of this name with {found.prompt!r}; give the task object with task="
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +161,7 @@ class Program:
             raise UserError(f"the task's own code is needed and not at hand ({e}); give it with task=") from e
         if task.name != self.name:
             raise UserError(f"{self.name}: {self.config.task} is now the task {task.name}; give task=")
+        check_same_task(self, task)
         return task
 
     @functools.cached_property

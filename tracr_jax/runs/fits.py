@@ -1,0 +1,39 @@
+"""Whether a program fits into a language model: enough blocks, and more directions than its result has values."""
+
+from tracr_jax.config import RunConfig
+from tracr_jax.errors import UserError
+from tracr_jax.lm.base import LanguageModel
+
+
+def blocks_needed(config: RunConfig, *, depth: int) -> int:
+    """The last aligned state h_top and the hook lie inside the model: top and the hook's block below N.
+
+    Args:
+      config: of the run.
+      depth: L, the layers of the teacher.
+    """
+    top = config.layers.top(depth)
+    return max(top, config.losses.hook_block(top)) + 1
+
+
+def check_depth(model: LanguageModel, config: RunConfig, *, name: str, task: str, depth: int) -> None:
+    """Refuse a model of fewer blocks than `blocks_needed`."""
+    blocks, needed = model.num_blocks, blocks_needed(config, depth=depth)
+    if blocks < needed:
+        top = config.layers.top(depth)
+        hook_block = config.losses.hook_block(top)
+        where = "" if top == depth else f", the last of which is read from the output of block {top - 1}"
+        advice = "" if top == depth else ", or a smaller --layer-offset or --layer-stride"
+        raise UserError(
+            f"{name} has {blocks} blocks, too few for {task}: its teacher has {depth} layers{where} and the hook "
+            f"sits on block {hook_block}, so at least {needed} blocks are needed; choose a deeper --lm{advice}"
+        )
+
+
+def check_result_rank(rank: int, width: int, *, name: str) -> None:
+    """With as many result directions as the model is wide, the projector is the identity: no hook at all."""
+    if rank >= width:
+        raise UserError(
+            f"{name}: the result variable has {rank} values and the model is {width} wide; the result subspace "
+            "would be the whole space and the hook would do nothing; choose a wider --lm"
+        )
