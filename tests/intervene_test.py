@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers import lm_models as M
 from tests.helpers.bounds import FLOAT32, assert_same
+from tracr_jax.errors import UserError
 from tracr_jax.intervene import LayerEdit, ResidualEdit, detach_and_roll, project, subspace_basis
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 
@@ -42,6 +43,14 @@ def test_edit_leaves_earlier_states_and_changes_later_ones(model):
     np.testing.assert_array_equal(edited[:3], plain[:3])
     assert_same(edited[3], plain[3] + 1.0)
     assert np.abs(edited[4] - plain[4]).max() > 0.5
+
+
+@pytest.mark.parametrize("block", [-1, 5, np.int64(5)])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_edit_at_a_block_that_there_is_not_is_refused(model, block, before):
+    edit = (ResidualEdit(0, lambda h: h), ResidualEdit(block, lambda h: 0 * h, before=before))
+    with pytest.raises(UserError, match=f"edit at block {block}: the blocks are 0 to 4"):
+        model.apply(model.init(jax.random.key(0)), np.zeros((1, 3), np.int32), edit=edit)
 
 
 def test_supervised_gradient_reaches_early_blocks_only_through_the_subspace(model):

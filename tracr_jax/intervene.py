@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
+from tracr_jax.errors import UserError
 from tracr_jax.types import Array
 
 
@@ -60,6 +62,26 @@ def on_part(edit: Edit, change: Callable[[Callable, jax.Array], jax.Array]) -> E
         return replace(edit, fn=lambda x: change(edit.fn, x))
 
     return tuple(map(one, edit)) if isinstance(edit, tuple) else one(edit)
+
+
+def check_blocks(edit: Edit | None, count: int) -> None:
+    """Refuse an edit at a block that a stack of `count` does not have; of a traced block nothing is known.
+
+    Raises:
+      UserError: it is not one of 0..count - 1; there is no counting from the end.
+    """
+    for one in each_edit(edit):
+        if (
+            isinstance(one, ResidualEdit)
+            and isinstance(one.block, int | np.integer)
+            and not 0 <= one.block < count
+        ):
+            raise UserError(f"edit at block {one.block}: the blocks are 0 to {count - 1}")
+
+
+def each_edit(edit: Edit | None) -> tuple[ResidualEdit | LayerEdit, ...]:
+    """The edits in their order."""
+    return edit if isinstance(edit, tuple) else () if edit is None else (edit,)
 
 
 def edited(

@@ -14,6 +14,7 @@ from tracr.rasp import rasp
 from tests.helpers import golden_data as G
 from tests.helpers.teacher_programs import LIBRARY, exact_tracr, of_task
 from tracr_jax.errors import UserError
+from tracr_jax.intervene import ResidualEdit
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
@@ -168,10 +169,14 @@ def test_bad_ids_are_loud():
         residuals(phi, ids[0])
     with pytest.raises(AssertionError, match="type"):
         residuals(phi, ids.astype(np.float32))
-    ids[1, 2] = 99
-    got = np.asarray(residuals(phi, ids))
-    assert np.all(np.isfinite(got[:, 0]))
-    assert np.all(np.isnan(got[:, 1, 2]))
+    for outside in (99, -1):
+        ids[1, 2] = outside
+        got = np.asarray(residuals(phi, ids))
+        assert np.all(np.isfinite(got[:, 0]))
+        assert np.all(np.isnan(got[:, 1, 2])), outside
+    beyond = ResidualEdit(teacher.num_layers, lambda x: x)
+    with pytest.raises(UserError, match=f"edit at block {beyond.block}: the blocks are 0 to {beyond.block - 1}"):
+        residuals(phi, ids, edit=beyond)
 
 
 def test_later_tokens_change_nothing():

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from tracr_jax.intervene import Edit, LayerEdit, ResidualEdit, edited
+from tracr_jax.intervene import Edit, ResidualEdit, check_blocks, each_edit, edited
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.types import Array, Params
 
@@ -49,8 +49,12 @@ def run_blocks(
       params: of the module around the blocks, whose names say in which stacks they lie.
       cache: of keys and values.
       edit: of the residual stream; it sees all rows at once.
+
+    Raises:
+      UserError: there is no such block to edit.
     """
-    entered = next((e.block for e in _each(edit) if isinstance(e, ResidualEdit) and e.before and e.skip), None)
+    check_blocks(edit, num_blocks)
+    entered = next((e.block for e in each_edit(edit) if isinstance(e, ResidualEdit) and e.before and e.skip), None)
 
     def body(block, h, xs):
         index, layer_cache = xs
@@ -104,16 +108,12 @@ def _behind_all(edit: Edit | None, count: int) -> tuple[Edit | None, Edit | None
     A gradient that enters behind the scan does not run through it. Where an edit's block is traced nothing is
     taken out: it may be the last one.
     """
-    edits = _each(edit)
+    edits = each_edit(edit)
     outputs = [e for e in edits if isinstance(e, ResidualEdit) and not e.before]
     if not all(isinstance(e.block, int) for e in outputs):
         return edit, None
     last = tuple(e for e in outputs if e.block == count - 1)
     return tuple(e for e in edits if e not in last) or None, last or None
-
-
-def _each(edit: Edit | None) -> tuple[ResidualEdit | LayerEdit, ...]:
-    return edit if isinstance(edit, tuple) else () if edit is None else (edit,)
 
 
 def _in_parts(block: nn.Module, h: Float[Array, "B S d"], context: Any, parts: int) -> Float[Array, "B S d"]:

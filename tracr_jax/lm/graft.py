@@ -156,7 +156,7 @@ class Grafted(LanguageModel):
         return without_map(params), self.beside.read(graft[BESIDE], ids) @ graft[MAP]
 
     def _edit(self, added: Float[Array, "B S d"] | None, edit: Edit | None) -> Edit | None:
-        if added is None:
+        if added is None or self.beside.block >= self.num_blocks:  # of a model cut below it
             return edit
         graft = ResidualEdit(self.beside.block, lambda h: h + _size(h) * added)
         return (graft, *edit) if isinstance(edit, tuple) else graft if edit is None else (graft, edit)

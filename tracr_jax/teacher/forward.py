@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.intervene import Edit, edited
+from tracr_jax.intervene import Edit, check_blocks, edited
 from tracr_jax.teacher.model import Coo, Grid, Teacher
 from tracr_jax.types import Array, Residuals
 
@@ -49,8 +49,11 @@ def make_forward(teacher: Teacher, *, dtype: Any = jnp.float32) -> tuple[Phi, Ca
             raise UserError(
                 f"teacher: {ids.shape[1]} positions, its table holds {limit} with BOS; compile a longer one"
             )
+        check_blocks(edit, len(runs))
         phi = jax.lax.stop_gradient(phi)
-        x = phi["tokens"].at[ids].get(mode="fill", fill_value=jnp.nan) + phi["positions"][None, : ids.shape[1]]
+        # A negative id would be counted from the end of the vocabulary.
+        tokens = phi["tokens"].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        x = tokens + phi["positions"][None, : ids.shape[1]]
         states = [x]
         for i, (run, weights) in enumerate(zip(runs, phi["layers"], strict=True)):
             x = edited(run(weights, edited(x, edit, i, before=True)), edit, i, before=False)
