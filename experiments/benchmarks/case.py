@@ -183,7 +183,7 @@ def make_parts(case: Case, *, mesh: str = "", params: tuple[Params, Params] | No
     batch = (M.put(random_batch(case, teacher), M.batch_sharding(grid)),)
     loss_fn = make_loss_fn(model, residuals, keep_rows=M.keep_rows(grid), **options)
     loss_fn = loss_fn if base is None else beside_frozen(loss_fn)
-    step = jax.jit(make_step(loss_fn, optimizer), donate_argnums=0, out_shardings=(places, everywhere))
+    step = jax.jit(make_step(loss_fn, optimizer, steps=1), donate_argnums=0, out_shardings=(places, everywhere))
     return Parts(state, frozen, batch, step, loss_fn, residuals, optimizer, shape, teacher)
 
 

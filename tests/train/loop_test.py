@@ -1,5 +1,6 @@
 """The loop: resuming is bit for bit, a number that is not finite stops it, one program is compiled."""
 
+import contextlib
 import json
 import os
 import signal
@@ -129,6 +130,27 @@ def interrupted_at(number, *, times=1):
     return batches
 
 
+def test_what_a_step_lacks_is_said():
+    options = {"shape": StepShape(DEPTH, (3, 4), pad_id=0, max_answers=1)}
+    optimizer = make_optimizer(OptimConfig(), steps=STEPS)
+    for losses, message in (
+        (LossConfig(retention_growth=8.0), "retention_growth 8 needs steps="),
+        (LossConfig(), "variable alignment needs layout="),
+        (LossConfig(alignment="exchange", hook_offset=-1), "alignment exchange has a loss of its own"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_train_step(MODEL, teacher, optimizer, config=losses, **options)
+
+
+def test_ctrl_c_without_checkpoints_says_that_nothing_is_saved(tmp_path):
+    (step, start, frozen), writer = parts(), JsonLines(tmp_path / "lines")
+    with (
+        contextlib.closing(writer),
+        pytest.raises(InterruptedRunError, match=r"stopped after \d steps, which are not saved"),
+    ):
+        fit(jax.jit(step), start, frozen, interrupted_at(2), steps=STEPS, writer=writer, progress=False)
+
+
 def test_ctrl_c_saves_the_step_under_way_and_the_run_goes_on_bit_for_bit(tmp_path):
     for name in "abc":
         (tmp_path / name).mkdir()
@@ -139,6 +161,7 @@ def test_ctrl_c_saves_the_step_under_way_and_the_run_goes_on_bit_for_bit(tmp_pat
     assert isinstance(stop.value, InterruptedRunError)
     # Batches are made one ahead: the step under way is 1 or 2.
     assert stop.value.steps in (2, 3)
+    assert str(stop.value) == f"stopped after {stop.value.steps} steps, which are saved"
     assert [p.name for p in (tmp_path / "b" / "checkpoints").iterdir()] == [str(stop.value.steps)]
     assert len(read_lines(tmp_path / "b" / "metrics.jsonl")) == stop.value.steps
     assert signal.getsignal(signal.SIGINT) is before

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 
 class InterruptedRunError(KeyboardInterrupt):
-    """Training was stopped on request; everything up to `steps` steps is saved."""
+    """Training was stopped on request after `steps` steps, which are saved if there is a place for checkpoints."""
 
-    def __init__(self, steps: int):
-        super().__init__(f"stopped after {steps} steps, which are saved")
+    def __init__(self, steps: int, *, saved: bool):
+        super().__init__(f"stopped after {steps} steps, which are {'' if saved else 'not '}saved")
         self.steps = steps
 
 

@@ -74,7 +74,7 @@ def fit(
 
     Raises:
       TrainingDivergedError: a loss or gradient norm is not finite. Nothing of that step is saved.
-      InterruptedRunError: Ctrl-C, once; the step under way was finished and saved.
+      InterruptedRunError: Ctrl-C, once; the step under way was finished, and saved if there are checkpoints.
     """
     first = int(state.step)
     settle = _Settle(
@@ -108,7 +108,7 @@ def fit(
             if asked.is_set() and due:
                 if checkpoints:
                     checkpoints.wait()
-                raise InterruptedRunError(number + 1)
+                raise InterruptedRunError(number + 1, saved=checkpoints is not None)
         if pending:
             settle(*pending)
     if checkpoints:

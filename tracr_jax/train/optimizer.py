@@ -59,9 +59,15 @@ def _model_groups(params: Params) -> Any:
 
 
 def _adapter_groups(adapter: Adapter | Codes) -> Any:
-    """The optimiser's group of each array of an adapter: reserved directions are never trained."""
-    groups: Any = ("fixed", "adapter", "adapter")
-    return Codes(*groups) if isinstance(adapter, Codes) else "adapter"
+    """The optimiser's group of each array of an adapter.
+
+    Reserved directions are never trained, nor are the two centroids of a variable with two values, which have no
+    gradient and would only decay.
+    """
+    if isinstance(adapter, Adapter):
+        return "adapter"
+    centroids = tuple("fixed" if c.shape[1] == 2 else "adapter" for c in adapter.centroids)
+    return Codes("fixed", centroids, "adapter")  # pyright: ignore[reportArgumentType]
 
 
 def _block_matrices(params: Params) -> Any:

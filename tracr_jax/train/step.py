@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Float, Int
 
 from tracr_jax.config import LayerMap, LossConfig
+from tracr_jax.errors import UserError
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
@@ -167,8 +168,10 @@ def make_loss_fn(
     (nats per answer token), "retention" (nats; see LossConfig.retention_reduction), "answer_accuracy" (share of
     answer tokens whose argmax is right in the hooked pass), "alignment_parts" ([L+1] or one per variable).
     """
+    if config.alignment == "exchange":
+        raise UserError("alignment exchange has a loss of its own, tracr_jax.train.exchange.make_exchange_loss_fn")
     if config.alignment == "variable" and layout is None:
-        raise ValueError("variable alignment needs a VariableLayout")
+        raise UserError("variable alignment needs layout=, see tracr_jax.teacher.variables.variable_layout")
 
     def loss_fn(
         params: TrainParams,
@@ -303,7 +306,7 @@ def make_train_step(
     shape: StepShape,
     layout: VariableLayout | None = None,
     keep_rows: RowsFn = anywhere,
-    steps: int = 1,
+    steps: int | None = None,
 ) -> Callable[[TrainState, Frozen, Batches], tuple[TrainState, Metrics]]:
     """A pure training step of one program, (state, frozen, batches) -> (state, terms), to be jitted by the caller.
 
@@ -315,19 +318,24 @@ def make_train_step(
       shape: static facts of the run.
       layout: variables of the teacher, for variable alignment.
       keep_rows: over several devices, `tracr_jax.train.mesh.keep_rows`.
-      steps: of the whole run, for LossConfig.retention_growth.
+      steps: of the whole run; needed if LossConfig.retention_growth is not 1.
 
     Returns:
       The step. Its terms are those of `make_loss_fn` and "grad_norm" (before any clipping).
+
+    Raises:
+      UserError: the losses need something that is not given.
     """
+    if steps is None and config.retention_growth != 1:
+        raise UserError(f"retention_growth {config.retention_growth:g} needs steps=, the length of the run")
     loss_fn = make_loss_fn(model, residuals, config=config, shape=shape, layout=layout, keep_rows=keep_rows)
-    return make_step(loss_fn, optimizer, steps=steps)
+    return make_step(loss_fn, optimizer, steps=steps or 1)
 
 
 def make_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, steps: int = 1
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, steps: int
 ) -> Callable[[TrainState, Frozen, Batches], tuple[TrainState, Metrics]]:
-    """`make_train_step` from its loss: one gradient, one update."""
+    """`make_train_step` from its loss and the steps of the whole run: one gradient, one update."""
 
     def train_step(state: TrainState, frozen: Frozen, batches: Batches) -> tuple[TrainState, Metrics]:
         progress = jnp.minimum(state.step / steps, 1.0)
