@@ -74,7 +74,7 @@ _HOME = {
     "make_train_step": "train.step",
 }
 
-# Names of the version before, each what it is called now.
+# Names of the previous version, each what it is called now.
 _RENAMED = {
     "Exported": "Injected",
     "OpenedRun": "Injected",

@@ -262,7 +262,7 @@ class RunConfig:
     embeddings of tokens, the blocks up to its last layer and two above; blocks:FIRST-LAST, counted from 0;
     lora:RANK, a pair of low-rank matrices at every projection of the blocks; embeddings, of input and output;
     adapter, nothing else; graft:result or graft:variables, a map from the compiled program beside the model to the
-    output of its last block, or of block N with @N behind it. What is not trained has no gradient and no optimiser
+    output of its last block, or of block N with @N after it. What is not trained has no gradient and no optimiser
     state."""
     onto: str = ""
     """A finished run whose model receives this program as well: training continues from its weights and keeps the

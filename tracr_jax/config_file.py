@@ -10,9 +10,9 @@ from tracr_jax.files import read_json, reading
 
 # What a file without the option was written with.
 _BEFORE = {"result_span": "rows"}
-# Options of the version before that have another name now; for one release the command line takes both.
+# Options of the previous version that have another name now; for one release the command line takes both.
 RENAMED = {"free_items": "domain_items", "free_supervised": "domain_supervised"}
-# Options of the version before, with the only value that a file may still give them.
+# Options of the previous version, with the only value that a file may still give them.
 _DROPPED = {"roll_share": 1.0, "answer_gradient": 1.0, "clean_weight": 0.0}
 RUN_FORMAT = 1  # of a run folder; raise when the meaning of its files changes
 
@@ -32,7 +32,7 @@ def read_config(folder: str | Path) -> RunConfig:
 
 
 def read_format(folder: str | Path) -> int:
-    """The format of a run folder: `RUN_FORMAT`, or 0 of the version before, which held no programs.
+    """The format of a run folder: `RUN_FORMAT`, or 0 of the previous version, which held no programs.
 
     Raises:
       UserError: as `read_config`.
@@ -82,7 +82,7 @@ def from_dict(values: dict[str, Any], *, kind: type = RunConfig) -> Any:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as the version before wrote it, under today's names and without dropped options."""
+    """A configuration as the previous version wrote it, under today's names and without dropped options."""
     values = {RENAMED.get(name, name): value for name, value in values.items()}
     for name, default in _DROPPED.items():
         found = values.pop(name, default)

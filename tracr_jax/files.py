@@ -96,7 +96,7 @@ def reading(where: str | os.PathLike, advice: str = "") -> Iterator[None]:
     """Reading what others wrote: whatever damage makes a reader raise becomes one line that names the file.
 
     For readers that trust what they read (third parties' above all), which may raise anything. The advice is
-    put behind the line: what to do about it.
+    put after the line: what to do about it.
     """
     advice = f"; {advice}" if advice else ""
     try:

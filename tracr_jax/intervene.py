@@ -29,7 +29,7 @@ class ResidualEdit:
     The block may be traced: one compiled program then serves all of them.
 
     With `before` and `skip` the blocks below are not computed, where `fn` knows the state without them: what the
-    pass says of hidden[0..block] is then nothing, and what comes behind is the same.
+    pass says of hidden[0..block] is then nothing, and what comes after it is the same.
     """
 
     block: int | Int[Array, ""]

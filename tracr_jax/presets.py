@@ -127,7 +127,7 @@ def baseline(config: RunConfig) -> RunConfig:
 def beside(config: RunConfig) -> RunConfig:
     """The graft of `tracr_jax.runs.graft` on the items of the baseline: what is trained is one linear map.
 
-    The program says nothing behind its answer, so that no end of text can be learnt there. The map is in units of
+    The program says nothing after its answer, so that no end of text can be learnt there. The map is in units of
     the model's states, so that one rate fits all models. dyck's two answers are right after 25 steps, the nine of
     first_position in 92 % after 150 and in 100 % after 450.
     """

@@ -37,7 +37,7 @@ def trained_part(text: str) -> TrainedPart:
     if found := re.fullmatch(r"blocks:(\d+)-(\d+)", text):
         first, last = int(found[1]), int(found[2])
         if first > last:
-            raise UserError(f"train {text!r}: the first block, {first}, lies behind the last, {last}")
+            raise UserError(f"train {text!r}: the first block, {first}, comes after the last, {last}")
         return TrainedPart("blocks", first=first, last=last)
     if found := re.fullmatch(r"graft:(result|variables)(?:@(\d+))?", text):
         return TrainedPart("graft", last=int(found[2] or -1), form=found[1])

@@ -124,6 +124,14 @@ def test_no_import_goes_against_the_spine():
     assert wrong == []
 
 
+def test_the_page_of_the_design_shows_the_spine():
+    page = ROOT.joinpath("docs/design.md").read_text(encoding="utf-8")
+    rooms = (tuple(room for room in rank if room != "lm_eval") for rank in SPINE)
+    assert "    " + " → ".join(", ".join(rank) for rank in rooms) + "\n" in page
+    for room in {p.parent.name for p in ROOT.glob("*/*.py")} | {"docs"}:
+        assert f"| `{room}/` |" in page, room
+
+
 def test_no_module_imports_itself_by_way_of_others():
     def in_order(graph):
         list(TopologicalSorter(graph).static_order())

@@ -92,7 +92,7 @@ def test_text_without_the_marker_is_to_the_model_what_it_was(room):
     table = run.program.teacher.max_seq_len
     ids = np.random.default_rng(0).choice([word, *letters], (3, table + 8))
     np.testing.assert_array_equal(logits(run, jnp.asarray(ids)), logits(silent, jnp.asarray(ids)))
-    # With it: the marker and the letters behind it, until another word comes.
+    # With it: the marker and the letters after it, until another word comes.
     ids[:, 4:9] = letters[0], marker, letters[1], word, letters[2]
     ids[1, 5] = letters[0]
     ids[2, table:] = marker

@@ -184,7 +184,7 @@ def test_moments_and_pairs_lie_over_a_mesh():
     [
         ({"train": "lora"}, "train 'lora' is none of all, program, blocks:FIRST-LAST, lora:RANK"),
         ({"train": "lora:0"}, "train 'lora:0' is none"),
-        ({"train": "blocks:4-2"}, "the first block, 4, lies behind the last, 2"),
+        ({"train": "blocks:4-2"}, "the first block, 4, comes after the last, 2"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
         ({"accumulate": 3}, "accumulate 3: --batch plus --domain-supervised is 32; make it 33"),
     ],

@@ -70,7 +70,7 @@ def parse(kind: type[T], argv: Sequence[str], *, default: T | None = None) -> T:
 
 
 def _renamed(word: str) -> str:
-    """An option of the version before under today's name."""
+    """An option of the previous version under today's name."""
     name, equals, value = word.partition("=")
     today = RENAMED.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
     if today is None:

@@ -48,7 +48,7 @@ def run(argv: Sequence[str], *, helps: bool) -> None:
     """Run a command; a UserError is one line on standard error and exit status 2.
 
     Args:
-      argv: the words behind `tracr-jax`.
+      argv: the words after `tracr-jax`.
       helps: whether they ask for help, for which nothing is started.
     """
     argv = list(argv)

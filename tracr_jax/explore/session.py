@@ -162,7 +162,7 @@ class Explorer:
         return read
 
     def _forward(self, ids: Sequence[int], changes: Sequence[Change]) -> tuple[Array, int]:
-        """(states [L1, W, d] under the changes, the token that the model puts behind the text)."""
+        """(states [L1, W, d] under the changes, the token that the model puts after the text)."""
         run = self.run
         row = padded_row(run, ids)
         given = np.zeros((self.program.depth + 1, row.shape[1], run.model.width), np.float32)

@@ -222,7 +222,7 @@ def counterfactuals(
 
     "variable" is exchanged at "positions" (tokens of the prompt followed by the answer) in any one of "layers";
     "label" is the program's answer then, "base_label" its answer without, "flips" whether they differ. "readers"
-    are the variables that are computed behind these layers and so see the exchange; the others keep their values.
+    are the variables that are computed after these layers and so see the exchange; the others keep their values.
     """
     find = PairFinder(pool, count=pairs, seed=seed)
     cells, _ = list_cells(program.teacher, pool.oracle)

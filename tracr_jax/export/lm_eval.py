@@ -144,7 +144,7 @@ class TracrLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None
     ) -> list[int]:
-        """Token ids of a text, behind the BOS unless the text begins with one.
+        """Token ids of a text, after the BOS unless the text begins with one.
 
         Args:
           string: the text.
@@ -241,7 +241,7 @@ class TracrLM(TemplateLM):
     def _generate(
         self, prompts: list[list[int]], *, limit: int, until: Sequence[str], ends: frozenset[int]
     ) -> list[str]:
-        """Texts after the prompts, made in rounds, so that few tokens are made in vain behind a stop string."""
+        """Texts after the prompts, made in rounds, so that few tokens are made in vain after a stop string."""
         made: list[list[int]] = [[] for _ in prompts]
         texts = [""] * len(prompts)
         going, count = list(range(len(prompts))), min(_FIRST, limit)

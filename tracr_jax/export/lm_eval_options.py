@@ -117,7 +117,7 @@ def specials(tokenizer: Tokenizer, add_bos_token: bool | None) -> list[int]:
         transformers does not read `add_bos_token` in tokenizer_config.json.
 
     Raises:
-      UserError: a BOS is asked for and there is none, or the post-processor puts tokens behind each text.
+      UserError: a BOS is asked for and there is none, or the post-processor puts tokens after each text.
     """
     if add_bos_token is False:
         return []
@@ -129,7 +129,7 @@ def specials(tokenizer: Tokenizer, add_bos_token: bool | None) -> list[int]:
     own = [mark == 0 for mark in encoded.special_tokens_mask].index(True)
     if any(encoded.special_tokens_mask[own:]):
         raise UserError(
-            "the post-processor in tokenizer.json puts tokens behind each text, so that nothing could follow a "
+            "the post-processor in tokenizer.json puts tokens after each text, so that nothing could follow a "
             "context; set add_bos_token, True or False, which both replace it"
         )
     return encoded.ids[:own]

@@ -1,7 +1,7 @@
 """Whether a model answers with given tokens, under an edit, in one forward pass. Source: docs/method.md §9.
 
 Greedy decoding gives an answer a_1..a_n exactly if each a_j is the most likely token after the prompt and
-a_1..a_{j-1}. So the answer in question is written behind the prompt and the model runs once, at all positions:
+a_1..a_{j-1}. So the answer in question is written after the prompt and the model runs once, at all positions:
 no cache, no step by step. An edit acts on each position once, as it does while decoding.
 """
 

@@ -204,7 +204,7 @@ def predict(pool: Pool, variable: str, base: int, source: int, *, sees: Sees) ->
 
 
 class PairRows(NamedTuple):
-    """Pairs as rows of one pass: the base with the predicted answer behind it, padded on the right."""
+    """Pairs as rows of one pass: the base with the predicted answer after it, padded on the right."""
 
     at: tuple[int, ...]
     """Which of the pairs the rows are; there may be more rows."""

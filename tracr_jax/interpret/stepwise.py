@@ -28,7 +28,7 @@ def next_token(
     given: Float[np.ndarray, "L1 W d"] | None = None,
     mask: Float[np.ndarray, "L1 W"] | None = None,
 ) -> tuple[Float[Array, "L1 W d"], int]:
-    """(states of a padded row that the teacher's layers are read from, the likeliest token behind the text).
+    """(states of a padded row that the teacher's layers are read from, the likeliest token after the text).
 
     Args:
       run: from `inject` or `open`.

@@ -51,7 +51,7 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
     """A function (cell, pairs, change, other=None, seed=0) -> whether the LM answers and shows what is predicted.
 
     One compiled program serves all cells and changes of one length: block, basis, mask and weights are its
-    arguments, and it computes the blocks behind the edit only. `bases`: see `variable_bases`.
+    arguments, and it computes the blocks after the edit only. `bases`: see `variable_bases`.
     """
     model, teacher, states = run.model, run.program.teacher, np.array(run.program.states)
     short, cut = first_blocks(model, run.params, run.program.top + 1)

@@ -54,7 +54,7 @@ def run_blocks(
       UserError: there is no such block to edit.
     """
     check_blocks(edit, num_blocks)
-    entered = next((e.block for e in each_edit(edit) if isinstance(e, ResidualEdit) and e.before and e.skip), None)
+    entered = _entered(edit)
 
     def body(block, h, xs):
         index, layer_cache = xs
@@ -102,10 +102,15 @@ def run_blocks(
     return h, jnp.stack(inputs), jax.tree.map(lambda *x: jnp.stack(x), *caches) if cache is not None else None
 
 
-def _behind_all(edit: Edit | None, count: int) -> tuple[Edit | None, Edit | None]:
-    """(the edits of what the blocks read and write, those of the last one's output, which come behind the scan).
+def _entered(edit: Edit | None) -> int | Array | None:
+    """The block that a pass begins with, the blocks below it being skipped."""
+    return next((e.block for e in each_edit(edit) if isinstance(e, ResidualEdit) and e.before and e.skip), None)
 
-    A gradient that enters behind the scan does not run through it. Where an edit's block is traced nothing is
+
+def _behind_all(edit: Edit | None, count: int) -> tuple[Edit | None, Edit | None]:
+    """(the edits of what the blocks read and write, those of the last one's output, which come after the scan).
+
+    A gradient that enters after the scan does not run through it. Where an edit's block is traced nothing is
     taken out: it may be the last one.
     """
     edits = each_edit(edit)
@@ -135,7 +140,7 @@ def _in_parts(block: nn.Module, h: Float[Array, "B S d"], context: Any, parts: i
 
 
 def _stacks(params: Iterable[str], count: int) -> list[tuple[int, int, str]]:
-    """(first block, the one behind the last, name) of each stack; of new parameters there is one."""
+    """(first block, the one after the last, name) of each stack; of new parameters there is one."""
     starts = sorted(int(k.removeprefix("blocks_")) for k in params if k.startswith("blocks_"))
     if not starts:
         return [(0, count, "blocks")]

@@ -209,7 +209,7 @@ def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: Loaded
     config, record = read_config(folder), read_record(folder)
     configs = [p.config for p in record.programs] if record else [config]
     old = read_format(folder) == 0
-    if old:  # of a version before run folders held their programs: made again, with the task's own code
+    if old:  # of a previous version run folders held their programs: made again, with the task's own code
         lm = lm or load_lm(config.lm, dtype=config.dtype)
         programs = [build_program(c, task=_task_of(c, task), lm=lm) for c in configs]
         model = lm.model
@@ -274,7 +274,7 @@ def restore(
       model: for the shapes of its parameters.
       programs: in the order of injection, for the shapes of their adapters.
       finished: refuse a checkpoint after another number of steps.
-      old: of a version before, which held the adapter of a single program by itself.
+      old: of a previous version, which held the adapter of a single program by itself.
 
     Raises:
       UserError: there is no such checkpoint.

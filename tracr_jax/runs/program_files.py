@@ -132,7 +132,7 @@ def load_program(folder: str | Path) -> Program:
             raise ValueError(f"longest_item {length}, {len(examples)} examples, a token {min(mapped, default=0)}")
         config = from_dict(content["run"])
         states, said = config.layers.states(teacher.num_layers), content.get("states")
-        if said is None:  # the version before said offset and stride
+        if said is None:  # the previous version said offset and stride
             said = LayerMap(*content["layer_map"]).states(teacher.num_layers)
         if tuple(said) != states:
             raise ValueError(f"states {list(said)}, of its run {list(states)}")

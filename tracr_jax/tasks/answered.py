@@ -1,7 +1,7 @@
-"""A program with a value at every position of a string becomes one that answers behind the string.
+"""A program with a value at every position of a string becomes one that answers after the string.
 
 A RASP program of a paper or a benchmark reads its own values (numbers, letters) and nothing else, and gives a
-value at every position. A language model reads the string as text and answers behind it. So `reading` puts the
+value at every position. A language model reads the string as text and answers after it. So `reading` puts the
 program on written letters: its functions get the value that a letter stands for, without a layer more. Behind the
 string they get the first value, and since the network is causal nothing of that reaches the string. `last` and
 `every` then fetch what the program says: at the last letter, or at one letter after the other.

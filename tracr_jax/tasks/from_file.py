@@ -160,7 +160,7 @@ def _answer(found: Found, ours: Oracle, whole: Oracle) -> tuple[bool, int]:
                 raise UserError(
                     f"{found.who}: the program reads ahead: at letter {i + 1} of {list(string)} it says {b[i]!r} "
                     f"of the whole string, and {a[i]!r} where later letters are not seen, as in a language model; "
-                    'write it behind "?", where every letter is seen, as the built-in tasks reverse, sort and '
+                    'write it after "?", where every letter is seen, as the built-in tasks reverse, sort and '
                     "histogram do (tracr-jax check reverse), or, if that is meant, add the line CAUSAL = True"
                 )
             if a[i] is None:

@@ -164,7 +164,7 @@ def changed(spec: str, folder: Path | None) -> list[str]:
     kept = {p.relative_to(folder / FOLDER).as_posix(): p.read_bytes() for p in copies}
     now = own_files(path)
     other = [n for n, content in kept.items() if now.get(n) != content]
-    # Data may be missing from the copy: folders of the version before keep none.
+    # Data may be missing from the copy: folders of the previous version keep none.
     other += [n for n in now if n not in kept and n.endswith(".py")]
     return sorted(other, key=lambda n: n != path.name)
 

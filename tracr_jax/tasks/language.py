@@ -61,7 +61,7 @@ def explore(
       high: most letters.
       budget: evaluations; all strings are asked where there are no more than this.
       seeds: strings, shorter ones too, from which the search may start.
-      also: strings of these lengths that are asked behind the random ones.
+      also: strings of these lengths that are asked after the random ones.
       generate: the user's own generator of strings that random drawing misses.
     """
     asked: dict[Letters, Any] = {}
@@ -96,7 +96,7 @@ def explore(
         # As if every new string had the likely answer: so several are asked together, and where one has another
         # answer, what follows it is drawn again.
         supposed = {**count, likely: list(count[likely])}
-        new: dict[Letters, tuple[Any, int]] = {}  # and what `r` and `tries` were behind each
+        new: dict[Letters, tuple[Any, int]] = {}  # and what `r` and `tries` were after each
         while len(new) < size and len(asked) + len(new) < budget and tries < 20 * budget:
             if (parents := _wanted(supposed, share)) is None:
                 break

@@ -158,7 +158,7 @@ def no_truth_value(oracle: Oracle, strings: Sequence[Sequence[str]], *, ask: str
     Args:
       oracle: of the program.
       strings: what it is given.
-      ask: stands behind each, where the answer is due.
+      ask: stands after each, where the answer is due.
     """
     found = oracle.evaluate([[*letters, ask] for letters in strings], names=[oracle.result])
     for letters, one in zip(strings, found, strict=True):

@@ -177,7 +177,7 @@ class StringTask(SampledTask):
         return AskedOnce(self._ask_all)
 
     def _ask_all(self, strings: Sequence[Letters], before: int = 0, between: int = 0) -> list[Any]:
-        """The program's answers, with so many words of the prompt before and behind the letters of each string."""
+        """The program's answers, with so many words of the prompt before and after the letters of each string."""
         sequence, words, behind = self.answer == "sequence", [OTHER] * before, [OTHER] * between
         prompts = [[*words, *s, *behind, ASK] for s in strings]
         counts = [len(s) - self.skipped if sequence else 1 for s in strings]

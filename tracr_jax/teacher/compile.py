@@ -97,7 +97,7 @@ def compile_program(
 def sort_directions(directions: Collection[Direction]) -> list[Direction]:
     """By name, then value, as tracr sorts; values of mixed types by their text.
 
-    Where texts and values order the directions in a circle, tracr's order hangs on its set's: ours is by type.
+    Where texts and values order the directions in a circle, tracr's order depends on its set's: ours is by type.
     """
     directions = list(directions)
     try:

@@ -160,7 +160,7 @@ def _infer(
     for label, expr in exprs.items():
         graph.add_node(label, **{nodes.ID: label, nodes.EXPR: expr})
     depth = depths(exprs)
-    # A selector is as deep as what it reads, and comes behind it.
+    # A selector is as deep as what it reads, and comes after it.
     for label in sorted(exprs, key=lambda name: (depth[name], not isinstance(exprs[name], rasp.SOp))):
         if reached and reached.lists(graph, label, most=_MOST_PAIRS):
             continue

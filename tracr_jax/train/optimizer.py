@@ -14,7 +14,7 @@ from tracr_jax.types import Adapter, Codes, Params
 
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """Schedules for the model, its embeddings and the adapter behind a common norm limit; see `OptimConfig`."""
+    """Schedules for the model, its embeddings and the adapter, under one limit of the norm; see `OptimConfig`."""
 
     def adamw(peak):
         return optax.adamw(

@@ -69,7 +69,7 @@ class Labeller:
             yield self._labelled([items[k] for k in chosen], batch, width=width)
 
     def order(self, items: Sequence[Item]) -> list[int]:
-        """Those that fit the teacher's table as they come, behind them the longer ones, the shortest first."""
+        """Those that fit the teacher's table as they come, after them the longer ones, the shortest first."""
         return self._by_length(self._lengths(items))
 
     def _lengths(self, items: Sequence[Item]) -> list[int]:

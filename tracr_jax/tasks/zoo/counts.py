@@ -20,7 +20,7 @@ def _counts(of: String, letters: Sequence[str]) -> list[rasp.SOp]:
 def histogram() -> rasp.SOp:
     """For each letter how often it stands in the string (RASP paper, section 3: hist).
 
-    The paper counts at every letter's own position, which here does not see the letters behind it. The letter is
+    The paper counts at every letter's own position, which here does not see the letters after it. The letter is
     fetched to the step of the answer at which its count is written, and counted there.
     """
     return _histogram(String(LETTERS))
@@ -39,7 +39,7 @@ def double_histogram() -> rasp.SOp:
     """For each letter how many letters stand in the string as often as it (RASP paper: hist2).
 
     The paper selects the first position of each letter and counts those of equal histogram. Over a known alphabet
-    that is one comparison for each letter, which needs no position to see what is behind it.
+    that is one comparison for each letter, which needs no position to see what comes after it.
     """
     of = String(LETTERS)
     own = _histogram(of)

@@ -30,7 +30,7 @@ def reverse() -> rasp.SOp:
 def sort() -> rasp.SOp:
     """The letters in the alphabet's order (RASP paper: sort).
 
-    The paper counts for each letter the smaller ones and moves it there, which needs the letters behind it. At
+    The paper counts for each letter the smaller ones and moves it there, which needs the letters after it. At
     step k of the answer the letter is the first one that is no smaller than k letters of the string.
     """
     of = String(LETTERS)

@@ -1,7 +1,7 @@
 """What the zoo's programs are made of: which tokens are letters, their numbers, and where an answer stands.
 
 A program of the RASP paper may look at the whole string from every position. Here a position sees itself and what
-stands before it, and the answer is asked with "?" behind the string: from there on everything is seen. So what the
+stands before it, and the answer is asked with "?" after the string: from there on everything is seen. So what the
 paper computes at each letter is computed at the answer's positions instead, where the letter is fetched first.
 """
 
