@@ -17,12 +17,13 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
 from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
-from tracr_jax.measure.answers import evaluate
+from tracr_jax.measure.answers import evaluate, greedy_answers
 from tracr_jax.presets import preset
 from tracr_jax.report.load import load_runs
 from tracr_jax.runs.build import build
 from tracr_jax.runs.fits import check_result_rank
 from tracr_jax.runs.folder import default_folder
+from tracr_jax.runs.model import untouched
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.train.metrics import read_lines
 
@@ -108,6 +109,11 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys, monkeypatch)
     folder = shutil.copytree(tmp_path / "straight", tmp_path / "cut")
     # As if killed during step 3: the newest checkpoint is gone, the metrics have more lines than it.
     shutil.rmtree(folder / "checkpoints" / "4")
+    with pytest.warns(UserWarning, match="2 of 4 steps are done; finish it: tracr-jax resume"):
+        tracr_jax.open(folder)
+    with pytest.raises(SystemExit):  # its evaluation is of other weights
+        cli.main(["export", str(folder), str(tmp_path / "exported")])
+    assert "2 of 4 steps are done; finish it: tracr-jax resume" in capsys.readouterr().err
     (folder / "evaluation.json").unlink()
     assert cli_interrupt.standing(folder) == (f"interrupted; tracr-jax resume {folder} goes on after step 2 of 4")
     monkeypatch.chdir(tmp_path)  # nothing is retyped, and nothing depends on where it is typed
@@ -263,6 +269,23 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
         lm=str(short),
         config=SMALL,
     )
+
+
+def test_a_set_that_the_model_has_no_room_for_is_refused(tmp_path):
+    lm, folder = tmp_path / "lm", tmp_path / "run"
+    write_random_gpt2(lm, num_blocks=9, width=32, heads=2, positions=48)
+    message = r"an item of the set length_ood has \d+ tokens, the model 48 positions"
+    refused(message, folder, "dyck", lm=str(lm), config=dataclasses.replace(SMALL, eval_items=40))
+
+
+def test_answers_are_asked_up_to_the_last_position(tmp_path):
+    """Rows are padded to few lengths, but not beyond what the model holds."""
+    write_random_gpt2(tmp_path / "lm", num_blocks=9, width=32, heads=2, positions=99)
+    task = Dyck()
+    run = untouched(build(dataclasses.replace(SMALL, eval_items=1), task=task, lm=str(tmp_path / "lm")))
+    item = next(i for n in range(80, 99) if len(run.program.bridge.split(i := task.item("(" * n))[0]) == 99)
+    assert len(greedy_answers(run, run.params, [item])[0]) == 1
+    assert len(greedy_answers(run, run.params, [item, task.item("()")])) == 2
 
 
 def test_result_subspace_as_large_as_the_width_is_refused():

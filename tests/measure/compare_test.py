@@ -45,6 +45,13 @@ def test_p_is_the_binomial_sum_and_the_interval_is_about_the_difference(seed):
     assert other.difference == -one.difference
 
 
+def test_a_folder_that_there_is_not_is_said_before_anything_is_measured(tmp_path):
+    said = []
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        compare(tmp_path / "nowhere", tmp_path / "nor here", say=said.append)
+    assert not said
+
+
 def test_the_interval_is_of_pairs_and_not_of_two_samples():
     """The same answers but for ten: the difference is known far better than either accuracy."""
     a = np.arange(400) % 2 == 0

@@ -196,7 +196,8 @@ def test_a_changed_earlier_run_is_refused(room, tmp_path):
     assert {f: (folder / f).read_bytes() for f in untouched} == untouched
     # What is done is read without the earlier run.
     shutil.rmtree(base)
-    assert tracr_jax.open(folder, program="odd").program.name == "odd"
+    with pytest.warns(UserWarning, match="20 of 30 steps are done; finish it: tracr-jax resume"):
+        assert tracr_jax.open(folder, program="odd").program.name == "odd"
 
 
 def test_what_does_not_fit_is_one_line_and_writes_nothing(room, tmp_path):

@@ -160,7 +160,7 @@ def _evaluate(argv: list[str]) -> None:
     console = Console(highlight=False)
     items = None if args.full else args.items
     check_items(items)  # before the run is opened, which takes a while
-    run = open(args.run, task=args.task)
+    run = open(args.run, task=args.task, finished=True)
     with showing(_live()):
         result = evaluate_programs(
             run,
@@ -206,7 +206,7 @@ def _interpret(argv: list[str]) -> None:
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
-    run = open(args.run, task=args.task)
+    run = open(args.run, task=args.task, finished=True)
     with progress_lines(console, live=_live()) as progress:
         result = interpret(
             run,
@@ -230,7 +230,7 @@ def _controls(argv: list[str]) -> None:
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
-    run = open(args.run, task=args.task)
+    run = open(args.run, task=args.task, finished=True)
     with progress_lines(console, live=_live()) as progress:
         result = controls(
             run,
@@ -255,7 +255,7 @@ def _retention(argv: list[str]) -> None:
 
     console = Console(highlight=False)
     started = time.time()
-    run = open(args.run)
+    run = open(args.run, finished=True)
     baseline = None if args.baseline is None else open_baseline(args.baseline, run)
     with showing(_live()):
         result = measure_retention(
@@ -293,7 +293,7 @@ def _export(argv: list[str]) -> None:
     evaluated = args.run / "evaluation.json"
     if (args.run / "config.json").exists() and not evaluated.exists():
         raise UserError(f"{evaluated}: no such file; measure the run first: tracr-jax evaluate {args.run}")
-    run = open(args.run, task=args.task)
+    run = open(args.run, task=args.task, finished=True)
     folder = export_run(
         run,
         args.folder,

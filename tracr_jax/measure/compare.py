@@ -161,6 +161,8 @@ def _interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 def _written(folder: Path) -> Answers | None:
     """The answers that evaluation.json holds; None where it is missing or of an earlier version."""
     path = folder / "evaluation.json"
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder")
     if not path.is_file():
         return None
     evaluation = read_json(path)
@@ -176,7 +178,7 @@ def _written(folder: Path) -> Answers | None:
 
 def _measured(folder: Path, items: int | None, task: str | None, say: Callable[[str], None]) -> Answers:
     say(f"{folder}: holds no answers of each item; they are measured again")
-    run = open(folder, task=task)
+    run = open(folder, task=task, finished=True)
     items = run.program.config.eval_items if items == -1 else items
     samples, predict = reported_samples(run.program.task, items), make_predictor(run)
     sets = {name: (digest(sample), predict(run.params, sample)) for name, sample in samples.items()}

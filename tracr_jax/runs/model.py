@@ -177,6 +177,7 @@ def open(
     program: str | None = None,
     task: Task | str | Sequence[Task] | None = None,
     lm: LoadedLM | None = None,
+    finished: bool = False,
 ) -> Injected:
     """Read a model with its programs from a run folder or from an export.
 
@@ -185,12 +186,15 @@ def open(
       program: of a model with several programs, the one to read alone; by default all, of which the newest counts.
       task: the task's own code, or its name, for items and labels; built-in tasks are found without.
       lm: the original model, where it is loaded already.
+      finished: refuse a run whose newest checkpoint is not that of its last step; by default a warning says so.
 
     Raises:
       UserError: neither a run nor an export, no checkpoint, a damaged file, or no program of that name.
     """
     folder = Path(path)
-    found = _open_export(folder, lm) if (folder / FILE).exists() else _open_run(folder, task, lm)
+    found = (
+        _open_export(folder, lm) if (folder / FILE).exists() else _open_run(folder, task, lm, finished=finished)
+    )
     if isinstance(task, str):
         task = get_task(task, as_coded=found.program.config.fidelity.as_coded)
     for one in () if task is None else task if isinstance(task, Sequence) else (task,):
@@ -205,7 +209,9 @@ def opened(run: Injected | str | os.PathLike) -> Injected:
     return run if isinstance(run, Injected) else open(run)
 
 
-def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: LoadedLM | None) -> Injected:
+def _open_run(
+    folder: Path, task: Task | str | Sequence[Task] | None, lm: LoadedLM | None, *, finished: bool
+) -> Injected:
     config, record = read_config(folder), read_record(folder)
     configs = [p.config for p in record.programs] if record else [config]
     old = read_format(folder) == 0
@@ -219,7 +225,7 @@ def _open_run(folder: Path, task: Task | str | Sequence[Task] | None, lm: Loaded
         for program in programs:
             tell_changed(program.config, program.kept)
     model = grafted(model, programs[-1])
-    params = restore(folder, model, programs=programs, old=old)
+    params = restore(folder, model, programs=programs, steps=config.steps, finished=finished, old=old)
     trained = [p.trained(a) for p, a in zip(programs, params.adapters, strict=True)]
     return Injected(model, params.lm, tuple(trained), folder, base=lm)
 
@@ -264,7 +270,8 @@ def restore(
     model: LanguageModel,
     *,
     programs: Sequence[Program],
-    finished: int | None = None,
+    steps: int,
+    finished: bool = False,
     old: bool = False,
 ) -> TrainParams:
     """Model and adapters of a run's newest checkpoint.
@@ -273,7 +280,8 @@ def restore(
       folder: the run folder.
       model: for the shapes of its parameters.
       programs: in the order of injection, for the shapes of their adapters.
-      finished: refuse a checkpoint after another number of steps.
+      steps: of the whole run.
+      finished: refuse a checkpoint after fewer steps; by default a warning says so.
       old: of a previous version, which held the adapter of a single program by itself.
 
     Raises:
@@ -299,10 +307,11 @@ def restore(
     checkpoints = Checkpoints(Path(folder) / "checkpoints", read_only=True)
     try:
         latest = checkpoints.latest()
-        if finished not in (None, latest):
-            raise UserError(
-                f"{folder}: {latest or 0} of {finished} steps are done; finish it: tracr-jax resume {folder}"
-            )
+        if (latest or steps) != steps:
+            said = f"{folder}: {latest} of {steps} steps are done; finish it: tracr-jax resume {folder}"
+            if finished:
+                raise UserError(said)
+            warnings.warn(said, stacklevel=4)
         if old and len(adapters) == 1:
             found = checkpoints.restore_params({"lm": theta, "adapter": adapters[0]})
             return TrainParams(found["lm"], (found["adapter"],))

@@ -77,7 +77,7 @@ def open_earlier(
         )
     old = read_format(folder) == 0
     programs = [s.program for s in held]
-    params = restore(folder, setup.lm.model, programs=programs, finished=own.steps, old=old)
+    params = restore(folder, setup.lm.model, programs=programs, steps=own.steps, finished=True, old=old)
     entries = [Entry(s.program.name, s.config, s.program.teacher.width, s.done) for s in (*held, setup)]
     record = Record(
         run=str(folder), steps=own.steps, weights=_digest(params), programs=tuple(entries), history=history

@@ -26,7 +26,7 @@ logging.getLogger("absl").addFilter(lambda record: not _SAID_AGAIN.search(record
 
 
 def _silence_closed_loops() -> None:
-    """Where a write fails, tensorstore still calls orbax's event loop, which is closed; the failure is raised."""
+    """Where reading or writing fails, tensorstore still calls orbax's closed event loop; the failure is raised."""
     before = sys.unraisablehook
     if getattr(before, "of_checkpoints", False):
         return
@@ -44,8 +44,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
         self.folder = Path(folder).absolute()
-        if not read_only:
-            _silence_closed_loops()
+        _silence_closed_loops()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             create=not read_only,
