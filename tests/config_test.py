@@ -46,6 +46,8 @@ def test_tuples_round_trip():
     ("kind", "values", "message"),
     [
         (C.RunConfig, {"steps": 0}, "steps must be at least 1, got 0"),
+        (C.RunConfig, {"seed": -1}, "seed must be between 0 and"),
+        (C.RunConfig, {"seed": 10**20}, "seed must be between 0 and"),
         (C.RunConfig, {"layer_blocks": (2, 0)}, "layer_blocks must be at least 1 each"),
         (C.DataConfig, {"batch": 0}, "batch must be at least 1"),
         (C.DataConfig, {"text_length": 1}, "text_length must be at least 2"),

@@ -302,6 +302,7 @@ class RunConfig:
         _check_choices(self)
         for name in ("steps", "accumulate", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(0 <= self.seed < 2**32, f"seed must be between 0 and 2^32 - 1, got {self.seed}")
         require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")
         blocks = self.layer_blocks
         require(min(blocks, default=1) >= 1, f"layer_blocks must be at least 1 each, got {blocks}")

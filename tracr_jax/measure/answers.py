@@ -180,8 +180,9 @@ def greedy_answers(run: Injected, params: Params, items: Sequence[Item]) -> list
     batch = min(ROWS, len(items))
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        length = round_up(max(len(encoded[k][0]) for k in chosen))
-        count = max(len(encoded[k][1]) for k in chosen)
+        longest, count = (max(len(encoded[k][part]) for k in chosen) for part in (0, 1))
+        room = run.model.max_positions - shared - count + 1  # the last token is not read again
+        length = max(longest, min(round_up(longest), room))
         ids = np.full((batch, length), run.program.tokenizer.eos_id, np.int32)
         lengths = np.ones(batch, np.int32)
         for row, k in enumerate(chosen):

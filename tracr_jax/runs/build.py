@@ -24,7 +24,7 @@ from tracr_jax.runs.fits import check_depth, check_result_rank
 from tracr_jax.runs.graft import check_open, grafted
 from tracr_jax.runs.program import Program, examples_of, make_program
 from tracr_jax.runs.proof import Proof, prove
-from tracr_jax.runs.task_bridge import make_task_bridge, proved_items
+from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.teacher.oracle import Oracle
@@ -88,6 +88,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         say(f"loading {lm}")
         lm = load_lm(lm, dtype=config.dtype, seed=config.seed)
     program = build_program(config, task=task, lm=lm, say=say)
+    check_sets(task, program.bridge, config, lm=lm)
     proved = proved_items(task, seed=config.seed)
     oracle, strict = program.oracle, not config.fidelity.as_coded
     report = program.bridge.check(task, proved, strict=strict, oracle=oracle)

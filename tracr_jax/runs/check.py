@@ -12,7 +12,7 @@ from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
 from tracr_jax.runs.fits import blocks_needed, check_result_rank
 from tracr_jax.runs.proof import Proof, example, labels_by_program, prove
-from tracr_jax.runs.task_bridge import make_task_bridge, proved_items
+from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import check_task, get_task
 from tracr_jax.teacher.model import Teacher, Variable
@@ -87,6 +87,7 @@ def check(
     config = preset(task=task.name, lm=lm)
     bridge = make_task_bridge(config, task=task, lm=model, say=say)
     teacher = bridge.teacher
+    check_sets(task, bridge, config, lm=model)
     check_result_rank(len(teacher.variable(task.result).indices), model.model.width, name=model.name)
     items = proved_items(task, seed=config.seed)
     oracle = Oracle(task.program(max_seq_len=teacher.max_seq_len))

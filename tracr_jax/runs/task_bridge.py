@@ -59,6 +59,23 @@ def proved_items(task: Task, *, seed: int) -> list[Item]:
     return items
 
 
+def check_sets(task: Task, bridge: Bridge, config: RunConfig, *, lm: LoadedLM) -> None:
+    """Refuse a task of which the end of the run would evaluate an item that the model has no room for.
+
+    Raises:
+      UserError: the set, the item's tokens, and the model's positions.
+    """
+    most = lm.model.max_positions
+    for name, sample in reported_samples(task, config.eval_items).items():
+        texts = [i.prompt + bridge.separator + i.label for i in sample]
+        longest = max(map(len, bridge.tokenizer.encode_batch(texts)), default=0)
+        if longest > most:
+            raise UserError(
+                f"{lm.name}: an item of the set {name} has {longest} tokens, the model {most} positions; choose a "
+                "model with more, or shorter items"
+            )
+
+
 def _check_positions(lm: LoadedLM, length: int) -> None:
     if length > lm.model.max_positions:
         raise UserError(
