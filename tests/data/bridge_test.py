@@ -156,8 +156,15 @@ class TwoNames(Dyck):
 def test_one_token_for_two_values_is_found():
     task = TwoNames()
     items = [Item(Dyck().item("()").prompt, "yes"), Item(Dyck().item("((").prompt, "yes")]
-    with pytest.raises(UserError, match="bridge: item"):
+    with pytest.raises(UserError, match=r"the answer's token ' yes' stands for False here and for True elsewhere"):
         bridge_of(task, filtered(Dyck())).check(task, items)
+
+
+def test_the_token_that_ends_every_text_is_no_letter_and_no_answer():
+    task, end = Dyck(), "<|endoftext|>"
+    bridge = bridge_of(task, filtered(task), length=40)
+    with pytest.raises(UserError, match=r"the answer's token is '<\|endoftext\|>', which ends every text"):
+        dataclasses.replace(bridge, separator="").check(task, [Item(task.item("()").prompt, end)])
 
 
 class Mapped(Dyck):
@@ -177,6 +184,7 @@ _MAP = [TokenMap({}, fill=" ")]
         ({"x": "x"}, " ", "maps to 'x'; the teacher knows"),
         ({"unheard-of": "compute"}, " ", "'unheard-of' is not one token"),
         ({":": "compute", " :": "("}, " ", "are the same LM token"),
+        ({"<|endoftext|>": "compute"}, " ", "is the token that ends every text"),
     ],
 )
 def test_maps_that_cannot_be(pieces, fill, message):

@@ -166,7 +166,8 @@ def test_the_copy_of_a_task_is_not_asked_again(room, tmp_path, monkeypatch):
 def test_what_a_task_imports_beside_it_is_kept_with_it(tmp_path):
     (tmp_path / "words").mkdir()
     for name, text in {
-        "task.py": "import helper\nfrom words.more import X\nimport json\n",
+        # A text of 100 characters that no file can be called: it has 300 bytes.
+        "task.py": f"import helper\nfrom words.more import X\nimport json\nD = {'値' * 100!r}\n",
         "helper.py": "import task\n",
         "words/__init__.py": "",
         "words/more.py": "X = 1\n",

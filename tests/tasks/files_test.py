@@ -152,6 +152,17 @@ def test_the_answers_are_the_programs_and_the_network_is_the_program(name, tmp_p
     assert proof.ok, str(proof)
 
 
+def test_of_a_class_and_its_base_the_program_is_the_class(tmp_path):
+    source = """
+VOCAB = range(3)
+class Base:
+    def get_program(self): raise NotImplementedError
+class Double(Base):
+    def get_program(self): return rasp.Map(lambda x: 2 * x, rasp.tokens)
+"""
+    assert task_of(tmp_path, "mine", source).item(["1", "2"]).label == "24"
+
+
 REFUSED = {
     "no vocabulary": ("def make_a():\n    return rasp.Map(str, rasp.tokens)", r"add a line as VOCAB = "),
     "ahead": (

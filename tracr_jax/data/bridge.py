@@ -129,18 +129,27 @@ class Bridge:
                 value = expected[j] if j < len(expected) else None
                 # One token must always stand for one value: then the value determines the token.
                 same = value is not None and token_value.setdefault(token, value) == value
-                if same and len(label) == len(expected) and found[j] == value:
+                ends = token == self.tokenizer.eos_id
+                if same and not ends and len(label) == len(expected) and found[j] == value:
                     matched += 1
                 elif not problem:
-                    shown = self.tokenizer.token_text(token)
-                    problem = (
-                        f"item {item.prompt!r} -> {item.label!r}, position {len(prompt) - 1 + j}: the answer's "
-                        f"token is {shown!r} (value {value!r} of {expected}), the program writes {found[j]!r}"
-                    )
+                    problem = self._problem(item, j, expected, found=found[j], other=token_value.get(token))
             if problem and strict:
                 raise UserError(f"bridge: {problem}; {_advice(task, 'check its token_map, keep_merge and label')}")
             first = first or problem
         return BridgeReport(len(mapped), count, positions, filled / max(positions, 1), wanted, matched, first)
+
+    def _problem(self, item: Item, at: int, expected: Sequence[Any], *, found: Any, other: Any) -> str:
+        """Why the answer's token `at` is not what the program writes; `other`: what it first stood for."""
+        prompt, label = self.split(item)
+        value = expected[at] if at < len(expected) else None
+        here = f"item {item.prompt!r} -> {item.label!r}, position {len(prompt) - 1 + at}: the answer's token"
+        shown = self.tokenizer.token_text(label[at])
+        if label[at] == self.tokenizer.eos_id:
+            return f"{here} is {shown!r}, which ends every text"
+        if found == value and other != value:
+            return f"{here} {shown!r} stands for {value!r} here and for {other!r} elsewhere"
+        return f"{here} is {shown!r} (value {value!r} of {expected}), the program writes {found!r}"
 
 
 def make_bridge(
@@ -176,6 +185,8 @@ def make_bridge(
                 "letter or word that is one token (tracr-jax check FILE:TASK --lm NAME tries it), or another --lm"
             )
         for token in forms:
+            if token == tokenizer.eos_id:
+                raise UserError(f"bridge: {piece!r} is the token that ends every text; choose another letter")
             other = origin.setdefault(token, piece)
             if other != piece:
                 raise UserError(f"bridge: {piece!r} and {other!r} are the same LM token {token}")

@@ -110,6 +110,7 @@ def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
     for kind in kinds:
         of = [n for n, x in programs.items() if kind(x)]
         called = {n for n in of if any(_uses(x, n) for m, x in own.items() if m != n)}
+        called |= {n for n in of if any(_inherits(x, programs[n]) for m, x in own.items() if m != n)}
         of = [n for n in of if n not in called] or of
         if len(of) == 1:
             return programs[of[0]], of[0]
@@ -148,6 +149,10 @@ def _uses(x: Any, name: str) -> bool:
         else []
     )
     return any(name in f.__code__.co_names for f in functions)
+
+
+def _inherits(x: Any, base: Any) -> bool:
+    return isinstance(x, type) and isinstance(base, type) and x is not base and issubclass(x, base)
 
 
 def _needed(function: Callable) -> list[str]:

@@ -7,6 +7,7 @@ labels are needed, and where a text is longer than the compiled program's table;
 """
 
 import ast
+import contextlib
 import importlib.util
 import shutil
 import sys
@@ -84,10 +85,11 @@ def _named_in(folder: Path, names: list[str]) -> list[Path]:
     places, found = [folder], []
     for place in places:  # grows
         for at in (place / name for name in names):
-            if at.is_dir() and at not in places:
-                places.append(at)
-            elif at.is_file() and at.suffix not in (".py", ".pyc"):
-                found.append(at)
+            with contextlib.suppress(OSError):  # a text that no file can be called, or a folder that is closed
+                if at.is_dir() and at not in places:
+                    places.append(at)
+                elif at.is_file() and at.suffix not in (".py", ".pyc"):
+                    found.append(at)
     return found
 
 
