@@ -97,7 +97,7 @@ def table(file: Mapping[str, Any]) -> str:
 def short_table(file: Mapping[str, Any]) -> str:
     """The README's table: strings of the test set that are answered rightly, of some tasks; means over seeds."""
     lines = [
-        f"| strings as long as in training, answered rightly, % | {' | '.join(SHOWN)} |",
+        f"| test strings (as long as in training), % right | {' | '.join(SHOWN)} |",
         "|---|" + "--:|" * len(SHOWN),
     ]
     for method, title in TITLES.items():
