@@ -19,7 +19,7 @@ from tracr_jax.runs.model import Injected, untouched
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.types import Adapter, LMOutput
 
-CONFIG = RunConfig(data=DataConfig(batch=4, text_batch=1, text_length=8, text=str(SHORT_TEXT)))
+CONFIG = RunConfig(eval_items=20, data=DataConfig(batch=4, text_batch=1, text_length=8, text=str(SHORT_TEXT)))
 
 
 class FewSets(Dyck):

@@ -22,6 +22,7 @@ from tracr_jax.types import Adapter, LMOutput
 
 # Its head reads both directions of the result.
 CONFIG = RunConfig(
+    eval_items=20,
     losses=LossConfig(result_span="rows"),
     data=DataConfig(batch=2, text_batch=1, text_length=8, text=str(SHORT_TEXT)),
 )

@@ -114,7 +114,7 @@ def test_exactly_one_result_variable():
     teacher = compile_program(program, vocab="ab", max_seq_len=4)
     with pytest.raises(UserError, match="2 variables"):
         teacher.result_indices("final_result")
-    with pytest.raises(UserError, match="no variable named 'final'"):
+    with pytest.raises(UserError, match="none is named 'final'"):
         teacher.result_indices("final")
     assert teacher.variable(teacher.result).values == (False, True)
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from tracr_jax.errors import UserError
 from tracr_jax.measure.variables.reading import NOTHING
-from tracr_jax.teacher.model import Variable
+from tracr_jax.teacher.model import Variable, find_variable, without_counter
 
 BETWEEN = 0.5  # `Decoded.away` above which no centroid is near
 WEAK = 1.0  # margin (logits) below which a reading is marked as uncertain
@@ -93,17 +93,14 @@ class Decoded:
         Raises:
           UserError: no variable or several answer to it.
         """
-        found = [i for i, v in enumerate(self.variables) if v.name == name]
-        found = found or [i for i, v in enumerate(self.variables) if _base(v.name) == name]
-        if len(found) != 1:
-            known = ", ".join(v.name for v in self.variables)
-            raise UserError(f"decode: {len(found)} variables are named {name!r}, the program has {known}")
-        return found[0]
+        return find_variable(self.variables, name)
 
     def title(self, i: int) -> str:
         """A variable's name, without tracr's counter where it is unique without."""
-        short = _base(self.variables[i].name)
-        return short if sum(_base(v.name) == short for v in self.variables) == 1 else self.variables[i].name
+        short = without_counter(self.variables[i].name)
+        return (
+            short if sum(without_counter(v.name) == short for v in self.variables) == 1 else self.variables[i].name
+        )
 
     def encoded(self, layer: int, i: int) -> Bool[np.ndarray, " S"]:
         """Where the program defines variable i and the adapter reads it.
@@ -330,8 +327,3 @@ def _stacked(name: str) -> str:
 
 def _range(layers: Sequence[int]) -> str:
     return f"({layers[0]})" if len(layers) == 1 else f"({layers[0]}–{layers[-1]})"
-
-
-def _base(name: str) -> str:
-    head, _, counter = name.rpartition("_")
-    return head if counter.isdigit() and head else name

@@ -103,22 +103,13 @@ class Teacher:
         """Token id of PAD."""
         return self.vocab[self.pad]
 
-    def variable(self, prefix: str) -> Variable:
-        """The one variable whose name is `prefix`, or `prefix` and tracr's counter (docs/differences.md D37).
+    def variable(self, name: str) -> Variable:
+        """The variable of that name, see `find_variable`."""
+        return self.variables[find_variable(self.variables, name)]
 
-        Raises:
-          UserError: no variable or several answer to it.
-        """
-        exact = [v for v in self.variables if v.name in (prefix, *_counted(prefix, v.name))]
-        if len(exact) != 1:
-            known = ", ".join(v.name for v in self.variables)
-            found = "no variable" if not exact else f"{len(exact)} variables ({', '.join(v.name for v in exact)})"
-            raise UserError(f"teacher: {found} named {prefix!r}; exactly one is needed. The program has: {known}")
-        return exact[0]
-
-    def result_indices(self, prefix: str = "final_result") -> tuple[int, ...]:
+    def result_indices(self, name: str = "final_result") -> tuple[int, ...]:
         """Residual directions of the result variable, one per value."""
-        return self.variable(prefix).indices
+        return self.variable(name).indices
 
     def encode(self, tokens) -> list[int]:
         """BOS and the ids of a token sequence.
@@ -148,9 +139,29 @@ class Teacher:
         return out
 
 
-def _counted(prefix: str, name: str) -> list[str]:
-    counter = name.removeprefix(f"{prefix}_")
-    return [name] if name.startswith(f"{prefix}_") and counter.isdigit() else []
+def find_variable(variables: Sequence[Variable], name: str) -> int:
+    """Index of the variable of that name, or of the one whose name is that and tracr's counter.
+
+    Source: docs/differences.md D37.
+
+    Raises:
+      UserError: no variable or several answer to it.
+    """
+    found = [i for i, v in enumerate(variables) if v.name == name]
+    found = found or [i for i, v in enumerate(variables) if without_counter(v.name) == name]
+    if len(found) != 1:
+        known = ", ".join(v.name for v in variables)
+        many = (
+            f"{len(found)} variables ({', '.join(variables[i].name for i in found)}) are" if found else "none is"
+        )
+        raise UserError(f"of the program's variables {many} named {name!r}; it has {known}")
+    return found[0]
+
+
+def without_counter(name: str) -> str:
+    """A variable's name as the program says it, without the number that tracr puts after it."""
+    head, _, counter = name.rpartition("_")
+    return head if counter.isdigit() and head else name
 
 
 def list_variables(directions: Collection[Direction], writers: dict[str, int]) -> tuple[Variable, ...]:
