@@ -70,13 +70,13 @@ def preset(
         losses = dataclasses.replace(PAPER_FIXED.losses, **kept)
         return dataclasses.replace(config, losses=losses)
     if method == "exchange":
-        return exchanged(config)
+        return exchange_preset(config)
     if method == "graft":
-        return beside(config)
-    return baseline(config) if method == "finetune" else config
+        return graft_preset(config)
+    return finetune_preset(config) if method == "finetune" else config
 
 
-def exchanged(config: RunConfig) -> RunConfig:
+def exchange_preset(config: RunConfig) -> RunConfig:
     """The recipe of exchange training at the batch size of another run; every row is supervised.
 
     For dyck in the bundled model it is the run of experiments/main_job_tiny_exchange.json.
@@ -113,7 +113,7 @@ def exchanged(config: RunConfig) -> RunConfig:
 _LAYERS = {("tiny", "dyck"): LayerMap(2, 1, (7,)), ("smollm2-135m-instruct", "dyck"): LayerMap(4, 3)}
 
 
-def baseline(config: RunConfig) -> RunConfig:
+def finetune_preset(config: RunConfig) -> RunConfig:
     """The fine-tuning baseline of docs/method.md §4.5: the same run without alignment and without the hook.
 
     Where the run has items of the program's whole domain, the baseline gets the program's answer to each of them
@@ -124,14 +124,14 @@ def baseline(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, losses=losses, data=data)
 
 
-def beside(config: RunConfig) -> RunConfig:
+def graft_preset(config: RunConfig) -> RunConfig:
     """The graft of `tracr_jax.runs.graft` on the items of the baseline: what is trained is one linear map.
 
     The program says nothing after its answer, so that no end of text can be learnt there. The map is in units of
     the model's states, so that one rate fits all models. dyck's two answers are right after 25 steps, the nine of
     first_position in 92 % after 150 and in 100 % after 450.
     """
-    config = baseline(config)
+    config = finetune_preset(config)
     return dataclasses.replace(
         config,
         train="graft:result",

@@ -18,7 +18,7 @@ from tracr_jax.interpret.study import interpret
 from tracr_jax.lm.graft import KEY, MAP, Grafted
 from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.measure.language.suite import open_baseline
-from tracr_jax.presets import beside
+from tracr_jax.presets import graft_preset
 from tracr_jax.report.page import write_report
 from tracr_jax.runs.folder import default_folder
 from tracr_jax.runs.graft import check_open, grafted
@@ -46,7 +46,7 @@ def copy():
 COPY = StringTask("copy", copy, letters=("x", "y", "z"), max_length=3, answer="sequence", truth=lambda s: s)
 """
 # A random model's words lie close together: its map must grow further than a trained one's.
-CONFIG = dataclasses.replace(beside(SMALL), optim=dataclasses.replace(SMALL.optim, learning_rate=0.3))
+CONFIG = dataclasses.replace(graft_preset(SMALL), optim=dataclasses.replace(SMALL.optim, learning_rate=0.3))
 
 
 @pytest.fixture(scope="module")

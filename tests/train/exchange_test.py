@@ -12,7 +12,7 @@ from tracr_jax.config import ExchangeConfig, LossConfig
 from tracr_jax.teacher.oracle import reads_after
 from tracr_jax.train import exchange
 from tracr_jax.train import losses as L
-from tracr_jax.train.exchange import Written, apart, interleave, make_edit, make_exchange_loss_fn
+from tracr_jax.train.exchange import Written, deinterleave, interleave, make_edit, make_exchange_loss_fn
 from tracr_jax.train.mesh import batch_sharding, keep_rows, make_mesh
 from tracr_jax.train.mixing import Mix, draw_mix, mixed_states, mixed_targets, variable_of
 from tracr_jax.train.step import Frozen, TrainParams
@@ -206,7 +206,7 @@ def gradients():
         )
         both = interleave(jnp.asarray(batch.ids), jnp.asarray(batch.ids))
         hidden = s.model.apply(params.lm, both, edit=edit).hidden
-        return jnp.sum(jnp.sin(apart(hidden, axis=1)[1][E.STATES[layer] + 1])), hidden
+        return jnp.sum(jnp.sin(deinterleave(hidden, axis=1)[1][E.STATES[layer] + 1])), hidden
 
     result = next(v.name for v in s.teacher.variables if v.indices[0] == s.shape.result_rows[0])
     grads, hidden = jax.jit(jax.grad(lambda p: read(p, result), has_aux=True))(
@@ -235,8 +235,8 @@ def test_clean_rows_of_the_pass_are_the_plain_pass_up_to_the_hook():
     _, hidden, _, batch = gradients()
     plain = jax.jit(s.model.apply)(s.params, batch.ids).hidden
     top = E.STATES[-1]
-    np.testing.assert_allclose(apart(hidden, axis=1)[0][: top + 1], plain[: top + 1], atol=1e-4)
-    assert np.abs(apart(hidden, axis=1)[0][top + 1] - plain[top + 1]).max() > 1e-2
+    np.testing.assert_allclose(deinterleave(hidden, axis=1)[0][: top + 1], plain[: top + 1], atol=1e-4)
+    assert np.abs(deinterleave(hidden, axis=1)[0][top + 1] - plain[top + 1]).max() > 1e-2
 
 
 def test_what_no_variable_holds_becomes_another_rows():
@@ -254,9 +254,9 @@ def test_what_no_variable_holds_becomes_another_rows():
         r, codes, Written(jnp.asarray(places), jnp.asarray(held, jnp.float32)), mix,
         states=E.STATES, result=r.names[-1], keep_rows=lambda x: x,
     )  # fmt: skip
-    before = np.asarray(apart(h)[1])
-    clean, after = (np.asarray(x) for x in apart(edit.fn(jnp.asarray(h), jnp.asarray(E.STATES[layer]))))
-    np.testing.assert_array_equal(clean, apart(h)[0])
+    before = np.asarray(deinterleave(h)[1])
+    clean, after = (np.asarray(x) for x in deinterleave(edit.fn(jnp.asarray(h), jnp.asarray(E.STATES[layer]))))
+    np.testing.assert_array_equal(clean, deinterleave(h)[0])
     own = q[:, r.by_coordinate(r.alive)[layer]]  # disjoint: these variables are alive together
     expected = np.where(held[layer], places[layer], before @ q)[..., r.by_coordinate(r.alive)[layer]]
     np.testing.assert_allclose(after @ own, expected, atol=1e-4)

@@ -35,10 +35,10 @@ from tracr_jax.train.step import (
     StepShape,
     TrainParams,
     answer_terms,
-    anywhere,
+    unconstrained,
     read_beside,
     retention,
-    wide,
+    at_least_float32,
 )  # fmt: skip
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
 from tracr_jax.types import Array, Batch, Codes
@@ -103,7 +103,7 @@ def make_edit(
         return h_new + jnp.where(mix.outside[:, None, None], jnp.roll(beside, 1, axis=0) - beside, 0)
 
     def fn(h, i):
-        clean, exchanged = apart(h)
+        clean, exchanged = deinterleave(h)
         layer = jnp.where(i <= top, jnp.asarray(layer_of)[jnp.minimum(i, top)], -1)
         here = (layer >= 0) & mix.at(layer)
         clean = jnp.where(i == top, cut(clean), clean)
@@ -118,7 +118,7 @@ def interleave(a: Array, b: Array) -> Array:
     return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
-def apart(x: Array, axis: int = 0) -> tuple[Array, Array]:
+def deinterleave(x: Array, axis: int = 0) -> tuple[Array, Array]:
     """The inverse of `interleave`, rows on `axis`."""
     x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
     return jnp.take(x, 0, axis=axis + 1), jnp.take(x, 1, axis=axis + 1)
@@ -145,7 +145,7 @@ def make_exchange_loss_fn(
     config: ExchangeConfig,
     shape: StepShape,
     seed: int = 0,
-    keep_rows: RowsFn = anywhere,
+    keep_rows: RowsFn = unconstrained,
 ) -> LossFn:
     """The loss of exchange training of one program, a function of the same arguments as `make_loss_fn`'s.
 
@@ -201,7 +201,7 @@ def make_exchange_loss_fn(
         total = terms["supervised"] + terms["supervised_exchanged"]
         total += config.read_weight * terms["alignment"] + config.distance_weight * terms["distance"]
         if config.size_weight:
-            over = jnp.mean(jnp.square(wide(hidden)), axis=-1) / reserved.sigma**2 - 1.0
+            over = jnp.mean(jnp.square(at_least_float32(hidden)), axis=-1) / reserved.sigma**2 - 1.0
             terms["size"] = jnp.mean(jax.nn.relu(over))
             total += config.size_weight * terms["size"]
         if text is not None:
@@ -229,9 +229,11 @@ def _make_teach(
 
     def teach(phi: Any, batch: Batch, key: Array) -> Lesson:
         mix = draw_mix(key, variables=count, rows=len(batch.ids), layers=layers, config=config)
-        own = wide(jax.lax.stop_gradient(residuals(phi, batch.teacher_ids)))
+        own = at_least_float32(jax.lax.stop_gradient(residuals(phi, batch.teacher_ids)))
         mixed = mixed_states(own, mix, owner)
-        target = wide(jax.lax.stop_gradient(mixed_targets(residuals, phi, batch.teacher_ids, mixed, mix)))
+        target = at_least_float32(
+            jax.lax.stop_gradient(mixed_targets(residuals, phi, batch.teacher_ids, mixed, mix))
+        )
         # BOS has no position in the language model.
         own, mixed, then = (keep_rows(reserved.classes(x[:, :, 1:]), axis=1) for x in (own, mixed, target))
         return Lesson(mix, own, mixed, then, target[:, :, 1:, marker] > 0.5)
@@ -261,7 +263,7 @@ def _answers(
     asked: Int[Array, " B"],
 ) -> Metrics:
     """The answer terms of clean rows, and "supervised_exchanged", of rows that answer as the row `asked` does."""
-    logits_c, logits_x = apart(wide(logits))
+    logits_c, logits_x = deinterleave(at_least_float32(logits))
     terms = answer_terms(logits_c, answers, weights)
     weights_x = weights[asked] * (~mix.free[:, None]).astype(weights.dtype)
     return terms | {"supervised_exchanged": L.weighted_cross_entropy(logits_x, answers[asked], weights_x)}
@@ -280,7 +282,7 @@ def _align(
 ) -> Metrics:
     """Terms "alignment", "distance" and "alignment_parts"; `item` is 1 where a row holds a token."""
     own, target = lesson.own, lesson.target
-    clean, exchanged = apart(wide(hidden), axis=1)
+    clean, exchanged = deinterleave(at_least_float32(hidden), axis=1)
     readout, low, high = reserved.readout(codes), slice(0, 1), slice(1, None)
     weights = (item * (1 + (losses.answer_alignment - 1) * answer_mask))[None]
     beyond = jnp.arange(1, len(own))[:, None] > lesson.mix.layer[None]

@@ -104,12 +104,12 @@ def apply_gradients(
     return TrainState(state.step + 1, params, opt_state), optax.tree.norm(grads)  # pyright: ignore[reportArgumentType]
 
 
-def anywhere(x: Array, axis: int = 0) -> Array:
+def unconstrained(x: Array, axis: int = 0) -> Array:
     """No sharding constraint: rows on one device, or wherever the compiler places them."""
     return x
 
 
-def wide(x: Array) -> Array:
+def at_least_float32(x: Array) -> Array:
     """Losses are computed in float32 at least, whatever the model computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -144,7 +144,7 @@ def retention(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(the KL to the original model on text, the same times its weight at this point of the run)."""
     before = jax.lax.stop_gradient(model.apply(original, text_ids).logits)
-    kl = L.retention_kl(wide(logits), wide(before), reduction=config.retention_reduction)
+    kl = L.retention_kl(at_least_float32(logits), at_least_float32(before), reduction=config.retention_reduction)
     return kl, kl * (config.retention_weight * config.retention_growth**progress)
 
 
@@ -155,7 +155,7 @@ def make_loss_fn(
     config: LossConfig,
     shape: StepShape,
     layout: VariableLayout | None = None,
-    keep_rows: RowsFn = anywhere,
+    keep_rows: RowsFn = unconstrained,
 ) -> LossFn:
     """The total loss of one program, docs/method.md §4.5: (params, frozen, batches, progress, step) -> (loss,
     terms).
@@ -191,12 +191,12 @@ def make_loss_fn(
         where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         read = {"edit": edit, "logit_positions": where}
         out, text = read_beside(model, params.lm, ids, batch.text_ids, config, **read)
-        terms = answer_terms(wide(out.logits), targets, weights)
+        terms = answer_terms(at_least_float32(out.logits), targets, weights)
         total = terms["supervised"]
 
         if config.alignment != "none":
             target = jax.lax.stop_gradient(residuals(phi, batch.teacher_ids))
-            target = wide(target[:, :, 1:])  # BOS has no position in the language model
+            target = at_least_float32(target[:, :, 1:])  # BOS has no position in the language model
             hidden = shape.aligned(out.hidden)
             if shape.aligned_only:
                 # These rows have no loss above h_L: the blocks after it need not run.
@@ -205,7 +205,7 @@ def make_loss_fn(
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
             terms |= alignment_terms(
-                adapter, wide(hidden), target, batch, config=config, pad_id=shape.pad_id, layout=layout
+                adapter, at_least_float32(hidden), target, batch, config=config, pad_id=shape.pad_id, layout=layout
             )
             total = total + config.alignment_weight * terms["alignment"]
 
@@ -305,7 +305,7 @@ def make_train_step(
     config: LossConfig,
     shape: StepShape,
     layout: VariableLayout | None = None,
-    keep_rows: RowsFn = anywhere,
+    keep_rows: RowsFn = unconstrained,
     steps: int | None = None,
 ) -> Callable[[TrainState, Frozen, Batches], tuple[TrainState, Metrics]]:
     """A pure training step of one program, (state, frozen, batches) -> (state, terms), to be jitted by the caller.
