@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,7 +18,7 @@ from tracr_jax.lock import only_writer
 from tracr_jax.measure.answers import score_original
 from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.presets import preset
-from tracr_jax.progress import showing
+from tracr_jax.progress import Say, showing
 from tracr_jax.runs.build import build
 from tracr_jax.runs.folder import (
     about,
@@ -42,8 +41,6 @@ from tracr_jax.tasks.kept import file_of, own_spec
 from tracr_jax.tasks.registry import BUILT_IN, get_task
 from tracr_jax.train.mesh import check_rows, make_mesh
 from tracr_jax.train.metrics import MetricWriter
-
-Say = Callable[[str], None]
 
 
 def inject(

@@ -5,12 +5,15 @@ that, as in a library call or a test, a report does nothing.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
+
+Say = Callable[[str], None]
+"""Receives one line before each stage of a piece of work."""
 
 _BAR = 24  # columns of the drawn bar, where there is room for it
 _current: ContextVar["_Shown | None"] = ContextVar("progress", default=None)

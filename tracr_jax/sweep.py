@@ -20,14 +20,13 @@ from tracr_jax.injection import inject
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.measure.stats import share
 from tracr_jax.presets import METHODS, preset
+from tracr_jax.progress import Say
 from tracr_jax.runs.folder import check_folder, located
 from tracr_jax.runs.model import Injected
 from tracr_jax.train.metrics import MetricWriter
 
 FILE = "sweep.json"
 _LEARNT = ("test", "valid")  # sets of training's own distribution, which show no more than that it was learnt
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import Any
 from tracr_jax.data.source import SEPARATOR
 from tracr_jax.errors import UserError
 from tracr_jax.files import cache_folder, read_json, write_json
+from tracr_jax.progress import Say
 
 PREFIX = "hub:"
 _SAVE_EVERY = 2**22  # bytes between two notes of where the stream stands
 _COLUMN = "text"
 
-Say = Callable[[str], None]
 Load = Callable[[str, str | None], Any]  # (dataset, configuration) -> datasets.IterableDataset
 
 

@@ -1,7 +1,5 @@
 """The retention text of a run: what is trained on, and the held-out windows that perplexities are measured on."""
 
-from collections.abc import Callable
-
 import jax
 import numpy as np
 from jaxtyping import Int
@@ -10,10 +8,9 @@ from tracr_jax.config import DataConfig
 from tracr_jax.data.hub import PREFIX, hub_text
 from tracr_jax.data.text import TextIds
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.progress import Say
 
 _WINDOWS, _LENGTH = 64, 64
-
-Say = Callable[[str], None]
 
 
 def retention_text(

@@ -1,10 +1,9 @@
 """A local page to type prompts into: variables by token and layer, and what follows when one is set."""
 
-from collections.abc import Callable
-
 from tracr_jax.explore.page import make_page
 from tracr_jax.explore.server import Server
 from tracr_jax.explore.session import Change, Explorer
+from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected
 
 __all__ = ["Change", "Explorer", "Server", "explore"]
@@ -12,7 +11,7 @@ __all__ = ["Change", "Explorer", "Server", "explore"]
 PORT = 8765
 
 
-def explore(run: Injected, *, port: int = PORT, say: Callable[[str], None] = print) -> None:
+def explore(run: Injected, *, port: int = PORT, say: Say = print) -> None:
     """Serve the page of a run on 127.0.0.1 until Ctrl-C (or KeyboardInterrupt).
 
     Args:

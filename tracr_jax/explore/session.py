@@ -26,6 +26,7 @@ from tracr_jax.interpret.stepwise import generate, next_token
 from tracr_jax.intervene import LayerEdit
 from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING, held_values
+from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected
 from tracr_jax.teacher.oracle import reads_after
 from tracr_jax.types import Array
@@ -60,7 +61,7 @@ class Explorer:
         self.sources = Sources(run)
         self._plain: tuple[tuple[int, ...], dict[str, Any]] | None = None
 
-    def warm(self, say: Callable[[str], None] = lambda _: None) -> None:
+    def warm(self, say: Say = lambda _: None) -> None:
         """Compile for texts of the two usual widths, some seconds each, and read the prompts values come from."""
         first = self.program.examples[0].prompt
         ids = self.program.tokenizer.encode(first)

@@ -21,12 +21,11 @@ from tracr_jax.measure.stats import share
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
 from tracr_jax.measure.variables.reading import DecodeCounts, over_layers
-from tracr_jax.progress import report
+from tracr_jax.progress import Say, report
 from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import EvalSet, Item
 from tracr_jax.types import Params
 
-Progress = Callable[[str], None]
 # A graft's variables are in the program beside the model, and none in the model's states.
 _NOTHING = {"unlabelled_values": 0, "all_positions": {}, "answer_positions": {}}
 
@@ -39,7 +38,7 @@ class ModelScores(NamedTuple):
 
 
 def score_model(
-    run: Injected, params: Params, samples: Mapping[str, Sequence[Item]], *, progress: Progress = lambda _: None
+    run: Injected, params: Params, samples: Mapping[str, Sequence[Item]], *, progress: Say = lambda _: None
 ) -> ModelScores:
     """Answers to the items of named sets, and perplexity."""
     predict = make_predictor(run)
@@ -50,7 +49,7 @@ def score_model(
     return ModelScores(right, perplexity(run.model, params, run.valid_text))
 
 
-def score_original(run: Injected, *, items: int | None = 300, progress: Progress = lambda _: None) -> ModelScores:
+def score_original(run: Injected, *, items: int | None = 300, progress: Say = lambda _: None) -> ModelScores:
     """`score_model` of the untouched model, on the first `items` items of every reported set (None: all)."""
     return score_model(
         run, run.original.params, reported_samples(run.program.task, items), progress=_before(progress)
@@ -66,7 +65,7 @@ def known_scores(evaluation: Mapping[str, Any], samples: Mapping[str, Sequence[I
     return ModelScores(right, evaluation["retention"]["original"])
 
 
-def _before(progress: Progress) -> Progress:
+def _before(progress: Say) -> Say:
     return lambda line: progress(f"before, {line}")
 
 
@@ -76,7 +75,7 @@ def evaluate(
     items: int | None = 300,
     samples: Mapping[str, Sequence[Item]] | None = None,
     original: ModelScores | None = None,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Accuracy on every set, decode accuracy per variable, retention: the content of evaluation.json.
 

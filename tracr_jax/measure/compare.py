@@ -5,7 +5,7 @@ items that only one of them answers rightly), and for the difference of accuraci
 evaluation.json holds which answers were right; of a run without that, and of an export, they are measured again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.measure.answers import digest, make_predictor
 from tracr_jax.measure.stats import share
+from tracr_jax.progress import Say
 from tracr_jax.runs.model import open
 
 _RESAMPLES = 9_999
@@ -80,7 +81,7 @@ def compare(
     second: Path | str,
     *,
     task: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> Comparison:
     """Compare two finished runs, or exports, on the items of every evaluation set.
 
@@ -176,7 +177,7 @@ def _written(folder: Path) -> Answers | None:
         return None
 
 
-def _measured(folder: Path, items: int | None, task: str | None, say: Callable[[str], None]) -> Answers:
+def _measured(folder: Path, items: int | None, task: str | None, say: Say) -> Answers:
     say(f"{folder}: holds no answers of each item; they are measured again")
     run = open(folder, task=task, finished=True)
     items = run.program.config.eval_items if items == -1 else items

@@ -18,11 +18,11 @@ from tracr_jax.data.samples import reported_samples
 from tracr_jax.files import read_json, reading
 from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, known_scores, make_predictor
 from tracr_jax.measure.stats import share
+from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.record import Record, first_history, mean_decoded, read_record
 from tracr_jax.tasks.base import Item
 
-Progress = Callable[[str], None]
 _OWN = -1  # as many items as the configuration of each program's run says
 
 
@@ -32,7 +32,7 @@ def evaluate_programs(
     items: int | None = _OWN,
     original: ModelScores | None = None,
     record: Record | None = None,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> dict[str, Any]:
     """The content of a run's evaluation.json: of its newest program, and of several the matrix.
 
@@ -77,7 +77,7 @@ def extend_history(
     evaluation: Mapping[str, Any],
     *,
     items: Callable[[Injected], int | None],
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> dict[str, Any]:
     """The matrix with the row of the newest injection.
 

@@ -6,13 +6,14 @@ slipped through the escaping could still not run.
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_text
+from tracr_jax.progress import Say
 from tracr_jax.report import sections as S
 from tracr_jax.report.data import embed, fit_examples, run_data
 from tracr_jax.report.language import language_section
@@ -31,7 +32,7 @@ def write_report(
     runs: str | Path | Any | Sequence[str | Path | Any],
     *,
     out: str | Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> Path:
     """Write one page on one or several runs, and PNG figures beside it.
 

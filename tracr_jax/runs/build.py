@@ -20,6 +20,7 @@ from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import Grafted
 from tracr_jax.lm.load import LoadedLM, load_lm
+from tracr_jax.progress import Say
 from tracr_jax.runs.fits import check_depth, check_result_rank
 from tracr_jax.runs.graft import check_open, grafted
 from tracr_jax.runs.program import Program, examples_of, make_program
@@ -45,8 +46,6 @@ from tracr_jax.train.step import (
 )
 from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split
 from tracr_jax.types import Batch, Params
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,13 @@
 The same steps as `build`, with the same errors, without the model's weights, the retention text or an optimizer.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tracr_jax.data.bridge import Bridge, BridgeReport
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
+from tracr_jax.progress import Say
 from tracr_jax.runs.fits import blocks_needed, check_result_rank
 from tracr_jax.runs.proof import Proof, example, labels_by_program, prove
 from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items
@@ -69,7 +69,7 @@ def check(
     *,
     lm: str = "tiny",
     tracr: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> Checked:
     """Compile a task's program for a model's tokenizer, and prove both bridge and network.
 

@@ -1,12 +1,13 @@
 """The built-in tasks or those of a folder, each with its network's size and an example: `tracr-jax tasks`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.presets import preset
+from tracr_jax.progress import Say
 from tracr_jax.runs.task_bridge import make_task_bridge
 from tracr_jax.tasks.base import Item
 from tracr_jax.tasks.registry import BUILT_IN, get_task, program_files
@@ -34,7 +35,7 @@ class Refused:
     reason: str
 
 
-def list_tasks(lm: str = "tiny", *, say: Callable[[str], None] = lambda _: None) -> Iterator[Listed]:
+def list_tasks(lm: str = "tiny", *, say: Say = lambda _: None) -> Iterator[Listed]:
     """Every task, compiled for a language model's tokenizer; a second or so for one that was never compiled.
 
     Args:
@@ -46,9 +47,7 @@ def list_tasks(lm: str = "tiny", *, say: Callable[[str], None] = lambda _: None)
         yield _listed(name, model, lm=lm, say=say)
 
 
-def list_folder(
-    folder: str | Path, lm: str = "tiny", *, say: Callable[[str], None] = lambda _: None
-) -> Iterator[Listed | Refused]:
+def list_folder(folder: str | Path, lm: str = "tiny", *, say: Say = lambda _: None) -> Iterator[Listed | Refused]:
     """The task of each Python file below a folder, or why there is none.
 
     Raises:
@@ -66,7 +65,7 @@ def list_folder(
             yield Refused(str(path), str(e).removeprefix(f"task {path}:").lstrip())
 
 
-def _listed(name: str, model: LoadedLM, *, lm: str, say: Callable[[str], None]) -> Listed:
+def _listed(name: str, model: LoadedLM, *, lm: str, say: Say) -> Listed:
     task = get_task(name)
     teacher = make_task_bridge(preset(task=name, lm=lm), task=task, lm=model, say=say).teacher
     return Listed(name, teacher.num_layers, teacher.width, teacher.max_seq_len, task.train_item(0, seed=0))

@@ -5,7 +5,7 @@ See `tracr_jax.runs.record`.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -17,6 +17,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
 from tracr_jax.lm.load import RANDOM, LoadedLM
 from tracr_jax.lm.lora import merged
+from tracr_jax.progress import Say
 from tracr_jax.runs.build import Setup, build
 from tracr_jax.runs.folder import PROGRAMS
 from tracr_jax.runs.model import restore
@@ -26,8 +27,6 @@ from tracr_jax.tasks.kept import own_spec
 from tracr_jax.train.reserved import directions
 from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter, Codes, Params
-
-Say = Callable[[str], None]
 
 
 def open_earlier(

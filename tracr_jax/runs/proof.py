@@ -6,7 +6,7 @@ error: a network that does not compute its program must not train anything. A pr
 whole string is not an error, since its causal meaning may be intended, but it gives a warning.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
+from tracr_jax.progress import Say
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.strings import StringTask
 from tracr_jax.teacher.compile import default_exactness
@@ -63,7 +64,7 @@ def prove(
     strict: bool = True,
     tracr: bool = False,
     every_meaning: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> Proof:
     """Compare the bridge's teacher with its program, and the program's causal meaning with the whole string's.
 

@@ -3,8 +3,6 @@
 What needs neither the model's weights nor anything of training: `check` and `tasks` use no more.
 """
 
-from collections.abc import Callable
-
 from tracr_jax.config import RunConfig
 from tracr_jax.data.bridge import Bridge, find_separator, make_bridge
 from tracr_jax.data.encode import sequence_length
@@ -12,15 +10,14 @@ from tracr_jax.data.samples import reported_samples, round_up
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.progress import Say
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher import cached_compile
 
 _PROVED_ITEMS = 300  # training items on which the bridge is verified, in addition to the longest
 
 
-def make_task_bridge(
-    config: RunConfig, *, task: Task, lm: LoadedLM, say: Callable[[str], None] = lambda _: None
-) -> Bridge:
+def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lambda _: None) -> Bridge:
     """The compiled program of a task and the bridge to it from a language model, whose weights are not used.
 
     Raises:

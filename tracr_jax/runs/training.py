@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from tracr_jax.config import summed_tokens
-from tracr_jax.progress import showing
+from tracr_jax.progress import Say, showing
 from tracr_jax.runs.build import Setup, make_batch_at, make_parts
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.loop import fit
@@ -26,7 +26,6 @@ from tracr_jax.train.step import Frozen, TrainParams, TrainState
 from tracr_jax.train.trainable import whole
 from tracr_jax.types import Params
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 
 

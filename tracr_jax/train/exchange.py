@@ -35,10 +35,10 @@ from tracr_jax.train.step import (
     StepShape,
     TrainParams,
     answer_terms,
-    unconstrained,
+    at_least_float32,
     read_beside,
     retention,
-    at_least_float32,
+    unconstrained,
 )  # fmt: skip
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
 from tracr_jax.types import Array, Batch, Codes

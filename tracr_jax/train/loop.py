@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tracr_jax.errors import UserError
-from tracr_jax.progress import report, showing
+from tracr_jax.progress import Say, report, showing
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.interrupt import InterruptedRunError, requests_to_stop
 from tracr_jax.train.metrics import MetricWriter
@@ -49,7 +49,7 @@ def fit(
     log_every: int = 1,
     summed_tokens: int = 1,
     progress: bool = True,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> TrainState:
     """Run the jitted `step_fn` until `steps` steps are done, starting from state.step.
 
@@ -126,7 +126,7 @@ class _Settle:
     checkpoints: Checkpoints | None
     log_every: int
     summed_tokens: int
-    say: Callable[[str], None] | None  # None: a progress bar shows the numbers
+    say: Say | None  # None: a progress bar shows the numbers
 
     def __post_init__(self):
         self._clock = _Clock()
