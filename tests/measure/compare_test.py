@@ -15,6 +15,7 @@ from tracr_jax.measure import compare as comparing
 from tracr_jax.measure.answers import digest
 from tracr_jax.measure.compare import Answers, compare, compare_answers, paired
 from tracr_jax.report.terminal.compare import print_comparison
+from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import Item
 
 
@@ -83,6 +84,14 @@ def test_two_folders_are_compared_from_their_files_alone(tmp_path, capsys, monke
     assert found["sets"]["test"] == dataclasses.asdict(compare_answers(a, b))
     assert found["sets"].keys() == {"test", "longer"}
     assert "McNemar" in capsys.readouterr().out
+
+
+def test_what_inject_returned_is_compared_as_its_folder_is(tmp_path):
+    a, b = answers(5)
+    one, two = folder(tmp_path / "a", a), folder(tmp_path / "b", b)
+    evaluation = json.loads((one / "evaluation.json").read_text())
+    run = Injected(None, None, (), folder=one, evaluation=evaluation)
+    assert compare(run, two) == compare(one, two)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -135,12 +135,13 @@ def _between(out: Decoded, program: Program, hidden: Float[Array, "L1 W d"]) -> 
     return dataclasses.replace(out, values=values, numbers=numbers, margins=margins, away=away, alike=alike)
 
 
-def hidden_states(run: Injected, text: str) -> dict[str, Float[np.ndarray, "S d"]]:
+def hidden_states(run: Injected | str | Path, text: str) -> dict[str, Float[np.ndarray, "S d"]]:
     """The trained model's states of a text by name, for other tools: "hidden_0".."hidden_N" and "logits" [S, V].
 
     hidden_i is the input of block i, hidden_N is taken after the final norm, as in Hugging Face's models. The
     adapter reads those of `Program.states`.
     """
+    run = opened(run)
     ids = run.program.tokenizer.encode(text)
     out = _forward(run.model, run.params, padded_row(run, ids))
     states = {f"hidden_{i}": h[0, : len(ids)] for i, h in enumerate(np.asarray(out.hidden))}

@@ -19,7 +19,7 @@ from tracr_jax.files import read_json
 from tracr_jax.measure.answers import digest, make_predictor
 from tracr_jax.measure.stats import share
 from tracr_jax.progress import Say
-from tracr_jax.runs.model import open
+from tracr_jax.runs.model import Injected, open
 
 _RESAMPLES = 9_999
 
@@ -77,8 +77,8 @@ class Answers:
 
 
 def compare(
-    first: Path | str,
-    second: Path | str,
+    first: Injected | Path | str,
+    second: Injected | Path | str,
     *,
     task: str | None = None,
     say: Say = lambda _: None,
@@ -86,7 +86,7 @@ def compare(
     """Compare two finished runs, or exports, on the items of every evaluation set.
 
     Args:
-      first: the folder of a run or an export.
+      first: a run, from `inject`, or the folder of a run or an export.
       second: another, of the same task.
       task: the task's own code, path/to/file.py:NAME, where answers are measured again and it is not found.
       say: receives one line before answers are measured again.
@@ -94,10 +94,10 @@ def compare(
     Raises:
       UserError: they are of different tasks, or answered different items.
     """
-    folders = [Path(first), Path(second)]
-    known = [_written(folder) for folder in folders]
+    both = [one if isinstance(one, Injected) else Path(one) for one in (first, second)]
+    known = [_written(one) for one in both]
     items = next((k.items for k in known if k), -1)
-    found = [k or _measured(f, items, task, say) for k, f in zip(known, folders, strict=True)]
+    found = [k or _measured(one, items, task, say) for k, one in zip(known, both, strict=True)]
     return paired(found[0], found[1])
 
 
@@ -159,28 +159,35 @@ def _interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def _written(folder: Path) -> Answers | None:
-    """The answers that evaluation.json holds; None where it is missing or of an earlier version."""
-    path = folder / "evaluation.json"
-    if not folder.exists():
-        raise UserError(f"{folder}: no such folder")
-    if not path.is_file():
+def _written(run: Injected | Path) -> Answers | None:
+    """The answers of its evaluation; None where there is none, or one of an earlier version."""
+    if isinstance(run, Path) and not run.exists():
+        raise UserError(f"{run}: no such folder")
+    if isinstance(run, Injected):
+        evaluation = run.evaluation
+    else:
+        path = run / "evaluation.json"
+        evaluation = read_json(path) if path.is_file() else None
+    if evaluation is None:
         return None
-    evaluation = read_json(path)
     try:
         sets = {
             name: (one["digest"], [x == "1" for x in one["right"]["injected"]])
             for name, one in evaluation["sets"].items()
         }
-        return Answers(str(folder), evaluation["task"], evaluation["items_per_set"], sets)
+        return Answers(_name(run), evaluation["task"], evaluation["items_per_set"], sets)
     except (KeyError, TypeError, AttributeError):
         return None
 
 
-def _measured(folder: Path, items: int | None, task: str | None, say: Say) -> Answers:
-    say(f"{folder}: holds no answers of each item; they are measured again")
-    run = open(folder, task=task, finished=True)
+def _name(run: Injected | Path) -> str:
+    return str((run.folder or run.program.name) if isinstance(run, Injected) else run)
+
+
+def _measured(one: Injected | Path, items: int | None, task: str | None, say: Say) -> Answers:
+    say(f"{_name(one)}: holds no answers of each item; they are measured again")
+    run = one if isinstance(one, Injected) else open(one, task=task, finished=True)
     items = run.program.config.eval_items if items == -1 else items
     samples, predict = reported_samples(run.program.task, items), make_predictor(run)
     sets = {name: (digest(sample), predict(run.params, sample)) for name, sample in samples.items()}
-    return Answers(str(folder), run.program.name, items, sets)
+    return Answers(_name(one), run.program.name, items, sets)
