@@ -4,7 +4,6 @@ See `tracr_jax.runs.record`.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +19,11 @@ from tracr_jax.lm.lora import merged
 from tracr_jax.progress import Say
 from tracr_jax.runs.build import Setup, build
 from tracr_jax.runs.folder import PROGRAMS
-from tracr_jax.runs.model import restore
 from tracr_jax.runs.record import Entry, Record, first_history, read_record
+from tracr_jax.runs.restore import digest, restore
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import own_spec
 from tracr_jax.train.reserved import directions
-from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter, Codes, Params
 
 
@@ -79,7 +77,7 @@ def open_earlier(
     params = restore(folder, setup.lm.model, programs=programs, steps=own.steps, finished=True, old=old)
     entries = [Entry(s.program.name, s.config, s.program.teacher.width, s.done) for s in (*held, setup)]
     record = Record(
-        run=str(folder), steps=own.steps, weights=_digest(params), programs=tuple(entries), history=history
+        run=str(folder), steps=own.steps, weights=digest(params), programs=tuple(entries), history=history
     )
     trained = (
         dataclasses.replace(s, program=s.program.trained(a)) for s, a in zip(held, params.adapters, strict=True)
@@ -116,11 +114,3 @@ def _check_model(own: RunConfig, setup: Setup, folder: Path) -> None:
             f"{folder} began with the model {own.lm}, this run with {lm.name}: give --lm {own.lm}, or another "
             "--onto"
         )
-
-
-def _digest(params: TrainParams) -> str:
-    """SHA-256 of every number."""
-    h = hashlib.sha256()
-    for x in jax.tree.leaves(params):
-        h.update(np.asarray(x).tobytes())
-    return h.hexdigest()
