@@ -5,6 +5,7 @@ import json
 import shutil
 
 import chex
+import jax.numpy as jnp
 import pytest
 
 import tracr_jax
@@ -25,7 +26,9 @@ from tracr_jax.runs.fits import check_result_rank
 from tracr_jax.runs.folder import default_folder
 from tracr_jax.runs.model import untouched
 from tracr_jax.tasks.dyck import Dyck
+from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.metrics import read_lines
+from tracr_jax.train.step import TrainParams, TrainState
 
 SMALL = RunConfig(
     steps=4,
@@ -140,6 +143,26 @@ def test_a_built_in_task_with_other_settings_is_not_taken_for_the_one_of_its_nam
         tracr_jax.resume(folder, progress=False)
     assert tracr_jax.open(folder, task=task).program.task is task
     tracr_jax.resume(folder, task=task, progress=False)
+
+
+def test_weights_that_were_not_measured_are_refused(models, tmp_path):
+    """As one flipped bit in what orbax wrote would leave them; its data have no checksum."""
+    folder = tmp_path / "run"
+    run = inject("dyck", lm=models(8), config=SMALL, folder=folder, progress=False)
+    assert read_json(folder / "evaluation.json")["weights"] == run.digest == tracr_jax.open(folder).digest
+    saved = Checkpoints(folder / "checkpoints", read_only=True)
+    like = TrainParams(run.params, tuple(p.trainable for p in run.programs))
+    held = saved.restore_params(like)
+    saved.close()
+    held.lm["wpe"]["embedding"] = held.lm["wpe"]["embedding"].at[3, 5].add(1e-3)
+    shutil.rmtree(folder / "checkpoints")
+    others = Checkpoints(folder / "checkpoints")
+    others.save(TrainState(jnp.int32(SMALL.steps), held, {"unused": jnp.zeros(1)}))
+    others.close()
+    with pytest.raises(UserError, match=r"the weights \([0-9a-f]{12}\) are not those that evaluation.json was"):
+        tracr_jax.open(folder)
+    (folder / "evaluation.json").unlink()
+    assert tracr_jax.open(folder).digest != run.digest
 
 
 def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):

@@ -99,6 +99,7 @@ def evaluate(
     return {
         "task": run.program.name,
         "items_per_set": items,
+        "weights": run.digest,  # `open` compares them: these numbers are of no others
         "sets": {
             name: _of_set(run, chosen[name], sample, original=original.right[name], injected=injected.right[name])
             for name, sample in samples.items()
