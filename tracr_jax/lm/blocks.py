@@ -48,10 +48,7 @@ def run_blocks(
       parts: how many parts each block takes the rows in, one after the other, see `_in_parts`.
       params: of the module around the blocks, whose names say in which stacks they lie.
       cache: of keys and values.
-      edit: of the residual stream; it sees all rows at once.
-
-    Raises:
-      UserError: there is no such block to edit.
+      edit: of the residual stream; it sees all rows at once. A UserError if there is no such block.
     """
     check_blocks(edit, num_blocks)
     entered = _entered(edit)
