@@ -24,6 +24,7 @@ from tracr_jax.progress import Say
 from tracr_jax.runs.folder import check_folder, located
 from tracr_jax.runs.model import Injected
 from tracr_jax.train.metrics import MetricWriter
+from tracr_jax.trained import FORMS, trained_part
 
 FILE = "sweep.json"
 _LEARNT = ("test", "valid")  # sets of training's own distribution, which show no more than that it was learnt
@@ -127,14 +128,19 @@ def configured(
     base, plus, part = named.partition("+")
     if not plus and base not in METHODS:
         base, part = ("graft" if named.startswith("graft:") else "variable"), named
+    known = f"methods: {', '.join(METHODS)}, or what is trained: {FORMS}, or both, as exchange+lora:16"
     if base not in METHODS:
-        raise UserError(f"unknown method {base!r} in {method!r}; methods: {', '.join(METHODS)}")
+        raise UserError(f"unknown method {base!r} in {method!r}; {known}")
+    try:
+        trained_part(part or "all")
+    except UserError as e:
+        raise UserError(f"unknown method {part!r}; {known}") from e
     config = preset(base, task=task, lm=lm if named == method else f"random:{lm}", full=full)
     sizes = {"steps": steps or config.steps, "eval_items": eval_items or config.eval_items}
     try:
         return dataclasses.replace(config, seed=seed, train=part or config.train, **sizes)
     except UserError as e:
-        raise UserError(f"method {method!r}: {e}; methods: {', '.join(METHODS)}") from e
+        raise UserError(f"method {method!r}: {e}") from e
 
 
 def check(planned: Sequence[Planned]) -> None:

@@ -10,6 +10,10 @@ from tracr_jax.errors import UserError
 _ABOVE = 2
 
 
+FORMS = "all, program, blocks:FIRST-LAST, lora:RANK, embeddings, adapter, graft:result, graft:variables"
+"""What `trained_part` reads."""
+
+
 class TrainedPart(NamedTuple):
     """What of the language model is trained; `RunConfig.train` as numbers."""
 
@@ -41,10 +45,7 @@ def trained_part(text: str) -> TrainedPart:
         return TrainedPart("blocks", first=first, last=last)
     if found := re.fullmatch(r"graft:(result|variables)(?:@(\d+))?", text):
         return TrainedPart("graft", last=int(found[2] or -1), form=found[1])
-    raise UserError(
-        f"train {text!r} is none of all, program, blocks:FIRST-LAST, lora:RANK, embeddings, adapter, "
-        "graft:result, graft:variables"
-    )
+    raise UserError(f"train {text!r} is none of {FORMS}")
 
 
 def check_part(part: TrainedPart, *, aligned: bool, hook: bool, onto: str) -> None:
