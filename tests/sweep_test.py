@@ -61,7 +61,7 @@ def test_the_plan(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": ("grift",)}, r"unknown method 'grift'; methods: exchange, variable, .* or what is trained: all, "),
+        ({"methods": ("grift",)}, r"unknown method 'grift'; methods: exchange, .* what is trained: all, "),
         ({"methods": ("exchange+lora:0",)}, "unknown method 'lora:0'; methods: "),
         ({"methods": ()}, "nothing to run"),
         ({"seeds": 0}, "nothing to run"),
