@@ -97,7 +97,7 @@ def main(o: argparse.Namespace) -> None:
     )
     lines = list(read_lines(folder / "metrics.jsonl"))
     reserved = run.program.reserved
-    chain = scorecard(run, items=100, probe_items=100, progress=say)["sets"]["test"]["classes"]["all"]
+    chain = scorecard(run, items=100, probe_items=100, say=say)["sets"]["test"]["classes"]["all"]
     out = {
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(o).items()},
         "directions": reserved.total,

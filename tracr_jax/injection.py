@@ -187,7 +187,7 @@ def _run(
             write_json(folder / "run.json", about(started) | setup.proof.record())
         trained = train(
             setups, folder, mesh=mesh, started=started, lm_params=lm_params, resume=resume,
-            meanwhile=lambda: score_original(before_training, items=config.eval_items, progress=say),
+            meanwhile=lambda: score_original(before_training, items=config.eval_items, say=say),
             writers=writers, progress=progress, say=say,
         )  # fmt: skip
         evaluated = time.time()
@@ -195,7 +195,7 @@ def _run(
         run = dataclasses.replace(before_training, params=trained.params.lm, programs=held)
         # Each process evaluates for itself: the others would only wait for the one that writes.
         with showing(progress):
-            evaluation = evaluate_programs(run, original=trained.before, record=record, progress=say)
+            evaluation = evaluate_programs(run, original=trained.before, record=record, say=say)
         if first:
             write_json(folder / "evaluation.json", evaluation)
             if run.program.aligned:

@@ -165,7 +165,7 @@ def _evaluate(argv: list[str]) -> None:
         result = evaluate_programs(
             run,
             items=items,
-            progress=_dimly(console),
+            say=_dimly(console),
         )
     write_json(args.run / "evaluation.json", result)
     print_evaluation(console, result)
@@ -264,7 +264,7 @@ def _retention(argv: list[str]) -> None:
             items=args.items,
             full=args.full,
             data_dir=args.data_dir,
-            progress=_dimly(console),
+            say=_dimly(console),
         )
     result["about"] = about(started) | {"baseline": args.baseline and str(args.baseline)} | result["about"]
     write_json(args.run / "retention.json", result)

@@ -5,7 +5,7 @@ Each example is the prompt followed by the model's own answer: what stood before
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tracr_jax.interpret.stepwise import generate, next_token
 from tracr_jax.measure.answers import greedy_answers
 from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING
+from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import Item
 from tracr_jax.teacher.readers import last_read
@@ -32,7 +33,7 @@ def examples(
     per_set: int = 2,
     sets: Sequence[str] | None = None,
     candidates: int = 40,
-    progress: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> list[dict[str, Any]]:
     """A few items of each of some sets, right and wrong answers where there are both.
 
@@ -41,7 +42,7 @@ def examples(
       per_set: examples of each set.
       sets: names; by default "test" and the four others on which the model is worst, so that its faults are seen.
       candidates: items of each set to choose from, its first.
-      progress: called with one line before each piece of work.
+      say: receives one line before each piece of work.
 
     Returns:
       "examples" of interpretation.json: per layer the value and margin of every variable (in the teacher's order)
@@ -56,7 +57,7 @@ def examples(
     if unknown:
         raise UserError(f"examples: no set {unknown[0]!r}; there are {', '.join(known)}")
     samples = {name: sample_of(known[name], candidates) for name in sets or known}
-    progress(f"examples: answers to {sum(map(len, samples.values()))} items")
+    say(f"examples: answers to {sum(map(len, samples.values()))} items")
     # All sets together: batches of like length, so that few programs are compiled.
     answers = iter(greedy_answers(run, run.params, [i for s in samples.values() for i in s]))
     answered = {name: [(item, next(answers)) for item in items] for name, items in samples.items()}

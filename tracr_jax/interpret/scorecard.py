@@ -5,7 +5,6 @@ scored on the same positions: without them a high number proves nothing. Source:
 reports one accuracy over all positions of the last layer. Classes of positions: `labelled.py`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from tracr_jax.data.samples import sample_of
@@ -13,6 +12,7 @@ from tracr_jax.interpret.probe import fit_probe
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
 from tracr_jax.measure.variables.reading import DecodeCounts, over_layers
+from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected
 
 _DIGITS = 4  # of every share in the JSON: the intervals are wider
@@ -23,7 +23,7 @@ def scorecard(
     *,
     items: int | None = 300,
     probe_items: int = 2000,
-    progress: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Accuracies by set, class of positions, variable and layer: "scorecard" of interpretation.json.
 
@@ -31,7 +31,7 @@ def scorecard(
       run: the model with the program.
       items: at most this many items of each set (its first ones: a fixed sample); None for all.
       probe_items: training items that the probe learns from.
-      progress: called with one line before each piece of work.
+      say: receives one line before each piece of work.
 
     Returns:
       {"layers": L + 1, "sets": {set: {"items", "unlabelled_values", "classes": {class: {variable: {"positions",
@@ -40,7 +40,7 @@ def scorecard(
       Categorical variables only.
     """
     labeller, counter = Labeller(run), Counter(run)
-    progress(f"scorecard: probe of the untouched model on {probe_items} training items")
+    say(f"scorecard: probe of the untouched model on {probe_items} training items")
     probe = fit_probe(run, labeller, items=probe_items)
     readers = every_layer(run.adapter, layers=run.program.depth + 1)
     sets = {}
@@ -48,7 +48,7 @@ def scorecard(
         if name == "valid":
             continue
         sample = sample_of(chosen, items)
-        progress(f"scorecard: {name}, {len(sample)} items")
+        say(f"scorecard: {name}, {len(sample)} items")
         adapted, probed, unlabelled = [], [], 0
         for rows in labeller.rows(sample):
             adapted.append(counter(run.params, readers, rows))

@@ -76,13 +76,13 @@ def interpret(
     def line(what: str) -> None:
         progress(what, 0, 0)
 
-    card = timed("scorecard", lambda: scorecard(opened, items=items, probe_items=probe_items, progress=line))
+    card = timed("scorecard", lambda: scorecard(opened, items=items, probe_items=probe_items, say=line))
     noise = timed(
         "noise",
         lambda: noise_curves(opened, prompts=prompts, seeds=seeds, as_coded=as_coded, progress=counted("noise")),
     )
     swapped = timed("swaps", lambda: swaps(opened, pairs=pairs, seed=seeds[0], progress=counted("swaps")))
-    shown = timed("examples", lambda: examples(opened, progress=line))
+    shown = timed("examples", lambda: examples(opened, say=line))
     blocks, depth = opened.model.num_blocks, opened.program.depth
     result = {
         "about": about(started) | {"seconds": seconds, "blocks": blocks, "depth": depth},

@@ -38,22 +38,20 @@ class ModelScores(NamedTuple):
 
 
 def score_model(
-    run: Injected, params: Params, samples: Mapping[str, Sequence[Item]], *, progress: Say = lambda _: None
+    run: Injected, params: Params, samples: Mapping[str, Sequence[Item]], *, say: Say = lambda _: None
 ) -> ModelScores:
     """Answers to the items of named sets, and perplexity."""
     predict = make_predictor(run)
     right = {}
     for name, sample in samples.items():
-        progress(f"{name}: {len(sample)} items")
+        say(f"{name}: {len(sample)} items")
         right[name] = predict(params, sample)
     return ModelScores(right, perplexity(run.model, params, run.valid_text))
 
 
-def score_original(run: Injected, *, items: int | None = 300, progress: Say = lambda _: None) -> ModelScores:
+def score_original(run: Injected, *, items: int | None = 300, say: Say = lambda _: None) -> ModelScores:
     """`score_model` of the untouched model, on the first `items` items of every reported set (None: all)."""
-    return score_model(
-        run, run.original.params, reported_samples(run.program.task, items), progress=_before(progress)
-    )
+    return score_model(run, run.original.params, reported_samples(run.program.task, items), say=_before(say))
 
 
 def known_scores(evaluation: Mapping[str, Any], samples: Mapping[str, Sequence[Item]]) -> ModelScores | None:
@@ -65,8 +63,8 @@ def known_scores(evaluation: Mapping[str, Any], samples: Mapping[str, Sequence[I
     return ModelScores(right, evaluation["retention"]["original"])
 
 
-def _before(progress: Say) -> Say:
-    return lambda line: progress(f"before, {line}")
+def _before(say: Say) -> Say:
+    return lambda line: say(f"before, {line}")
 
 
 def evaluate(
@@ -75,7 +73,7 @@ def evaluate(
     items: int | None = 300,
     samples: Mapping[str, Sequence[Item]] | None = None,
     original: ModelScores | None = None,
-    progress: Say = lambda _: None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Accuracy on every set, decode accuracy per variable, retention: the content of evaluation.json.
 
@@ -84,18 +82,18 @@ def evaluate(
       items: at most this many items of each set (its first ones: a fixed sample); None for all.
       samples: `reported_samples` of as many items, where they are drawn already.
       original: `score_original` of as many items, where that is known already.
-      progress: called with one line before each piece of work.
+      say: receives one line before each piece of work.
 
     Raises:
       UserError: `items` is less than one.
     """
     task = run.program.task
     samples, chosen = samples or reported_samples(task, items), task.eval_sets()
-    original = original or score_model(run, run.original.params, samples, progress=_before(progress))
-    injected = score_model(run, run.params, samples, progress=progress)
-    progress("KL to the original")
+    original = original or score_model(run, run.original.params, samples, say=_before(say))
+    injected = score_model(run, run.params, samples, say=say)
+    say("KL to the original")
     kl = mean_kl(run.model, run.params, run.original.params, run.valid_text)
-    progress("decoding variables")
+    say("decoding variables")
     return {
         "task": run.program.name,
         "items_per_set": items,

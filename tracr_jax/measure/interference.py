@@ -32,7 +32,7 @@ def evaluate_programs(
     items: int | None = _OWN,
     original: ModelScores | None = None,
     record: Record | None = None,
-    progress: Say = lambda _: None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """The content of a run's evaluation.json: of its newest program, and of several the matrix.
 
@@ -42,7 +42,7 @@ def evaluate_programs(
       original: `score_original` of as many items, where that is known already. By default what the run's folder
         says, where this version made it and its items are the same: the untouched model does not change.
       record: what the run began with, where it is known; by default as its folder says.
-      progress: called with one line before each piece of work.
+      say: receives one line before each piece of work.
 
     Raises:
       UserError: `items` is less than one, or a task's own code is not at hand.
@@ -53,12 +53,12 @@ def evaluate_programs(
 
     samples = reported_samples(run.program.task, count(run))
     original = original or _measured_before(run, samples)
-    evaluation = evaluate(run, items=count(run), samples=samples, original=original, progress=progress)
+    evaluation = evaluate(run, items=count(run), samples=samples, original=original, say=say)
     if len(run.programs) > 1:
         assert run.folder
         record = record or read_record(run.folder)
         assert record  # where there are several programs, it was read to find them
-        evaluation["programs"] = extend_history(record.history, run, evaluation, items=count, progress=progress)
+        evaluation["programs"] = extend_history(record.history, run, evaluation, items=count, say=say)
     return evaluation
 
 
@@ -77,7 +77,7 @@ def extend_history(
     evaluation: Mapping[str, Any],
     *,
     items: Callable[[Injected], int | None],
-    progress: Say = lambda _: None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """The matrix with the row of the newest injection.
 
@@ -86,11 +86,11 @@ def extend_history(
       run: the model as it is now, with all of its programs.
       evaluation: of the newest program.
       items: how many items of each set of a program are answered; None for all.
-      progress: called with one line before each program.
+      say: receives one line before each program.
     """
     sets, variables = {}, {}
     for name in (p.name for p in run.programs[:-1]):
-        progress(f"{name}, injected earlier")
+        say(f"{name}, injected earlier")
         other = run.of(name)
         samples = reported_samples(other.program.task, items(other))
         predict = make_predictor(other)

@@ -21,6 +21,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.measure.language import glue, texts
 from tracr_jax.measure.language.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
 from tracr_jax.measure.stats import wilson
+from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected, open
 from tracr_jax.types import Params
 
@@ -63,7 +64,7 @@ def measure_retention(
     items: int | None = None,
     full: bool = False,
     data_dir: Path | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """How much of the language three models keep: "rows" of retention.json, with sizes and seconds beside them.
 
@@ -74,7 +75,7 @@ def measure_retention(
         LAMBADA, SST-2 and MRPC, 2,000 lines, and windows of 32,768 tokens.
       full: whole sets.
       data_dir: folder with SST-2 and MRPC, see `glue.examples`.
-      progress: receives one line before each set.
+      say: receives one line before each set.
 
     Raises:
       UserError: `items` is less than one, or there is no folder `data_dir`.
@@ -87,7 +88,7 @@ def measure_retention(
     for measure in _measures(run, sizes, data_dir):
         started = time.perf_counter()
         if measure.score is not None:
-            progress(f"{measure.name}: {measure.rows[0].note}")
+            say(f"{measure.name}: {measure.rows[0].note}")
         values = {name: _values(measure, params) for name, params in columns.items()}
         for i, row in enumerate(measure.rows):
             rows.append(_as_json(row, {name: None if v is None else v[i] for name, v in values.items()}))
