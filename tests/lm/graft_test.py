@@ -10,6 +10,7 @@ import pytest
 from tests.helpers import lm_models as M
 from tests.helpers.bounds import assert_same
 from tracr_jax.intervene import LayerEdit, ResidualEdit
+from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.lm.generate import greedy
 from tracr_jax.lm.graft import KEY, MAP, Beside, Grafted, alone, without_map
 
@@ -104,6 +105,19 @@ def test_two_groups_memory_options_and_edits():
     assert np.abs(out.logits - plain.logits)[:2].max() > 1e-2
     assert_same(out.logits[2:], plain.logits[2:])
     assert np.abs(out.logits - want[0].logits).max() > 1e-2
+
+
+@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_the_first_blocks_have_the_map_where_its_block_is_among_them(block, scan_layers):
+    model, params, grafted = make("gpt2", block, scan_layers=scan_layers)
+    ids = some_ids()
+    short, fewer = first_blocks(model, grafted, 2)
+    whole, plain = M.run(model, grafted, ids), M.run(alone(model), params, ids)
+    out, cut = M.run(short, fewer, ids), M.run(alone(short), without_map(fewer), ids)
+    assert_same(out.hidden[:2], whole.hidden[:2])  # the last one is after the final norm
+    for a, b in ((whole.hidden[2], plain.hidden[2]), (out.logits, cut.logits)):
+        assert (np.abs(a - b).max() > 1e-2) == (block == 1)
 
 
 def test_a_gradient_by_the_map_after_the_last_block_runs_through_no_block():
