@@ -25,6 +25,7 @@ RUNS: Mapping[str, Sequence[str]] = {
     "fine-tuning": ["main_job_tiny_finetune"],
     "injection": [f"main_job_tiny{seed}" for seed in ("", "_seed1", "_seed2")],
     "exchange training": [f"main_job_tiny_exchange{seed}" for seed in ("", "_seed1", "_seed2")],
+    "with --varied": ["main_job_tiny_exchange_varied"],
     "1,300 steps": [f"main_job_tiny_exchange_outside{seed}" for seed in ("", "_seed1", "_seed2")],
     "the same, --outside-share 0": [f"main_job_tiny_exchange_1300{seed}" for seed in ("", "_seed1", "_seed2")],
 }
