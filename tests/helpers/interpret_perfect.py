@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, LossConfig, RunConfig
-from tracr_jax.intervene import edited, on_part
+from tracr_jax.intervene import ResidualEdit, each_edit, edited, on_part
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import build
@@ -70,7 +70,8 @@ class PerfectLM:
         def change(fn, x):
             return jnp.concatenate([x[:, :1], fn(x[:, 1:] @ e) @ e.T], axis=1)
 
-        inner = None if edit is None else on_part(edit, change)
+        own = tuple(e for e in each_edit(edit) if not _at(e, depth))  # no layer of the teacher
+        inner = on_part(own, change) if own else None
         hidden = self.program.residuals(params["phi"], teacher_ids, edit=inner)[:, :, 1:] @ e
         last = edited(edited(hidden[-1], edit, depth, before=True), edit, depth, before=False)
         if logit_positions is not None:
@@ -78,6 +79,10 @@ class PerfectLM:
         result = (last @ e.T)[..., np.asarray(self.program.teacher.result_indices())]
         logits = jnp.full((*last.shape[:-1], self.program.tokenizer.vocab_size), -100.0)
         return LMOutput(logits.at[..., np.asarray(self.answers)].set(result), hidden)
+
+
+def _at(edit, block):
+    return isinstance(edit, ResidualEdit) and isinstance(edit.block, int) and edit.block == block
 
 
 @functools.cache

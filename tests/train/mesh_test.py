@@ -66,6 +66,7 @@ DEPTH, WIDTH = 2, 6
 ROWS, FREE, TEXTS = 24, 8, 16
 SHARED_RUN = RunConfig(
     task="small",
+    eval_items=20,
     steps=2,
     data=DataConfig(batch=8, domain_items=8, text_batch=8, text_length=8, text=str(SHORT_TEXT)),
     optim=OptimConfig(kind="muon", warmup_steps=0),
