@@ -361,7 +361,7 @@ def test_a_bos_that_cannot_be_given_is_refused(folder, tmp_path):
     behind = template(folder)
     behind["single"].append(behind["single"][0])
     closed = copied(folder, tmp_path / "eos", config={"bos_token": BOS}, post_processor=behind)
-    with pytest.raises(UserError, match="behind each text"):
+    with pytest.raises(UserError, match="after each text"):
         opened(closed)
     assert opened(closed, add_bos_token=False).tok_encode(" x") == opened(folder).tok_encode(" x")
 
