@@ -40,9 +40,10 @@ def reported_samples(task: Task, items: int | None) -> dict[str, list[Item]]:
     return {name: sample_of(chosen, items) for name, chosen in task.eval_sets().items() if name != "valid"}
 
 
-def round_up(length: int, *, to: int = _ROUND) -> int:
-    """Lengths are rounded up so that few programs are compiled."""
-    return -(-length // to) * to
+def round_up(length: int, *, to: int = _ROUND, most: int | None = None) -> int:
+    """Lengths are rounded up so that few programs are compiled; not beyond `most` where they fit."""
+    rounded = -(-length // to) * to
+    return rounded if most is None else max(length, min(rounded, most))
 
 
 def padded_rows(

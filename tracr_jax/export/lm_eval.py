@@ -247,7 +247,7 @@ class TracrLM(TemplateLM):
         going, count = list(range(len(prompts))), min(_FIRST, limit)
         while going:
             rows = [prompts[k] + made[k] for k in going]
-            width = min(round_up(max(map(len, rows))), self.max_length - count + 1)
+            width = round_up(max(map(len, rows)), most=self.max_length - count + 1)
             ids = np.full((len(rows), width), self.eot_token_id, np.int32)
             for row, tokens in enumerate(rows):
                 ids[row, : len(tokens)] = tokens

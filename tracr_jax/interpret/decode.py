@@ -160,7 +160,7 @@ def padded_row(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
     if len(ids) > limit:
         raise UserError(f"decode: the text has {len(ids)} tokens, the model {limit} positions; shorten it")
     short = run.program.length
-    width = short if len(ids) <= short else min(round_up(len(ids), to=LONG), limit)
+    width = short if len(ids) <= short else round_up(len(ids), to=LONG, most=limit)
     row = np.full((1, width), run.program.tokenizer.eos_id, np.int32)
     row[0, : len(ids)] = ids
     return row

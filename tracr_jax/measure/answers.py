@@ -180,7 +180,7 @@ def greedy_answers(run: Injected, params: Params, items: Sequence[Item]) -> list
         chosen = order[start : start + batch]
         longest, count = (max(len(encoded[k][part]) for k in chosen) for part in (0, 1))
         room = run.model.max_positions - shared - count + 1  # the last token is not read again
-        length = max(longest, min(round_up(longest), room))
+        length = round_up(longest, most=room)
         ids = np.full((batch, length), run.program.tokenizer.eos_id, np.int32)
         lengths = np.ones(batch, np.int32)
         for row, k in enumerate(chosen):

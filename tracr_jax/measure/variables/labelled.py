@@ -65,7 +65,7 @@ class Labeller:
             chosen = order[start : start + batch]
             longest = lengths[chosen[-1]]
             # Few widths for all sets: a program is compiled for each.
-            width = max(min(round_up(longest, to=LONG), self._run.model.max_positions), longest)
+            width = round_up(longest, to=LONG, most=self._run.model.max_positions)
             yield self._labelled([items[k] for k in chosen], batch, width=width)
 
     def order(self, items: Sequence[Item]) -> list[int]:
