@@ -14,6 +14,13 @@ from tracr_jax.errors import UserError
 _TEXT_LIMIT = 1 << 28  # bytes; a tokenizer.json has some 10 MB
 
 
+def numbered(folder: str | os.PathLike) -> list[int]:
+    """The whole numbers that what is in a folder is named by, in order; none where there is no such folder."""
+    with contextlib.suppress(OSError):
+        return sorted(int(p.name) for p in Path(folder).iterdir() if p.name.isdecimal())
+    return []
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the block ends without an error, in one step.

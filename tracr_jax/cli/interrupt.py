@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tracr_jax.config_file import read_config
 from tracr_jax.errors import UserError
+from tracr_jax.files import numbered
 from tracr_jax.train.interrupt import training
 
 _PATIENCE = 1.5  # seconds for the main thread to end by itself where no training is under way
@@ -78,9 +79,7 @@ def standing(folder: Path) -> str:
         steps = read_config(folder).steps
     except UserError:
         return f"interrupted; nothing was written to {folder}"
-    checkpoints = folder / "checkpoints"
-    names = [p.name for p in checkpoints.iterdir()] if checkpoints.is_dir() else []
-    done = max((int(n) for n in names if n.isdecimal()), default=0)
+    done = max(numbered(folder / "checkpoints"), default=0)
     how = f"tracr-jax resume {folder}"
     if not done:
         return f"interrupted before the first checkpoint; {how} begins with step 1 of {steps} again"

@@ -133,23 +133,22 @@ class Bridge:
                 if same and not ends and len(label) == len(expected) and found[j] == value:
                     matched += 1
                 elif not problem:
-                    problem = self._problem(item, j, expected, found=found[j], other=token_value.get(token))
+                    what = self._problem(token, value, expected, found=found[j], other=token_value.get(token))
+                    at = f"position {len(prompt) - 1 + j}"
+                    problem = f"item {item.prompt!r} -> {item.label!r}, {at}: the answer's token {what}"
             if problem and strict:
                 raise UserError(f"bridge: {problem}; {_advice(task, 'check its token_map, keep_merge and label')}")
             first = first or problem
         return BridgeReport(len(mapped), count, positions, filled / max(positions, 1), wanted, matched, first)
 
-    def _problem(self, item: Item, at: int, expected: Sequence[Any], *, found: Any, other: Any) -> str:
-        """Why the answer's token `at` is not what the program writes; `other`: what it first stood for."""
-        prompt, label = self.split(item)
-        value = expected[at] if at < len(expected) else None
-        here = f"item {item.prompt!r} -> {item.label!r}, position {len(prompt) - 1 + at}: the answer's token"
-        shown = self.tokenizer.token_text(label[at])
-        if label[at] == self.tokenizer.eos_id:
-            return f"{here} is {shown!r}, which ends every text"
+    def _problem(self, token: int, value: Any, expected: Sequence[Any], *, found: Any, other: Any) -> str:
+        """What is wrong with an answer's token; `other`: the value that it first stood for."""
+        shown = self.tokenizer.token_text(token)
+        if token == self.tokenizer.eos_id:
+            return f"is {shown!r}, which ends every text"
         if found == value and other != value:
-            return f"{here} {shown!r} stands for {value!r} here and for {other!r} elsewhere"
-        return f"{here} is {shown!r} (value {value!r} of {expected}), the program writes {found!r}"
+            return f"{shown!r} stands for {value!r} here and for {other!r} elsewhere"
+        return f"is {shown!r} (value {value!r} of {expected}), the program writes {found!r}"
 
 
 def make_bridge(

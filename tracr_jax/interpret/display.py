@@ -97,10 +97,8 @@ class Decoded:
 
     def title(self, i: int) -> str:
         """A variable's name, without tracr's counter where it is unique without."""
-        short = without_counter(self.variables[i].name)
-        return (
-            short if sum(without_counter(v.name) == short for v in self.variables) == 1 else self.variables[i].name
-        )
+        short = [without_counter(v.name) for v in self.variables]
+        return short[i] if short.count(short[i]) == 1 else self.variables[i].name
 
     def encoded(self, layer: int, i: int) -> Bool[np.ndarray, " S"]:
         """Where the program defines variable i and the adapter reads it.

@@ -25,7 +25,7 @@ from tracr_jax import __version__
 from tracr_jax.config import RunConfig
 from tracr_jax.config_file import RUN_FORMAT, read_config, read_format, to_dict
 from tracr_jax.errors import UserError
-from tracr_jax.files import write_json
+from tracr_jax.files import numbered, write_json
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import RANDOM, SMOLLM2, TINY
 from tracr_jax.lock import NAME
@@ -59,8 +59,8 @@ def write_beginning(folder: Path, config: RunConfig, model: LanguageModel, progr
 
 def newest_program(folder: Path) -> Path | None:
     """The folder of a run's own program; None where it was stopped before it was written."""
-    numbers = [int(p.name) for p in (folder / PROGRAMS).glob("*") if p.name.isdecimal()]
-    return folder / PROGRAMS / str(max(numbers)) if numbers else None
+    numbers = numbered(folder / PROGRAMS)
+    return folder / PROGRAMS / str(numbers[-1]) if numbers else None
 
 
 def located(config: RunConfig) -> RunConfig:

@@ -21,7 +21,7 @@ from tracr_jax.config import RunConfig
 from tracr_jax.config_file import read_config, read_format
 from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json, reading
+from tracr_jax.files import numbered, read_json, reading
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import Grafted, alone
 from tracr_jax.lm.load import LoadedLM, load_lm, read_model
@@ -33,7 +33,7 @@ from tracr_jax.runs.graft import grafted, read_map
 from tracr_jax.runs.program import Program
 from tracr_jax.runs.program_files import FILE, load_program, read_program
 from tracr_jax.runs.record import read_record
-from tracr_jax.runs.restore import digest, restore, steps_done
+from tracr_jax.runs.restore import digest, restore
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import changed, file_of
 from tracr_jax.tasks.registry import get_task
@@ -231,7 +231,7 @@ def _open_run(
     params = restore(folder, model, programs=programs, steps=config.steps, finished=finished, old=old)
     trained = [p.trained(a) for p, a in zip(programs, params.adapters, strict=True)]
     run = Injected(model, params.lm, tuple(trained), folder, base=lm)
-    if steps_done(folder) == config.steps:  # of another step it was said
+    if numbered(folder / "checkpoints")[-1:] == [config.steps]:  # of another step it was said
         _check_measured(run, folder / "evaluation.json")
     return run
 
@@ -241,8 +241,8 @@ def _check_measured(run: Injected, path: Path) -> None:
     if not path.exists():
         return
     with reading(path, "delete it: tracr-jax evaluate makes it again"):
-        measured = read_json(path).get("weights", run.digest)  # earlier versions did not say
-    if measured != run.digest:
+        measured = read_json(path).get("weights")
+    if measured and measured != run.digest:  # earlier versions did not say
         raise UserError(
             f"{run.folder}: the weights ({run.digest[:12]}) are not those that {path.name} was measured of "
             f"({measured[:12]}): a file of the checkpoint is damaged, or was exchanged; if you know why, delete "

@@ -82,11 +82,6 @@ def restore(
         checkpoints.close()
 
 
-def steps_done(folder: Path) -> int:
-    """Of the newest checkpoint; one that has its final name is whole."""
-    return max((int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()), default=0)
-
-
 def digest(params: TrainParams) -> str:
     """SHA-256 of every number."""
     h = hashlib.sha256()

@@ -29,8 +29,8 @@ def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = 
     length = _table_length(task, tokenizer, config, separator=separator)
     _check_positions(lm, length)
     if config.part.kind == "graft":  # which answers nothing that is longer than the table
-        longest = _longest_sampled(task, tokenizer, config, separator=separator or "")
-        length = max(length, min(longest, lm.model.max_positions))
+        longest = max(_longest_sampled(task, tokenizer, config, separator=separator or "").values())
+        length = max(length, min(round_up(longest), lm.model.max_positions))
     say(f"compiling {task.name} for {length} positions")
     teacher = cached_compile(
         lambda: task.program(max_seq_len=length),
@@ -63,9 +63,7 @@ def check_sets(task: Task, bridge: Bridge, config: RunConfig, *, lm: LoadedLM) -
       UserError: the set, the item's tokens, and the model's positions.
     """
     most = lm.model.max_positions
-    for name, sample in reported_samples(task, config.eval_items).items():
-        texts = [i.prompt + bridge.separator + i.label for i in sample]
-        longest = max(map(len, bridge.tokenizer.encode_batch(texts)), default=0)
+    for name, longest in _longest_sampled(task, bridge.tokenizer, config, separator=bridge.separator).items():
         if longest > most:
             raise UserError(
                 f"{lm.name}: an item of the set {name} has {longest} tokens, the model {most} positions; choose a "
@@ -88,8 +86,10 @@ def _table_length(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separa
     return sequence_length(task, tokenizer, answer_end=config.data.answer_end, separator=separator)
 
 
-def _longest_sampled(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separator: str) -> int:
-    """Tokens of the longest item that the end of the run evaluates, rounded up; whole sets may have longer."""
-    samples = reported_samples(task, config.eval_items).values()
-    texts = [i.prompt + separator + i.label for sample in samples for i in sample]
-    return round_up(max(map(len, tokenizer.encode_batch(texts))))
+def _longest_sampled(task: Task, tokenizer: Tokenizer, config: RunConfig, *, separator: str) -> dict[str, int]:
+    """Of each set, tokens of the longest item that the end of the run evaluates; whole sets may have longer."""
+
+    def longest(sample: list[Item]) -> int:
+        return max(map(len, tokenizer.encode_batch([i.prompt + separator + i.label for i in sample])), default=0)
+
+    return {name: longest(sample) for name, sample in reported_samples(task, config.eval_items).items()}

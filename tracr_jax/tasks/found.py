@@ -109,8 +109,7 @@ def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
     ]
     for kind in kinds:
         of = [n for n, x in programs.items() if kind(x)]
-        called = {n for n in of if any(_uses(x, n) for m, x in own.items() if m != n)}
-        called |= {n for n in of if any(_inherits(x, programs[n]) for m, x in own.items() if m != n)}
+        called = {n for n in of if any(_uses(x, n) or _inherits(x, programs[n]) for m, x in own.items() if m != n)}
         of = [n for n in of if n not in called] or of
         if len(of) == 1:
             return programs[of[0]], of[0]

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import reading
+from tracr_jax.files import numbered, reading
 from tracr_jax.train.step import TrainState
 
 # What fails in orbax's threads is said by it several times, with tracebacks, and then raised.
@@ -124,7 +124,7 @@ class Checkpoints:
         """Damage of a checkpoint is one line that says which one, and which ones remain."""
         if step is None:
             return reading(self.folder)
-        others = [n for n in self._numbers() if n != step]
+        others = [n for n in numbered(self.folder) if n != step]
         advice = f"delete it to go on from the one after {others[-1]} steps" if others else "start the run again"
         return reading(self.folder / str(step), advice)
 
@@ -134,7 +134,7 @@ class Checkpoints:
         try:
             yield
         except Exception as e:
-            kept = self._numbers()
+            kept = numbered(self.folder)
             text = " ".join(str(e).split())
             reason = "No space left on device" if "No space left" in text else f"{type(e).__name__}: {text[:300]}"
             raise UserError(
@@ -142,12 +142,6 @@ class Checkpoints:
                 + (f"the one after {kept[-1]} steps is intact" if kept else "there is no earlier one")
                 + ": make room, then tracr-jax resume goes on"
             ) from e
-
-    def _numbers(self) -> list[int]:
-        """Steps of the checkpoints that have a final name, straight from the folder."""
-        with contextlib.suppress(OSError):
-            return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
-        return []
 
 
 @contextlib.contextmanager

@@ -10,13 +10,18 @@ from tracr_jax.teacher.model import Variable
 _NUMBERS = 8  # whole numbers of more values than this are coded as places on a curve
 
 
+def is_fixed(classes: int) -> bool:
+    """Whether the centroids of so many classes stay where they begin: two, at ±sigma on one direction."""
+    return classes == 2
+
+
 def code(
     variable: Variable, classes: Sequence[int], k: int, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, " m"]]:
     """Where the centroids of a variable begin (sigma = 1), and how much each class counts in their common size."""
     m = max(classes) + 1
     first = [variable.values[list(classes).index(c)] for c in range(m)]
-    if m == 2:
+    if is_fixed(m):
         return np.array([[1.0], [-1.0]]), np.full(2, 0.5)
     if m > _NUMBERS and all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in first):
         often = 1 / (1 + np.abs(np.asarray(first, float)))

@@ -9,6 +9,7 @@ from optax import contrib
 
 from tracr_jax.config import OptimConfig
 from tracr_jax.lm.lora import A, B
+from tracr_jax.train.codes import is_fixed
 from tracr_jax.train.trainable import is_embedding
 from tracr_jax.types import Adapter, Codes, Params
 
@@ -61,12 +62,11 @@ def _model_groups(params: Params) -> Any:
 def _adapter_groups(adapter: Adapter | Codes) -> Any:
     """The optimiser's group of each array of an adapter.
 
-    Reserved directions are never trained, nor are the two centroids of a variable with two values, which have no
-    gradient and would only decay.
+    Reserved directions are never trained, nor are fixed centroids, which have no gradient and would only decay.
     """
     if isinstance(adapter, Adapter):
         return "adapter"
-    centroids = tuple("fixed" if c.shape[1] == 2 else "adapter" for c in adapter.centroids)
+    centroids = tuple("fixed" if is_fixed(c.shape[1]) else "adapter" for c in adapter.centroids)
     return Codes("fixed", centroids, "adapter")  # pyright: ignore[reportArgumentType]
 
 

@@ -25,7 +25,7 @@ from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
 from tracr_jax.teacher.variables import NOTHING
-from tracr_jax.train.codes import code
+from tracr_jax.train.codes import code, is_fixed
 from tracr_jax.types import Adapter, Array, Codes
 
 _NEVER = -1e4  # logit of a value that the first of its class represents
@@ -110,13 +110,10 @@ class Reserved:
         return jax.lax.stop_gradient(codes.basis)[:, self.place]
 
     def centroids(self, codes: Codes) -> tuple[Float[Array, "_n _m _k"], ...]:
-        """Trained centroids, each variable's shrunk to its size at the start where it has outgrown it.
-
-        Two classes are fixed at ±sigma: on one direction there is nothing to learn.
-        """
+        """Trained centroids, each variable's shrunk to its size at the start where it has outgrown it."""
         out = []
         for g, c, start, usual in zip(self.groups, codes.centroids, self.start, self.usual, strict=True):
-            if g.m == 2:
+            if is_fixed(g.m):
                 out.append(jax.lax.stop_gradient(c))
                 continue
             size = jnp.sqrt(jnp.sum(usual[:, :, None] * c * c, axis=(1, 2), keepdims=True))
