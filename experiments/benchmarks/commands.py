@@ -2,9 +2,9 @@
 
   python -m experiments.benchmarks.commands [--run RUN]
 
-Cold: an empty TRACR_JAX_CACHE, so that RASP programs and XLA's are compiled anew; warm: the same
-command again. RUN is a finished run of dyck on the
-bundled model; without it one of two steps is made first, in the temporary folder.
+Cold: an empty TRACR_JAX_CACHE, so that RASP programs and XLA's are compiled anew; warm: the same command again.
+The first is the main job, and the others read the run that it leaves; with RUN, a finished run of dyck on the
+bundled model, they read that, and the main job is left out. Three repetitions take half an hour.
 """
 
 import os
@@ -21,26 +21,34 @@ from experiments.benchmarks import common
 from tracr_jax.errors import UserError
 
 _TEXT = "Are parenthesis here correctly matched? (){}\nAnswer:"
-_GOALS = {"check": 5, "decode": 3, "evaluate": 8}  # seconds, warm
+_GOALS = {"check": 5, "decode": 3, "evaluate": 8, "interpret": 120}  # seconds, warm
+_JOB = "inject dyck"
+_NEW = "NEW"  # in a command line: a folder of its own for each process
 
 
 def commands(run: Path, scratch: Path) -> dict[str, list[str]]:
     """The command lines by the name of their row."""
     return {
+        _JOB: ["inject", "dyck", "--folder", _NEW],
         "--help": ["--help"],
         "check": ["check", "dyck"],
         "decode": ["decode", str(run), _TEXT],
         "evaluate": ["evaluate", str(run), "--items", "100"],
+        "interpret": ["interpret", str(run)],
         "report": ["report", str(run), "--out", str(scratch / "report.html")],
     }
 
 
-def once(words: Sequence[str], *, cache: Path) -> tuple[float, float]:
+def once(words: Sequence[str], *, scratch: Path, cache: Path) -> tuple[float, float]:
     """One process from start to end: (seconds, processor seconds of all its threads).
+
+    The folder that it makes, if any, is scratch / "run-…" / "run".
 
     Raises:
       UserError: it failed.
     """
+    new = tempfile.mkdtemp(prefix="run-", dir=scratch)
+    words = [str(Path(new, "run")) if word == _NEW else word for word in words]
     begun, used = time.perf_counter(), os.times()
     done = subprocess.run(
         [sys.executable, "-m", "tracr_jax", *words],
@@ -65,7 +73,7 @@ def measure(words: Sequence[str], *, scratch: Path, repetitions: int) -> dict[st
     for _ in range(repetitions):
         with tempfile.TemporaryDirectory(dir=scratch) as cache:
             for side in sides.values():
-                side.append(once(words, cache=Path(cache)))
+                side.append(once(words, scratch=scratch, cache=Path(cache)))
     return {
         name: common.summary([s for s, _ in side]) | {"processor_s": statistics.median(p for _, p in side)}
         for name, side in sides.items()
@@ -79,14 +87,18 @@ def main() -> None:
     about, results, rows = common.machine(), {}, []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        run = args.run or scratch / "two_steps"
-        if args.run is None:
+        run = args.run
+        if args.small and run is None:
             print("two steps of dyck, to have a run", flush=True)
+            run = scratch / "two_steps"
             short = ["--steps", "2", "--eval-items", "4", "--folder", str(run)]
-            once(["inject", "dyck", *short], cache=scratch / "cache")
-        chosen = commands(run, scratch)
-        for name in ("--help", "decode") if args.small else chosen:
+            once(["inject", "dyck", *short], scratch=scratch, cache=scratch / "cache")
+        chosen = commands(run or scratch / "job", scratch)
+        names = ("--help", "decode") if args.small else [name for name in chosen if name != _JOB or run is None]
+        for name in names:
             found = measure(chosen[name], scratch=scratch, repetitions=args.repetitions)
+            if name == _JOB:
+                next(scratch.glob("run-*/run")).rename(scratch / "job")
             results[name] = found
             rows.append(
                 {"command": name, "goal (warm), s": _GOALS.get(name)}
