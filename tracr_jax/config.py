@@ -126,6 +126,9 @@ class ExchangeConfig:
     """Weight of the positions at which an answer begins; 1 at all others."""
     rare_power: float = 0.4
     """Each value is weighted by its frequency in the batch raised to minus this power."""
+    first_token: bool = True
+    """Align and exchange at a text's first token, too. Pretrained models keep an attention sink there, a state a
+    hundred times as large as the others, which holds no variable and would be most of the loss."""
     size_weight: float = 0.6
     """Factor of the penalty on states whose mean square exceeds sigma², so that the coordinates stay large
     relative to the rest of the state: without it (and with sigma 2) variables were read and not used."""

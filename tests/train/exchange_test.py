@@ -184,6 +184,38 @@ def test_with_nothing_mixed_it_is_plain_alignment(monkeypatch):
     np.testing.assert_allclose(terms["alignment_parts"], found, rtol=1e-3)
 
 
+class Sink:
+    """A model whose first token's state is huge, as in pretrained models; it keeps the states of its last pass."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def apply(self, *args, **options):
+        out = self.model.apply(*args, **options)
+        self.hidden = out.hidden
+        return out._replace(hidden=out.hidden.at[:, :, 0].add(1e3))
+
+
+def test_the_first_token_may_be_left_out():
+    """Then its state is in no term, and nothing is exchanged there."""
+    s, _, static = parts()
+    model, batch = Sink(s.model), batch_of(s)
+    params = TrainParams(s.params, (E.trained(static["reserved"]),))
+    found = {}
+    for kept, lm in ((True, s.model), (True, model), (False, s.model), (False, model)):
+        config = ExchangeConfig(directions=3, free_share=0.0, first_token=kept)
+        loss_fn = make_exchange_loss_fn(lm, s.program.residuals, s.teacher, **static | {"config": config})
+        found[kept, lm] = loss_fn(params, Frozen(s.params, (s.program.phi,)), (batch,))[1]
+    for name in ("alignment", "distance", "size"):
+        assert found[True, model][name] > 10 * found[True, s.model][name], name
+        np.testing.assert_allclose(found[False, model][name], found[False, s.model][name], rtol=1e-5, err_msg=name)
+        assert abs(found[True, s.model][name] - found[False, s.model][name]) > 1e-6, name
+    clean, exchanged = deinterleave(model.hidden, axis=1)
+    top = E.STATES[-1]
+    np.testing.assert_allclose(exchanged[: top + 1, :, 0], clean[: top + 1, :, 0], atol=1e-5)
+    assert np.abs(exchanged[top, :, 1] - clean[top, :, 1]).max() > 0.1
+
+
 @functools.cache
 def gradients():
     """Gradients of the states behind a written layer, by parameter: of rows mixed everywhere."""

@@ -187,7 +187,7 @@ def make_exchange_loss_fn(
         ids, mask = keep_rows(batch.ids), keep_rows(batch.answer_mask)
         where, answers, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         lesson = teach(phi, batch, key)
-        written = _noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
+        written = _noisy_places(reserved, codes, lesson.mixed, noise_key, config=config)
         edit = make_edit(reserved, codes, written, lesson.mix, states=states, result=result, keep_rows=keep_rows)
         asked = lesson.mix.source[owner]  # whose answer the written result is
         both = keep_rows(interleave(ids, ids))
@@ -196,12 +196,14 @@ def make_exchange_loss_fn(
 
         terms = _answers(out.logits, answers, weights, lesson.mix, asked)
         hidden = shape.aligned(out.hidden)
-        item = L.item_positions(ids, pad_id=shape.pad_id).astype(jnp.float32)
+        begin = 0 if config.first_token else 1
+        item = L.item_positions(ids, pad_id=shape.pad_id).astype(jnp.float32).at[:, :begin].set(0.0)
         terms |= _align(reserved, codes, hidden, lesson, item, mask, losses=losses, config=config)
         total = terms["supervised"] + terms["supervised_exchanged"]
         total += config.read_weight * terms["alignment"] + config.distance_weight * terms["distance"]
         if config.size_weight:
-            over = jnp.mean(jnp.square(at_least_float32(hidden)), axis=-1) / reserved.sigma**2 - 1.0
+            squares = jnp.square(at_least_float32(hidden[:, :, begin:]))
+            over = jnp.mean(squares, axis=-1) / reserved.sigma**2 - 1.0
             terms["size"] = jnp.mean(jax.nn.relu(over))
             total += config.size_weight * terms["size"]
         if text is not None:
@@ -231,6 +233,8 @@ def _make_teach(
         mix = draw_mix(key, variables=count, rows=len(batch.ids), layers=layers, config=config)
         own = at_least_float32(jax.lax.stop_gradient(residuals(phi, batch.teacher_ids)))
         mixed = mixed_states(own, mix, owner)
+        if not config.first_token:
+            mixed = mixed.at[:, :, 1].set(own[:, :, 1])  # behind BOS
         target = at_least_float32(
             jax.lax.stop_gradient(mixed_targets(residuals, phi, batch.teacher_ids, mixed, mix))
         )
@@ -242,11 +246,13 @@ def _make_teach(
 
 
 def _noisy_places(
-    reserved: Reserved, codes: Codes, classes: Float[Array, "L1 B S C"], key: Array, *, noise: float
+    reserved: Reserved, codes: Codes, classes: Float[Array, "L1 B S C"], key: Array, *, config: ExchangeConfig
 ) -> Written:
-    """The coordinates of these classes with noise (in units of sigma), where their variables are alive."""
+    """The coordinates of these classes with noise, where their variables are alive and may be exchanged."""
     places, held = reserved.encode(codes, classes)
-    places += noise * reserved.sigma * jax.random.normal(key, places.shape)
+    places += config.noise * reserved.sigma * jax.random.normal(key, places.shape)
+    if not config.first_token:
+        held = held.at[:, :, 0].set(0.0)
     return Written(places, held * _alive(reserved))
 
 
