@@ -1,5 +1,6 @@
 """Exchange training: targets against the oracle, what nothing mixed means, and where gradients go."""
 
+import dataclasses
 import functools
 
 import jax
@@ -203,8 +204,9 @@ def test_the_first_token_may_be_left_out():
     params = TrainParams(s.params, (E.trained(static["reserved"]),))
     found = {}
     for kept, lm in ((True, s.model), (True, model), (False, s.model), (False, model)):
-        config = ExchangeConfig(directions=3, free_share=0.0, first_token=kept)
-        loss_fn = make_exchange_loss_fn(lm, s.program.residuals, s.teacher, **static | {"config": config})
+        config = ExchangeConfig(directions=3, free_share=0.0)
+        changed = {"config": config, "losses": dataclasses.replace(LOSSES, align_first=kept)}
+        loss_fn = make_exchange_loss_fn(lm, s.program.residuals, s.teacher, **static | changed)
         found[kept, lm] = loss_fn(params, Frozen(s.params, (s.program.phi,)), (batch,))[1]
     for name in ("alignment", "distance", "size"):
         assert found[True, model][name] > 10 * found[True, s.model][name], name

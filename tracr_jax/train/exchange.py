@@ -158,7 +158,7 @@ def make_exchange_loss_fn(
       teacher: the compiled program.
       reserved: the directions of each variable.
       marker: the teacher direction of the token at which the answer begins.
-      losses: weights of retention and of the answer's positions.
+      losses: weights of retention and of the answer's positions, and whether the first token is aligned.
       config: see `ExchangeConfig`.
       shape: static facts of the run.
       seed: with the step, decides the mixtures and the noise.
@@ -169,7 +169,8 @@ def make_exchange_loss_fn(
       (nats) and "distance" (sigma²), each of clean plus exchanged rows and a mean over layers and variables,
       "alignment_parts" (exchanged rows, one per variable of `reserved`), "size", "retention", "answer_accuracy".
     """
-    teach = _make_teach(residuals, teacher, reserved=reserved, marker=marker, config=config, keep_rows=keep_rows)
+    fixed = {"losses": losses, "config": config, "keep_rows": keep_rows}
+    teach = _make_teach(residuals, teacher, reserved=reserved, marker=marker, **fixed)
     owner = variable_of(teacher)[shape.result_rows[0]]
     result = teacher.variables[owner].name
     states = shape.layers.states(shape.depth)
@@ -187,7 +188,7 @@ def make_exchange_loss_fn(
         ids, mask = keep_rows(batch.ids), keep_rows(batch.answer_mask)
         where, answers, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         lesson = teach(phi, batch, key)
-        written = _noisy_places(reserved, codes, lesson.mixed, noise_key, config=config)
+        written = _noisy_places(reserved, codes, lesson.mixed, noise_key, losses=losses, config=config)
         edit = make_edit(reserved, codes, written, lesson.mix, states=states, result=result, keep_rows=keep_rows)
         asked = lesson.mix.source[owner]  # whose answer the written result is
         both = keep_rows(interleave(ids, ids))
@@ -196,13 +197,12 @@ def make_exchange_loss_fn(
 
         terms = _answers(out.logits, answers, weights, lesson.mix, asked)
         hidden = shape.aligned(out.hidden)
-        begin = 0 if config.first_token else 1
-        item = L.item_positions(ids, pad_id=shape.pad_id).astype(jnp.float32).at[:, :begin].set(0.0)
+        item = L.item_positions(ids, pad_id=shape.pad_id, first=losses.align_first).astype(jnp.float32)
         terms |= _align(reserved, codes, hidden, lesson, item, mask, losses=losses, config=config)
         total = terms["supervised"] + terms["supervised_exchanged"]
         total += config.read_weight * terms["alignment"] + config.distance_weight * terms["distance"]
         if config.size_weight:
-            squares = jnp.square(at_least_float32(hidden[:, :, begin:]))
+            squares = jnp.square(at_least_float32(hidden if losses.align_first else hidden[:, :, 1:]))
             over = jnp.mean(squares, axis=-1) / reserved.sigma**2 - 1.0
             terms["size"] = jnp.mean(jax.nn.relu(over))
             total += config.size_weight * terms["size"]
@@ -222,6 +222,7 @@ def _make_teach(
     *,
     reserved: Reserved,
     marker: int,
+    losses: LossConfig,
     config: ExchangeConfig,
     keep_rows: RowsFn,
 ) -> Callable[[Any, Batch, Array], Lesson]:
@@ -233,7 +234,7 @@ def _make_teach(
         mix = draw_mix(key, variables=count, rows=len(batch.ids), layers=layers, config=config)
         own = at_least_float32(jax.lax.stop_gradient(residuals(phi, batch.teacher_ids)))
         mixed = mixed_states(own, mix, owner)
-        if not config.first_token:
+        if not losses.align_first:
             mixed = mixed.at[:, :, 1].set(own[:, :, 1])  # behind BOS
         target = at_least_float32(
             jax.lax.stop_gradient(mixed_targets(residuals, phi, batch.teacher_ids, mixed, mix))
@@ -246,12 +247,18 @@ def _make_teach(
 
 
 def _noisy_places(
-    reserved: Reserved, codes: Codes, classes: Float[Array, "L1 B S C"], key: Array, *, config: ExchangeConfig
+    reserved: Reserved,
+    codes: Codes,
+    classes: Float[Array, "L1 B S C"],
+    key: Array,
+    *,
+    losses: LossConfig,
+    config: ExchangeConfig,
 ) -> Written:
     """The coordinates of these classes with noise, where their variables are alive and may be exchanged."""
     places, held = reserved.encode(codes, classes)
     places += config.noise * reserved.sigma * jax.random.normal(key, places.shape)
-    if not config.first_token:
+    if not losses.align_first:
         held = held.at[:, :, 0].set(0.0)
     return Written(places, held * _alive(reserved))
 
