@@ -49,9 +49,9 @@ def interpretation(decoded, *, faithful=None, right=3):
 def test_an_affine_adapter_is_fitted_to_the_frozen_model_and_measured_once(run, monkeypatch):
     calls = []
 
-    def interpret(of, *, progress, **sizes):
+    def interpret(of, *, say, **sizes):
         calls.append((of, sizes))
-        progress("swaps", 1, 2)
+        say("swaps")
         own = of.folder == run.folder
         found = interpretation(0.9 if own else 0.4, faithful=0.5 if own else None, right=3 if own else 0)
         write_json(of.folder / "interpretation.json", found)
@@ -59,7 +59,7 @@ def test_an_affine_adapter_is_fitted_to_the_frozen_model_and_measured_once(run, 
 
     monkeypatch.setattr(C, "interpret", interpret)
     said = []
-    found = C.controls(run, kinds=("untouched",), progress=lambda what, *n: said.append(what), **SIZES)
+    found = C.controls(run, kinds=("untouched",), say=said.append, **SIZES)
     assert read_json(run.folder / "controls.json") == found
     assert [of.folder for of, _ in calls] == [run.folder, run.folder / "controls" / "untouched"]
     assert calls[0][1] == calls[1][1] == {"prompts": 4, "pairs": 4, "items": 3, "seeds": (0,)}

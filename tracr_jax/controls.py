@@ -20,6 +20,7 @@ from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.study import interpret
 from tracr_jax.lm.load import RANDOM, LoadedLM, load_lm
+from tracr_jax.progress import Say
 from tracr_jax.report.data import last_layer
 from tracr_jax.runs.folder import about, check_folder, located
 from tracr_jax.runs.model import Injected, opened
@@ -27,8 +28,6 @@ from tracr_jax.runs.model import Injected, opened
 FILE = "controls.json"
 KINDS = ("untouched", "random", "refitted")
 _STEPS = 300
-
-Progress = Callable[[str, int, int], None]
 
 
 def controls(
@@ -40,7 +39,7 @@ def controls(
     prompts: int = 300,
     pairs: int = 60,
     items: int = 100,
-    progress: Progress = lambda what, done, of: None,
+    say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Measure a run beside models without its program, and write controls.json into its folder.
 
@@ -54,7 +53,7 @@ def controls(
       prompts: test items under noise.
       pairs: pairs for each swapped variable and layer.
       items: items of each set, in the scorecard.
-      progress: receives what is being done, and how much of it is.
+      say: receives the name of each part before it begins.
 
     Returns:
       {"about", "rows"}, a row for the run and one for each control, see `row`.
@@ -71,7 +70,7 @@ def controls(
         raise UserError("controls: give the folder of a run, which receives them; an export holds none")
     sizes = {"prompts": prompts, "pairs": pairs, "items": items, "seeds": (config.seed,)}
     fitted = fitting(config, steps=steps)
-    rows = {"injected": row(_of_run(folder, lambda: interpret(run, progress=progress, **sizes)))}
+    rows = {"injected": row(_of_run(folder, lambda: interpret(run, say=say, **sizes)))}
     for name, (source, model) in models(run, kinds, finetuned).items():
         at = folder / "controls" / name
         own = dataclasses.replace(fitted, task=run.program.task.name, lm=source)
@@ -80,10 +79,10 @@ def controls(
             check_folder(at, located(own), resume=True)
 
         def measure(name=name, model=model, at=at, own=own, there=there) -> Mapping[str, Any]:
-            progress(f"{name}: fitting an adapter", 0, 0)
+            say(f"{name}: fitting an adapter")
             lm = dataclasses.replace(model(), name=own.lm)
             made = inject(run.program.task, lm=lm, config=own, folder=at, resume=there, progress=False)
-            return interpret(made, progress=lambda what, *n: progress(f"{name}: {what}", *n), **sizes)
+            return interpret(made, say=lambda line: say(f"{name}: {line}"), **sizes)
 
         rows[name] = row(_of_run(at, measure))
     result = {"about": about(started) | {"steps": fitted.steps}, "rows": rows}

@@ -13,7 +13,7 @@ from tracr_jax import cli
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.examples import describe_variables
 from tracr_jax.interpret.study import interpret
-from tracr_jax.report.terminal.summary import print_interpretation, progress_lines
+from tracr_jax.report.terminal.summary import print_interpretation
 from tracr_jax.types import Adapter
 
 
@@ -29,9 +29,11 @@ def untrained():
 SHARE = {"accuracy", "low", "high", "right", "total"}
 
 
-def test_the_file_that_the_report_reads(tmp_path):
+def test_the_file_that_the_report_reads(tmp_path, monkeypatch):
     run = untrained()
-    stages = []
+    stages, said = [], []
+    for module in ("noise", "swap"):
+        monkeypatch.setattr(f"tracr_jax.interpret.{module}.report", lambda *now: stages.append(now))
     result = interpret(
         run,
         prompts=5,
@@ -40,7 +42,7 @@ def test_the_file_that_the_report_reads(tmp_path):
         probe_items=200,
         seeds=(0, 1),
         folder=tmp_path,
-        progress=lambda what, done, of: stages.append((what, done, of)),
+        say=said.append,
     )
     assert json.loads((tmp_path / "interpretation.json").read_text()) == result
     depth, names = run.program.teacher.num_layers, [v.name for v in run.program.teacher.variables]
@@ -69,6 +71,7 @@ def test_the_file_that_the_report_reads(tmp_path):
     told = {o["variable"] for o in swapped["left_out"]}
     assert told | {c["variable"] for c in swapped["cells"]} == set(names)
     assert all(set(o) == {"variable", "layer", "reason"} for o in swapped["left_out"])
+    assert [line for line in said if " " not in line] == ["noise", "swaps"]
     # A bar can be drawn: each part ends where it said it would.
     for what in ("noise", "swaps"):
         steps = [(done, of) for w, done, of in stages if w == what]
@@ -90,18 +93,6 @@ def test_variables_with_their_layers():
     assert found["(_start_counts"]["writer_layer"] == 1
     assert found["one"]["kind"] == "numerical"
     assert found["one"]["last_reader_layer"] is None
-
-
-def test_bars_and_lines(capsys):
-    with progress_lines(Console(), live=False) as progress:
-        for done in range(3):
-            progress("noise", done, 3)
-    assert capsys.readouterr().out == "noise\n"
-    console = Console(record=True, force_terminal=True, width=60)
-    with progress_lines(console, live=True) as progress:
-        progress("scorecard: test", 0, 0)
-        progress("swaps [x]", 2, 4)
-    assert "2/4" in console.export_text()
 
 
 def test_what_makes_no_sense_is_refused(tmp_path, capsys):

@@ -202,12 +202,12 @@ def _explore(argv: list[str]) -> None:
 def _interpret(argv: list[str]) -> None:
     args = parse(options.Interpret, argv)
     from tracr_jax.interpret.study import interpret
-    from tracr_jax.report.terminal.summary import print_interpretation, progress_lines
+    from tracr_jax.report.terminal.summary import print_interpretation
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
     run = open(args.run, task=args.task, finished=True)
-    with progress_lines(console, live=_live()) as progress:
+    with showing(_live(), console=console):
         result = interpret(
             run,
             prompts=args.prompts,
@@ -216,7 +216,7 @@ def _interpret(argv: list[str]) -> None:
             seeds=args.seeds,
             as_coded=args.as_coded,
             folder=args.run,
-            progress=progress,
+            say=_dimly(console),
         )
     print_interpretation(console, result, result_name=run.program.result)
 
@@ -226,12 +226,11 @@ def _controls(argv: list[str]) -> None:
     _start("")
     from tracr_jax.controls import controls
     from tracr_jax.report.terminal.controls import print_controls
-    from tracr_jax.report.terminal.summary import progress_lines
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
     run = open(args.run, task=args.task, finished=True)
-    with progress_lines(console, live=_live()) as progress:
+    with showing(_live(), console=console):
         result = controls(
             run,
             kinds=[k for k in args.kinds.split(",") if k],
@@ -240,7 +239,7 @@ def _controls(argv: list[str]) -> None:
             prompts=args.prompts,
             pairs=args.pairs,
             items=args.items,
-            progress=progress,
+            say=_dimly(console),
         )
     print_controls(console, result)
 

@@ -8,7 +8,7 @@ uniform ones, which lie close to one direction), several seeds, intervals, and b
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -22,6 +22,7 @@ from tracr_jax.intervene import ResidualEdit, project, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks, last_blocks
 from tracr_jax.measure.stats import share
+from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
 from tracr_jax.types import Array, Params
@@ -32,8 +33,6 @@ STRENGTHS = (0.0, 5.0, 10.0, 30.0)
 SEEDS = (0, 1, 2)
 
 _FLOOR = 1e-7  # of the length that noise is divided by, docs/method.md §11
-
-Progress = Callable[[int, int], None]  # (done, of)
 
 
 def noise(
@@ -66,7 +65,6 @@ def noise_curves(
     strengths: Sequence[float] = STRENGTHS,
     as_coded: bool = False,
     set_name: str = "test",
-    progress: Progress = lambda done, of: None,
 ) -> dict[str, Any]:
     """Exact-match accuracy under noise, for every kind and strength: the "noise" of interpretation.json.
 
@@ -80,7 +78,6 @@ def noise_curves(
       strengths: length ε of the noise at each position, in units of the residual stream.
       as_coded: the original's uniform rows for the random subspace.
       set_name: the evaluation set.
-      progress: called after every batch.
     """
     model, config = run.model, run.program.config.losses
     block = config.hook_block(run.program.top)
@@ -112,7 +109,7 @@ def noise_curves(
             hits = answers(state, basis, ids, mask, jax.random.fold_in(key, i), strength, kind == "complement")
             right += int(np.sum(np.asarray(hits)[:held]))
             done += 1
-            progress(done, steps)
+            report("noise", done, steps)
         return right
 
     # Without noise all kinds and seeds are one measurement.

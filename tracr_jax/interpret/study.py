@@ -15,11 +15,10 @@ from tracr_jax.interpret.examples import describe_variables, examples
 from tracr_jax.interpret.noise import SEEDS, noise_curves
 from tracr_jax.interpret.scorecard import scorecard
 from tracr_jax.interpret.swap import swaps
+from tracr_jax.progress import Say
 from tracr_jax.runs.folder import about
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.model import opened as opened_run
-
-Progress = Callable[[str, int, int], None]  # (what is done, steps done, of; of 0 where they are not counted)
 
 
 def interpret(
@@ -32,7 +31,7 @@ def interpret(
     seeds: Sequence[int] = SEEDS,
     as_coded: bool = False,
     folder: str | Path | None = None,
-    progress: Progress = lambda what, done, of: None,
+    say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Measure what a run's model shows and uses of its program, and write interpretation.json into its folder.
 
@@ -45,7 +44,7 @@ def interpret(
       seeds: of the noise, each a pass over all prompts; the first also decides pairs and random directions.
       as_coded: the original's uniform rows for the random subspace.
       folder: where the file goes; default the run's own folder.
-      progress: receives what is being done, and how much of it is.
+      say: receives the name of each part before it begins.
 
     Returns:
       The content of interpretation.json.
@@ -58,7 +57,7 @@ def interpret(
             raise UserError(f"interpret: {name} must be at least 1, got {value}")
     started = time.time()
     if isinstance(run, str | Path):
-        progress("opening the run", 0, 0)
+        say("opening the run")
     opened = opened_run(run)
     opened.trained_adapter  # noqa: B018 - says why there is none, before anything is computed
     folder = folder or opened.folder
@@ -70,19 +69,12 @@ def interpret(
         seconds[name] = round(time.perf_counter() - before, 1)
         return found
 
-    def counted(what: str) -> Callable[[int, int], None]:
-        return lambda done, of: progress(what, done, of)
-
-    def line(what: str) -> None:
-        progress(what, 0, 0)
-
-    card = timed("scorecard", lambda: scorecard(opened, items=items, probe_items=probe_items, say=line))
-    noise = timed(
-        "noise",
-        lambda: noise_curves(opened, prompts=prompts, seeds=seeds, as_coded=as_coded, progress=counted("noise")),
-    )
-    swapped = timed("swaps", lambda: swaps(opened, pairs=pairs, seed=seeds[0], progress=counted("swaps")))
-    shown = timed("examples", lambda: examples(opened, say=line))
+    card = timed("scorecard", lambda: scorecard(opened, items=items, probe_items=probe_items, say=say))
+    say("noise")
+    noise = timed("noise", lambda: noise_curves(opened, prompts=prompts, seeds=seeds, as_coded=as_coded))
+    say("swaps")
+    swapped = timed("swaps", lambda: swaps(opened, pairs=pairs, seed=seeds[0]))
+    shown = timed("examples", lambda: examples(opened, say=say))
     blocks, depth = opened.model.num_blocks, opened.program.depth
     result = {
         "about": about(started) | {"seconds": seconds, "blocks": blocks, "depth": depth},

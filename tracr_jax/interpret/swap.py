@@ -27,6 +27,7 @@ from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, 
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.measure.stats import above, share
+from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
 from tracr_jax.teacher import Teacher
@@ -36,8 +37,6 @@ from tracr_jax.train.reserved import Reserved
 from tracr_jax.types import Adapter, Array, Params
 
 POOL = 400  # items from which pairs are made
-
-Progress = Callable[[int, int], None]  # (done, of)
 
 
 class Hits(NamedTuple):
@@ -207,7 +206,6 @@ def swaps(
     pairs: int = 100,
     pool_items: int = POOL,
     seed: int = 0,
-    progress: Progress = lambda done, of: None,
 ) -> dict[str, Any]:
     """Swap every variable at every possible layer, with controls and ceiling: "swaps" of interpretation.json.
 
@@ -216,7 +214,6 @@ def swaps(
       pairs: pairs for each cell, at least half of them flips if enough are found.
       pool_items: items from which the pairs are made, see `sample_pool`.
       seed: of the pairs and of the random control.
-      progress: called after every cell.
     """
     items, sets = sample_pool(run.program.task, run.program.bridge, items=pool_items)
     pool = make_pool(run.program.task, run.program.bridge, items)
@@ -238,7 +235,7 @@ def swaps(
             reasons.setdefault((cell.variable, found), []).append(cell.layer)
         else:
             out.append(measure(cell, found))
-        progress(done + 1, len(cells))
+        report("swaps", done + 1, len(cells))
     omitted += _told_once(reasons, cells)
     used, swapped = used_variables(out)
     return {

@@ -117,7 +117,7 @@ def open_baseline(folder: str | Path, run: Injected) -> Params:
         raise UserError(
             f"{folder}: {what}, no fine-tuning baseline; make one with `tracr-jax inject --preset finetune`"
         )
-    return open(folder, lm=run.base).params
+    return open(folder, lm=run.base, finished=True).params
 
 
 def _values(measure: Measure, params: Params | None) -> tuple[float, ...] | None:

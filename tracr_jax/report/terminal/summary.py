@@ -1,32 +1,13 @@
-"""What `tracr-jax interpret` shows in the terminal: a bar while it works, then its tables."""
+"""What `tracr-jax interpret` shows in the terminal."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tracr_jax.progress import report, showing
 from tracr_jax.report.swaps import outside
 from tracr_jax.report.terminal.scorecard import scorecard_table
-
-
-@contextmanager
-def progress_lines(console: Console, *, live: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (what, done, of): one line that moves, and a line that stays as each part starts."""
-    known: set[str] = set()
-
-    def say(what: str, done: int, of: int) -> None:
-        if what not in known:
-            known.add(what)
-            console.print(what, style="dim", markup=False, soft_wrap=True)
-        if of:
-            report(what, done, of)
-
-    with showing(live, console=console):
-        yield say
 
 
 def print_interpretation(console: Console, result: dict[str, Any], *, result_name: str) -> None:
