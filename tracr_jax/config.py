@@ -63,10 +63,6 @@ class LossConfig:
     """Weight in the alignment loss of positions that emit an answer; all others weigh 1 (the paper: 1)."""
     align_padding: bool = False
     """Also align at right-padding positions, as the original does (docs/differences.md B9)."""
-    align_first: bool = True
-    """Align at a text's first token, and exchange variables there, too. Pretrained models keep an attention sink
-    there, whose state is up to a hundred times as large as the others': it holds no variable, and would be most of
-    the loss (experiments/diary.md)."""
     hook: bool = True
     """Detach-and-roll: the answer may only flow through the result subspace."""
     hook_offset: int = 0
@@ -92,10 +88,6 @@ class LossConfig:
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         if self.alignment == "exchange":
             require(self.hook and self.hook_offset == -1, "exchange: needs the hook, with hook_offset -1")
-        require(
-            self.align_first or not self.align_padding,
-            "align_first False: not with align_padding, which is the original's",
-        )
         require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
 
     def hook_block(self, top: int) -> int:

@@ -1,6 +1,5 @@
 """Exchange training: targets against the oracle, what nothing mixed means, and where gradients go."""
 
-import dataclasses
 import functools
 
 import jax
@@ -186,36 +185,51 @@ def test_with_nothing_mixed_it_is_plain_alignment(monkeypatch):
 
 
 class Sink:
-    """A model whose first token's state is huge, as in pretrained models; it keeps the states of its last pass."""
+    """A model that reports its second token's state as huge in some rows, as pretrained models' first ones are."""
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, by):
+        self.model, self.by = model, by
 
     def apply(self, *args, **options):
         out = self.model.apply(*args, **options)
-        self.hidden = out.hidden
-        return out._replace(hidden=out.hidden.at[:, :, 0].add(1e3))
+        return out._replace(hidden=out.hidden.at[:, 2:4, 1].multiply(self.by))
 
 
-def test_the_first_token_may_be_left_out():
-    """Then its state is in no term, and nothing is exchanged there."""
+def test_attention_sinks_are_in_no_term():
     s, _, static = parts()
-    model, batch = Sink(s.model), batch_of(s)
+    batch = batch_of(s)
     params = TrainParams(s.params, (E.trained(static["reserved"]),))
-    found = {}
-    for kept, lm in ((True, s.model), (True, model), (False, s.model), (False, model)):
-        config = ExchangeConfig(directions=3, free_share=0.0)
-        changed = {"config": config, "losses": dataclasses.replace(LOSSES, align_first=kept)}
-        loss_fn = make_exchange_loss_fn(lm, s.program.residuals, s.teacher, **static | changed)
-        found[kept, lm] = loss_fn(params, Frozen(s.params, (s.program.phi,)), (batch,))[1]
+    found = []
+    for by in (1.0, 4.0, 300.0, 3000.0):
+        loss_fn = make_exchange_loss_fn(Sink(s.model, by), s.program.residuals, s.teacher, **static)
+        run = jax.jit(
+            jax.grad(lambda p, f=loss_fn: f(p, Frozen(s.params, (s.program.phi,)), (batch,)), has_aux=True)
+        )
+        found.append(run(params))
+    plain, large, sink, other = found
     for name in ("alignment", "distance", "size"):
-        assert found[True, model][name] > 10 * found[True, s.model][name], name
-        np.testing.assert_allclose(found[False, model][name], found[False, s.model][name], rtol=1e-5, err_msg=name)
-        assert abs(found[True, s.model][name] - found[False, s.model][name]) > 1e-6, name
-    clean, exchanged = deinterleave(model.hidden, axis=1)
-    top = E.STATES[-1]
-    np.testing.assert_allclose(exchanged[: top + 1, :, 0], clean[: top + 1, :, 0], atol=1e-5)
-    assert np.abs(exchanged[top, :, 1] - clean[top, :, 1]).max() > 0.1
+        assert large[1][name] > 1.01 * plain[1][name], name
+        np.testing.assert_allclose(sink[1][name], other[1][name], rtol=1e-5, err_msg=name)
+        assert sink[1][name] < 1.05 * plain[1][name], name
+    for one, two in zip(jax.tree.leaves(sink[0]), jax.tree.leaves(other[0]), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_nothing_is_written_to_an_attention_sink():
+    r = parts()[1]
+    rng, rows, layer = np.random.default_rng(0), 4, 3
+    q = np.asarray(r.basis(E.trained(r)))
+    places = rng.standard_normal((LAYERS + 1, rows, 5, q.shape[1])).astype(np.float32)
+    edit = make_edit(
+        r, E.trained(r), Written(jnp.asarray(places), jnp.ones_like(places)), mix_of(0, rows=rows, free=0.0),
+        states=E.STATES, result=r.names[-1], keep_rows=lambda x: x,
+    )  # fmt: skip
+    h = rng.standard_normal((2 * rows, 5, q.shape[0])).astype(np.float32)
+    h[1, 0] *= 100
+    before, after = (deinterleave(x)[1] for x in (h, edit.fn(jnp.asarray(h), jnp.asarray(E.STATES[layer]))))
+    changed = np.abs(after - before).max(axis=-1) > 0.1
+    assert not changed[0, 0]
+    assert changed.sum() == rows * 5 - 1
 
 
 @functools.cache

@@ -43,6 +43,7 @@ from tracr_jax.train.step import (
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
 from tracr_jax.types import Array, Batch, Codes
 
+_SINK = 16.0  # times the median root mean square
 _BELOW = 0.3  # weight of the layers up to the exchange in a row that runs freely from there on
 _CLEAN_POWER = 0.3  # `ExchangeConfig.rare_power` of clean rows, which hold what the task's items hold
 
@@ -96,6 +97,7 @@ def make_edit(
         h = jax.lax.stop_gradient(h)
         places = h @ q.astype(h.dtype)
         change = written.held[layer] * (written.places[layer] - places)
+        change = jnp.where(attention_sinks(h)[..., None], 0, change)
         h_new = h + (change @ q.T).astype(h.dtype)
         if mix.outside is None:
             return h_new
@@ -158,7 +160,7 @@ def make_exchange_loss_fn(
       teacher: the compiled program.
       reserved: the directions of each variable.
       marker: the teacher direction of the token at which the answer begins.
-      losses: weights of retention and of the answer's positions, and whether the first token is aligned.
+      losses: weights of retention and of the answer's positions.
       config: see `ExchangeConfig`.
       shape: static facts of the run.
       seed: with the step, decides the mixtures and the noise.
@@ -169,8 +171,7 @@ def make_exchange_loss_fn(
       (nats) and "distance" (sigma²), each of clean plus exchanged rows and a mean over layers and variables,
       "alignment_parts" (exchanged rows, one per variable of `reserved`), "size", "retention", "answer_accuracy".
     """
-    fixed = {"losses": losses, "config": config, "keep_rows": keep_rows}
-    teach = _make_teach(residuals, teacher, reserved=reserved, marker=marker, **fixed)
+    teach = _make_teach(residuals, teacher, reserved=reserved, marker=marker, config=config, keep_rows=keep_rows)
     owner = variable_of(teacher)[shape.result_rows[0]]
     result = teacher.variables[owner].name
     states = shape.layers.states(shape.depth)
@@ -188,7 +189,7 @@ def make_exchange_loss_fn(
         ids, mask = keep_rows(batch.ids), keep_rows(batch.answer_mask)
         where, answers, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         lesson = teach(phi, batch, key)
-        written = _noisy_places(reserved, codes, lesson.mixed, noise_key, losses=losses, config=config)
+        written = _noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
         edit = make_edit(reserved, codes, written, lesson.mix, states=states, result=result, keep_rows=keep_rows)
         asked = lesson.mix.source[owner]  # whose answer the written result is
         both = keep_rows(interleave(ids, ids))
@@ -197,14 +198,13 @@ def make_exchange_loss_fn(
 
         terms = _answers(out.logits, answers, weights, lesson.mix, asked)
         hidden = shape.aligned(out.hidden)
-        item = L.item_positions(ids, pad_id=shape.pad_id, first=losses.align_first).astype(jnp.float32)
+        item = L.item_positions(ids, pad_id=shape.pad_id).astype(jnp.float32)
         terms |= _align(reserved, codes, hidden, lesson, item, mask, losses=losses, config=config)
         total = terms["supervised"] + terms["supervised_exchanged"]
         total += config.read_weight * terms["alignment"] + config.distance_weight * terms["distance"]
         if config.size_weight:
-            squares = jnp.square(at_least_float32(hidden if losses.align_first else hidden[:, :, 1:]))
-            over = jnp.mean(squares, axis=-1) / reserved.sigma**2 - 1.0
-            terms["size"] = jnp.mean(jax.nn.relu(over))
+            over = mean_squares(hidden) / reserved.sigma**2 - 1.0
+            terms["size"] = jnp.mean(jnp.where(attention_sinks(hidden), 0.0, jax.nn.relu(over)))
             total += config.size_weight * terms["size"]
         if text is not None:
             kl, priced = retention(model, frozen.lm, batch.text_ids, text.logits, losses, progress)
@@ -222,7 +222,6 @@ def _make_teach(
     *,
     reserved: Reserved,
     marker: int,
-    losses: LossConfig,
     config: ExchangeConfig,
     keep_rows: RowsFn,
 ) -> Callable[[Any, Batch, Array], Lesson]:
@@ -234,8 +233,6 @@ def _make_teach(
         mix = draw_mix(key, variables=count, rows=len(batch.ids), layers=layers, config=config)
         own = at_least_float32(jax.lax.stop_gradient(residuals(phi, batch.teacher_ids)))
         mixed = mixed_states(own, mix, owner)
-        if not losses.align_first:
-            mixed = mixed.at[:, :, 1].set(own[:, :, 1])  # behind BOS
         target = at_least_float32(
             jax.lax.stop_gradient(mixed_targets(residuals, phi, batch.teacher_ids, mixed, mix))
         )
@@ -247,20 +244,28 @@ def _make_teach(
 
 
 def _noisy_places(
-    reserved: Reserved,
-    codes: Codes,
-    classes: Float[Array, "L1 B S C"],
-    key: Array,
-    *,
-    losses: LossConfig,
-    config: ExchangeConfig,
+    reserved: Reserved, codes: Codes, classes: Float[Array, "L1 B S C"], key: Array, *, noise: float
 ) -> Written:
-    """The coordinates of these classes with noise, where their variables are alive and may be exchanged."""
+    """The coordinates of these classes with noise (in units of sigma), where their variables are alive."""
     places, held = reserved.encode(codes, classes)
-    places += config.noise * reserved.sigma * jax.random.normal(key, places.shape)
-    if not losses.align_first:
-        held = held.at[:, :, 0].set(0.0)
+    places += noise * reserved.sigma * jax.random.normal(key, places.shape)
     return Written(places, held * _alive(reserved))
+
+
+def mean_squares(h: Float[Array, "*rows S d"]) -> Float[Array, "*rows S"]:
+    """The mean square of each state."""
+    return jnp.mean(jnp.square(at_least_float32(h)), axis=-1)
+
+
+def attention_sinks(h: Float[Array, "*layers B S d"]) -> Bool[Array, "*layers B S"]:
+    """Where a state is so large that it holds no variable, without gradient; layer by layer.
+
+    Pretrained models keep such states at the first token or two, for attention that wants to read nothing. In
+    SmolLM2 their root mean square is 979 and that of the others 4 to 8: unless they are left out, they are all of
+    a squared loss, and what is written there is lost.
+    """
+    size = jax.lax.stop_gradient(mean_squares(h))
+    return size > _SINK**2 * jnp.median(size, axis=(-2, -1), keepdims=True)
 
 
 def _alive(reserved: Reserved) -> Float[Array, "L1 1 1 X"]:
@@ -303,6 +308,8 @@ def _align(
     weights_x = share * item[None] * (1 + (config.marker_weight - 1) * lesson.begins[high].astype(item.dtype))
     first, later = (L.apply_adapter(readout, x) for x in (clean[low], exchanged[high]))
     changed = {"own": own[high], "changed_weight": config.changed_weight, "layers": high}
+    clean_sinks, sinks = (attention_sinks(x) for x in (clean[low], exchanged[high]))
+    weights, weights_x = jnp.where(clean_sinks, 0.0, weights), jnp.where(sinks, 0.0, weights_x)
     read = reading_loss(reserved, first, own[low], weights, layers=low, rare_power=_CLEAN_POWER)
     read_x = reading_loss(reserved, later, target[high], weights_x, rare_power=config.rare_power, **changed)
     far = distance_loss(reserved, codes, clean[low], own[low], weights, layers=low)

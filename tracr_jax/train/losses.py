@@ -152,10 +152,6 @@ def retention_kl(
     return jnp.mean(jnp.sum(kl, axis=-1)) if reduction == "text" else jnp.mean(kl)
 
 
-def item_positions(ids: Int[Array, "B S"], *, pad_id: int, first: bool = True) -> Bool[Array, "B S"]:
-    """True up to the last token of each item that is not padding (padding is on the right).
-
-    first: False leaves the first token out.
-    """
-    here = jnp.flip(jax.lax.cummax(jnp.flip((ids != pad_id).astype(jnp.int32), axis=1), axis=1), axis=1) > 0
-    return here if first else here.at[:, 0].set(False)
+def item_positions(ids: Int[Array, "B S"], *, pad_id: int) -> Bool[Array, "B S"]:
+    """True up to the last token of each item that is not padding (padding is on the right)."""
+    return jnp.flip(jax.lax.cummax(jnp.flip((ids != pad_id).astype(jnp.int32), axis=1), axis=1), axis=1) > 0

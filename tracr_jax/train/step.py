@@ -250,7 +250,7 @@ def alignment_terms(
     chex.assert_equal_shape_prefix([hidden, residuals], 3)
     here = None
     if not config.align_padding:
-        here = L.item_positions(batch.ids, pad_id=pad_id, first=config.align_first).astype(hidden.dtype)
+        here = L.item_positions(batch.ids, pad_id=pad_id).astype(hidden.dtype)
     if config.answer_alignment != 1:
         answers = 1 + (config.answer_alignment - 1) * batch.answer_mask.astype(hidden.dtype)
         here = answers if here is None else here * answers
