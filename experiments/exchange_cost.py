@@ -15,11 +15,28 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.exchange_training import configure
-from tracr_jax.config import ExchangeConfig
+from tracr_jax.config import RunConfig
 from tracr_jax.files import write_json
 from tracr_jax.lm.load import load_lm
+from tracr_jax.presets import preset
 from tracr_jax.runs.build import build, make_batch_at, make_parts
+
+
+def configure(o: argparse.Namespace) -> RunConfig:
+    """Exchange training of all of a model, of so many rows a step."""
+    half = o.rows // 2
+    config = preset("exchange", task="dyck", lm="tiny")
+    rows = {"batch": half, "domain_items": o.rows - half, "domain_supervised": o.rows - half, "text_batch": 2}
+    return dataclasses.replace(
+        config,
+        train="all",
+        seed=o.seed,
+        layer_offset=o.offset,
+        layer_stride=o.stride,
+        layer_blocks=(),
+        data=dataclasses.replace(config.data, other_words=0.0, **rows),
+        losses=dataclasses.replace(config.losses, retention_weight=0.1),
+    )
 
 
 def main() -> None:
@@ -31,17 +48,10 @@ def main() -> None:
     p.add_argument("--stride", type=int, default=1)
     p.add_argument("--seed", type=int, default=0)
     o = p.parse_args()
-    fixed = {"task": "dyck", "optimizer": "muon", "lr": 1e-3, "adapter_lr": 3e-3, "retention": 0.1}
-    options = argparse.Namespace(**vars(o), **fixed, checkpoint_every=1, **dataclasses.asdict(ExchangeConfig()))
-    exchange = configure(options)
+    exchange = configure(o)
     data, losses = exchange.data, dataclasses.replace(exchange.losses, alignment="variable", alignment_weight=10.0)
-    twice = dataclasses.replace(
-        data,
-        batch=2 * data.batch,
-        domain_items=2 * data.domain_items,
-        domain_supervised=2 * data.domain_supervised,
-    )
-    plain = dataclasses.replace(exchange, losses=losses, data=twice)
+    rows = {name: 2 * getattr(data, name) for name in ("batch", "domain_items", "domain_supervised")}
+    plain = dataclasses.replace(exchange, losses=losses, data=dataclasses.replace(data, **rows))
     parts, out = {}, {"rows": 2 * o.rows, "lm": o.lm, "device": jax.devices()[0].device_kind}
     for name, config in (("plain", plain), ("exchange", exchange)):
         setup = build(config, task="dyck", lm=load_lm(o.lm, seed=o.seed))
