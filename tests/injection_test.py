@@ -105,6 +105,23 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
     chex.assert_trees_all_equal(trained(tracr_jax.open(folder)), trained(run))
 
 
+def test_the_untouched_model_is_asked_once(models, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise RuntimeError("as if killed")
+
+    said, folder = [], tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("tracr_jax.injection.evaluate_programs", stop)
+        with pytest.raises(RuntimeError, match="as if killed"):
+            inject("dyck", lm=models(8), config=SMALL, folder=folder, progress=False, say=said.append)
+    first = [line for line in said if line.startswith("before, ")]
+    assert first[0].startswith("before, test: ")
+    run = tracr_jax.resume(folder, progress=False, say=said.append)
+    assert [line for line in said if line.startswith("before, ")] == first
+    assert evaluate(run, items=SMALL.eval_items) == run.evaluation
+    assert not (folder / "untouched.json").exists()
+
+
 def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys, monkeypatch):
     common = ["inject", "dyck", "--lm", models(8), "--steps", "4", "--batch", "2", "--eval-items", "2"]
     common += ["--text-batch", "1", "--text-length", "8", "--checkpoint-every", "2"]

@@ -21,6 +21,7 @@ from tracr_jax.presets import preset
 from tracr_jax.progress import Say, showing
 from tracr_jax.runs.build import build
 from tracr_jax.runs.folder import (
+    UNTOUCHED,
     about,
     check_folder,
     default_folder,
@@ -177,6 +178,7 @@ def _run(
             check_rows(mesh, s.config.data)
     programs = tuple(s.program for s in setups)
     before_training = untouched(setup, folder=folder)
+    asked = folder / UNTOUCHED if first else None
     with only_writer(folder) if first else contextlib.nullcontext():
         if first:
             check_folder(folder, config, resume=resume)  # again, now that nobody else can fill it
@@ -187,7 +189,7 @@ def _run(
             write_json(folder / "run.json", about(started) | setup.proof.record())
         trained = train(
             setups, folder, mesh=mesh, started=started, lm_params=lm_params, resume=resume,
-            meanwhile=lambda: score_original(before_training, items=config.eval_items, say=say),
+            meanwhile=lambda: score_original(before_training, items=config.eval_items, kept=asked, say=say),
             writers=writers, progress=progress, say=say,
         )  # fmt: skip
         evaluated = time.time()
@@ -202,4 +204,5 @@ def _run(
                 write_json(folder / "examples.json", first_examples(run, evaluation))
             ended = {"times": trained.times | {"evaluation_s": time.time() - evaluated}} | peak_memory()
             write_json(folder / "run.json", about(started) | setup.proof.record() | ended)
+            (folder / UNTOUCHED).unlink(missing_ok=True)  # evaluation.json holds it
         return dataclasses.replace(run, evaluation=evaluation)

@@ -9,12 +9,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from tracr_jax.data.samples import ROWS, reported_samples, round_up
+from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.generate import greedy
 from tracr_jax.measure.language import mean_kl, perplexity
 from tracr_jax.measure.stats import share
@@ -49,9 +51,25 @@ def score_model(
     return ModelScores(right, perplexity(run.model, params, run.valid_text))
 
 
-def score_original(run: Injected, *, items: int | None = 300, say: Say = lambda _: None) -> ModelScores:
-    """`score_model` of the untouched model, on the first `items` items of every reported set (None: all)."""
-    return score_model(run, run.original.params, reported_samples(run.program.task, items), say=_before(say))
+def score_original(
+    run: Injected, *, items: int | None = 300, kept: Path | None = None, say: Say = lambda _: None
+) -> ModelScores:
+    """`score_model` of the untouched model, on the first `items` items of every reported set (None: all).
+
+    kept: a file that receives the scores. If it holds those of these items already, they are read.
+    """
+    samples = reported_samples(run.program.task, items)
+    known = known_scores(read_json(kept), samples) if kept and kept.exists() else None
+    if known:
+        return known
+    scores = score_model(run, run.original.params, samples, say=_before(say))
+    if kept:
+        sets = {
+            name: {"digest": digest(sample), "right": {"original": _bits(scores.right[name])}}
+            for name, sample in samples.items()
+        }
+        write_json(kept, {"sets": sets, "retention": {"original": scores.perplexity}})
+    return scores
 
 
 def known_scores(evaluation: Mapping[str, Any], samples: Mapping[str, Sequence[Item]]) -> ModelScores | None:

@@ -4,7 +4,9 @@ config.json       the configuration                 run.json          command, v
 model/            config.json of the language model, and what is not trained of it, see `tracr_jax.runs.frozen`
                                                      metrics.jsonl     every step's numbers
 programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program_files`
-checkpoints/      trained parameters                 evaluation.json   accuracies and retention
+checkpoints/      trained parameters                 untouched.json    answers of the untouched model, until
+                                                                       the run is evaluated
+                                                     evaluation.json   accuracies and retention
                                                      examples.json     a few prompts, read token by token
 """
 
@@ -36,6 +38,7 @@ from tracr_jax.tasks.kept import file_of
 from tracr_jax.tasks.kept import located as located_task
 
 MODEL, PROGRAMS = "model", "programs"
+UNTOUCHED = "untouched.json"
 _PACKAGES = (
     "jax",
     "jaxlib",
