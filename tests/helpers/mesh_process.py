@@ -1,4 +1,4 @@
-"""One process of several that run the main job together; mesh_test.py starts it: CLUSTER LM TEXT FOLDER."""
+"""One process of several that run the main job together; by mesh_test.py: CLUSTER LM TEXT FOLDER [STEPS]."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from tests.train.mesh_test import DYCK, SHARED_RUN, no_examples, not_scored, siz
 from tracr_jax.train.mesh import start_processes
 
 if __name__ == "__main__":
-    cluster, lm, text, folder = sys.argv[1:]
+    cluster, lm, text, folder, *steps = sys.argv[1:]
     start_processes(cluster)
 
     import jax
@@ -37,7 +37,10 @@ if __name__ == "__main__":
         DYCK,
         lm=lm,
         config=dataclasses.replace(
-            SHARED_RUN, mesh="data=4,fsdp=2", data=dataclasses.replace(SHARED_RUN.data, text=text)
+            SHARED_RUN,
+            mesh="data=4,fsdp=2",
+            steps=int(steps[0]) if steps else SHARED_RUN.steps,
+            data=dataclasses.replace(SHARED_RUN.data, text=text),
         ),
         folder=folder,
         progress=False,

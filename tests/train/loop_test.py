@@ -118,13 +118,12 @@ def test_resume_equals_the_straight_run_bit_for_bit(tmp_path):
     assert a == b
 
 
-def interrupted_at(number, *, times=1):
-    """Batches of which one arrives with Ctrl-C."""
+def interrupted_at(number, *, by=signal.SIGINT):
+    """Batches of which one arrives with Ctrl-C, or another signal."""
 
     def batches(step):
         if step == number:
-            for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), by)
         return batch_at(step)
 
     return batches
@@ -151,20 +150,21 @@ def test_ctrl_c_without_checkpoints_says_that_nothing_is_saved(tmp_path):
         fit(jax.jit(step), start, frozen, interrupted_at(2), steps=STEPS, writer=writer, progress=False)
 
 
-def test_ctrl_c_saves_the_step_under_way_and_the_run_goes_on_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_a_request_saves_the_step_under_way_and_the_run_goes_on_bit_for_bit(tmp_path, by):
     for name in "abc":
         (tmp_path / name).mkdir()
     straight = run(tmp_path / "a", until=STEPS)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(by)
     with pytest.raises(KeyboardInterrupt) as stop:
-        run(tmp_path / "b", until=STEPS, every=100, batches=interrupted_at(2))
+        run(tmp_path / "b", until=STEPS, every=100, batches=interrupted_at(2, by=by))
     assert isinstance(stop.value, InterruptedRunError)
     # Batches are made one ahead: the step under way is 1 or 2.
     assert stop.value.steps in (2, 3)
     assert str(stop.value) == f"stopped after {stop.value.steps} steps, which are saved"
     assert [p.name for p in (tmp_path / "b" / "checkpoints").iterdir()] == [str(stop.value.steps)]
     assert len(read_lines(tmp_path / "b" / "metrics.jsonl")) == stop.value.steps
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(by) is before
     chex.assert_trees_all_equal(straight, run(tmp_path / "b", until=STEPS, state="resume"))
 
 
@@ -173,7 +173,8 @@ def test_the_second_ctrl_c_ends_at_once_and_another_handler_stays():
         with requests_to_stop() as asked:
             assert training()
             os.kill(os.getpid(), signal.SIGINT)
-            assert asked.wait(5)
+            while not asked(1):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
 
@@ -187,7 +188,7 @@ def test_the_second_ctrl_c_ends_at_once_and_another_handler_stays():
         with requests_to_stop() as asked:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
-        assert (heard, asked.is_set()) == ([1], False)
+        assert (heard, asked(1)) == ([1], False)
     finally:
         signal.signal(signal.SIGINT, before)
 

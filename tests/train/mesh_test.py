@@ -5,9 +5,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import chex
@@ -306,7 +308,7 @@ def not_scored(run, **_):
     """In place of the untouched model's answers."""
 
 
-def start_two(lm: str, text: str, folder: Path) -> list[subprocess.Popen]:
+def start_two(lm: str, text: str, folder: Path, *more: str) -> list[subprocess.Popen]:
     """Two processes of four devices each that run the main job together."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -320,7 +322,7 @@ def start_two(lm: str, text: str, folder: Path) -> list[subprocess.Popen]:
     script = Path(__file__).parents[1] / "helpers" / "mesh_process.py"
     return [
         subprocess.Popen(
-            [sys.executable, str(script), f"{address},2,{i}", lm, text, str(folder)],
+            [sys.executable, str(script), f"{address},2,{i}", lm, text, str(folder), *more],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -370,3 +372,28 @@ def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_p
     saved = json.loads((tmp_path / "two" / "config.json").read_text())
     assert saved["mesh"] == "data=4,fsdp=2"
     check_folder(tmp_path / "two", alone.program.config, resume=True)
+
+
+def test_a_notice_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path):
+    """SIGTERM, as a machine that is taken away receives it; the other process hears of it by JAX's service."""
+    lm = write_random_gpt2(tmp_path / "lm", num_blocks=8, width=16, heads=2)
+    text = tmp_path / "text.txt"
+    text.write_text("the number of this text is here\n" * 900)
+    processes = start_two(lm.source, str(text), tmp_path / "two", "2000")
+    lines = tmp_path / "two" / "metrics.jsonl"
+    try:
+        until = time.monotonic() + 600
+        while not (lines.exists() and lines.read_text()):
+            assert time.monotonic() < until
+            assert [p.poll() for p in processes] == [None, None]
+            time.sleep(0.2)
+        processes[1].send_signal(signal.SIGTERM)
+        said = [p.communicate(timeout=300)[1] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    (saved,) = (int(p.name) for p in (tmp_path / "two" / "checkpoints").iterdir())
+    assert 0 < saved < 2000
+    assert len(read_lines(lines)) == saved
+    for text in said:
+        assert f"stopped after {saved} steps, which are saved" in text, text[-2000:]

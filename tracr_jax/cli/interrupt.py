@@ -57,6 +57,8 @@ def _watch(read: int, folder: Path) -> None:
         for number in os.read(read, 64) or (None,):
             if number is None:
                 return
+            if number == signal.SIGTERM:
+                print("\nstopping after this step, with a checkpoint", file=sys.stderr)
             if number != signal.SIGINT:
                 continue
             heard += 1

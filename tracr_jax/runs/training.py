@@ -67,7 +67,7 @@ def train(
 
     Raises:
       UserError: a checkpoint cannot be read or written, or training diverges.
-      InterruptedRunError: Ctrl-C; the step under way was finished and saved.
+      InterruptedRunError: Ctrl-C or SIGTERM; the step under way was finished and saved.
     """
     config = setups[-1].config
     state, frozen, step = make_parts(setups, mesh=mesh, lm_params=lm_params)

@@ -1,9 +1,16 @@
-"""Ctrl-C during training is a request: the step is finished and a checkpoint saved. The second one is an order."""
+"""A request to stop training: the step is finished and a checkpoint saved. The second request is an order.
+
+Ctrl-C is one, and so is SIGTERM, by which a batch system or a TPU VM says that it will take the machine away.
+"""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+_DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+_listening = threading.Event()
 
 
 class InterruptedRunError(KeyboardInterrupt):
@@ -15,29 +22,33 @@ class InterruptedRunError(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def requests_to_stop() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C in the block sets; the second one raises KeyboardInterrupt.
+def requests_to_stop() -> Iterator[Callable[[int], bool]]:
+    """A function that says whether to stop after so many steps; the second request raises KeyboardInterrupt.
 
-    Signals reach the main thread alone, and a handler of somebody else's stays: then the event is never set.
+    Signals reach the main thread alone, and a handler of somebody else's stays: then nothing is heard.
     """
     asked = threading.Event()
-    free = threading.current_thread() is threading.main_thread()
-    if not free or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield asked
-        return
 
     def heard(*_) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
 
-    signal.signal(signal.SIGINT, heard)
+    taken = {}
+    if threading.current_thread() is threading.main_thread():
+        taken = {s: default for s, default in _DEFAULTS.items() if signal.getsignal(s) is default}
+    for number in taken:
+        signal.signal(number, heard)
+    if taken:
+        _listening.set()
     try:
-        yield asked
+        yield lambda steps: asked.is_set()
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _listening.clear()
+        for number, default in taken.items():
+            signal.signal(number, default)
 
 
 def training() -> bool:
     """Whether a Ctrl-C now would be taken as a request."""
-    return signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    return _listening.is_set()

@@ -5,7 +5,6 @@ device never waits for them.
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from tracr_jax.errors import UserError
 from tracr_jax.progress import Say, report, showing
@@ -74,15 +74,17 @@ def fit(
 
     Raises:
       TrainingDivergedError: a loss or gradient norm is not finite. Nothing of that step is saved.
-      InterruptedRunError: Ctrl-C, once; the step under way was finished, and saved if there are checkpoints.
+      InterruptedRunError: Ctrl-C or SIGTERM, once; the step under way was finished, and is saved if there are
+        checkpoints.
     """
     first = int(state.step)
     settle = _Settle(
         steps, writer=writer, checkpoints=checkpoints, log_every=log_every, summed_tokens=summed_tokens,
         say=None if progress else say,
     )  # fmt: skip
-    # Of several processes one would stop and the others wait for it.
-    listening = requests_to_stop() if jax.process_count() == 1 else contextlib.nullcontext(threading.Event())
+    # Of several processes one would stop and the others wait: JAX hears SIGTERM in any, and agrees on a step.
+    agreed = contextlib.nullcontext(multihost_utils.reached_preemption_sync_point)
+    listening = requests_to_stop() if jax.process_count() == 1 else agreed
     with showing(progress, keep=True), ThreadPoolExecutor(1) as host, listening as asked:
         report("training", first, steps)
         pending = None
@@ -98,14 +100,15 @@ def fit(
             if pending:
                 settle(*pending)
             pending = (number, terms)
-            due = (number + 1) % checkpoint_every == 0 or number + 1 == steps or asked.is_set()
+            stop = asked(number + 1)
+            due = (number + 1) % checkpoint_every == 0 or number + 1 == steps or stop
             if checkpoints and due:
                 settle(*pending)  # a checkpoint is only written of a step whose numbers are finite
                 pending = None
                 if not _all_finite(state):
                     _stop("parameters", number, checkpoints)
                 checkpoints.save(state)
-            if asked.is_set() and due:
+            if stop:
                 if checkpoints:
                     checkpoints.wait()
                 raise InterruptedRunError(number + 1, saved=checkpoints is not None)
