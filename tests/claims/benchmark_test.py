@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
 
 SCRIPTS = (
     "step", "compile", "teacher", "evaluate", "startup", "scaling", "hotspots", "dispatch", "commands", "trained",
-    "faithful", "large",
+    "faithful", "large", "update",
 )  # fmt: skip
 
 
