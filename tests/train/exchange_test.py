@@ -200,7 +200,7 @@ def test_attention_sinks_are_in_no_term():
     batch = batch_of(s)
     params = TrainParams(s.params, (E.trained(static["reserved"]),))
     found = []
-    for by in (1.0, 4.0, 300.0, 3000.0):
+    for by in (1.0, 3.0, 300.0, 3000.0):
         loss_fn = make_exchange_loss_fn(Sink(s.model, by), s.program.residuals, s.teacher, **static)
         run = jax.jit(
             jax.grad(lambda p, f=loss_fn: f(p, Frozen(s.params, (s.program.phi,)), (batch,)), has_aux=True)
@@ -208,7 +208,7 @@ def test_attention_sinks_are_in_no_term():
         found.append(run(params))
     plain, large, sink, other = found
     for name in ("alignment", "distance", "size"):
-        assert large[1][name] > 1.01 * plain[1][name], name
+        assert large[1][name] > 1.005 * plain[1][name], name
         np.testing.assert_allclose(sink[1][name], other[1][name], rtol=1e-5, err_msg=name)
         assert sink[1][name] < 1.05 * plain[1][name], name
     for one, two in zip(jax.tree.leaves(sink[0]), jax.tree.leaves(other[0]), strict=True):

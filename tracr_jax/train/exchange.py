@@ -43,7 +43,7 @@ from tracr_jax.train.step import (
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
 from tracr_jax.types import Array, Batch, Codes
 
-_SINK = 16.0  # times the median root mean square
+_SINK = 4.0  # times the median root mean square; ordinary states stay below 1.6 of it
 _BELOW = 0.3  # weight of the layers up to the exchange in a row that runs freely from there on
 _CLEAN_POWER = 0.3  # `ExchangeConfig.rare_power` of clean rows, which hold what the task's items hold
 
