@@ -12,10 +12,11 @@ from tracr_jax.config import ExchangeConfig, LossConfig
 from tracr_jax.teacher.oracle import reads_after
 from tracr_jax.train import exchange
 from tracr_jax.train import losses as L
-from tracr_jax.train.exchange import Written, deinterleave, interleave, make_edit, make_exchange_loss_fn
+from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.mesh import batch_sharding, keep_rows, make_mesh
 from tracr_jax.train.mixing import Mix, draw_mix, mixed_states, mixed_targets, variable_of
 from tracr_jax.train.step import Frozen, TrainParams
+from tracr_jax.train.writes import Written, deinterleave, interleave, make_edit
 from tracr_jax.types import Batch
 
 LOSSES = LossConfig(retention_weight=0.0, answer_alignment=5.0)

@@ -10,16 +10,14 @@ from the layers below; the others are mixed at one layer and run freely from the
 them each block adds a little noise to what it only carries, and the chain decays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tracr_jax.config import ExchangeConfig, LossConfig
-from tracr_jax.intervene import LayerEdit, project
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.teacher.model import Teacher
 from tracr_jax.train import losses as L
@@ -41,89 +39,11 @@ from tracr_jax.train.step import (
     unconstrained,
 )  # fmt: skip
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
+from tracr_jax.train.writes import attention_sinks, deinterleave, interleave, make_edit, mean_squares, noisy_places
 from tracr_jax.types import Array, Batch, Codes
 
-_SINK = 4.0  # times the median root mean square; ordinary states stay below 1.6 of it
 _BELOW = 0.3  # weight of the layers up to the exchange in a row that runs freely from there on
 _CLEAN_POWER = 0.3  # `ExchangeConfig.rare_power` of clean rows, which hold what the task's items hold
-
-
-class Written(NamedTuple):
-    """What is put before the blocks of the exchanged rows, layer by layer."""
-
-    places: Float[Array, "L1 B S X"]  # coordinates, noise included
-    held: Float[Array, "L1 B S X"]  # 1 where they are put
-
-
-def make_edit(
-    reserved: Reserved,
-    codes: Codes,
-    written: Written,
-    mix: Mix,
-    *,
-    states: Sequence[int],
-    result: str,
-    keep_rows: RowsFn,
-) -> LayerEdit:
-    """The edit of a pass over clean and exchanged rows side by side; see `interleave`.
-
-    Clean rows are cut before the block that reads the last aligned state: the result's coordinates stay, all else
-    is that of another row, and no gradient passes. In exchanged rows the coordinates of what the plan exchanges
-    are written before every block that reads an aligned state; the rest of the state stays, without gradient, or
-    where the plan says so becomes that of the row before.
-
-    Args:
-      reserved: the variables.
-      codes: their codes; the gradient of what is written reaches the centroids.
-      written: what is written.
-      mix: which rows are written at which layer.
-      states: the LM state of each teacher layer.
-      result: name of the result variable.
-      keep_rows: see `tracr_jax.train.mesh.keep_rows`.
-    """
-    q = reserved.basis(codes)
-    answer = q[:, reserved.coordinates(result)]
-    top = states[-1]
-    alive = _alive(reserved)
-    layer_of = np.full(top + 1, -1)
-    layer_of[list(states)] = np.arange(len(states))
-
-    def cut(h):
-        h = jax.lax.stop_gradient(h)
-        inside = project(h, answer.astype(h.dtype))
-        return inside + jnp.roll(h - inside, 1, axis=0)
-
-    def write(h, layer):
-        h = jax.lax.stop_gradient(h)
-        places = h @ q.astype(h.dtype)
-        change = written.held[layer] * (written.places[layer] - places)
-        change = jnp.where(attention_sinks(h)[..., None], 0, change)
-        h_new = h + (change @ q.T).astype(h.dtype)
-        if mix.outside is None:
-            return h_new
-        beside = h - ((places * alive[layer]) @ q.T).astype(h.dtype)
-        return h_new + jnp.where(mix.outside[:, None, None], jnp.roll(beside, 1, axis=0) - beside, 0)
-
-    def fn(h, i):
-        clean, exchanged = deinterleave(h)
-        layer = jnp.where(i <= top, jnp.asarray(layer_of)[jnp.minimum(i, top)], -1)
-        here = (layer >= 0) & mix.at(layer)
-        clean = jnp.where(i == top, cut(clean), clean)
-        exchanged = jnp.where(here[:, None, None], write(exchanged, jnp.maximum(layer, 0)), exchanged)
-        return keep_rows(interleave(clean, exchanged))
-
-    return LayerEdit(fn)
-
-
-def interleave(a: Array, b: Array) -> Array:
-    """Rows a0, b0, a1, b1, …: each device keeps its rows of both."""
-    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
-
-
-def deinterleave(x: Array, axis: int = 0) -> tuple[Array, Array]:
-    """The inverse of `interleave`, rows on `axis`."""
-    x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-    return jnp.take(x, 0, axis=axis + 1), jnp.take(x, 1, axis=axis + 1)
 
 
 class Lesson(NamedTuple):
@@ -189,7 +109,7 @@ def make_exchange_loss_fn(
         ids, mask = keep_rows(batch.ids), keep_rows(batch.answer_mask)
         where, answers, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         lesson = teach(phi, batch, key)
-        written = _noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
+        written = noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
         edit = make_edit(reserved, codes, written, lesson.mix, states=states, result=result, keep_rows=keep_rows)
         asked = lesson.mix.source[owner]  # whose answer the written result is
         both = keep_rows(interleave(ids, ids))
@@ -241,36 +161,6 @@ def _make_teach(
         return Lesson(mix, own, mixed, then, target[:, :, 1:, marker] > 0.5)
 
     return teach
-
-
-def _noisy_places(
-    reserved: Reserved, codes: Codes, classes: Float[Array, "L1 B S C"], key: Array, *, noise: float
-) -> Written:
-    """The coordinates of these classes with noise (in units of sigma), where their variables are alive."""
-    places, held = reserved.encode(codes, classes)
-    places += noise * reserved.sigma * jax.random.normal(key, places.shape)
-    return Written(places, held * _alive(reserved))
-
-
-def mean_squares(h: Float[Array, "*rows S d"]) -> Float[Array, "*rows S"]:
-    """The mean square of each state."""
-    return jnp.mean(jnp.square(at_least_float32(h)), axis=-1)
-
-
-def attention_sinks(h: Float[Array, "*layers B S d"]) -> Bool[Array, "*layers B S"]:
-    """Where a state is so large that it holds no variable, without gradient; layer by layer.
-
-    Pretrained models keep such states at the first token or two, for attention that wants to read nothing. In
-    SmolLM2 their root mean square is 979 and that of the others 4 to 8: unless they are left out, they are all of
-    a squared loss, and what is written there is lost.
-    """
-    size = jax.lax.stop_gradient(mean_squares(h))
-    return size > _SINK**2 * jnp.median(size, axis=(-2, -1), keepdims=True)
-
-
-def _alive(reserved: Reserved) -> Float[Array, "L1 1 1 X"]:
-    """1 for the coordinates of the variables that a layer's state holds."""
-    return jnp.asarray(reserved.by_coordinate(reserved.alive)[:, None, None].astype(np.float32))
 
 
 def _answers(
