@@ -216,21 +216,42 @@ def test_attention_sinks_are_in_no_term():
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
 
 
-def test_nothing_is_written_to_an_attention_sink():
+@pytest.mark.parametrize("layer", [3, LAYERS])
+def test_attention_sinks_stay_what_they_are_and_whose_they_are(layer):
+    """Nothing is written there; neither the cut before the answer nor an exchanged outside moves them."""
     r = parts()[1]
-    rng, rows, layer = np.random.default_rng(0), 4, 3
+    rng, rows = np.random.default_rng(0), 4
     q = np.asarray(r.basis(E.trained(r)))
     places = rng.standard_normal((LAYERS + 1, rows, 5, q.shape[1])).astype(np.float32)
+    mix = mix_of(0, rows=rows, free=0.0)._replace(outside=jnp.ones(rows, bool))
+    item = np.ones((rows, 5), bool)
+    item[:, 4] = False
     edit = make_edit(
-        r, E.trained(r), Written(jnp.asarray(places), jnp.ones_like(places)), mix_of(0, rows=rows, free=0.0),
+        r, E.trained(r), Written(jnp.asarray(places), jnp.ones_like(places)), mix, jnp.asarray(item),
         states=E.STATES, result=r.names[-1], keep_rows=lambda x: x,
     )  # fmt: skip
     h = rng.standard_normal((2 * rows, 5, q.shape[0])).astype(np.float32)
-    h[1, 0] *= 100
-    before, after = (deinterleave(x)[1] for x in (h, edit.fn(jnp.asarray(h), jnp.asarray(E.STATES[layer]))))
-    changed = np.abs(after - before).max(axis=-1) > 0.1
-    assert not changed[0, 0]
-    assert changed.sum() == rows * 5 - 1
+    h[:, 4] *= 100  # padding, which says nothing of the others
+    before = [np.array(x) for x in deinterleave(h)]
+    for x in before:
+        x[1, 0] *= 100
+    after = map(np.asarray, deinterleave(edit.fn(interleave(*before), jnp.asarray(E.STATES[layer]))))
+    for kind, one, two in zip(("clean", "exchanged"), before, after, strict=True):
+        changed = np.abs(two - one)[:, :4].max(axis=-1) > 0.1
+        if kind == "clean" and layer < LAYERS:
+            assert not np.any(changed)
+            continue
+        assert not changed[1, 0]
+        large = np.sqrt(np.mean(np.square(two), axis=-1))[:, :4] > 20
+        assert large.sum() == large[1, 0] == 1
+        # The row after the sink's keeps its own rest there; everything else has changed.
+        rest = two[2, 0] - one[2, 0]
+        u, size, _ = np.linalg.svd(q if kind == "exchanged" else q[:, r.coordinates(r.names[-1])])
+        own = u[:, : np.sum(size > 1e-3)]
+        np.testing.assert_allclose(rest - own @ (own.T @ rest), 0, atol=1e-3)
+        others = changed.copy()
+        others[1:3, 0] = True
+        assert np.all(others)
 
 
 @functools.cache
@@ -249,6 +270,7 @@ def gradients():
             params.adapters[0],
             Written(places, held * alive),
             mix,
+            L.item_positions(jnp.asarray(batch.ids), pad_id=s.shape.pad_id),
             states=E.STATES,
             result=result,
             keep_rows=lambda x: x,
@@ -300,7 +322,7 @@ def test_what_no_variable_holds_becomes_another_rows():
     places, held = rng.standard_normal((2, LAYERS + 1, rows, 5, q.shape[1])).astype(np.float32)
     held = (held > 0) * r.by_coordinate(r.alive)[:, None, None]
     edit = make_edit(
-        r, codes, Written(jnp.asarray(places), jnp.asarray(held, jnp.float32)), mix,
+        r, codes, Written(jnp.asarray(places), jnp.asarray(held, jnp.float32)), mix, jnp.ones((rows, 5), bool),
         states=E.STATES, result=r.names[-1], keep_rows=lambda x: x,
     )  # fmt: skip
     before = np.asarray(deinterleave(h)[1])

@@ -89,7 +89,8 @@ def make_exchange_loss_fn(
     Returns:
       The loss function. Its terms: "supervised" and "supervised_exchanged" (nats per answer token), "alignment"
       (nats) and "distance" (sigma²), each of clean plus exchanged rows and a mean over layers and variables,
-      "alignment_parts" (exchanged rows, one per variable of `reserved`), "size", "retention", "answer_accuracy".
+      "alignment_parts" (exchanged rows, one per variable of `reserved`), "size", "retention", "answer_accuracy",
+      "sinks" (share of the tokens, over layers, that are in none of the three as attention sinks).
     """
     teach = _make_teach(residuals, teacher, reserved=reserved, marker=marker, config=config, keep_rows=keep_rows)
     owner = variable_of(teacher)[shape.result_rows[0]]
@@ -110,21 +111,25 @@ def make_exchange_loss_fn(
         where, answers, weights = L.answer_positions(ids, mask, count=shape.max_answers)
         lesson = teach(phi, batch, key)
         written = noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
-        edit = make_edit(reserved, codes, written, lesson.mix, states=states, result=result, keep_rows=keep_rows)
+        item = L.item_positions(ids, pad_id=shape.pad_id)
+        fixed = {"states": states, "result": result, "keep_rows": keep_rows}
+        edit = make_edit(reserved, codes, written, lesson.mix, item, **fixed)
         asked = lesson.mix.source[owner]  # whose answer the written result is
         both = keep_rows(interleave(ids, ids))
         read = {"edit": edit, "logit_positions": interleave(where, where[asked])}
         out, text = read_beside(model, params.lm, both, batch.text_ids, losses, **read)
 
         terms = _answers(out.logits, answers, weights, lesson.mix, asked)
-        hidden = shape.aligned(out.hidden)
-        item = L.item_positions(ids, pad_id=shape.pad_id).astype(jnp.float32)
-        terms |= _align(reserved, codes, hidden, lesson, item, mask, losses=losses, config=config)
+        hidden, item = shape.aligned(out.hidden), interleave(item, item)
+        sinks = attention_sinks(hidden, item)
+        holds = item[None] & ~sinks
+        terms["sinks"] = 1.0 - jnp.sum(holds) / (len(hidden) * jnp.sum(item))
+        terms |= _align(reserved, codes, hidden, lesson, holds, mask, losses=losses, config=config)
         total = terms["supervised"] + terms["supervised_exchanged"]
         total += config.read_weight * terms["alignment"] + config.distance_weight * terms["distance"]
         if config.size_weight:
             over = mean_squares(hidden) / reserved.sigma**2 - 1.0
-            terms["size"] = jnp.mean(jnp.where(attention_sinks(hidden), 0.0, jax.nn.relu(over)))
+            terms["size"] = jnp.mean(jnp.where(sinks, 0.0, jax.nn.relu(over)))
             total += config.size_weight * terms["size"]
         if text is not None:
             kl, priced = retention(model, frozen.lm, batch.text_ids, text.logits, losses, progress)
@@ -182,24 +187,23 @@ def _align(
     codes: Codes,
     hidden: Float[Array, "L1 B_twice S d"],
     lesson: Lesson,
-    item: Float[Array, "B S"],
+    holds: Bool[Array, "L1 B_twice S"],
     answer_mask: Float[Array, "B S"],
     *,
     losses: LossConfig,
     config: ExchangeConfig,
 ) -> Metrics:
-    """Terms "alignment", "distance" and "alignment_parts"; `item` is 1 where a row holds a token."""
+    """Terms "alignment", "distance" and "alignment_parts"; `holds`: where a state can hold variables."""
     own, target = lesson.own, lesson.target
     clean, exchanged = deinterleave(at_least_float32(hidden), axis=1)
     readout, low, high = reserved.readout(codes), slice(0, 1), slice(1, None)
-    weights = (item * (1 + (losses.answer_alignment - 1) * answer_mask))[None]
+    holds_c, holds_x = deinterleave(holds.astype(own.dtype), axis=1)
+    weights = holds_c[low] * (1 + (losses.answer_alignment - 1) * answer_mask)[None]
     beyond = jnp.arange(1, len(own))[:, None] > lesson.mix.layer[None]
     share = jnp.where(beyond, 1.0, _BELOW)[:, :, None]
-    weights_x = share * item[None] * (1 + (config.marker_weight - 1) * lesson.begins[high].astype(item.dtype))
+    weights_x = share * holds_x[high] * (1 + (config.marker_weight - 1) * lesson.begins[high].astype(own.dtype))
     first, later = (L.apply_adapter(readout, x) for x in (clean[low], exchanged[high]))
     changed = {"own": own[high], "changed_weight": config.changed_weight, "layers": high}
-    clean_sinks, sinks = (attention_sinks(x) for x in (clean[low], exchanged[high]))
-    weights, weights_x = jnp.where(clean_sinks, 0.0, weights), jnp.where(sinks, 0.0, weights_x)
     read = reading_loss(reserved, first, own[low], weights, layers=low, rare_power=_CLEAN_POWER)
     read_x = reading_loss(reserved, later, target[high], weights_x, rare_power=config.rare_power, **changed)
     far = distance_loss(reserved, codes, clean[low], own[low], weights, layers=low)
