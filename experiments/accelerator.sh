@@ -30,7 +30,7 @@ part() { # NAME COMMAND...: once, unless it is done
   shift
   if [ -e "$out/$name.done" ]; then return; fi
   echo "+ $name: $*"
-  timeout --signal INT --kill-after 60 "$limit" "$@" || { echo "$name: stopped with status $?; call again"; exit 1; }
+  timeout --foreground --signal INT --kill-after 60 "$limit" "$@" || { echo "$name: stopped with status $?; call again"; exit 1; }
   touch "$out/$name.done"
 }
 

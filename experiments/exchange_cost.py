@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tracr_jax.config import RunConfig
+from tracr_jax.config import ExchangeConfig, RunConfig
 from tracr_jax.files import write_json
 from tracr_jax.lm.load import load_lm
 from tracr_jax.presets import preset
@@ -36,6 +36,7 @@ def configure(o: argparse.Namespace) -> RunConfig:
         layer_blocks=(),
         data=dataclasses.replace(config.data, other_words=0.0, **rows),
         losses=dataclasses.replace(config.losses, retention_weight=0.1),
+        exchange=ExchangeConfig(),
     )
 
 

@@ -53,7 +53,7 @@ def controls(
       prompts: test items under noise.
       pairs: pairs for each swapped variable and layer.
       items: items of each set, in the scorecard.
-      say: receives the name of each part before it begins.
+      say: receives a line before each stage.
 
     Returns:
       {"about", "rows"}, a row for the run and one for each control, see `row`.

@@ -15,7 +15,7 @@ from tracr_jax.files import write_json
 from tracr_jax.interpret.examples import first_examples
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lock import only_writer
-from tracr_jax.measure.answers import score_original
+from tracr_jax.measure.answers import score_once
 from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.presets import preset
 from tracr_jax.progress import Say, showing
@@ -178,7 +178,7 @@ def _run(
             check_rows(mesh, s.config.data)
     programs = tuple(s.program for s in setups)
     before_training = untouched(setup, folder=folder)
-    asked = folder / UNTOUCHED if first else None
+    asked = folder / UNTOUCHED
     with only_writer(folder) if first else contextlib.nullcontext():
         if first:
             check_folder(folder, config, resume=resume)  # again, now that nobody else can fill it
@@ -189,7 +189,7 @@ def _run(
             write_json(folder / "run.json", about(started) | setup.proof.record())
         trained = train(
             setups, folder, mesh=mesh, started=started, lm_params=lm_params, resume=resume,
-            meanwhile=lambda: score_original(before_training, items=config.eval_items, kept=asked, say=say),
+            meanwhile=lambda: score_once(before_training, asked, items=config.eval_items, write=first, say=say),
             writers=writers, progress=progress, say=say,
         )  # fmt: skip
         evaluated = time.time()
@@ -204,5 +204,5 @@ def _run(
                 write_json(folder / "examples.json", first_examples(run, evaluation))
             ended = {"times": trained.times | {"evaluation_s": time.time() - evaluated}} | peak_memory()
             write_json(folder / "run.json", about(started) | setup.proof.record() | ended)
-            (folder / UNTOUCHED).unlink(missing_ok=True)  # evaluation.json holds it
+            asked.unlink(missing_ok=True)  # evaluation.json holds it
         return dataclasses.replace(run, evaluation=evaluation)

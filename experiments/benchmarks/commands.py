@@ -4,10 +4,11 @@
 
 Cold: an empty TRACR_JAX_CACHE, so that RASP programs and XLA's are compiled anew; warm: the same command again.
 The first is the main job, and the others read the run that it leaves; with RUN, a finished run of dyck on the
-bundled model, they read that, and the main job is left out. Three repetitions take half an hour.
+bundled model, they read a copy of that, and the main job is left out. Three repetitions take an hour.
 """
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -93,7 +94,9 @@ def main() -> None:
             run = scratch / "two_steps"
             short = ["--steps", "2", "--eval-items", "4", "--folder", str(run)]
             once(["inject", "dyck", *short], scratch=scratch, cache=scratch / "cache")
-        chosen = commands(run or scratch / "job", scratch)
+        if run:
+            shutil.copytree(run, scratch / "job")  # evaluate and interpret write into it
+        chosen = commands(scratch / "job", scratch)
         names = ("--help", "decode") if args.small else [name for name in chosen if name != _JOB or run is None]
         for name in names:
             found = measure(chosen[name], scratch=scratch, repetitions=args.repetitions)

@@ -70,7 +70,7 @@ def obey(order):
     if order["do"] == "export":
         tracr_jax.export.export_run(open(order["folder"]), order["out"], evaluation=EVALUATION)
         return
-    run.evaluate_programs, run.score_original = (
+    run.evaluate_programs, run.score_once = (
         digest,
         lambda *_, **__: None,
     )  # what is trained is asked, not how well

@@ -26,7 +26,7 @@ if __name__ == "__main__":
         return batch
 
     Batches.batch_at = batch_at
-    run.evaluate_programs, run.score_original, run.first_examples = size_of_parameters, not_scored, no_examples
+    run.evaluate_programs, run.score_once, run.first_examples = size_of_parameters, not_scored, no_examples
     if jax.process_index() > 0:
 
         def refuse(*_, **__):
@@ -39,7 +39,7 @@ if __name__ == "__main__":
         config=dataclasses.replace(
             SHARED_RUN,
             mesh="data=4,fsdp=2",
-            steps=int(steps[0]) if steps else SHARED_RUN.steps,
+            **({"steps": int(steps[0]), "checkpoint_every": 10**6} if steps else {}),
             data=dataclasses.replace(SHARED_RUN.data, text=text),
         ),
         folder=folder,

@@ -304,7 +304,7 @@ def no_examples(run, evaluation):
     return {}
 
 
-def not_scored(run, **_):
+def not_scored(*_, **__):
     """In place of the untouched model's answers."""
 
 
@@ -341,7 +341,7 @@ def test_two_processes_of_four_devices_run_the_main_job_as_one_device_does(tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache_alone"))
         patch.setattr(run, "evaluate_programs", size_of_parameters)
-        patch.setattr(run, "score_original", not_scored)
+        patch.setattr(run, "score_once", not_scored)
         patch.setattr(run, "first_examples", no_examples)
         processes = start_two(lm.source, str(text), tmp_path / "two")
         alone = inject(DYCK, lm=lm.source, config=config, folder=tmp_path / "one", progress=False)
@@ -379,8 +379,9 @@ def test_a_notice_to_one_of_two_processes_stops_both_after_the_same_step(tmp_pat
     lm = write_random_gpt2(tmp_path / "lm", num_blocks=8, width=16, heads=2)
     text = tmp_path / "text.txt"
     text.write_text("the number of this text is here\n" * 900)
-    processes = start_two(lm.source, str(text), tmp_path / "two", "2000")
-    lines = tmp_path / "two" / "metrics.jsonl"
+    folder = tmp_path / "two"
+    lines = folder / "metrics.jsonl"
+    processes = start_two(lm.source, str(text), folder, "2000")
     try:
         until = time.monotonic() + 600
         while not (lines.exists() and lines.read_text()):
@@ -392,8 +393,9 @@ def test_a_notice_to_one_of_two_processes_stops_both_after_the_same_step(tmp_pat
     finally:
         for p in processes:
             p.kill()
-    (saved,) = (int(p.name) for p in (tmp_path / "two" / "checkpoints").iterdir())
+    (saved,) = (int(p.name) for p in (folder / "checkpoints").iterdir())
     assert 0 < saved < 2000
     assert len(read_lines(lines)) == saved
-    for text in said:
-        assert f"stopped after {saved} steps, which are saved" in text, text[-2000:]
+    for p, end in zip(processes, said, strict=True):
+        assert f"stopped after {saved} steps, which are saved" in end, end[-2000:]
+        assert p.returncode in (1, -signal.SIGINT)  # as Python ends where nobody takes a KeyboardInterrupt

@@ -49,7 +49,7 @@ def answering(folder: Path) -> Iterator[None]:
 
 def _watch(read: int, folder: Path) -> None:
     """Hear every signal; end the process where the main thread does not."""
-    heard = 0
+    heard, told = 0, False
     while True:
         waiting = heard and not training()
         if waiting and not select.select([read], [], [], _PATIENCE)[0]:
@@ -57,7 +57,8 @@ def _watch(read: int, folder: Path) -> None:
         for number in os.read(read, 64) or (None,):
             if number is None:
                 return
-            if number == signal.SIGTERM:
+            if number == signal.SIGTERM and not told:
+                told = True
                 print("\nstopping after this step, with a checkpoint", file=sys.stderr)
             if number != signal.SIGINT:
                 continue

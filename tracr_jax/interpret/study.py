@@ -44,7 +44,7 @@ def interpret(
       seeds: of the noise, each a pass over all prompts; the first also decides pairs and random directions.
       as_coded: the original's uniform rows for the random subspace.
       folder: where the file goes; default the run's own folder.
-      say: receives the name of each part before it begins.
+      say: receives a line before each stage.
 
     Returns:
       The content of interpretation.json.

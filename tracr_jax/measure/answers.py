@@ -5,6 +5,7 @@ Exact match: greedy generation of as many tokens as the label has, without the h
 number is reported with its 95 % interval, the original model's accuracy, and trivial baselines.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -15,7 +16,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from tracr_jax import __version__
 from tracr_jax.data.samples import ROWS, reported_samples, round_up
+from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.generate import greedy
 from tracr_jax.measure.language import mean_kl, perplexity
@@ -51,24 +54,32 @@ def score_model(
     return ModelScores(right, perplexity(run.model, params, run.valid_text))
 
 
-def score_original(
-    run: Injected, *, items: int | None = 300, kept: Path | None = None, say: Say = lambda _: None
-) -> ModelScores:
-    """`score_model` of the untouched model, on the first `items` items of every reported set (None: all).
+def score_original(run: Injected, *, items: int | None = 300, say: Say = lambda _: None) -> ModelScores:
+    """`score_model` of the untouched model, on the first `items` items of every reported set (None: all)."""
+    return score_model(run, run.original.params, reported_samples(run.program.task, items), say=_before(say))
 
-    kept: a file that receives the scores. If it holds those of these items already, they are read.
+
+def score_once(
+    run: Injected, path: Path, *, items: int | None, write: bool, say: Say = lambda _: None
+) -> ModelScores:
+    """`score_original`, read from a file that holds it of the same items, model and version of this package.
+
+    write: whether the file is made; of several processes one writes, and all read.
     """
-    samples = reported_samples(run.program.task, items)
-    known = known_scores(read_json(kept), samples) if kept and kept.exists() else None
-    if known:
-        return known
-    scores = score_model(run, run.original.params, samples, say=_before(say))
-    if kept:
+    samples, of = reported_samples(run.program.task, items), run.digest
+    with contextlib.suppress(UserError, KeyError, TypeError):  # damaged, or of another form
+        kept = read_json(path)
+        known = known_scores(kept, samples) if (kept["tracr_jax"], kept["weights"]) == (__version__, of) else None
+        if known:
+            return known
+    scores = score_original(run, items=items, say=say)
+    if write:
         sets = {
             name: {"digest": digest(sample), "right": {"original": _bits(scores.right[name])}}
             for name, sample in samples.items()
         }
-        write_json(kept, {"sets": sets, "retention": {"original": scores.perplexity}})
+        about = {"tracr_jax": __version__, "weights": of}
+        write_json(path, about | {"sets": sets, "retention": {"original": scores.perplexity}})
     return scores
 
 

@@ -19,7 +19,7 @@ from tracr_jax.config import summed_tokens
 from tracr_jax.progress import Say, showing
 from tracr_jax.runs.build import Setup, make_batch_at, make_parts
 from tracr_jax.train.checkpoint import Checkpoints
-from tracr_jax.train.loop import fit
+from tracr_jax.train.loop import fit, preempted
 from tracr_jax.train.mesh import gather
 from tracr_jax.train.metrics import JsonLines, MetricWriter, Several
 from tracr_jax.train.step import Frozen, TrainParams, TrainState
@@ -77,6 +77,8 @@ def train(
             state = checkpoints.restore(state)
             say(f"resumed after {int(state.step)} of {config.steps} steps")
         begun, first = time.time(), int(state.step)
+        if jax.process_count() > 1:
+            preempted(first)  # compilation takes minutes, in which the notice may come
         with showing(progress):
             if first < config.steps:
                 say("compiling the training step; meanwhile the untouched model answers")

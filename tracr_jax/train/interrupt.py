@@ -1,4 +1,4 @@
-"""A request to stop training: the step is finished and a checkpoint saved. The second request is an order.
+"""A request to stop training: the step is finished and a checkpoint saved. A second Ctrl-C is an order.
 
 Ctrl-C is one, and so is SIGTERM, by which a batch system or a TPU VM says that it will take the machine away.
 """
@@ -22,15 +22,19 @@ class InterruptedRunError(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def requests_to_stop() -> Iterator[Callable[[int], bool]]:
-    """A function that says whether to stop after so many steps; the second request raises KeyboardInterrupt.
+def requests_to_stop() -> Iterator[Callable[[], bool]]:
+    """A function that says whether a signal asked to stop; the second Ctrl-C raises KeyboardInterrupt.
 
-    Signals reach the main thread alone, and a handler of somebody else's stays: then nothing is heard.
+    Signals reach the main thread alone, and a handler of somebody else's stays: that signal is not heard. SIGTERM
+    may come several times, as `timeout` sends it to a process and to its group.
     """
     asked = threading.Event()
+    presses = 0
 
-    def heard(*_) -> None:
-        if asked.is_set():
+    def heard(number: int, _) -> None:
+        nonlocal presses
+        presses += number == signal.SIGINT
+        if presses > 1:
             raise KeyboardInterrupt
         asked.set()
 
@@ -39,10 +43,10 @@ def requests_to_stop() -> Iterator[Callable[[int], bool]]:
         taken = {s: default for s, default in _DEFAULTS.items() if signal.getsignal(s) is default}
     for number in taken:
         signal.signal(number, heard)
-    if taken:
+    if signal.SIGINT in taken:
         _listening.set()
     try:
-        yield lambda steps: asked.is_set()
+        yield asked.is_set
     finally:
         _listening.clear()
         for number, default in taken.items():

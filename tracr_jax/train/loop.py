@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from orbax.checkpoint.multihost import reached_preemption
 
 from tracr_jax.errors import UserError
 from tracr_jax.progress import Say, report, showing
@@ -82,9 +82,8 @@ def fit(
         steps, writer=writer, checkpoints=checkpoints, log_every=log_every, summed_tokens=summed_tokens,
         say=None if progress else say,
     )  # fmt: skip
-    # Of several processes one would stop and the others wait: JAX hears SIGTERM in any, and agrees on a step.
-    agreed = contextlib.nullcontext(multihost_utils.reached_preemption_sync_point)
-    listening = requests_to_stop() if jax.process_count() == 1 else agreed
+    alone = jax.process_count() == 1  # else JAX has a handler of its own, see `preempted`, which must stay
+    listening = requests_to_stop() if alone else contextlib.nullcontext(lambda: False)
     with showing(progress, keep=True), ThreadPoolExecutor(1) as host, listening as asked:
         report("training", first, steps)
         pending = None
@@ -100,7 +99,7 @@ def fit(
             if pending:
                 settle(*pending)
             pending = (number, terms)
-            stop = asked(number + 1)
+            stop = asked() if alone else preempted(number + 1)
             due = (number + 1) % checkpoint_every == 0 or number + 1 == steps or stop
             if checkpoints and due:
                 settle(*pending)  # a checkpoint is only written of a step whose numbers are finite
@@ -117,6 +116,16 @@ def fit(
     if checkpoints:
         checkpoints.wait()
     return state
+
+
+def preempted(steps: int) -> bool:
+    """Whether to stop after so many steps because one of several processes received SIGTERM.
+
+    Of several processes one alone would stop and the others wait for it: JAX hears the signal in any of them and
+    agrees on a step that none has passed. It must be asked before the first step, too: a notice that comes before
+    any was asked is for step 1, which a resumed run has passed.
+    """
+    return reached_preemption(steps)
 
 
 @dataclass
