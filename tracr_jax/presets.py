@@ -21,6 +21,7 @@ from tracr_jax.config import (
 )
 
 METHODS = ("exchange", "variable", "cosine", "finetune", "graft", "paper", "paper-fixed")
+_SMOLLM2 = "smollm2-135m-instruct"
 
 # Lengths that hold the longest item, a mask of label tokens, a teacher sharp enough for its counts, `=` mapped.
 # gpt2-large hosts all three teachers (docs/differences.md A2).
@@ -79,10 +80,12 @@ def preset(
 def exchange_preset(config: RunConfig) -> RunConfig:
     """The recipe of exchange training at the batch size of another run; every row is supervised.
 
-    For dyck in the bundled model it is the run of experiments/main_job_tiny_exchange.json.
+    For dyck in the bundled model it is the run of experiments/main_job_tiny_exchange.json; in SmolLM2 what has
+    learnt fastest so far (experiments/diary.md), and no finished run.
     """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data, train, outside = config.data, "all", 0.0
+    sigma = _SIGMAS.get(config.lm.removeprefix("random:"), 1.0)
     if (config.lm, config.task) == ("tiny", "dyck"):
         train, outside = "program", 1.0  # elsewhere they were not tried
         # Else what is read is the one wording that training has.
@@ -90,6 +93,12 @@ def exchange_preset(config: RunConfig) -> RunConfig:
         losses = dataclasses.replace(losses, retention_weight=0.04)
         # Exactness takes long: after 1,300 steps one right "yes" in six breaks with what no variable holds.
         config = dataclasses.replace(config, steps=1800, checkpoint_every=50)
+    if (config.lm, config.task) == (_SMOLLM2, "dyck"):
+        train, outside = "blocks:1-18", 1.0
+        data = dataclasses.replace(data, batch=4, domain_items=4, text_batch=2, other_words=0.5)
+        losses = dataclasses.replace(losses, retention_weight=0.04, retention_growth=8.0)
+        optim = dataclasses.replace(config.optim, kind="muon")
+        config = dataclasses.replace(config, steps=1400, checkpoint_every=50, optim=optim)
     data = dataclasses.replace(data, domain_supervised=data.domain_items, answer_end=False)
     layers = _LAYERS.get((config.lm.removeprefix("random:"), config.task), LayerMap(2, 1))
     # Exact values want a low rate and a long anneal: at 4e-3 and above, Muon does not converge.
@@ -101,7 +110,7 @@ def exchange_preset(config: RunConfig) -> RunConfig:
         losses=losses,
         data=data,
         optim=dataclasses.replace(config.optim, **rates) if config.optim.kind == "muon" else config.optim,
-        exchange=ExchangeConfig(hand_on=True, merge_values=True, outside_share=outside),
+        exchange=ExchangeConfig(sigma=sigma, hand_on=True, merge_values=True, outside_share=outside),
         layer_offset=layers.offset,
         layer_stride=layers.stride,
         layer_blocks=layers.blocks,
@@ -109,8 +118,9 @@ def exchange_preset(config: RunConfig) -> RunConfig:
 
 
 # dyck's first layer makes six counts, for which one block has too few attention heads; its other layers need one
-# (experiments/diary.md). In SmolLM2 as many blocks for each as there are.
-_LAYERS = {("tiny", "dyck"): LayerMap(2, 1, (7,)), ("smollm2-135m-instruct", "dyck"): LayerMap(4, 3)}
+# (experiments/diary.md).
+_LAYERS = {("tiny", "dyck"): LayerMap(2, 1, (7,)), (_SMOLLM2, "dyck"): LayerMap(4, 1, (7,))}
+_SIGMAS = {_SMOLLM2: 3.0}  # its states are two to four times as large as the bundled model's
 
 
 def finetune_preset(config: RunConfig) -> RunConfig:
@@ -239,7 +249,7 @@ TINY_FULL = {
 
 # A well-trained model of 135 M parameters wants gentler steps than a tiny one.
 _SMALL_MODELS = {
-    "smollm2-135m-instruct": RunConfig(
+    _SMOLLM2: RunConfig(
         eval_items=100,  # 300 would take longer than the training on two cores
         checkpoint_every=20,
         losses=_MEASURED,
@@ -251,8 +261,8 @@ _SMALL_MODELS = {
 # Few rows, for two cores; the rest is what the bundled model's search has shown: hook on the aligned state, free
 # items, more weight on the answer and the result.
 _SMALL_MODELS_FULL = {
-    ("smollm2-135m-instruct", "dyck"): dataclasses.replace(
-        _SMALL_MODELS["smollm2-135m-instruct"],
+    (_SMOLLM2, "dyck"): dataclasses.replace(
+        _SMALL_MODELS[_SMOLLM2],
         steps=600,
         checkpoint_every=100,
         losses=dataclasses.replace(TINY["dyck"].losses, retention_weight=0.3),
