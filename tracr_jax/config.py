@@ -115,6 +115,10 @@ class ExchangeConfig:
     outside_share: float = 0.0
     """Fraction of these rows in which, at that layer, everything that no variable holds becomes another row's, so
     that what is read beside the variables is wrong."""
+    lower_layers: int = 1
+    """Layers of the program that rows without an answer are run through (domain items that are not supervised):
+    mixed at each of them, and only through the model's blocks up to there. The first layer's counts want the most
+    rows, and in a deep model most blocks lie above them."""
     sparsest: float = 1.3
     """In the free rows a variable is exchanged with probability 10^-u, u uniform between 0 and this."""
     read_weight: float = 5.0
@@ -138,6 +142,7 @@ class ExchangeConfig:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(1 <= self.directions <= 8, f"directions must be between 1 and 8, got {self.directions}")
         require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
+        require(self.lower_layers > 0, f"lower_layers must be positive, got {self.lower_layers}")
         for name in ("free_share", "outside_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
@@ -328,13 +333,10 @@ def _check_exchange(config: RunConfig) -> None:
         not data.answer_end,
         "exchange: give --no-answer-end; in exchanged rows no block can know whether the answer is over",
     )
-    require(
-        data.domain_supervised == data.domain_items,
-        f"exchange: all rows are supervised; domain_supervised must be domain_items = {data.domain_items}, got "
-        f"{data.domain_supervised}",
-    )
-    rows = data.batch + data.domain_items
-    require(rows > 1, "exchange: one row has no other to mix with; use a larger batch")
+    lower = data.domain_items - data.domain_supervised
+    for rows, what in ((data.batch + data.domain_supervised, "supervised row"), (lower, "row without an answer")):
+        require(rows != 1, f"exchange: one {what} has no other to mix with; give more, or none")
+    require(data.batch + data.domain_supervised > 1, "exchange: no row is supervised; use a larger batch")
 
 
 def _check_train(config: RunConfig) -> None:

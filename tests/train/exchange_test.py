@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers import exchange_parts as E
 from tracr_jax.config import ExchangeConfig, LossConfig
+from tracr_jax.intervene import LayerEdit
 from tracr_jax.teacher.oracle import reads_after
 from tracr_jax.train import exchange
 from tracr_jax.train import losses as L
@@ -16,7 +17,8 @@ from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.mesh import batch_sharding, keep_rows, make_mesh
 from tracr_jax.train.mixing import Mix, draw_mix, mixed_states, mixed_targets, variable_of
 from tracr_jax.train.step import Frozen, TrainParams
-from tracr_jax.train.writes import Written, deinterleave, interleave, make_edit
+from tracr_jax.train.variable_losses import distance_loss, reading_loss
+from tracr_jax.train.writes import Written, deinterleave, interleave, make_edit, make_write
 from tracr_jax.types import Batch
 
 LOSSES = LossConfig(retention_weight=0.0, answer_alignment=5.0)
@@ -335,6 +337,68 @@ def test_what_no_variable_holds_becomes_another_rows():
     exchanged = np.where(np.asarray(mix.outside)[:, None, None], np.roll(beside, 1, axis=0), beside)
     np.testing.assert_allclose(after - after @ own @ own.T, exchanged, atol=1e-4)
     assert 0 < mix.outside.sum() < mix.free.sum()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_rows_without_an_answer_run_through_the_lower_blocks_only(layers):
+    """Their terms are those of a pass through the whole model, and the other rows' are as without them."""
+    s, r, static = parts()
+    batch, params = batch_of(s, count=12), TrainParams(s.params, (E.trained(r),))
+    frozen = Frozen(s.params, (s.program.phi,))
+    config = ExchangeConfig(directions=3, lower_layers=layers, noise=0.0)
+    upper = Batch(*(x[:8] for x in batch[:3]), batch.text_ids)
+    found = []
+    for given, lower in ((upper, 0), (batch, 4)):
+        static |= {"config": config, "shape": s.shape._replace(aligned_only=lower)}
+        loss_fn = make_exchange_loss_fn(s.model, s.program.residuals, s.teacher, **static)
+        found.append(jax.jit(lambda p, b, f=loss_fn: f(p, frozen, (b,))[1])(params, given))
+    without, together = found
+    for name, value in without.items():
+        if name != "loss":
+            np.testing.assert_allclose(together[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    weighed = (
+        config.read_weight * together["alignment_lower"] + config.distance_weight * together["distance_lower"]
+    )
+    np.testing.assert_allclose(together["loss"], without["loss"] + weighed, rtol=1e-5)
+
+    def lower_terms(params):
+        terms = loss_fn(params, frozen, (batch,))[1]
+        return terms["alignment_lower"] + terms["distance_lower"]
+
+    grads = jax.jit(jax.grad(lower_terms))(params)
+    first, last = E.STATES[0], E.STATES[layers]
+    largest = [
+        max(float(jnp.abs(x[i]).max()) for x in jax.tree.leaves(grads.lm["blocks"])) for i in range(E.BLOCKS)
+    ]
+    assert min(largest[first:last]) > 1e-5
+    assert max(largest[:first] + largest[last:]) == 0
+    assert max(float(jnp.abs(c).max()) for c in grads.adapters[0].centroids) > 1e-5
+
+
+def test_the_terms_of_lower_rows_are_those_of_a_pass_through_the_whole_model():
+    s, r, static = parts()
+    batch, codes = batch_of(s, count=4, seed=1), E.trained(r)
+    config = ExchangeConfig(directions=3, free_share=0.0, noise=0.0, lower_layers=2)
+    fixed = {"reserved": r, "marker": static["marker"], "config": config, "keep_rows": lambda x, **_: x}
+    key, rows = jax.random.key(3), Batch(*map(jnp.asarray, batch))
+    lesson = jax.jit(exchange._make_teach(s.program.residuals, s.teacher, **fixed))(
+        s.program.phi, rows, jax.random.split(key)[0]
+    )
+    align_lower = exchange._make_align_lower(s.model, s.program.residuals, s.teacher, shape=s.shape, **fixed)
+    found = jax.jit(align_lower)(s.params, codes, s.program.phi, rows, key)
+    item = L.item_positions(jnp.asarray(batch.ids), pad_id=s.shape.pad_id)
+    places, held = r.encode(codes, lesson.mixed)
+    alive = jnp.asarray(r.by_coordinate(r.alive), jnp.float32)[:, None, None]
+    write = make_write(r, codes, Written(places, held * alive), lesson.mix, item, states=E.STATES)
+    hidden = s.model.apply(s.params, batch.ids, edit=LayerEdit(write)).hidden[np.array(E.STATES)][1:3]
+    weights = item[None].astype(jnp.float32) * (1 + 9.0 * lesson.begins[1:3].astype(jnp.float32))
+    same = {"own": lesson.own[1:3], "changed_weight": 3.0, "layers": slice(1, 3)}
+    read = reading_loss(
+        r, L.apply_adapter(r.readout(codes), hidden), lesson.target[1:3], weights, rare_power=0.4, **same
+    )
+    far = distance_loss(r, codes, hidden, lesson.target[1:3], weights, **same)
+    np.testing.assert_allclose(found["alignment_lower"], read.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["distance_lower"], far.mean(), rtol=1e-5)
 
 
 @pytest.mark.soak

@@ -10,15 +10,20 @@ from the layers below; the others are mixed at one layer and run freely from the
 them each block adds a little noise to what it only carries, and the chain decays.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tracr_jax.config import ExchangeConfig, LossConfig
+from tracr_jax.errors import UserError
+from tracr_jax.intervene import LayerEdit
 from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.teacher.model import Teacher
 from tracr_jax.train import losses as L
 from tracr_jax.train.mixing import Mix, draw_mix, mixed_states, mixed_targets, variable_of
@@ -39,8 +44,16 @@ from tracr_jax.train.step import (
     unconstrained,
 )  # fmt: skip
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
-from tracr_jax.train.writes import attention_sinks, deinterleave, interleave, make_edit, mean_squares, noisy_places
-from tracr_jax.types import Array, Batch, Codes
+from tracr_jax.train.writes import (
+    attention_sinks,
+    deinterleave,
+    interleave,
+    make_edit,
+    make_write,
+    mean_squares,
+    noisy_places,
+)
+from tracr_jax.types import Array, Batch, Codes, Params
 
 _BELOW = 0.3  # weight of the layers up to the exchange in a row that runs freely from there on
 _CLEAN_POWER = 0.3  # `ExchangeConfig.rare_power` of clean rows, which hold what the task's items hold
@@ -90,12 +103,15 @@ def make_exchange_loss_fn(
       The loss function. Its terms: "supervised" and "supervised_exchanged" (nats per answer token), "alignment"
       (nats) and "distance" (sigma²), each of clean plus exchanged rows and a mean over layers and variables,
       "alignment_parts" (exchanged rows, one per variable of `reserved`), "size", "retention", "answer_accuracy",
-      "sinks" (share of the tokens, over layers, that are in none of the three as attention sinks).
+      "sinks" (share of the tokens, over layers, that are in none of the three as attention sinks), and
+      "alignment_lower" and "distance_lower" of the rows that answer nothing (`StepShape.aligned_only`).
     """
-    teach = _make_teach(residuals, teacher, reserved=reserved, marker=marker, config=config, keep_rows=keep_rows)
+    fixed = {"reserved": reserved, "marker": marker, "keep_rows": keep_rows}
+    teach = _make_teach(residuals, teacher, config=config, **fixed)
     owner = variable_of(teacher)[shape.result_rows[0]]
     result = teacher.variables[owner].name
     states = shape.layers.states(shape.depth)
+    align_lower = _make_align_lower(model, residuals, teacher, shape=shape, config=config, **fixed)
 
     def loss_fn(
         params: TrainParams,
@@ -104,41 +120,95 @@ def make_exchange_loss_fn(
         progress: jax.typing.ArrayLike = 0.0,
         step: jax.typing.ArrayLike = 0,
     ) -> tuple[jax.Array, Metrics]:
-        (codes,), (phi,), (batch,) = params.adapters, frozen.teachers, batches
+        (codes,), (phi,), (whole,) = params.adapters, frozen.teachers, batches
         assert isinstance(codes, Codes)
         key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
-        ids, mask = keep_rows(batch.ids), keep_rows(batch.answer_mask)
-        where, answers, weights = L.answer_positions(ids, mask, count=shape.max_answers)
-        lesson = teach(phi, batch, key)
+        count = len(whole.ids) - shape.aligned_only
+        batch, lower = (_rows(whole, part, keep_rows) for part in (slice(count), slice(count, None)))
+        where, answers, weights = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
+        lesson, item = teach(phi, batch, key), L.item_positions(batch.ids, pad_id=shape.pad_id)
         written = noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
-        item = L.item_positions(ids, pad_id=shape.pad_id)
-        fixed = {"states": states, "result": result, "keep_rows": keep_rows}
-        edit = make_edit(reserved, codes, written, lesson.mix, item, **fixed)
+        edit = make_edit(
+            reserved, codes, written, lesson.mix, item, states=states, result=result, keep_rows=keep_rows
+        )
         asked = lesson.mix.source[owner]  # whose answer the written result is
-        both = keep_rows(interleave(ids, ids))
+        both = keep_rows(interleave(batch.ids, batch.ids))
         read = {"edit": edit, "logit_positions": interleave(where, where[asked])}
         out, text = read_beside(model, params.lm, both, batch.text_ids, losses, **read)
 
         terms = _answers(out.logits, answers, weights, lesson.mix, asked)
-        hidden, item = shape.aligned(out.hidden), interleave(item, item)
-        sinks = attention_sinks(hidden, item)
-        holds = item[None] & ~sinks
-        terms["sinks"] = 1.0 - jnp.sum(holds) / (len(hidden) * jnp.sum(item))
-        terms |= _align(reserved, codes, hidden, lesson, holds, mask, losses=losses, config=config)
-        total = terms["supervised"] + terms["supervised_exchanged"]
-        total += config.read_weight * terms["alignment"] + config.distance_weight * terms["distance"]
-        if config.size_weight:
-            over = mean_squares(hidden) / reserved.sigma**2 - 1.0
-            terms["size"] = jnp.mean(jnp.where(sinks, 0.0, jax.nn.relu(over)))
-            total += config.size_weight * terms["size"]
+        hidden, mask = shape.aligned(out.hidden), batch.answer_mask
+        terms |= _align(reserved, codes, hidden, lesson, item, mask, losses=losses, config=config)
+        if shape.aligned_only:
+            terms |= align_lower(params.lm, codes, phi, lower, jax.random.fold_in(key, 5))
+        total = _total(terms, config)
         if text is not None:
-            kl, priced = retention(model, frozen.lm, batch.text_ids, text.logits, losses, progress)
-            terms["retention"] = kl
+            before = frozen.lm
+            terms["retention"], priced = retention(model, before, batch.text_ids, text.logits, losses, progress)
             total += priced
-        terms["loss"] = total
-        return total, terms
+        return total, terms | {"loss": total}
 
     return loss_fn
+
+
+def _total(terms: Metrics, config: ExchangeConfig) -> Array:
+    """The loss without the language's term."""
+    total = terms["supervised"] + terms["supervised_exchanged"] + config.size_weight * terms["size"]
+    for rows in ("", "_lower") if "alignment_lower" in terms else ("",):
+        total += config.read_weight * terms[f"alignment{rows}"]
+        total += config.distance_weight * terms[f"distance{rows}"]
+    return total
+
+
+def _rows(batch: Batch, part: slice, keep_rows: RowsFn) -> Batch:
+    """Some rows of a batch, spread over devices as all of them were, and its text."""
+    ids, mask, teacher_ids = (keep_rows(x[part]) for x in batch[:3])
+    return Batch(ids, mask, teacher_ids, batch.text_ids)
+
+
+def _make_align_lower(
+    model: LanguageModel,
+    residuals: ResidualsFn,
+    teacher: Teacher,
+    *,
+    reserved: Reserved,
+    marker: int,
+    config: ExchangeConfig,
+    shape: StepShape,
+    keep_rows: RowsFn,
+) -> Callable[[Params, Codes, Any, Batch, Array], Metrics]:
+    """(θ, codes, φ, rows, key) -> "alignment_lower" and "distance_lower" of rows that answer nothing.
+
+    They are mixed at every layer, run through the blocks below the state of layer `ExchangeConfig.lower_layers` only, and
+    not clean.
+    """
+    if config.lower_layers > shape.depth:
+        raise UserError(f"lower_layers is {config.lower_layers}, the program has {shape.depth} layers")
+    everywhere = dataclasses.replace(config, free_share=0.0, outside_share=0.0)
+    teach = _make_teach(
+        residuals, teacher, reserved=reserved, marker=marker, config=everywhere, keep_rows=keep_rows
+    )
+    states = shape.layers.states(shape.depth)[: config.lower_layers + 1]
+    layers = slice(1, len(states))
+
+    def align_lower(params: Params, codes: Codes, phi: Any, batch: Batch, key: Array) -> Metrics:
+        key, noise_key = jax.random.split(key)
+        lesson, item = teach(phi, batch, key), L.item_positions(batch.ids, pad_id=shape.pad_id)
+        written = noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
+        write = make_write(reserved, codes, written, lesson.mix, item, states=states)
+        below, lm = first_blocks(model, params, states[-1] + 1)
+        out = below.apply(lm, batch.ids, edit=LayerEdit(lambda h, i: keep_rows(write(h, i))))
+        hidden = at_least_float32(out.hidden[np.array(states)])[layers]
+        holds = item[None] & ~attention_sinks(hidden, item)
+        begins = lesson.begins[layers].astype(hidden.dtype)
+        weights = holds.astype(hidden.dtype) * (1 + (config.marker_weight - 1) * begins)
+        about = {"own": lesson.own[layers], "changed_weight": config.changed_weight, "layers": layers}
+        target, read = lesson.target[layers], L.apply_adapter(reserved.readout(codes), hidden)
+        reading = reading_loss(reserved, read, target, weights, rare_power=config.rare_power, **about)
+        distance = distance_loss(reserved, codes, hidden, target, weights, **about)
+        return {"alignment_lower": jnp.mean(reading), "distance_lower": jnp.mean(distance)}
+
+    return align_lower
 
 
 def _make_teach(
@@ -187,17 +257,19 @@ def _align(
     codes: Codes,
     hidden: Float[Array, "L1 B_twice S d"],
     lesson: Lesson,
-    holds: Bool[Array, "L1 B_twice S"],
+    item: Bool[Array, "B S"],
     answer_mask: Float[Array, "B S"],
     *,
     losses: LossConfig,
     config: ExchangeConfig,
 ) -> Metrics:
-    """Terms "alignment", "distance" and "alignment_parts"; `holds`: where a state can hold variables."""
+    """Terms "alignment", "distance", "alignment_parts", "size" and "sinks"; `item`: where a row holds a token."""
     own, target = lesson.own, lesson.target
     clean, exchanged = deinterleave(at_least_float32(hidden), axis=1)
     readout, low, high = reserved.readout(codes), slice(0, 1), slice(1, None)
-    holds_c, holds_x = deinterleave(holds.astype(own.dtype), axis=1)
+    sinks = attention_sinks(hidden, interleave(item, item))
+    holds_c, holds_x = ((item[None] & ~x).astype(own.dtype) for x in deinterleave(sinks, axis=1))
+    over = jax.nn.relu(mean_squares(hidden) / reserved.sigma**2 - 1.0)
     weights = holds_c[low] * (1 + (losses.answer_alignment - 1) * answer_mask)[None]
     beyond = jnp.arange(1, len(own))[:, None] > lesson.mix.layer[None]
     share = jnp.where(beyond, 1.0, _BELOW)[:, :, None]
@@ -208,4 +280,10 @@ def _align(
     read_x = reading_loss(reserved, later, target[high], weights_x, rare_power=config.rare_power, **changed)
     far = distance_loss(reserved, codes, clean[low], own[low], weights, layers=low)
     far += distance_loss(reserved, codes, exchanged[high], target[high], weights_x, **changed)
-    return {"alignment": jnp.mean(read + read_x), "distance": jnp.mean(far), "alignment_parts": read_x}
+    return {
+        "alignment": jnp.mean(read + read_x),
+        "distance": jnp.mean(far),
+        "alignment_parts": read_x,
+        "size": jnp.mean(jnp.where(sinks, 0.0, over)),
+        "sinks": 1.0 - jnp.mean(jnp.sum(holds_c + holds_x, axis=(1, 2))) / (2.0 * jnp.sum(item, dtype=own.dtype)),
+    }

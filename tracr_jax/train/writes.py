@@ -3,7 +3,7 @@
 Source: docs/method.md §4.7.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -55,23 +55,40 @@ def make_edit(
       result: name of the result variable.
       keep_rows: see `tracr_jax.train.mesh.keep_rows`.
     """
-    q = reserved.basis(codes)
-    answer = q[:, reserved.coordinates(result)]
+    answer = reserved.basis(codes)[:, reserved.coordinates(result)]
     top = states[-1]
-    alive = _alive(reserved)
-    layer_of = np.full(top + 1, -1)
-    layer_of[list(states)] = np.arange(len(states))
-
-    def from_before(x, sinks):
-        apart = sinks | jnp.roll(sinks, 1, axis=0)
-        return jnp.where(apart[..., None], x, jnp.roll(x, 1, axis=0))
+    write = make_write(reserved, codes, written, mix, item, states=states)
 
     def cut(h):
         h = jax.lax.stop_gradient(h)
         inside = project(h, answer.astype(h.dtype))
-        return inside + from_before(h - inside, attention_sinks(h, item))
+        return inside + _from_before(h - inside, attention_sinks(h, item))
 
-    def write(h, layer):
+    def fn(h, i):
+        clean, exchanged = deinterleave(h)
+        clean = jnp.where(i == top, cut(clean), clean)
+        return keep_rows(interleave(clean, write(exchanged, i)))
+
+    return LayerEdit(fn)
+
+
+def make_write(
+    reserved: Reserved,
+    codes: Codes,
+    written: Written,
+    mix: Mix,
+    item: Bool[Array, "B S"],
+    *,
+    states: Sequence[int],
+) -> Callable[[Array, int | Array], Array]:
+    """(the states of exchanged rows, the block that reads them) -> what it reads; arguments as of `make_edit`."""
+    q = reserved.basis(codes)
+    alive = _alive(reserved)
+    top = states[-1]
+    layer_of = np.full(top + 1, -1)
+    layer_of[list(states)] = np.arange(len(states))
+
+    def at_layer(h, layer):
         h = jax.lax.stop_gradient(h)
         places = h @ q.astype(h.dtype)
         change = written.held[layer] * (written.places[layer] - places)
@@ -81,17 +98,20 @@ def make_edit(
         if mix.outside is None:
             return h_new
         beside = h - ((places * alive[layer]) @ q.T).astype(h.dtype)
-        return h_new + jnp.where(mix.outside[:, None, None], from_before(beside, sinks) - beside, 0)
+        return h_new + jnp.where(mix.outside[:, None, None], _from_before(beside, sinks) - beside, 0)
 
-    def fn(h, i):
-        clean, exchanged = deinterleave(h)
+    def write(h, i):
         layer = jnp.where(i <= top, jnp.asarray(layer_of)[jnp.minimum(i, top)], -1)
         here = (layer >= 0) & mix.at(layer)
-        clean = jnp.where(i == top, cut(clean), clean)
-        exchanged = jnp.where(here[:, None, None], write(exchanged, jnp.maximum(layer, 0)), exchanged)
-        return keep_rows(interleave(clean, exchanged))
+        return jnp.where(here[:, None, None], at_layer(h, jnp.maximum(layer, 0)), h)
 
-    return LayerEdit(fn)
+    return write
+
+
+def _from_before(x: Float[Array, "B S d"], sinks: Bool[Array, "B S"]) -> Float[Array, "B S d"]:
+    """Each row of the row before it; attention sinks stay in their rows."""
+    apart = sinks | jnp.roll(sinks, 1, axis=0)
+    return jnp.where(apart[..., None], x, jnp.roll(x, 1, axis=0))
 
 
 def interleave(a: Array, b: Array) -> Array:
