@@ -179,8 +179,8 @@ def _make_align_lower(
 ) -> Callable[[Params, Codes, Any, Batch, Array], Metrics]:
     """(θ, codes, φ, rows, key) -> "alignment_lower" and "distance_lower" of rows that answer nothing.
 
-    They are mixed at every layer, run through the blocks below the state of layer `ExchangeConfig.lower_layers` only, and
-    not clean.
+    They are mixed at every layer, run through the blocks below the state of layer `ExchangeConfig.lower_layers`
+    only, and not clean.
     """
     if config.lower_layers > shape.depth:
         raise UserError(f"lower_layers is {config.lower_layers}, the program has {shape.depth} layers")
