@@ -230,8 +230,8 @@ def test_a_faithful_exchange_keeps_the_other_variables_and_nothing_else(run):
 def test_configurations_that_cannot_be_are_refused():
     for change, message in (
         ({"answer_end": True}, "no block can know whether the answer is over"),
-        ({"domain_supervised": 1}, "domain_supervised must be domain_items = 2, got 1"),
-        ({"batch": 1, "domain_items": 0, "domain_supervised": 0}, "one row has no other to mix with"),
+        ({"domain_supervised": 1}, "one row without an answer has no other to mix with"),
+        ({"batch": 1, "domain_items": 0, "domain_supervised": 0}, "one supervised row has no other to mix with"),
     ):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **change))
