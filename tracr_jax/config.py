@@ -336,7 +336,6 @@ def _check_exchange(config: RunConfig) -> None:
     lower = data.domain_items - data.domain_supervised
     for rows, what in ((data.batch + data.domain_supervised, "supervised row"), (lower, "row without an answer")):
         require(rows != 1, f"exchange: one {what} has no other to mix with; give more, or none")
-    require(data.batch + data.domain_supervised > 1, "exchange: no row is supervised; use a larger batch")
 
 
 def _check_train(config: RunConfig) -> None:

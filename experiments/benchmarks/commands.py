@@ -88,20 +88,19 @@ def main() -> None:
     about, results, rows = common.machine(), {}, []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        run = args.run
-        if args.small and run is None:
+        run = scratch / "job"
+        if args.run:
+            shutil.copytree(args.run, run)  # evaluate and interpret write into it
+        elif args.small:
             print("two steps of dyck, to have a run", flush=True)
-            run = scratch / "two_steps"
             short = ["--steps", "2", "--eval-items", "4", "--folder", str(run)]
             once(["inject", "dyck", *short], scratch=scratch, cache=scratch / "cache")
-        if run:
-            shutil.copytree(run, scratch / "job")  # evaluate and interpret write into it
-        chosen = commands(scratch / "job", scratch)
-        names = ("--help", "decode") if args.small else [name for name in chosen if name != _JOB or run is None]
+        chosen = commands(run, scratch)
+        names = ("--help", "decode") if args.small else [name for name in chosen if name != _JOB or not args.run]
         for name in names:
             found = measure(chosen[name], scratch=scratch, repetitions=args.repetitions)
             if name == _JOB:
-                next(scratch.glob("run-*/run")).rename(scratch / "job")
+                next(scratch.glob("run-*/run")).rename(run)
             results[name] = found
             rows.append(
                 {"command": name, "goal (warm), s": _GOALS.get(name)}

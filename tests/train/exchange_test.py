@@ -145,6 +145,13 @@ def batch_of(s, count=8, seed=0):
     return Batch(ids, mask, s.program.bridge.to_teacher(ids), ids[:2])
 
 
+def edit_of(r, codes, written, mix, item, *, result):
+    """The edit of a step, on one device."""
+    write = make_write(r, codes, written, mix, item, states=E.STATES)
+    answer = r.basis(codes)[:, r.coordinates(result)]
+    return make_edit(write, answer, item, top=E.STATES[-1], keep_rows=lambda x: x)
+
+
 def test_with_nothing_mixed_it_is_plain_alignment(monkeypatch):
     s, r, static = parts()
     batch = batch_of(s)
@@ -228,10 +235,8 @@ def test_attention_sinks_stay_what_they_are_and_whose_they_are(layer):
     mix = mix_of(0, rows=rows, free=0.0)._replace(outside=jnp.ones(rows, bool))
     item = np.ones((rows, 5), bool)
     item[:, 4] = False
-    edit = make_edit(
-        r, E.trained(r), Written(jnp.asarray(places), jnp.ones_like(places)), mix, jnp.asarray(item),
-        states=E.STATES, result=r.names[-1], keep_rows=lambda x: x,
-    )  # fmt: skip
+    written = Written(jnp.asarray(places), jnp.ones_like(places))
+    edit = edit_of(r, E.trained(r), written, mix, jnp.asarray(item), result=r.names[-1])
     h = rng.standard_normal((2 * rows, 5, q.shape[0])).astype(np.float32)
     h[:, 4] *= 100  # padding, which says nothing of the others
     before = [np.array(x) for x in deinterleave(h)]
@@ -267,16 +272,8 @@ def gradients():
 
     def read(params, result):
         places, held = r.encode(params.adapters[0], classes)
-        edit = make_edit(
-            r,
-            params.adapters[0],
-            Written(places, held * alive),
-            mix,
-            L.item_positions(jnp.asarray(batch.ids), pad_id=s.shape.pad_id),
-            states=E.STATES,
-            result=result,
-            keep_rows=lambda x: x,
-        )
+        item = L.item_positions(jnp.asarray(batch.ids), pad_id=s.shape.pad_id)
+        edit = edit_of(r, params.adapters[0], Written(places, held * alive), mix, item, result=result)
         both = interleave(jnp.asarray(batch.ids), jnp.asarray(batch.ids))
         hidden = s.model.apply(params.lm, both, edit=edit).hidden
         return jnp.sum(jnp.sin(deinterleave(hidden, axis=1)[1][E.STATES[layer] + 1])), hidden
@@ -323,10 +320,8 @@ def test_what_no_variable_holds_becomes_another_rows():
     h = rng.standard_normal((2 * rows, 5, q.shape[0])).astype(np.float32)
     places, held = rng.standard_normal((2, LAYERS + 1, rows, 5, q.shape[1])).astype(np.float32)
     held = (held > 0) * r.by_coordinate(r.alive)[:, None, None]
-    edit = make_edit(
-        r, codes, Written(jnp.asarray(places), jnp.asarray(held, jnp.float32)), mix, jnp.ones((rows, 5), bool),
-        states=E.STATES, result=r.names[-1], keep_rows=lambda x: x,
-    )  # fmt: skip
+    written = Written(jnp.asarray(places), jnp.asarray(held, jnp.float32))
+    edit = edit_of(r, codes, written, mix, jnp.ones((rows, 5), bool), result=r.names[-1])
     before = np.asarray(deinterleave(h)[1])
     clean, after = (np.asarray(x) for x in deinterleave(edit.fn(jnp.asarray(h), jnp.asarray(E.STATES[layer]))))
     np.testing.assert_array_equal(clean, deinterleave(h)[0])

@@ -54,15 +54,12 @@ def score_model(
     return ModelScores(right, perplexity(run.model, params, run.valid_text))
 
 
-def score_original(run: Injected, *, items: int | None = 300, say: Say = lambda _: None) -> ModelScores:
-    """`score_model` of the untouched model, on the first `items` items of every reported set (None: all)."""
-    return score_model(run, run.original.params, reported_samples(run.program.task, items), say=_before(say))
-
-
 def score_once(
     run: Injected, path: Path, *, items: int | None, write: bool, say: Say = lambda _: None
 ) -> ModelScores:
-    """`score_original`, read from a file that holds it of the same items, model and version of this package.
+    """`score_model` of the untouched model, on the first `items` items of every reported set (None: all).
+
+    It is read from a file that holds it of the same items, model and version of this package.
 
     write: whether the file is made; of several processes one writes, and all read.
     """
@@ -72,7 +69,7 @@ def score_once(
         known = known_scores(kept, samples) if (kept["tracr_jax"], kept["weights"]) == (__version__, of) else None
         if known:
             return known
-    scores = score_original(run, items=items, say=say)
+    scores = score_model(run, run.original.params, samples, say=_before(say))
     if write:
         sets = {
             name: {"digest": digest(sample), "right": {"original": _bits(scores.right[name])}}
@@ -110,7 +107,7 @@ def evaluate(
       run: the model with the program.
       items: at most this many items of each set (its first ones: a fixed sample); None for all.
       samples: `reported_samples` of as many items, where they are drawn already.
-      original: `score_original` of as many items, where that is known already.
+      original: `score_once` of as many items, where that is known already.
       say: receives one line before each piece of work.
 
     Raises:

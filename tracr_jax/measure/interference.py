@@ -39,7 +39,7 @@ def evaluate_programs(
     Args:
       run: the model with all of its programs.
       items: of each set; None for all. By default what each program's own run measured.
-      original: `score_original` of as many items, where that is known already. By default what the run's folder
+      original: `score_once` of as many items, where that is known already. By default what the run's folder
         says, where this version made it and its items are the same: the untouched model does not change.
       record: what the run began with, where it is known; by default as its folder says.
       say: receives one line before each piece of work.

@@ -109,7 +109,7 @@ def make_exchange_loss_fn(
     fixed = {"reserved": reserved, "marker": marker, "keep_rows": keep_rows}
     teach = _make_teach(residuals, teacher, config=config, **fixed)
     owner = variable_of(teacher)[shape.result_rows[0]]
-    result = teacher.variables[owner].name
+    result = reserved.coordinates(teacher.variables[owner].name)
     states = shape.layers.states(shape.depth)
     align_lower = _make_align_lower(model, residuals, teacher, shape=shape, config=config, **fixed)
 
@@ -124,13 +124,13 @@ def make_exchange_loss_fn(
         assert isinstance(codes, Codes)
         key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
         count = len(whole.ids) - shape.aligned_only
-        batch, lower = (_rows(whole, part, keep_rows) for part in (slice(count), slice(count, None)))
+        batch = _rows(whole, slice(count), keep_rows)
         where, answers, weights = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
         lesson, item = teach(phi, batch, key), L.item_positions(batch.ids, pad_id=shape.pad_id)
         written = noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
-        edit = make_edit(
-            reserved, codes, written, lesson.mix, item, states=states, result=result, keep_rows=keep_rows
-        )
+        write = make_write(reserved, codes, written, lesson.mix, item, states=states)
+        answer = reserved.basis(codes)[:, result]
+        edit = make_edit(write, answer, item, top=states[-1], keep_rows=keep_rows)
         asked = lesson.mix.source[owner]  # whose answer the written result is
         both = keep_rows(interleave(batch.ids, batch.ids))
         read = {"edit": edit, "logit_positions": interleave(where, where[asked])}
@@ -140,11 +140,11 @@ def make_exchange_loss_fn(
         hidden, mask = shape.aligned(out.hidden), batch.answer_mask
         terms |= _align(reserved, codes, hidden, lesson, item, mask, losses=losses, config=config)
         if shape.aligned_only:
+            lower = _rows(whole, slice(count, None), keep_rows)
             terms |= align_lower(params.lm, codes, phi, lower, jax.random.fold_in(key, 5))
         total = _total(terms, config)
         if text is not None:
-            before = frozen.lm
-            terms["retention"], priced = retention(model, before, batch.text_ids, text.logits, losses, progress)
+            terms["retention"], priced = retention(model, frozen.lm, batch.text_ids, text.logits, losses, progress)
             total += priced
         return total, terms | {"loss": total}
 
@@ -153,11 +153,9 @@ def make_exchange_loss_fn(
 
 def _total(terms: Metrics, config: ExchangeConfig) -> Array:
     """The loss without the language's term."""
+    read, far = (terms[name] + terms.get(f"{name}_lower", 0.0) for name in ("alignment", "distance"))
     total = terms["supervised"] + terms["supervised_exchanged"] + config.size_weight * terms["size"]
-    for rows in ("", "_lower") if "alignment_lower" in terms else ("",):
-        total += config.read_weight * terms[f"alignment{rows}"]
-        total += config.distance_weight * terms[f"distance{rows}"]
-    return total
+    return total + config.read_weight * read + config.distance_weight * far
 
 
 def _rows(batch: Batch, part: slice, keep_rows: RowsFn) -> Batch:

@@ -82,8 +82,8 @@ def fit(
         steps, writer=writer, checkpoints=checkpoints, log_every=log_every, summed_tokens=summed_tokens,
         say=None if progress else say,
     )  # fmt: skip
-    alone = jax.process_count() == 1  # else JAX has a handler of its own, see `preempted`, which must stay
-    listening = requests_to_stop() if alone else contextlib.nullcontext(lambda: False)
+    # Several processes have JAX's handler of SIGTERM, see `preempted`, which must stay.
+    listening = requests_to_stop() if jax.process_count() == 1 else contextlib.nullcontext()
     with showing(progress, keep=True), ThreadPoolExecutor(1) as host, listening as asked:
         report("training", first, steps)
         pending = None
@@ -99,7 +99,7 @@ def fit(
             if pending:
                 settle(*pending)
             pending = (number, terms)
-            stop = asked() if alone else preempted(number + 1)
+            stop = asked() if asked else preempted(number + 1)
             due = (number + 1) % checkpoint_every == 0 or number + 1 == steps or stop
             if checkpoints and due:
                 settle(*pending)  # a checkpoint is only written of a step whose numbers are finite

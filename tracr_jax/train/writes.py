@@ -27,49 +27,8 @@ class Written(NamedTuple):
     held: Float[Array, "L1 B S X"]  # 1 where they are put
 
 
-def make_edit(
-    reserved: Reserved,
-    codes: Codes,
-    written: Written,
-    mix: Mix,
-    item: Bool[Array, "B S"],
-    *,
-    states: Sequence[int],
-    result: str,
-    keep_rows: RowsFn,
-) -> LayerEdit:
-    """The edit of a pass over clean and exchanged rows side by side; see `interleave`.
-
-    Clean rows are cut before the block that reads the last aligned state: the result's coordinates stay, all else
-    is that of another row, and no gradient passes. In exchanged rows the coordinates of what the plan exchanges
-    are written before every block that reads an aligned state; the rest of the state stays, without gradient, or
-    where the plan says so becomes that of the row before. Attention sinks stay as they are, in their rows.
-
-    Args:
-      reserved: the variables.
-      codes: their codes; the gradient of what is written reaches the centroids.
-      written: what is written.
-      mix: which rows are written at which layer.
-      item: where a row holds a token and no padding.
-      states: the LM state of each teacher layer.
-      result: name of the result variable.
-      keep_rows: see `tracr_jax.train.mesh.keep_rows`.
-    """
-    answer = reserved.basis(codes)[:, reserved.coordinates(result)]
-    top = states[-1]
-    write = make_write(reserved, codes, written, mix, item, states=states)
-
-    def cut(h):
-        h = jax.lax.stop_gradient(h)
-        inside = project(h, answer.astype(h.dtype))
-        return inside + _from_before(h - inside, attention_sinks(h, item))
-
-    def fn(h, i):
-        clean, exchanged = deinterleave(h)
-        clean = jnp.where(i == top, cut(clean), clean)
-        return keep_rows(interleave(clean, write(exchanged, i)))
-
-    return LayerEdit(fn)
+Write = Callable[[Array, int | Array], Array]
+"""(the states of exchanged rows, the block that reads them) -> what it reads."""
 
 
 def make_write(
@@ -80,8 +39,20 @@ def make_write(
     item: Bool[Array, "B S"],
     *,
     states: Sequence[int],
-) -> Callable[[Array, int | Array], Array]:
-    """(the states of exchanged rows, the block that reads them) -> what it reads; arguments as of `make_edit`."""
+) -> Write:
+    """What the blocks of exchanged rows read: the coordinates of what the plan exchanges are written.
+
+    That is before every block that reads an aligned state; the rest of the state stays, without gradient, or where
+    the plan says so becomes that of the row before. Attention sinks stay as they are, in their rows.
+
+    Args:
+      reserved: the variables.
+      codes: their codes; the gradient of what is written reaches the centroids.
+      written: what is written.
+      mix: which rows are written at which layer.
+      item: where a row holds a token and no padding.
+      states: the LM state of each teacher layer.
+    """
     q = reserved.basis(codes)
     alive = _alive(reserved)
     top = states[-1]
@@ -106,6 +77,40 @@ def make_write(
         return jnp.where(here[:, None, None], at_layer(h, jnp.maximum(layer, 0)), h)
 
     return write
+
+
+def make_edit(
+    write: Write,
+    answer: Float[Array, "d k"],
+    item: Bool[Array, "B S"],
+    *,
+    top: int,
+    keep_rows: RowsFn,
+) -> LayerEdit:
+    """The edit of a pass over clean and exchanged rows side by side; see `interleave`.
+
+    Clean rows are cut before the block that reads the last aligned state: the result's coordinates stay, all else
+    is that of another row, and no gradient passes. Attention sinks stay as they are, in their rows.
+
+    Args:
+      write: what is written into exchanged rows.
+      answer: the result's directions.
+      item: where a row holds a token and no padding.
+      top: the last aligned state.
+      keep_rows: see `tracr_jax.train.mesh.keep_rows`.
+    """
+
+    def cut(h):
+        h = jax.lax.stop_gradient(h)
+        inside = project(h, answer.astype(h.dtype))
+        return inside + _from_before(h - inside, attention_sinks(h, item))
+
+    def fn(h, i):
+        clean, exchanged = deinterleave(h)
+        clean = jnp.where(i == top, cut(clean), clean)
+        return keep_rows(interleave(clean, write(exchanged, i)))
+
+    return LayerEdit(fn)
 
 
 def _from_before(x: Float[Array, "B S d"], sinks: Bool[Array, "B S"]) -> Float[Array, "B S d"]:
