@@ -11,6 +11,7 @@ import numpy as np
 from tests.helpers import interpret_parts as P
 from tracr_jax.config import ExchangeConfig, LayerMap
 from tracr_jax.lm.gpt2 import GPT2
+from tracr_jax.train.mixing import draw_mix, mixed_states, mixed_targets, variable_of
 from tracr_jax.train.reserved import Reserved, directions, reserve
 from tracr_jax.train.step import StepShape
 from tracr_jax.types import Codes
@@ -67,3 +68,21 @@ def trained(r: Reserved, *, width: int = WIDTH, seed: int = 0) -> Codes:
     moved = tuple(c + 0.2 * rng.standard_normal(c.shape).astype(np.float32) for c in codes.centroids)
     moved = tuple(c if c.shape[1] > 2 else start for c, start in zip(moved, codes.centroids, strict=True))
     return Codes(codes.basis, moved, codes.sharpness + rng.uniform(-0.5, 0.5, codes.sharpness.shape))
+
+
+def mix_of(seed, *, rows, free):
+    """A plan for so many rows, of which this share is free."""
+    config = ExchangeConfig(free_share=free, sparsest=0.5)
+    teacher = setup().teacher
+    return draw_mix(
+        jax.random.key(seed), variables=len(teacher.variables), rows=rows, layers=LAYERS, config=config
+    )
+
+
+@jax.jit
+def passes(phi, ids, mix):
+    """Teacher states as they are, mixed, and what the layers make of the mixture."""
+    s = setup()
+    own = s.program.residuals(phi, ids)
+    mixed = mixed_states(own, mix, variable_of(s.teacher))
+    return own, mixed, mixed_targets(s.program.residuals, phi, ids, mixed, mix)

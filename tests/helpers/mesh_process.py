@@ -1,10 +1,10 @@
-"""One process of several that run the main job together; by mesh_test.py: CLUSTER LM TEXT FOLDER [STEPS]."""
+"""One process of several that run the main job together; by processes_test.py: CLUSTER LM TEXT FOLDER [STEPS]."""
 
 import dataclasses
 import json
 import sys
 
-from tests.train.mesh_test import DYCK, SHARED_RUN, no_examples, not_scored, size_of_parameters
+from tests.train.processes_test import DYCK, SHARED_RUN, no_examples, not_scored, size_of_parameters
 from tracr_jax.train.mesh import start_processes
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exchange training: targets against the oracle, what nothing mixed means, and where gradients go."""
+"""Exchange training: what nothing mixed means, where gradients go, attention sinks, rows without an answer."""
 
 import functools
 
@@ -10,12 +10,11 @@ import pytest
 from tests.helpers import exchange_parts as E
 from tracr_jax.config import ExchangeConfig, LossConfig
 from tracr_jax.intervene import LayerEdit
-from tracr_jax.teacher.oracle import reads_after
 from tracr_jax.train import exchange
 from tracr_jax.train import losses as L
 from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.mesh import batch_sharding, keep_rows, make_mesh
-from tracr_jax.train.mixing import Mix, draw_mix, mixed_states, mixed_targets, variable_of
+from tracr_jax.train.mixing import Mix, draw_mix
 from tracr_jax.train.step import Frozen, TrainParams
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
 from tracr_jax.train.writes import Written, deinterleave, interleave, make_edit, make_write
@@ -23,105 +22,6 @@ from tracr_jax.types import Batch
 
 LOSSES = LossConfig(retention_weight=0.0, answer_alignment=5.0)
 LAYERS = E.LAYERS
-
-
-def rows_of_text(count, *, length=None, seed=0):
-    """Random brackets with the marker, the same number of tokens in each row: (values, teacher ids with BOS)."""
-    s, rng = E.setup(), np.random.default_rng(seed)
-    length = length or s.teacher.max_seq_len
-    brackets = rng.choice(list("()[]"), size=(count, length - 2)).tolist()
-    texts = [[*row, s.program.task.marker, " "] for row in brackets]
-    return texts, np.array([s.teacher.encode(t) for t in texts], np.int32)
-
-
-def values_at(state, *, of):
-    """Values of a variable in teacher states [S, D]; None where none is held."""
-    own = state[:, list(of.indices)]
-    return [of.values[row.argmax()] if row.max() > 0.5 else None for row in own]
-
-
-def mix_of(seed, *, rows, free):
-    config = ExchangeConfig(free_share=free, sparsest=0.5)
-    teacher = E.setup().teacher
-    return draw_mix(
-        jax.random.key(seed), variables=len(teacher.variables), rows=rows, layers=LAYERS, config=config
-    )
-
-
-@jax.jit
-def _passes(phi, ids, mix):
-    s = E.setup()
-    own = s.program.residuals(phi, ids)
-    mixed = mixed_states(own, mix, variable_of(s.teacher))
-    return own, mixed, mixed_targets(s.program.residuals, phi, ids, mixed, mix)
-
-
-@functools.cache
-def teacher_passes(seed, free):
-    """(texts, plan, states as they are, mixed, and what the layers make of the mixture), without BOS."""
-    s = E.setup()
-    texts, ids = rows_of_text(8, seed=seed)
-    mix = mix_of(seed, rows=8, free=free)
-    own, mixed, want = _passes(s.program.phi, jnp.asarray(ids), mix)
-    return texts, mix, *(np.asarray(x)[:, :, 1:] for x in (own, mixed, want))
-
-
-def overridden(mix, texts, own, row, layer):
-    """The oracle's overrides for the variables that r_layer holds in a row, from each variable's source row."""
-    s, out = E.setup(), {}
-    for i, v in enumerate(s.teacher.variables):
-        if v.name in s.oracle.names and v.kind == "categorical" and v.writer_layer <= layer:
-            source = int(mix.source[i, row])
-            for at, value in enumerate(values_at(own[layer, source], of=v)):
-                out[v.name, at] = value
-    return {k: v for k, v in out.items() if v is not None}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_targets_of_a_free_row_are_the_oracles_after_the_same_overrides(seed):
-    """All variables overridden at one layer, each by its own source's values, then everything that comes of it."""
-    s = E.setup()
-    texts, mix, own, _, want = teacher_passes(seed, 1.0)
-    changed = 0
-    for row, text in enumerate(texts):
-        layer = int(mix.layer[row])
-        overrides = overridden(mix, texts, own, row, layer)
-        sees = reads_after(s.teacher, layer)
-        found = s.oracle(text, overrides=overrides, sees=sees).values
-        plain = s.oracle(text).values
-        for v in s.teacher.variables:
-            if v.name in found and v.kind == "categorical" and v.writer_layer > layer:
-                read = values_at(want[-1, row], of=v)
-                assert read == found[v.name], (row, layer, v.name)
-                changed += read != plain[v.name]
-    assert changed >= 3
-
-
-def test_targets_of_a_mixed_row_are_one_step_of_the_oracle_at_every_layer():
-    s = E.setup()
-    texts, mix, own, _, want = teacher_passes(0, 0.0)
-    for row, text in enumerate(texts):
-        for layer in range(LAYERS):
-            overrides = overridden(mix, texts, own, row, layer)
-            found = s.oracle(text, overrides=overrides, sees=reads_after(s.teacher, layer)).values
-            for v in s.teacher.variables:
-                if v.name in found and v.kind == "categorical" and v.writer_layer == layer + 1:
-                    assert values_at(want[layer + 1, row], of=v) == found[v.name], (row, layer, v.name)
-
-
-def test_the_plan():
-    mix = mix_of(0, rows=8, free=0.5)
-    np.testing.assert_array_equal(mix.free, [0, 0, 0, 0, 1, 1, 1, 1])
-    for source in np.asarray(mix.source):
-        assert len(set(source[:4].tolist())) == 4  # a permutation, cut where the free rows begin
-        assert np.all((source[4:] >= 0) & (source[4:] < 8))
-    assert np.all(np.asarray(mix.layer)[:4] == -1)
-    assert np.all(np.isin(np.asarray(mix.layer)[4:], range(LAYERS)))
-    kept = np.mean(np.asarray(mix.source)[:, 4:] == np.arange(4, 8))
-    assert 0.1 < kept < 0.9
-    at = np.stack([mix.at(layer) for layer in range(LAYERS)])
-    assert np.all(at[:, :4])
-    np.testing.assert_array_equal(at[:, 4:].sum(axis=0), 1)
 
 
 def parts(form=(("hand_on", True), ("merge_values", True))):
@@ -232,7 +132,7 @@ def test_attention_sinks_stay_what_they_are_and_whose_they_are(layer):
     rng, rows = np.random.default_rng(0), 4
     q = np.asarray(r.basis(E.trained(r)))
     places = rng.standard_normal((LAYERS + 1, rows, 5, q.shape[1])).astype(np.float32)
-    mix = mix_of(0, rows=rows, free=0.0)._replace(outside=jnp.ones(rows, bool))
+    mix = E.mix_of(0, rows=rows, free=0.0)._replace(outside=jnp.ones(rows, bool))
     item = np.ones((rows, 5), bool)
     item[:, 4] = False
     written = Written(jnp.asarray(places), jnp.ones_like(places))
@@ -266,8 +166,8 @@ def gradients():
     """Gradients of the states behind a written layer, by parameter: of rows mixed everywhere."""
     s, r, _ = parts()
     batch, layer = batch_of(s), 3
-    mix = mix_of(0, rows=8, free=0.0)
-    classes = r.classes(_passes(s.program.phi, jnp.asarray(batch.teacher_ids), mix)[1][:, :, 1:])
+    mix = E.mix_of(0, rows=8, free=0.0)
+    classes = r.classes(E.passes(s.program.phi, jnp.asarray(batch.teacher_ids), mix)[1][:, :, 1:])
     alive = jnp.asarray(r.by_coordinate(r.alive), jnp.float32)[:, None, None]
 
     def read(params, result):
