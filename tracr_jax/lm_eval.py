@@ -1,4 +1,4 @@
-"""The name that `tracr_jax.export.lm_eval` had before 0.1, for one release."""
+"""The name that `tracr_jax.export.lm_eval` had before; until 0.2."""
 
 from tracr_jax.export.lm_eval import TracrLM
 

@@ -7,7 +7,7 @@ from tracr_jax.errors import UserError
 
 # Blocks that "program" trains above the state that holds the program's last layer: they turn its result into an
 # answer. What lies higher need not change for it, and is what the language would lose (experiments/diary.md).
-_ABOVE = 2
+_ABOVE = 3
 
 
 FORMS = "all, program, blocks:FIRST-LAST, lora:RANK, embeddings, adapter, graft:result, graft:variables"
@@ -25,7 +25,7 @@ class TrainedPart(NamedTuple):
 
     def of_program(self, top: int) -> "TrainedPart":
         """The same for a program whose last layer is read from the model's state h_top."""
-        return self._replace(last=top + _ABOVE) if self.kind == "program" else self
+        return self._replace(last=top - 1 + _ABOVE) if self.kind == "program" else self
 
 
 def trained_part(text: str) -> TrainedPart:

@@ -2,8 +2,8 @@
 
 | letter | meaning |
 |---|---|
-| B | batch: supervised items in one step |
-| S | positions of a supervised item (padded, fixed) |
+| B | batch: rows of items in one step |
+| S | positions of an item (padded, fixed) |
 | U | positions of a retention text |
 | T | teacher positions: S + 1, with a BOS in front |
 | N | blocks of the language model (LM) |
@@ -69,4 +69,4 @@ class Codes(NamedTuple):
 
     basis: Float[Array, "d K"]  # orthonormal directions of the residual stream; never trained
     centroids: tuple[Float[Array, "_n _m _k"], ...]  # for each group of n variables: a point per class of values
-    sharpness: Float[Array, " V"]  # logarithm, one for each of the V variables
+    sharpness: Float[Array, " n"]  # logarithm, one for each of the n variables

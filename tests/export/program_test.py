@@ -143,7 +143,7 @@ def test_a_run_of_the_adapter_alone_leaves_the_model_and_is_read_back(room, tmp_
 
 
 def test_a_run_of_the_programs_part_leaves_the_rest_and_is_read_back(room, tmp_path):
-    """ODD needs the first of six blocks, and two above it answer."""
+    """ODD needs the first of six blocks, and three above it answer."""
     folder, _ = room
     config = dataclasses.replace(SMALL, steps=2, eval_items=2, train="program")
     run = tracr_jax.inject(

@@ -67,7 +67,7 @@ class Injected:
 
     @property
     def setup(self) -> Program:
-        """The newest program, by the name that it had before 0.1; for one release."""
+        """The newest program, by the name that it had before; until 0.2."""
         warnings.warn("run.setup is run.program now", DeprecationWarning, stacklevel=2)
         return self.program
 

@@ -59,7 +59,7 @@ class Task(Protocol):
         ...
 
     def mlp_exactness(self, max_seq_len: int) -> float:
-        """Sharpness of the teacher's MLPs; max(10⁴, 2T(T+1)) unless an as-coded switch is on."""
+        """Sharpness of the teacher's MLPs; max(10⁴, 2P(P+1)) for P positions, unless an as-coded switch is on."""
         ...
 
     def token_map(self) -> TokenMap:

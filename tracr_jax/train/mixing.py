@@ -19,9 +19,9 @@ from tracr_jax.types import Array, Residuals
 
 
 class Mix(NamedTuple):
-    """Which row each variable of a row is taken from, and where. V counts all variables of the teacher."""
+    """Which row each variable of a row is taken from, and where. n counts all variables of the teacher."""
 
-    source: Int[Array, "V B"]
+    source: Int[Array, "n B"]
     free: Bool[Array, " B"]  # exchanged at one layer only
     layer: Int[Array, " B"]  # that layer; -1 where the row is exchanged at every layer
     outside: Bool[Array, " B"] | None = None  # everything that no variable holds is exchanged there, too

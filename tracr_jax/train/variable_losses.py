@@ -24,7 +24,7 @@ def reading_loss(
     rare_power: float,
     own: Float[Array, "l B S C"] | None = None,
     changed_weight: float = 1.0,
-) -> Float[Array, " V"]:
+) -> Float[Array, " n"]:
     """Cross-entropy (nats) of every variable: weighted mean over rows and positions, then over its layers.
 
     Of all these l layers, those before the variable is written count as 0, as the recipe was measured; one that is
@@ -61,7 +61,7 @@ def distance_loss(
     layers: slice,
     own: Float[Array, "l B S C"] | None = None,
     changed_weight: float = 1.0,
-) -> Float[Array, " V"]:
+) -> Float[Array, " n"]:
     """Squared distance to the target's centroid in units of sigma, mean over directions; else as `reading_loss`.
 
     Its gradient reaches the states only: the centroids stay where reading and writing put them.
