@@ -16,10 +16,12 @@ from tracr_jax.errors import UserError
 from tracr_jax.explore.session import Change, Explorer
 from tracr_jax.export import export_run
 from tracr_jax.files import read_json
+from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
 from tracr_jax.interpret.examples import describe_variables
 from tracr_jax.interpret.exchange import WEIGHTS, exchange, write
 from tracr_jax.interpret.swap import held_coordinates, swaps
+from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.model import open as open_run
 from tracr_jax.train.losses import apply_adapter
@@ -170,6 +172,15 @@ def test_a_value_is_written_and_decoded_again(run):
         write(run, states, "final_result", "yes")
     with pytest.raises(UserError, match="no directions are reserved for 'indices'"):
         write(run, states, "indices", 0)
+    # After its last reader a variable's directions are another's.
+    handed_on = next(
+        v for v in teacher.variables if program.layers_of(v) and program.layers_of(v)[-1] < program.depth
+    )
+    last = program.layers_of(handed_on)[-1]
+    at_last = write(run, states, handed_on.name, handed_on.values[0], layer=last)
+    np.testing.assert_array_equal(at_last, write(run, states, handed_on.name, handed_on.values[0]))
+    with pytest.raises(UserError, match=rf"at layer {last + 1}: nothing reads it any more"):
+        write(run, states, handed_on.name, handed_on.values[0], layer=last + 1)
 
 
 def test_an_export_reads_the_same(run, tmp_path):
@@ -191,6 +202,16 @@ def test_an_export_reads_the_same(run, tmp_path):
         open_run(tmp_path / "export")
 
 
+def assert_control_holds_something(program, cell):
+    """The other variable has directions at the cell's layer, and none of the cell's own."""
+    if cell["other_variable"] is None:
+        return
+    other = program.teacher.variable(cell["other_variable"])
+    assert cell["layer"] in program.layers_of(other)
+    place, r = program.reserved.place, program.reserved
+    assert not {*place[r.coordinates(other.name)]} & {*place[r.coordinates(cell["variable"])]}
+
+
 def test_swaps_count_where_the_base_is_right_and_exchange_what_no_variable_holds(run):
     found = swaps(run, pairs=6, pool_items=24)
     assert found["cells"]
@@ -201,6 +222,7 @@ def test_swaps_count_where_the_base_is_right_and_exchange_what_no_variable_holds
             assert len({s["total"] for s in changes.values()}) == 1
             assert changes["swap"]["total"] <= cell["flips"]
         assert cell["faithful"]["total"] == cell["total"]
+        assert_control_holds_something(run.program, cell)
     error = found["causal_abstraction_error"]
     for name, key in (("mapped", "match"), ("faithful", "faithful")):
         assert error[name] == pytest.approx(1 - np.mean([c[key]["accuracy"] for c in found["cells"]]), abs=1e-4)
@@ -256,3 +278,30 @@ def test_the_preset(task):
     assert from_dict(to_dict(config)) == config
     assert preset("paper", task=task).losses.result_span == "rows"
     assert from_dict({"losses": {"alignment": "cosine"}}).losses.result_span == "rows"  # as it was before
+
+
+def test_a_variable_without_directions_is_left_out_of_the_swaps_with_its_reason(tmp_path):
+    """It is read, but "no reader tells its values apart": it has no directions, and there are pairs of it."""
+    (tmp_path / "alike.py").write_text(ALIKE)
+    lm = write_random_gpt2(tmp_path / "lm", num_blocks=6, width=48, heads=2)
+    made = inject(f"{tmp_path}/alike.py:TASK", lm=lm, config=CONFIG, folder=tmp_path / "run", progress=False)
+    (name, why), *_ = [x for x in made.program.reserved.left_out if x[0].startswith("is_y")]
+    assert why == "no reader tells its values apart"
+    found = swaps(made, pairs=4, pool_items=24)
+    assert found["cells"]
+    assert {o["variable"]: o["reason"] for o in found["left_out"]}[name].endswith(why)
+
+
+ALIKE = """
+from tracr.rasp import rasp
+import tracr_jax
+
+
+def found():
+    is_y = rasp.Map(lambda t: t == "y", rasp.tokens).named("is_y")
+    xs = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda k, q: k == "x")).named("xs")
+    return rasp.SequenceMap(lambda count, _: count > 1, xs, is_y).named("found")
+
+
+TASK = tracr_jax.StringTask("alike", found, letters=("x", "y", "z"))
+"""

@@ -62,7 +62,7 @@ class Sources:
         """
         v = self._run.program.teacher.variables[variable]
         if self.written:
-            return np.asarray(write(self._run, jnp.asarray(state), v.name, v.values[value]))
+            return np.asarray(write(self._run, jnp.asarray(state), v.name, v.values[value], layer=layer))
         held = self.values(variable)
         if value not in held:
             raise UserError(

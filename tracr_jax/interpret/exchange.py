@@ -84,7 +84,9 @@ def move_to_value(
     return h + jnp.einsum("...n,dn->...d", gap * (new - old), jnp.linalg.pinv(own.weight))
 
 
-def write(run: Injected, states: Float[Array, "*B d"], variable: str, value: Any) -> Float[Array, "*B d"]:
+def write(
+    run: Injected, states: Float[Array, "*B d"], variable: str, value: Any, *, layer: int | None = None
+) -> Float[Array, "*B d"]:
     """States of the model in which a variable of its program has a value, and nothing else is changed.
 
     With reserved directions the variable's coordinates become the value's centroid, as in exchange training. With
@@ -97,15 +99,20 @@ def write(run: Injected, states: Float[Array, "*B d"], variable: str, value: Any
       states: any hidden states that the adapter reads; put them back with a `ResidualEdit`.
       variable: the variable, by its full name or without tracr's counter.
       value: one of its values.
+      layer: which of the program's layers the states are read as. With reserved directions a variable has them
+        from its writer to its last reader; after that they can be another variable's, which a write would change.
+        Given, such a layer is refused.
 
     Raises:
-      UserError: no such variable or value, or nothing is reserved for the variable.
+      UserError: no such variable or value, or nothing is reserved for the variable, or nothing at this layer.
     """
     program = run.program
     found = program.teacher.variable(variable)
     if value not in found.values:
         known = ", ".join(map(repr, found.values[:20]))
         raise UserError(f"write: {found.name} has no value {value!r}; its values: {known}")
+    if layer is not None and (why := program.why_unread(found, layer)):
+        raise UserError(f"write: {found.name} at layer {layer}: {why}")
     place = found.values.index(value)
     if program.reserved is not None and program.codes is not None:
         group = program.reserved.class_of(program.teacher, found.name)[place]

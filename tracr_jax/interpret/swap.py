@@ -223,12 +223,12 @@ def swaps(
         omitted += [Omission(name, None, reason) for name in dict.fromkeys(c.variable for c in cells)]
         cells = []
     measure = _Measure(run, pool, seed=seed) if cells else None
-    find = PairFinder(pool, count=pairs, seed=seed)
+    find, program = PairFinder(pool, count=pairs, seed=seed), run.program
     out: list[dict[str, Any]] = []
     reasons: dict[tuple[str, str], list[int]] = {}
     for done, cell in enumerate(cells):
         assert measure is not None
-        found = find(cell)
+        found = program.why_unread(program.teacher.variable(cell.variable), cell.layer) or find(cell)
         if isinstance(found, Pairs) and len(pool.held[cell.variable]) >= run.model.width:
             found = f"has as many values as the model is wide ({run.model.width}): its span is everything"
         if isinstance(found, str):
@@ -265,7 +265,10 @@ class _Measure:
 
     def __call__(self, cell: Cell, found: Pairs) -> dict[str, Any]:
         chosen = found.pairs
-        other = other_variable(self._program.teacher, self._pool, cell, among=self._among)
+        # Of a variable whose directions were handed on nothing is left, and they may be the cell's own by now.
+        held = [v.name for v in self._program.teacher.variables if cell.layer in self._program.layers_of(v)]
+        among = self._among & set(held)
+        other = other_variable(self._program.teacher, self._pool, cell, among=among)
         changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
         if self._program.reserved is not None:
             changes.extend(("outside", "faithful"))
