@@ -33,6 +33,7 @@ from tracr_jax.runs.folder import (
 from tracr_jax.runs.frozen import keep_frozen
 from tracr_jax.runs.model import Injected, tell_changed, untouched
 from tracr_jax.runs.onto import open_earlier
+from tracr_jax.runs.original import keep_original
 from tracr_jax.runs.program import check_same_task
 from tracr_jax.runs.program_files import load_program
 from tracr_jax.runs.record import keep_record
@@ -185,6 +186,7 @@ def _run(
             if record:
                 record = keep_record(folder, record)
             write_beginning(folder, config, setup.lm.model, programs)
+            keep_original(folder, setup.lm)
             keep_frozen(folder, config, setup.lm, lm_params)
             write_json(folder / "run.json", about(started) | setup.proof.record())
         trained = train(

@@ -4,7 +4,7 @@
     tokenizer.json  tokenizer_config.json  special_tokens_map.json  (vocab.json  merges.txt)
     adapter.safetensors  program.json  teacher.npz   A = (weight [D, d], bias [D]), what its rows mean, the program
     reserved.npz  codes.safetensors        of a reserved adapter: where its variables stand, and their centroids
-    README.md                              a card with the measured numbers
+    README.md  original.json               a card with the measured numbers; digest of the model before the run
     program_adapter.safetensors  original/ of a run with --train lora: see `tracr_jax.export.program`
     graft.safetensors                      of a graft: its map; the model is untouched, see `tracr_jax.runs.graft`
     interpbench/  activations.*            where asked for: ground truth, labelled activations
@@ -32,6 +32,7 @@ from tracr_jax.runs.adapters import write_adapter
 from tracr_jax.runs.folder import MODEL
 from tracr_jax.runs.graft import write_map
 from tracr_jax.runs.model import Injected
+from tracr_jax.runs.original import copy_original
 from tracr_jax.runs.program_files import FILE, save_program
 
 
@@ -65,9 +66,15 @@ def export_run(
     evaluation = evaluation or run.evaluation
     if evaluation is None:
         raise UserError(f"{run.folder}: an export needs the run's measured numbers: give evaluation=")
+    if evaluation.get("task", program.name) != program.name:
+        raise UserError(
+            f"{run.folder}: the evaluation is of {evaluation['task']}, the export of {program.name}: give "
+            "evaluation= of that one, tracr_jax.evaluate(run)"
+        )
     with new_folder(folder) as out:
         tokenizer = as_trained(program.tokenizer, max_length=model.max_positions)
         save_program(out, program, width=model.width, shareable=True)
+        copy_original(run.folder, out)
         text = card(run, evaluation, content=read_json(out / FILE))
         if pairs is not None:
             write_benchmark(run, out / benchmark.FOLDER, pairs=pairs)

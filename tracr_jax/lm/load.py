@@ -138,11 +138,18 @@ def _untrained(name: str, *, scan_layers: bool, dtype: str) -> LoadedLM:
 
 def write_small_files(lm: LoadedLM, folder: Path) -> None:
     """All files of a loaded model but its weights: copies of its folder's, or, where it has none, as ours are."""
-    if Path(lm.source).is_dir() and not lm.name.startswith(RANDOM):
+    if _is_model(Path(lm.source)) and not lm.name.startswith(RANDOM):
         copy_small_files(Path(lm.source), folder)
         return
     lm.tokenizer.save(folder)
     write_json(folder / "config.json", lm.model.config.to_hf())
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder is one in Hugging Face's format; a run's has another config.json."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else None
+    return isinstance(config, dict) and config.get("model_type") in FAMILIES
 
 
 def copy_small_files(source: Path, folder: Path) -> None:
@@ -156,6 +163,8 @@ def read_model(folder: str | Path, *, scan_layers: bool = True, dtype: str = "fl
     """The model (without parameters) that a folder's config.json describes."""
     path = Path(folder) / "config.json"
     config = read_json(path)
+    if isinstance(config, dict) and {"task", "lm"} <= config.keys():
+        raise UserError(f"{path}: of a run, not of a model; write its model first: tracr-jax export {folder} DIR")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{path}: model_type {kind!r} is not supported; supported are {', '.join(FAMILIES)}")

@@ -30,6 +30,7 @@ from tracr_jax.runs.adapters import read_adapter
 from tracr_jax.runs.build import Setup, build_program
 from tracr_jax.runs.folder import MODEL, PROGRAMS
 from tracr_jax.runs.graft import grafted, read_map
+from tracr_jax.runs.original import check_original
 from tracr_jax.runs.program import Program
 from tracr_jax.runs.program_files import FILE, load_program, read_program
 from tracr_jax.runs.record import read_record
@@ -114,8 +115,9 @@ class Injected:
 
     @property
     def lm(self) -> LoadedLM:
-        """The trained model with the newest program's tokenizer, as `load_lm` gives models."""
-        return LoadedLM(self.model, self.params, self.tokenizer, self.program.config.lm, str(self.folder))
+        """The trained model, as `load_lm` gives models: the newest program's tokenizer, named by its folder."""
+        folder = str(self.folder or f"trained {self.program.config.lm}")
+        return LoadedLM(self.model, self.params, self.tokenizer, folder, folder)
 
     @functools.cached_property
     def original(self) -> LoadedLM:
@@ -130,6 +132,8 @@ class Injected:
         lm = load_lm(config.lm, dtype=config.dtype, seed=self.programs[0].config.seed)
         if lm.model != alone(self.model):
             raise UserError(f"{config.lm}: is not the model that {self.folder} began with: its shape is another")
+        if self.folder is not None:
+            check_original(self.folder, lm)
         return committed(lm)
 
     @functools.cached_property
@@ -153,8 +157,10 @@ class Injected:
         if not found:
             known = ", ".join(p.name for p in self.programs)
             raise UserError(f"{self.folder} holds no program {name!r}; its programs: {known}")
-        windows = self.windows if found[0] is self.program else None
-        return Injected(self.model, self.params, (found[0],), self.folder, self.evaluation, self.base, windows)
+        # Evaluation and held-out windows are the newest program's.
+        newest = found[0] is self.program
+        own = (self.evaluation, self.base, self.windows) if newest else (None, self.base, None)
+        return Injected(self.model, self.params, (found[0],), self.folder, *own)
 
 
 def committed(lm: LoadedLM) -> LoadedLM:
@@ -195,6 +201,8 @@ def open(
       UserError: neither a run nor an export, no checkpoint, a damaged file, or no program of that name.
     """
     folder = Path(path)
+    if lm is not None:
+        check_original(folder, lm)
     found = (
         _open_export(folder, lm) if (folder / FILE).exists() else _open_run(folder, task, lm, finished=finished)
     )

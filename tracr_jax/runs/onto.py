@@ -19,6 +19,7 @@ from tracr_jax.lm.lora import merged
 from tracr_jax.progress import Say
 from tracr_jax.runs.build import Setup, build
 from tracr_jax.runs.folder import PROGRAMS
+from tracr_jax.runs.original import check_original
 from tracr_jax.runs.record import Entry, Record, first_history, read_record
 from tracr_jax.runs.restore import digest, restore
 from tracr_jax.tasks.base import Task
@@ -48,6 +49,7 @@ def open_earlier(
         raise UserError(f"--onto {folder}: a run onto another needs one process, there are {jax.process_count()}")
     own, evaluated = read_config(folder), folder / "evaluation.json"
     _check_model(own, setup, folder)
+    check_original(folder, setup.lm)
     if not evaluated.exists():
         raise UserError(
             f"{evaluated}: no such file; tracr-jax resume {folder} finishes that run, tracr-jax evaluate {folder} "

@@ -23,6 +23,7 @@ from tracr_jax.config_file import from_dict, to_dict
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
+from tracr_jax.lm.load import RANDOM
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.runs.adapters import load_reserved, save_reserved
 from tracr_jax.runs.program import Program, make_program
@@ -196,7 +197,8 @@ def is_hub_id(name: str) -> bool:
 def _shareable(config: RunConfig) -> dict[str, Any]:
     """The configuration without the folders of the machine it ran on."""
     out = to_dict(config)
-    out["lm"] = config.lm if is_hub_id(config.lm) else Path(config.lm).name
+    drawn, name = RANDOM * config.lm.startswith(RANDOM), config.lm.removeprefix(RANDOM)
+    out["lm"] = drawn + (name if is_hub_id(name) else Path(name).name)
     out["onto"] = Path(config.onto).name
     out["task"] = config.task.replace("\\", "/").rpartition("/")[2]
     out["data"]["text"] = Path(config.data.text).name
