@@ -379,5 +379,24 @@ def test_the_folders_own_generation_settings(folder, pair, tmp_path):
     got, wanted = (m.generate_until(rows) for m in (opened(changed), theirs(changed, batch_size=1)))
     assert got == wanted != plain
     path.write_text(json.dumps({"repetition_penalty": 1.1}))
-    with pytest.raises(UserError, match=r"generation_config.json ask for repetition_penalty=1\.1"):
+    with pytest.raises(UserError, match=r"generation_config.json .* ask for repetition_penalty=1\.1"):
         opened(changed).generate_until(rows)
+    # Without the file, they are what config.json says of generation.
+    path.unlink(missing_ok=True)
+    config = json.loads((changed / "config.json").read_text())
+    ends = {"eos_token_id": [pair[0].eot_token_id, inside]}
+    (changed / "config.json").write_text(json.dumps(config | ends))
+    assert opened(changed).generate_until(rows) == theirs(changed, batch_size=1).generate_until(rows) == wanted
+    (changed / "config.json").write_text(json.dumps(config | {"repetition_penalty": 1.1}))
+    with pytest.raises(UserError, match=r"config.json\) ask for repetition_penalty=1\.1"):
+        opened(changed).generate_until(rows)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "   "])
+def test_a_context_of_blanks_is_scored_as_one_without_context(folder, blank):
+    """The harness moves them into the continuation; nothing of a text may be free."""
+    model = opened(folder)
+    blanks = model.loglikelihood(instances("loglikelihood", [(blank, "x"), (blank, "y x")]))
+    without = model.loglikelihood(instances("loglikelihood", [("", f"{blank}x"), ("", f"{blank}y x")]))
+    np.testing.assert_allclose(np.array(blanks), np.array(without), rtol=1e-6)
+    assert all(value < -0.01 for value, _ in blanks)

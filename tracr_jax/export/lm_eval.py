@@ -23,7 +23,6 @@ import numpy as np
 
 from tracr_jax.data.samples import round_up
 from tracr_jax.errors import UserError
-from tracr_jax.files import read_json
 from tracr_jax.lm.generate import greedy
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.measure.language.scores import score_rows
@@ -43,7 +42,7 @@ try:
         make_disjoint_window,
     )
 
-    from tracr_jax.export.lm_eval_options import folder_ends, generation, specials
+    from tracr_jax.export.lm_eval_options import folder_ends, folder_options, generation, specials
 except ImportError as e:
     raise UserError(f"the lm-evaluation-harness is missing ({e}): pip install 'tracr-jax[lm-eval]'") from e
 
@@ -60,7 +59,8 @@ def open_model(
 
     Args:
       name: of the folder or the model.
-      original: of a run folder or an export, the model before training, with the run's tokenizer.
+      original: of a run folder or an export, the model before training, with the run's tokenizer, and with the
+        settings of generation in its own folder.
       program: of a run folder with several programs, the one whose tokenizer is taken; default the newest.
       dtype: of the computation; a run folder and an export have their own.
 
@@ -69,7 +69,9 @@ def open_model(
     """
     if (Path(name) / "checkpoints").is_dir() or (Path(name) / FILE).exists():
         run = open(name, program=program)
-        return dataclasses.replace(run.lm, params=run.original.params) if original else run.lm
+        if not original:
+            return run.lm
+        return dataclasses.replace(run.lm, params=run.original.params, source=run.original.source)
     if original or program:
         raise UserError(f"{name}: not a run folder; only a run has an original model and programs")
     return load_lm(name, dtype=dtype)
@@ -113,8 +115,7 @@ class TracrLM(TemplateLM):
         self._special = {t["id"] for t in added if t.get("special")}
         self._front = specials(self._opened.tokenizer, add_bos_token)
         self._prefix = self._opened.tokenizer.decode([self.prefix_token_id])
-        path = Path(self._opened.source) / "generation_config.json"
-        self._folder_options = read_json(path) if path.exists() else {}
+        self._folder_options = folder_options(Path(self._opened.source))
 
     @property
     def eot_token_id(self) -> int:
@@ -165,7 +166,11 @@ class TracrLM(TemplateLM):
         return scored
 
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Scored]:
-        """Each continuation after its context, which loses its beginning where both are longer than the model."""
+        """Each continuation after its context, which loses its beginning where both are longer than the model.
+
+        A context without a token is the prefix: of blanks alone, the harness has moved them into the continuation.
+        """
+        pairs = [(context or [self.prefix_token_id], continuation) for context, continuation in pairs]
         for _, continuation in pairs:
             if not 1 <= len(continuation) <= self.max_length:
                 raise UserError(

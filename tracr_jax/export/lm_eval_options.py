@@ -6,12 +6,16 @@ there is, so an option passes only where that decoding does what `generate` woul
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import tokenizers
 from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
+from transformers import GenerationConfig
 
 from tracr_jax.errors import UserError
+from tracr_jax.files import read_json
+from tracr_jax.lm.load import is_model
 from tracr_jax.lm.tokenizer import Tokenizer
 
 # They shape the distribution that samples are drawn from; `generate` reads them only where it draws.
@@ -93,15 +97,33 @@ def refuse(options: Mapping[str, Any], where: str) -> None:
         )
 
 
-def folder_ends(config: Mapping[str, Any], eos_id: int) -> frozenset[int]:
-    """Ids that end a text: the tokenizer's, and those of the folder's generation_config.json, which HFLM follows.
+def folder_options(folder: Path) -> dict[str, Any]:
+    """A folder's settings of generation, where HFLM finds them: generation_config.json, or else config.json.
+
+    Args:
+      folder: in Hugging Face's format; anything else, say a run's, has none.
 
     Raises:
-      UserError: the file sets an option that is not implemented, say a repetition penalty.
+      UserError: a file is damaged.
+    """
+    path = folder / "generation_config.json"
+    if path.is_file():
+        return read_json(path)
+    if not is_model(folder):
+        return {}
+    known = GenerationConfig().to_dict()
+    return {name: value for name, value in read_json(folder / "config.json").items() if name in known}
+
+
+def folder_ends(config: Mapping[str, Any], eos_id: int) -> frozenset[int]:
+    """Ids that end a text: the tokenizer's, and those of `folder_options`, which HFLM follows.
+
+    Raises:
+      UserError: the folder sets an option that is not implemented, say a repetition penalty.
     """
     refuse(
         {n: v for n, v in config.items() if v is not None and n not in _FOLDER_FACTS},
-        "the settings in generation_config.json",
+        "the settings in generation_config.json (without one, config.json)",
     )
     ends = config.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]

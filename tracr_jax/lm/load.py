@@ -138,14 +138,14 @@ def _untrained(name: str, *, scan_layers: bool, dtype: str) -> LoadedLM:
 
 def write_small_files(lm: LoadedLM, folder: Path) -> None:
     """All files of a loaded model but its weights: copies of its folder's, or, where it has none, as ours are."""
-    if _is_model(Path(lm.source)) and not lm.name.startswith(RANDOM):
+    if is_model(Path(lm.source)) and not lm.name.startswith(RANDOM):
         copy_small_files(Path(lm.source), folder)
         return
     lm.tokenizer.save(folder)
     write_json(folder / "config.json", lm.model.config.to_hf())
 
 
-def _is_model(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
     """Whether a folder is one in Hugging Face's format; a run's has another config.json."""
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else None
