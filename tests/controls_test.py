@@ -54,6 +54,7 @@ def test_an_affine_adapter_is_fitted_to_the_frozen_model_and_measured_once(run, 
         say("swaps")
         own = of.folder == run.folder
         found = interpretation(0.9 if own else 0.4, faithful=0.5 if own else None, right=3 if own else 0)
+        found["weights"] = of.digest
         write_json(of.folder / "interpretation.json", found)
         return found
 
@@ -79,6 +80,10 @@ def test_an_affine_adapter_is_fitted_to_the_frozen_model_and_measured_once(run, 
 
     assert C.controls(run, kinds=("untouched",), **SIZES)["rows"] == rows
     assert len(calls) == 2
+    # What the run was before it went on is measured again.
+    write_json(run.folder / "interpretation.json", interpretation(0.1) | {"weights": "0" * 64})
+    assert C.controls(run, kinds=("untouched",), **SIZES)["rows"] == rows
+    assert [of.folder for of, _ in calls[2:]] == [run.folder]
     with pytest.raises(UserError, match="steps 2 -> 3"):
         C.controls(run, kinds=("untouched",), **SIZES | {"steps": 3})
 

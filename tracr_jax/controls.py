@@ -70,7 +70,7 @@ def controls(
         raise UserError("controls: give the folder of a run, which receives them; an export holds none")
     sizes = {"prompts": prompts, "pairs": pairs, "items": items, "seeds": (config.seed,)}
     fitted = fitting(config, steps=steps)
-    rows = {"injected": row(_of_run(folder, lambda: interpret(run, say=say, **sizes)))}
+    rows = {"injected": row(_of_run(folder, lambda: interpret(run, say=say, **sizes), weights=run.digest))}
     for name, (source, model) in models(run, kinds, finetuned).items():
         at = folder / "controls" / name
         own = dataclasses.replace(fitted, task=run.program.task.name, lm=source)
@@ -85,7 +85,7 @@ def controls(
             return interpret(made, say=lambda line: say(f"{name}: {line}"), **sizes)
 
         rows[name] = row(_of_run(at, measure))
-    result = {"about": about(started) | {"steps": fitted.steps}, "rows": rows}
+    result = {"about": about(started) | {"steps": fitted.steps}, "weights": run.digest, "rows": rows}
     write_json(folder / FILE, result)
     return result
 
@@ -167,8 +167,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _of_run(folder: Path, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The folder's interpretation.json, made where it is missing or older than the causal abstraction error."""
+def _of_run(
+    folder: Path, make: Callable[[], Mapping[str, Any]], *, weights: str | None = None
+) -> Mapping[str, Any]:
+    """The folder's interpretation.json; made where it is missing, too old, or of other weights."""
     path = folder / "interpretation.json"
     found = read_json(path) if path.exists() else {}
-    return found if "causal_abstraction_error" in found.get("swaps", {}) else make()
+    whole = "causal_abstraction_error" in found.get("swaps", {})
+    return found if whole and weights in (None, found.get("weights")) else make()

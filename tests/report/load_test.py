@@ -47,3 +47,21 @@ def test_a_part_of_another_version_is_named(tmp_path):
 def test_the_baseline_is_known_by_its_losses(tmp_path):
     runs = load_runs([make_run(tmp_path / "a"), make_run(tmp_path / "b", baseline=True)])
     assert [r.is_baseline for r in runs] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["interpretation", "retention", "controls"])
+def test_what_was_measured_of_other_weights_is_left_out_and_said(tmp_path, name):
+    folder = make_run(tmp_path / "run")
+    path, evaluation = folder / f"{name}.json", folder / "evaluation.json"
+    write_json(evaluation, read_json(evaluation) | {"weights": "b" * 64})
+    value = read_json(path) if path.exists() else {"rows": {}}
+    write_json(path, value)  # of a version that did not say
+    assert getattr(load_runs([folder])[0], name) == value
+    write_json(path, value | {"weights": "b" * 64})
+    assert getattr(load_runs([folder])[0], name) is not None
+    write_json(path, value | {"weights": "a" * 64})
+    with pytest.warns(
+        UserWarning, match=r"of other weights \(aaaaaaaaaaaa\) than evaluation\.json \(bbbbbbbbbbbb\)"
+    ):
+        (run,) = load_runs([folder])
+    assert getattr(run, name) is None

@@ -52,7 +52,8 @@ def interpret(
     Raises:
       UserError: a number is less than one, no seed is given, or the folder is no run.
     """
-    for name, value in (("prompts", prompts), ("pairs", pairs), ("items", items), ("number of seeds", len(seeds))):
+    sizes = {"prompts": prompts, "pairs": pairs, "items": items, "probe_items": probe_items}
+    for name, value in (sizes | {"number of seeds": len(seeds)}).items():
         if value < 1:
             raise UserError(f"interpret: {name} must be at least 1, got {value}")
     started = time.time()
@@ -78,6 +79,7 @@ def interpret(
     blocks, depth = opened.model.num_blocks, opened.program.depth
     result = {
         "about": about(started) | {"seconds": seconds, "blocks": blocks, "depth": depth},
+        "weights": opened.digest,  # what is read later is of no others
         "variables": describe_variables(opened),
         "scorecard": card,
         "noise": noise,

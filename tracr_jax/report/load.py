@@ -4,6 +4,7 @@ The report reads files only: a page can be made again on a machine without JAX, 
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,7 @@ def _load(folder: Path, name: str) -> RunFiles:
     for part, keys in _INTERPRETATION.items():
         if interpretation and interpretation.get(part) is not None:
             _require(interpretation[part], keys, f"{folder / 'interpretation.json'}, {part!r}")
+    of = (evaluation or {}).get("weights")
     return RunFiles(
         folder=folder,
         name=name,
@@ -119,11 +121,26 @@ def _load(folder: Path, name: str) -> RunFiles:
         about=_optional(folder, "run.json") or {},
         metrics=read_lines(folder / "metrics.jsonl"),
         evaluation=evaluation,
-        retention=_optional(folder, "retention.json"),
-        interpretation=interpretation,
+        retention=_of_weights(_optional(folder, "retention.json"), of, folder, "retention"),
+        interpretation=_of_weights(interpretation, of, folder, "interpret"),
         examples=_optional(folder, "examples.json"),
-        controls=_optional(folder, "controls.json"),
+        controls=_of_weights(_optional(folder, "controls.json"), of, folder, "controls"),
     )
+
+
+def _of_weights(
+    found: Mapping[str, Any] | None, weights: str | None, folder: Path, command: str
+) -> Mapping[str, Any] | None:
+    """What was measured, unless of other weights than the evaluation: before a run went on, say."""
+    own = (found or {}).get("weights")
+    if own and weights and own != weights:
+        warnings.warn(
+            f"{folder}: what tracr-jax {command} measured is of other weights ({own[:12]}) than evaluation.json "
+            f"({weights[:12]}) and left out; measure again: tracr-jax {command} {folder}",
+            stacklevel=2,
+        )
+        return None
+    return found
 
 
 def _optional(folder: Path, file: str) -> Mapping[str, Any] | None:

@@ -94,7 +94,7 @@ def measure_retention(
             rows.append(_as_json(row, {name: None if v is None else v[i] for name, v in values.items()}))
         seconds[measure.name] = round(time.perf_counter() - started, 2)
     about = {"positions": run.model.max_positions, "window": sizes.window, "items": items, "full": full}
-    return {"about": about | {"seconds": seconds}, "rows": rows}
+    return {"about": about | {"seconds": seconds}, "weights": run.digest, "rows": rows}
 
 
 def open_baseline(folder: str | Path, run: Injected) -> Params:
