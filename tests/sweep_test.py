@@ -56,6 +56,8 @@ def test_the_plan(tmp_path):
     ]
     assert [r.config.losses.retention_weight for r in runs[:2]] == [0.1, 2]
     assert {(r.config.steps, r.config.eval_items) for r in runs} == {(7, 3)}
+    close = planned(tmp_path, methods=("variable",), retention=(0.1234567, 0.1234568))
+    assert len({r.folder for r in close}) == len(close)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,8 @@ def test_the_plan(tmp_path):
         ({"methods": ()}, "nothing to run"),
         ({"seeds": 0}, "nothing to run"),
         ({"retention": (-1.0,)}, "retention_weight"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"eval_items": 0}, "eval_items must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_planned(options, message, tmp_path):

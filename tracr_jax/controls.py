@@ -97,7 +97,7 @@ def fitting(config: RunConfig, *, steps: int | None = None) -> RunConfig:
         config,
         train="adapter",
         onto="",
-        steps=steps or min(config.steps, _STEPS),
+        steps=min(config.steps, _STEPS) if steps is None else steps,
         # The default alignment, where the run has none of the kind that fits an affine adapter.
         losses=dataclasses.replace(
             config.losses,

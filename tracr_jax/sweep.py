@@ -94,7 +94,8 @@ def plan(
             config = configured(method, task=task, lm=lm, seed=seed, steps=steps, eval_items=eval_items)
             for weight in dict.fromkeys(retention):
                 losses = dataclasses.replace(config.losses, retention_weight=weight)
-                name = f"{method}-retention{weight:g}-seed{seed}".replace(":", "")
+                short = f"{weight:g}" if float(f"{weight:g}") == weight else repr(weight)
+                name = f"{method}-retention{short}-seed{seed}".replace(":", "")
                 out.append(Planned(method, dataclasses.replace(config, losses=losses), folder / name))
     return out
 
@@ -136,7 +137,8 @@ def configured(
     except UserError as e:
         raise UserError(f"unknown method {part!r}; {known}") from e
     config = preset(base, task=task, lm=lm if named == method else f"random:{lm}", full=full)
-    sizes = {"steps": steps or config.steps, "eval_items": eval_items or config.eval_items}
+    given = {"steps": steps, "eval_items": eval_items}
+    sizes = {name: value for name, value in given.items() if value is not None}
     try:
         return dataclasses.replace(config, seed=seed, train=part or config.train, **sizes)
     except UserError as e:

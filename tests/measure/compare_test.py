@@ -62,7 +62,18 @@ def test_the_interval_is_of_pairs_and_not_of_two_samples():
     assert one.p == pytest.approx(2 / 2**10)
     assert 0.008 < one.low < 0.025 < one.high < 0.045
     same = compare_answers(a, a)
-    assert (same.p, same.low, same.high) == (1.0, 0.0, 0.0)
+    assert (same.p, same.difference) == (1.0, 0.0)
+    assert -0.02 < same.low < 0 < same.high < 0.02  # 400 equal answers do not prove that there are no others
+
+
+@pytest.mark.parametrize("n", [1, 5, 100])
+def test_where_all_items_differ_alike_the_interval_has_a_width_that_shrinks_with_their_number(n):
+    right, wrong = np.ones(n, bool), np.zeros(n, bool)
+    for a, b, difference in ((right, wrong, -1), (wrong, right, 1), (right, right, 0), (wrong, wrong, 0)):
+        one = compare_answers(a, b)
+        assert one.difference == difference
+        assert -1 <= one.low <= difference <= one.high <= 1
+        assert 0.5 / n < one.high - one.low < 12 / n
 
 
 def folder(path, right, *, task="dyck", items=300, name="test", other="x"):
