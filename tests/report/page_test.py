@@ -168,6 +168,20 @@ def test_several_runs_stand_side_by_side(tmp_path, run):
     assert data[2]["scorecard"] is None
 
 
+def test_runs_with_another_original_have_a_language_table_of_their_own(tmp_path):
+    """One run's original and baseline beside another's numbers would be compared with them."""
+    one, same, other = (make_run(tmp_path / n, seed=i) for i, n in enumerate(("one", "same", "other")))
+    kept = read_json(one / "retention.json")
+    write_json(same / "retention.json", kept)
+    changed = read_json(one / "retention.json")
+    changed["rows"][0] |= {"original": 0.123, "baseline": 0.456}
+    write_json(other / "retention.json", changed)
+    page = P.page(load_runs([one, same, other]))
+    tables = re.findall(r'<table class="plain retention">.*?</table>', page, re.DOTALL)
+    assert [[n for n in ("one", "same", "other") if f">{n}<" in t] for t in tables] == [["one", "same"], ["other"]]
+    assert ["12.3" in t for t in tables] == [False, True]
+
+
 def test_the_page_stays_below_its_limit_by_dropping_examples(run, monkeypatch):
     runs = load_runs([run])
     whole = len(P.page(runs).encode())

@@ -1,10 +1,12 @@
 """Still figures are written, have the right size, and draw what the files say."""
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from tests.helpers.report_data import SETS, make_run
 from tracr_jax.errors import UserError
+from tracr_jax.files import read_json, write_json
 from tracr_jax.report import png
 from tracr_jax.report.load import load_runs
 
@@ -24,6 +26,30 @@ def test_bars_have_the_measured_lengths(runs):
     expected = [r.sets[n]["injected"]["accuracy"] for r in runs for n in SETS]
     expected += [runs[0].sets[n]["original"]["accuracy"] for n in SETS]
     assert widths == sorted(round(100 * a, 6) for a in expected)
+
+
+def test_runs_of_two_tasks_have_rows_of_their_own_and_one_colour_each(tmp_path):
+    one, other, lacking = (make_run(tmp_path / n, seed=i) for i, n in enumerate(("one", "other", "lacking")))
+    config = read_json(other / "config.json")
+    write_json(other / "config.json", config | {"task": "count"})
+    evaluation = read_json(lacking / "evaluation.json")
+    evaluation["sets"] = {"test": evaluation["sets"]["test"]}
+    write_json(lacking / "evaluation.json", evaluation)
+    runs = load_runs([one, other, lacking])
+    ax = Figure().subplots()
+    png.draw_answers(ax, runs)
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert len(labels) == len(set(labels)) == 2 * len(SETS)
+    assert {x.split(":")[0] for x in labels} == {"dyck in tiny", "count in tiny"}
+    colour = dict(zip((r.name for r in runs), png.SERIES[1:], strict=False))
+    shown = {t.get_text(): to_hex(h.get_facecolor()) for t, h in zip(
+        ax.get_legend().get_texts(), ax.get_legend().get_patches(), strict=True)}  # fmt: skip
+    assert shown == {"before": png.SERIES[0], **colour}
+    for r in runs:
+        bars = [p for p in ax.patches if to_hex(p.get_facecolor()) == colour[r.name]]
+        assert sorted(round(p.get_width(), 6) for p in bars) == sorted(
+            round(100 * s["injected"]["accuracy"], 6) for s in r.sets.values()
+        )
 
 
 def test_the_scorecard_shows_every_number_once(runs):

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracr_jax.measure.stats import wilson
 from tracr_jax.report.load import RunFiles
+from tracr_jax.report.markup import title_of
 
 POINTS = 240  # of a loss curve; more cannot be told apart at 400 pixels
 BINS = 8  # of a length curve
@@ -25,6 +26,7 @@ def run_data(run: RunFiles) -> dict[str, Any]:
     card = scorecard_of(run)
     return {
         "name": run.name,
+        "group": title_of([run]),
         "baseline": run.is_baseline,
         "losses": loss_curves(run),
         "lengths": lengths(run.evaluation),

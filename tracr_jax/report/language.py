@@ -14,13 +14,16 @@ _HOW = "↑: higher is better; ↓: lower is better. Small numbers: 95 % interva
 def language_section(runs: Sequence[RunFiles]) -> str:
     """Every measure of retention.json, or the one perplexity of evaluation.json, and what makes the rest."""
     body = ""
-    groups: dict[str, list[RunFiles]] = {}
+    groups: dict[tuple[Any, ...], list[RunFiles]] = {}
     for r in runs:
-        if readings.retention_rows(r):
-            groups.setdefault(str(r.config.get("lm")), []).append(r)
+        if rows := readings.retention_rows(r):
+            # One table for what has one original and one baseline: with another task's tokenizer, another text or
+            # number of items, the same model has other values.
+            same = tuple((row["name"], row["original"], row["baseline"]) for row in rows)
+            groups.setdefault((r.config.get("lm"), *same), []).append(r)
     for group in groups.values():
         heading = f"<h3>{esc(title_of(group))}</h3>" if len(groups) > 1 else ""
-        body += heading + _table(group)
+        body += heading + _table(group, named=len(runs) > 1)
     for r in runs:
         if not r.retention:
             known = "The other measures are" if readings.retention_rows(r) else "Language is"
@@ -29,7 +32,7 @@ def language_section(runs: Sequence[RunFiles]) -> str:
     return section("language", "Is the language kept?", have, _HOW if have else "", body)
 
 
-def _table(runs: Sequence[RunFiles]) -> str:
+def _table(runs: Sequence[RunFiles], *, named: bool) -> str:
     tables = [{row["name"]: row for row in readings.retention_rows(r)} for r in runs]
     names = list(dict.fromkeys(name for t in tables for name in t))
     # The fine-tuning baseline has its own column where it is not itself among the runs.
@@ -51,7 +54,7 @@ def _table(runs: Sequence[RunFiles]) -> str:
             f'{cells}<td class="items">{items}</td><td class="note">{esc(first["note"])}</td></tr>'
         )
     columns = ["measure", "original"]
-    columns += [f"{esc(r.name)}{kind(r)}" for r in runs] if len(runs) > 1 else ["injected"]
+    columns += [f"{esc(r.name)}{kind(r)}" for r in runs] if named else ["injected"]
     columns += ["fine-tuned"] if baseline else []
     head = "".join(f'<th scope="col">{c}</th>' for c in columns)
     head += '<th scope="col" class="items">items</th><th scope="col" class="items"></th>'

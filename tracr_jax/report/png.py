@@ -3,19 +3,20 @@
 The object interface of matplotlib is used throughout: no window, no global state, no display needed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import replacing
 from tracr_jax.report.data import loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles, load_runs
+from tracr_jax.report.markup import title_of
 from tracr_jax.report.words import plain
 
 # Okabe and Ito's colours, darkened where text stands on white.
@@ -30,8 +31,7 @@ def write_figures(runs: Sequence[RunFiles], page: Path) -> list[Path]:
     out = []
     with_answers = [r for r in runs if r.evaluation]
     if with_answers:
-        sets = with_answers[0].sets
-        height = 1.1 + len(sets) * (0.24 * (len(with_answers) + 1) + 0.22)
+        height = 1.1 + len(_answer_rows(with_answers)) * (0.24 * (len(with_answers) + 1) + 0.22)
         out.append(_write(page, "answers", (8.4, height), lambda ax: draw_answers(ax, with_answers)))
     card = next((r for r in runs if scorecard_of(r)), None)
     if card:
@@ -73,19 +73,17 @@ def draw_picture(folder: str | Path, path: str | Path, *, example: int = 0) -> P
 
 def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
     """Accuracy on every set with intervals: before, and each run; trivial rules as letters."""
-    sets: dict[str, Any] = dict(runs[0].sets)
-    rules = list(dict.fromkeys(b for s in sets.values() for b in s["baselines"]))
+    rows = _answer_rows(runs)
+    rules = list(dict.fromkeys(b for _, s, _ in rows for b in s["baselines"]))
     letters = {b: chr(ord("a") + i % 26) for i, b in enumerate(rules)}
     bars = len(runs) + 1
     step = 0.8 / bars
-    for row, (name, s) in enumerate(sets.items()):
-        lanes = [("before", s["original"])]
-        lanes += [(r.name, r.sets[name]["injected"]) for r in runs if name in r.sets]
-        for i, (who, a) in enumerate(lanes):
+    for row, (_, s, answers) in enumerate(rows):
+        for i, a in [(0, s["original"]), *answers]:
             y = row - 0.4 + step * (i + 0.5)
             ax.barh(
                 y, 100 * a["accuracy"], height=step * 0.86, color=SERIES[i % 7], hatch=_HATCHES[i % 7],
-                edgecolor="white", linewidth=0, label=who if row == 0 else None,
+                edgecolor="white", linewidth=0,
             )  # fmt: skip
             ax.plot([100 * a["low"], 100 * a["high"]], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
         for rule, at in _grouped(s["baselines"], letters):
@@ -98,14 +96,44 @@ def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
                 fontsize=7.5,
                 color=SOFT,
             )
-    ax.set_yticks(range(len(sets)), [_safe(plain(n)) for n in sets], parse_math=False)
-    ax.set_ylim(len(sets) - 0.35, -0.6)
+    ax.set_yticks(range(len(rows)), [_safe(name) for name, _, _ in rows], parse_math=False)
+    ax.set_ylim(len(rows) - 0.35, -0.6)
     ax.set_xlim(0, 101)
     rules_line = "   ".join(f"{k}: {plain(b)}" for b, k in letters.items())
     ax.set_xlabel(f"exact match, %, with 95 % intervals\n{rules_line}", fontsize=8, color=SOFT)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=bars, frameon=False, fontsize=8, borderaxespad=0.2)
+    names = ["before", *(r.name for r in runs)]
+    known = [Patch(facecolor=SERIES[i % 7], hatch=_HATCHES[i % 7], edgecolor="white") for i in range(bars)]
+    ax.legend(
+        known,
+        names,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=bars,
+        frameon=False,
+        fontsize=8,
+        borderaxespad=0.2,
+    )
     ax.set_title("How often it answers right", loc="left", fontsize=11, pad=24)
     calm(ax)
+
+
+def _answer_rows(
+    runs: Sequence[RunFiles],
+) -> list[tuple[str, Mapping[str, Any], list[tuple[int, Mapping[str, Any]]]]]:
+    """(what stands at the row, a set, the accuracy on it of each run that has it), tasks and models apart.
+
+    A run's number is its place among all, from 1 on, so that it has one colour in all rows.
+    """
+    groups: dict[str, list[tuple[int, RunFiles]]] = {}
+    for i, r in enumerate(runs, start=1):
+        groups.setdefault(title_of([r]), []).append((i, r))
+    rows = []
+    for title, group in groups.items():
+        sets = {name: s for _, r in reversed(group) for name, s in r.sets.items()}
+        for name in dict.fromkeys(name for _, r in group for name in r.sets):
+            shown = f"{title}: {plain(name)}" if len(groups) > 1 else plain(name)
+            rows.append((shown, sets[name], [(i, r.sets[name]["injected"]) for i, r in group if name in r.sets]))
+    return rows
 
 
 def _grouped(baselines, letters) -> list[tuple[str, float]]:

@@ -179,7 +179,7 @@ def kept(run: RunFiles) -> tuple[str | None, str]:
     row = max(rows, key=lambda r: _worse(r) / _limit(r))
     worst = _worse(row) / _limit(row)
     if worst <= 0 and len(rows) > 1:
-        return "yes", f"None of {len(rows)} measures is worse than before by more than its interval."
+        return "yes", f"None of {len(rows)} measures is worse than before."
     verdict = "yes" if worst <= 1 else "partly" if worst <= PARTLY else "no"
     change = ", no worse than" if worst <= 0 else " against"
     name = row["name"]
@@ -219,14 +219,19 @@ def _signed(row: Mapping[str, Any]) -> str:
     worse = _worse(row)
     if worse <= 0.005:
         return ""
-    return f" ({100 * worse:.2g} points worse)" if _is_share(row) else f" ({100 * worse:.2g}{NBSP}% worse)"
+    if not _is_share(row):
+        return f" ({100 * worse:.2g}{NBSP}% worse)"
+    within = ", their intervals overlap" if _overlap(row) else ""
+    return f" ({100 * worse:.2g} points worse{within})"
+
+
+def _overlap(row: Mapping[str, Any]) -> bool:
+    before, after = (row.get("intervals", {}).get(c) for c in ("original", "injected"))
+    return bool(before and after and before[0] <= after[1] and after[0] <= before[1])
 
 
 def _worse(row: Mapping[str, Any]) -> float:
-    """How much worse than the original: shares by their difference, 0 where intervals overlap; others relative."""
-    before, after = (row.get("intervals", {}).get(c) for c in ("original", "injected"))
-    if before and after and before[0] <= after[1] and after[0] <= before[1]:
-        return 0.0
+    """How much worse than the original: shares by their difference, others relative."""
     change = row["injected"] - row["original"] if _is_share(row) else row["injected"] / row["original"] - 1
     return -change if row["higher_is_better"] else change
 

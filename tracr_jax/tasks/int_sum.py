@@ -237,12 +237,12 @@ def _sets(task: IntSum) -> dict[str, EvalSet]:
         ),
     ]  # fmt: skip
     if task.limit < 500 <= 10**task.digits // 2:
-        # Larger operands whose sums still fit: the program can do these, training never showed them.
-        # In the test split, so that free items leave them out as well.
+        # Larger operands whose sums still fit: the program can do these. Free items have such operands too, one of
+        # two mostly; these pairs are in the test split, so that no item has them.
         out.append(
             distinct_set(
                 "larger_operands", max(1, (500 - task.limit) ** 2 * 8 // 100), pick(4, between(task.limit, 500)),
-                note=f"Both operands {task.limit}..499: of the training's length, but never seen.",
+                note=f"Both operands {task.limit}..499: pairs that no item has, larger than the training grid's.",
             )
         )  # fmt: skip
     if task.as_coded_sets:

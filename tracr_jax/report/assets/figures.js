@@ -45,20 +45,25 @@ function lengthCurves() {
   for (const place of places("lengths")) {
     const runs = RUNS.filter((r) => Object.keys(r.lengths).length);
     legend(place, runs);
-    const sets = [...new Set(runs.flatMap((r) => Object.keys(r.lengths)))];
+    const groups = [...new Set(runs.map((r) => r.group))]; // tasks have sets of the same name and other items
+    const panels = groups.flatMap((group) => {
+      const own = runs.filter((r) => r.group === group);
+      return [...new Set(own.flatMap((r) => Object.keys(r.lengths)))].map((set) => ({ group, own, set }));
+    });
     const all = runs.flatMap((r) => Object.values(r.lengths).flat());
     const xRange = [Math.min(...all.map((b) => b.length)), Math.max(...all.map((b) => b.length))];
-    for (const set of sets) {
-      const series = runs.filter((r) => r.lengths[set]).map((r) => ({
+    for (const { group, own, set } of panels) {
+      const shown = groups.length > 1 ? `${group}: ${words(set)}` : words(set);
+      const series = own.filter((r) => r.lengths[set]).map((r) => ({
         name: r.name, colour: r.colour, style: r.index,
         points: r.lengths[set].map((b) => ({
           x: b.length, y: b.accuracy, low: b.low, high: b.high, tip: `${interval(b)}, ${b.from === b.to ? b.from : `${b.from}–${b.to}`} tokens`,
         })),
       }));
-      const test = runs.find((r) => r.lengths.test)?.lengths.test;
+      const test = own.find((r) => r.lengths.test)?.lengths.test;
       const divider = test ? { x: test.at(-1).to + 0.5 } : null;
-      lineChart(panel(place, words(set)), {
-        title: `Accuracy by prompt length, ${words(set)}`, xLabel: "prompt length, tokens", unit: percent, range: [0, 1], markers: true, series, divider, xRange,
+      lineChart(panel(place, shown), {
+        title: `Accuracy by prompt length, ${shown}`, xLabel: "prompt length, tokens", unit: percent, range: [0, 1], markers: true, series, divider, xRange,
         endLabels: false, height: 190,
       });
     }
