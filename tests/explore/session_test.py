@@ -169,3 +169,21 @@ def test_how_answers_are_compared(explorer, answer, values, written, agree):
     tokens, own = (encode(f" {x}")[:1] if x else [] for x in (answer, written))
     found = compare(explorer.program, tokens, True, values, own, spelling=spelling, unknown="")
     assert found.agree is agree
+
+
+def test_a_model_that_stops_early_does_not_agree(explorer):
+    """The program would write two words: the first alone is not its answer."""
+    encode = explorer.program.tokenizer.encode
+    yes, no = encode(" yes")[0], encode(" no")[0]
+    prompt = encode(PROMPT)
+    whole = [*prompt, yes]
+    read = explorer._decoded(whole, explorer._forward(whole, ())[0], ())
+    spelled = {(0, True): yes, (1, False): no}
+    for endings, text, agree in ((frozenset(), "yes no", False), (frozenset({(1, False)}), "yes", True)):
+        values = iter([True, False])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(explorer, "_spelling", spelled)
+            patch.setattr(explorer, "_endings", endings)
+            patch.setattr(explorer, "_result", lambda *_, values=values: next(values))
+            found = explorer._compare(prompt, [yes], True, (), read)
+        assert (found.program, found.agree) == (text, agree)

@@ -174,12 +174,12 @@ def test_runs_with_another_original_have_a_language_table_of_their_own(tmp_path)
     kept = read_json(one / "retention.json")
     write_json(same / "retention.json", kept)
     changed = read_json(one / "retention.json")
-    changed["rows"][0] |= {"original": 0.123, "baseline": 0.456}
+    next(r for r in changed["rows"] if r["unit"] != "share")["original"] = 77.5
     write_json(other / "retention.json", changed)
     page = P.page(load_runs([one, same, other]))
     tables = re.findall(r'<table class="plain retention">.*?</table>', page, re.DOTALL)
     assert [[n for n in ("one", "same", "other") if f">{n}<" in t] for t in tables] == [["one", "same"], ["other"]]
-    assert ["12.3" in t for t in tables] == [False, True]
+    assert ["77.5" in t for t in tables] == [False, True]
 
 
 def test_the_page_stays_below_its_limit_by_dropping_examples(run, monkeypatch):

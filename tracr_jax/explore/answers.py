@@ -16,6 +16,7 @@ MOST = 16  # tokens of an answer that are generated
 _ITEMS = 60  # training items that show how values are spelled
 
 Spelling = Mapping[tuple[int, Any], int]  # (place in the answer, value of the result) -> LM token
+Endings = frozenset[tuple[int, Any]]  # (place behind an answer, value of the result)
 
 
 class Answer(NamedTuple):
@@ -49,21 +50,30 @@ def longest_answer(program: Program) -> int:
     return min(MOST, max(len(program.bridge.split(i)[1]) for i in items_of(program)))
 
 
-def spelling(program: Program) -> Spelling:
-    """Which token stands for a value of the result, from items on which the compiled program gives the answer."""
+def spelling(program: Program) -> tuple[Spelling, Endings]:
+    """(which token stands for a value of the result, values that stand where an answer is over).
+
+    From items on which the compiled program gives the answer. A value can be both: int_sum's 0, behind 12 and in 120.
+    """
     run, result = last_state(program.teacher), program.teacher.variable(program.result)
     out: dict[tuple[int, Any], int] = {}
+    endings: set[tuple[int, Any]] = set()
     for item in items_of(program):
         prompt, answer = program.bridge.split(item)
-        ids = [*prompt, *answer[:-1]]
+        ids = [*prompt, *answer]
+        if len(ids) > program.teacher.max_seq_len:
+            ids = ids[:-1]  # what stands behind such an answer is not known
         if len(ids) > program.teacher.max_seq_len:
             continue
         state = run(program.bridge.to_teacher(np.array([ids], np.int32)))[0, len(prompt) :]  # BOS is in front
         held = state[:, list(result.indices)]
-        if (held.max(axis=1) > DEFINED).all():
-            for j, (k, token) in enumerate(zip(held.argmax(axis=1), answer, strict=True)):
-                out.setdefault((j, result.values[k]), token)
-    return out
+        defined, values = held.max(axis=1) > DEFINED, [result.values[k] for k in held.argmax(axis=1)]
+        if defined[: len(answer)].all():
+            for j, (value, token) in enumerate(zip(values, answer, strict=False)):
+                out.setdefault((j, value), token)
+            if defined[len(answer) :].any():
+                endings.add((len(answer), values[-1]))
+    return out, frozenset(endings)
 
 
 def compare(
@@ -75,8 +85,12 @@ def compare(
     *,
     spelling: Spelling,
     unknown: str,
+    more: bool = False,
 ) -> Answer:
-    """The model's tokens beside the program's values and the tokens `written` for them."""
+    """The model's tokens beside the program's values and the tokens `written` for them.
+
+    more: the program goes on where the model has ended; the last value is the one that the model lacks.
+    """
     decode = program.tokenizer.decode
     whole = len(written) == len(values) > 0
     agree = None
@@ -87,6 +101,6 @@ def compare(
         # A value that no item spells is another one than a token that stands for a value.
         same = [False if s is None and (j, pairs[j][0]) in stands_for else s for j, s in enumerate(same)]
         known = None not in same and len(values) >= len(answer)
-        agree = False if not pairs or False in same else True if known else None
+        agree = False if not pairs or more or False in same else True if known else None
     text = decode(list(written)).strip() if whole else None
     return Answer(decode(list(answer)).strip(), ends, text, [str(v) for v in values], agree, unknown)

@@ -7,6 +7,7 @@ the answer is generated token by token, and every variable is read again, beside
 changes.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ class Explorer:
         self.run, self.program = run, run.program
         run.trained_adapter  # noqa: B018 - says why there is none
         self._most = longest_answer(self.program)
-        self._spelling = spelling(self.program)
+        self._spelling, self._endings = spelling(self.program)
         self.sources = Sources(run)
         self._plain: tuple[tuple[int, ...], dict[str, Any]] | None = None
 
@@ -232,7 +233,19 @@ class Explorer:
             if token is None:
                 break
             written.append(token)
-        return compare(self.program, answer, ends, values, written, spelling=self._spelling, unknown=unknown)
+        more = False
+        if ends and not unknown and 0 < len(answer) == len(values) == len(written):
+            # Whether the program, too, is at its end: else a model that stops early would be right so far.
+            with contextlib.suppress(UserError):  # beyond the table, where that is not known
+                value = self._result(prompt, written, answer, changes, read)
+                token = self._spelling.get((len(written), value))
+                if token is not None and (len(written), value) not in self._endings:
+                    more = True
+                    values.append(value)
+                    written.append(token)
+        return compare(
+            self.program, answer, ends, values, written, spelling=self._spelling, unknown=unknown, more=more
+        )
 
     def _result(self, prompt, written: Sequence[int], answer: Sequence[int], changes, read: Decoded) -> Any:
         """The program's value where the next token is due; None where it holds none."""
