@@ -49,13 +49,13 @@ def interpretation(decoded, *, faithful=None, right=3):
 def test_an_affine_adapter_is_fitted_to_the_frozen_model_and_measured_once(run, monkeypatch):
     calls = []
 
-    def interpret(of, *, say, **sizes):
+    def interpret(of, *, say, folder=None, **sizes):
         calls.append((of, sizes))
         say("swaps")
         own = of.folder == run.folder
         found = interpretation(0.9 if own else 0.4, faithful=0.5 if own else None, right=3 if own else 0)
-        found["weights"] = of.digest
-        write_json(of.folder / "interpretation.json", found)
+        found |= {"weights": of.digest, "about": {"asked": sizes | {"seeds": list(sizes["seeds"])}}}
+        write_json((folder or of.folder) / "interpretation.json", found)
         return found
 
     monkeypatch.setattr(C, "interpret", interpret)
@@ -80,10 +80,15 @@ def test_an_affine_adapter_is_fitted_to_the_frozen_model_and_measured_once(run, 
 
     assert C.controls(run, kinds=("untouched",), **SIZES)["rows"] == rows
     assert len(calls) == 2
-    # What the run was before it went on is measured again.
-    write_json(run.folder / "interpretation.json", interpretation(0.1) | {"weights": "0" * 64})
-    assert C.controls(run, kinds=("untouched",), **SIZES)["rows"] == rows
+    # One of what the run was before it went on, or by other sizes, is no match: it stays, and the run is measured
+    # again, once.
+    own = read_json(run.folder / "interpretation.json")
+    for other in (own | {"weights": "0" * 64}, own | {"about": {"asked": {"pairs": 100}}}):
+        write_json(run.folder / "interpretation.json", other)
+        assert C.controls(run, kinds=("untouched",), **SIZES)["rows"] == rows
+        assert read_json(run.folder / "interpretation.json") == other
     assert [of.folder for of, _ in calls[2:]] == [run.folder]
+    assert [found["about"][k] for k in ("pairs", "prompts", "items")] == [4, 4, 3]
     with pytest.raises(UserError, match="steps 2 -> 3"):
         C.controls(run, kinds=("untouched",), **SIZES | {"steps": 3})
 

@@ -8,6 +8,7 @@ docs/method.md §11.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,9 +70,18 @@ def controls(
     if folder is None or not (folder / "config.json").exists():
         raise UserError("controls: give the folder of a run, which receives them; an export holds none")
     sizes = {"prompts": prompts, "pairs": pairs, "items": items, "seeds": (config.seed,)}
+    find = functools.partial(_of_run, sizes=sizes)
     fitted = fitting(config, steps=steps)
-    rows = {"injected": row(_of_run(folder, lambda: interpret(run, say=say, **sizes), weights=run.digest))}
-    for name, (source, model) in models(run, kinds, finetuned).items():
+    others = models(run, kinds, finetuned)  # refused before anything is measured
+    # Measured by other numbers of pairs and items its row would be no match for the others; the user's stays.
+    measured, apart = folder / "interpretation.json", folder
+    if measured.exists() and not _fits(measured, run.digest, sizes):
+        apart = folder / "controls" / "injected"
+        say(f"{measured}: of other sizes or weights; the run is measured again")
+    rows = {
+        "injected": row(find(apart, lambda: interpret(run, folder=apart, say=say, **sizes), weights=run.digest))
+    }
+    for name, (source, model) in others.items():
         at = folder / "controls" / name
         own = dataclasses.replace(fitted, task=run.program.task.name, lm=source)
         there = (at / "config.json").exists()
@@ -84,8 +94,12 @@ def controls(
             made = inject(run.program.task, lm=lm, config=own, folder=at, resume=there, progress=False)
             return interpret(made, say=lambda line: say(f"{name}: {line}"), **sizes)
 
-        rows[name] = row(_of_run(at, measure))
-    result = {"about": about(started) | {"steps": fitted.steps}, "weights": run.digest, "rows": rows}
+        rows[name] = row(find(at, measure))
+    result = {
+        "about": about(started) | {"steps": fitted.steps} | sizes | {"seeds": [config.seed]},
+        "weights": run.digest,
+        "rows": rows,
+    }
     write_json(folder / FILE, result)
     return result
 
@@ -168,10 +182,16 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _of_run(
-    folder: Path, make: Callable[[], Mapping[str, Any]], *, weights: str | None = None
+    folder: Path, make: Callable[[], Mapping[str, Any]], *, sizes: Mapping[str, Any], weights: str | None = None
 ) -> Mapping[str, Any]:
-    """The folder's interpretation.json; made where it is missing, too old, or of other weights."""
+    """The folder's interpretation.json; made where it is missing, too old, or of other weights or sizes."""
     path = folder / "interpretation.json"
+    return read_json(path) if _fits(path, weights, sizes) else make()
+
+
+def _fits(path: Path, weights: str | None, sizes: Mapping[str, Any]) -> bool:
     found = read_json(path) if path.exists() else {}
+    asked = found.get("about", {}).get("asked", {})
+    same = all(asked.get(name) == (list(n) if isinstance(n, tuple) else n) for name, n in sizes.items())
     whole = "causal_abstraction_error" in found.get("swaps", {})
-    return found if whole and weights in (None, found.get("weights")) else make()
+    return whole and same and weights in (None, found.get("weights"))

@@ -17,7 +17,7 @@ from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import LoadedLM
+from tracr_jax.lm.load import RANDOM, LoadedLM
 from tracr_jax.measure.stats import share
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.progress import Say
@@ -237,7 +237,7 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
     first = planned[0].config
     return {
         "task": first.task,
-        "lm": first.lm,
+        "lm": first.lm.removeprefix(RANDOM),  # of a method, as random:embeddings says
         "set": chosen,
         "runs": len(planned),
         "points": points,

@@ -37,7 +37,7 @@ def documents(path):
 
 def test_the_beginning_is_streamed_once(load, tmp_path):
     path = hub_text("hub:me/some:small", megabytes=1, cache=tmp_path / "c", load=load)
-    assert path.name == "hub-me-some-small-1mb.txt"
+    assert path.name == "hub--me--some--small--1mb.txt"
     assert documents(path) == DOCUMENTS  # less than a megabyte: all of it
 
     def refuse(name, config):

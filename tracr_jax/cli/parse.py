@@ -30,13 +30,14 @@ T = TypeVar("T")
 
 
 def peek(argv: Sequence[str], name: str) -> str | None:
-    """Value of an option before the real parse, in either spelling."""
+    """Value of an option before the real parse, in either spelling; of a repeated one the last, as there."""
+    found = None
     for here, following in zip(argv, [*argv[1:], ""], strict=True):
         if here == f"--{name}":
-            return following
+            found = following
         if here.startswith(f"--{name}="):
-            return here.split("=", 1)[1]
-    return None
+            found = here.split("=", 1)[1]
+    return found
 
 
 def parse(kind: type[T], argv: Sequence[str], *, default: T | None = None) -> T:

@@ -58,7 +58,8 @@ def hub_text(
     name, _, config = source.removeprefix(PREFIX).partition(":")
     if not name or not source.startswith(PREFIX):
         raise UserError(f"text {source}: give {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIGURATION")
-    stem = "-".join(("hub", *name.split("/"), *([config] if config else ()), f"{megabytes}mb"))
+    # No name on the hub has two hyphens in a row: a/b:c and a/b-c are two files.
+    stem = "--".join(("hub", *name.split("/"), *([config] if config else ()), f"{megabytes}mb"))
     if processes > 1:
         stem += f"-{process}of{processes}"
     path = (cache or cache_folder("text")) / f"{stem}.txt"

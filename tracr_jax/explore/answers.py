@@ -53,7 +53,7 @@ def longest_answer(program: Program) -> int:
 def spelling(program: Program) -> tuple[Spelling, Endings]:
     """(which token stands for a value of the result, values that stand where an answer is over).
 
-    From items on which the compiled program gives the answer. A value can be both: int_sum's 0, behind 12 and in 120.
+    From items on which the compiled program gives the answer. A value can be both: int_sum's 0, of 12 and of 120.
     """
     run, result = last_state(program.teacher), program.teacher.variable(program.result)
     out: dict[tuple[int, Any], int] = {}

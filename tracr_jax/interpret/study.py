@@ -59,6 +59,7 @@ def interpret(
     started = time.time()
     if isinstance(run, str | Path):
         say("opening the run")
+    asked = sizes | {"seeds": list(seeds), "as_coded": as_coded}
     opened = opened_run(run)
     opened.trained_adapter  # noqa: B018 - says why there is none, before anything is computed
     folder = folder or opened.folder
@@ -78,7 +79,7 @@ def interpret(
     shown = timed("examples", lambda: examples(opened, say=say))
     blocks, depth = opened.model.num_blocks, opened.program.depth
     result = {
-        "about": about(started) | {"seconds": seconds, "blocks": blocks, "depth": depth},
+        "about": about(started) | {"seconds": seconds, "blocks": blocks, "depth": depth, "asked": asked},
         "weights": opened.digest,  # what is read later is of no others
         "variables": describe_variables(opened),
         "scorecard": card,

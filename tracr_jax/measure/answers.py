@@ -66,7 +66,8 @@ def score_once(
     samples, of = reported_samples(run.program.task, items), run.digest
     with contextlib.suppress(UserError, KeyError, TypeError):  # damaged, or of another form
         kept = read_json(path)
-        known = known_scores(kept, samples) if (kept["tracr_jax"], kept["weights"]) == (__version__, of) else None
+        same = (kept["tracr_jax"], kept["weights"]) == (__version__, of)
+        known = known_scores(kept, run, samples) if same else None
         if known:
             return known
     scores = score_model(run, run.original.params, samples, say=_before(say))
@@ -76,14 +77,19 @@ def score_once(
             for name, sample in samples.items()
         }
         about = {"tracr_jax": __version__, "weights": of}
-        write_json(path, about | {"sets": sets, "retention": {"original": scores.perplexity}})
+        language = {"digest": text_digest(run), "original": scores.perplexity}
+        write_json(path, about | {"sets": sets, "retention": language})
     return scores
 
 
-def known_scores(evaluation: Mapping[str, Any], samples: Mapping[str, Sequence[Item]]) -> ModelScores | None:
-    """What an earlier `evaluate` found of the untouched model; None where it asked other items of some set."""
+def known_scores(
+    evaluation: Mapping[str, Any], run: Injected, samples: Mapping[str, Sequence[Item]]
+) -> ModelScores | None:
+    """What an earlier `evaluate` found of the untouched model; None where it had other items or another text."""
     sets = {name: evaluation["sets"].get(name, {}) for name in samples}
     if any(sets[name].get("digest") != digest(sample) for name, sample in samples.items()):
+        return None
+    if evaluation["retention"].get("digest") != text_digest(run):
         return None
     right = {name: [bit == "1" for bit in found["right"]["original"]] for name, found in sets.items()}
     return ModelScores(right, evaluation["retention"]["original"])
@@ -131,6 +137,7 @@ def evaluate(
         "decode": decode_samples(run, samples) if not run.program.grafted else {n: _NOTHING for n in samples},
         "retention": {
             "text": "held-out windows of the retention corpus, perplexity per token",
+            "digest": text_digest(run),
             "original": original.perplexity,
             "injected": injected.perplexity,
             "kl": kl,  # (original ‖ injected), nats per token, mean
@@ -161,6 +168,12 @@ def digest(sample: Sequence[Item]) -> str:
     """The same for the same items in the same order."""
     text = json.dumps([[i.prompt, i.label] for i in sample])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def text_digest(run: Injected) -> str:
+    """The same for the same held-out windows: a text file can be edited, a hub's text made again."""
+    windows = np.ascontiguousarray(run.valid_text, "<i4")
+    return hashlib.blake2b(windows.tobytes(), digest_size=8).hexdigest()
 
 
 def _bits(right: Sequence[bool]) -> str:

@@ -68,7 +68,7 @@ def _measured_before(run: Injected, samples: Mapping[str, Sequence[Item]]) -> Mo
         return None
     with reading(files[0], "delete it: tracr-jax evaluate makes it again"):
         evaluation, about = map(read_json, files)
-        return known_scores(evaluation, samples) if about.get("tracr_jax") == __version__ else None
+        return known_scores(evaluation, run, samples) if about.get("tracr_jax") == __version__ else None
 
 
 def extend_history(

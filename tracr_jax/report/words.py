@@ -9,14 +9,19 @@ def percent(share: float | None) -> str:
     """A share in percent: whole numbers, one digit near the ends where whole numbers would hide something."""
     if share is None:
         return "–"
-    value = 100 * share
-    text = f"{value:.1f}" if 99 <= value < 99.95 or 0.05 < value < 1 else f"{value:.0f}"
-    return f"{text}{NBSP}%"
+    return f"{_near_the_ends(100 * share)}{NBSP}%"
 
 
 def interval(low: float, high: float) -> str:
     """A 95 % interval in percent."""
-    return f"{100 * low:.0f}–{100 * high:.0f}"
+    return f"{_near_the_ends(100 * low)}–{_near_the_ends(100 * high)}"
+
+
+def _near_the_ends(value: float) -> str:
+    """0 and 100 are said of nothing else."""
+    if 0 < value < 0.05 or 99.95 <= value < 100:
+        return "<0.1" if value < 1 else ">99.9"
+    return f"{value:.1f}" if 99 <= value < 100 or 0 < value < 1 else f"{value:.0f}"
 
 
 def number(value: float | None, *, digits: int = 3, zeros: bool = False) -> str:

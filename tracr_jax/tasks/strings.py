@@ -331,7 +331,7 @@ class StringTask(SampledTask):
         return self._split(letters) == "train" or any(letters in of for of in self._rare.values())
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
-        """Every answer in turn: as in training, and up to twice as long."""
+        """Every answer of training in turn: as long as there, and up to twice as long."""
         return self._sets
 
     @functools.cached_property
@@ -339,7 +339,7 @@ class StringTask(SampledTask):
         low, high = self.min_length, self.max_length
         seeds = [s for c, of in self._language.found.items() if not self._language.common(c) for s in of]
         longer = None if self._classes == (None,) else self._explore(high + 1, 2 * high, seeds)  # else as drawn
-        how = "every answer in turn" if len(self._classes) > 1 else "answers as they come"
+        how = "every answer of training in turn" if len(self._classes) > 1 else "answers as they come"
         return {
             "test": self._set("test", 0, low, high, f"In distribution, {how}."),
             "valid": self._set("valid", 2, low, high, "In distribution, for choosing settings."),

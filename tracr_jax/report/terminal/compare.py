@@ -3,6 +3,7 @@
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tracr_jax.measure.compare import Comparison, SetComparison
 
@@ -25,7 +26,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     for name, one in comparison.sets.items():
         counts = [str(one.only_first), str(one.only_second)] if wide else []
         table.add_row(
-            name,
+            Text(name),
             str(one.items),
             *(f"{100 * s['accuracy']:.1f}" for s in (one.first, one.second)),
             *counts,

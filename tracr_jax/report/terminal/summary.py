@@ -5,6 +5,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tracr_jax.report.swaps import outside
 from tracr_jax.report.terminal.scorecard import scorecard_table
@@ -73,7 +74,7 @@ def swap_table(swapped: dict[str, Any]) -> Table:
     for cell in sorted(swapped["cells"], key=lambda c: (c["layer"], c["variable"])):
         controls = cell["controls"]
         table.add_row(
-            cell["variable"],
+            Text(cell["variable"]),
             str(cell["layer"]),
             _interval(cell["match"], digits=0),
             *(

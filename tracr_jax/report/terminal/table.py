@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
@@ -28,12 +29,12 @@ def programs_table(programs: dict[str, Any]) -> Table:
     table = _table("test set of each program, after each injection, %")
     table.add_column("")
     for task in programs["tasks"]:
-        table.add_column(task, justify="right", no_wrap=True)
+        table.add_column(Text(task), justify="right", no_wrap=True)
     rows = [("before", programs["before"])]
     rows += [(f"after {row['task']}", row["sets"]) for row in programs["after"]]
     for name, sets in rows:
         cells = (sets.get(task, {}).get("test", {}).get("accuracy") for task in programs["tasks"])
-        table.add_row(name, *map(_percent, cells))
+        table.add_row(Text(name), *map(_percent, cells))
     return table
 
 
@@ -55,7 +56,7 @@ def answers_table(evaluation: Mapping[str, Any]) -> Table:
     for name, s in sets.items():
         after = s["injected"]
         table.add_row(
-            name,
+            Text(name),
             *([f"{s['sample']}"] if sizes else []),
             _percent(s["original"]["accuracy"]),
             f"{_percent(after['accuracy'])} ({100 * after['low']:.0f}–{100 * after['high']:.0f})",
@@ -76,7 +77,7 @@ def print_retention(console: Console, retention: dict[str, Any]) -> None:
         unit = "%" if r["unit"] == "share" else r["unit"].removesuffix(" per token")
         values = (_value(r[name], r["unit"]) for name in ("original", "injected", "baseline"))
         arrow = "↑" if r["higher_is_better"] else "↓"
-        table.add_row(f"{r['name']}, {unit} {arrow}", f"{r['items']:,}", *values)
+        table.add_row(Text(f"{r['name']}, {unit} {arrow}"), f"{r['items']:,}", *values)
     console.print(table)
     for r in retention["rows"]:
         if r not in measured:
@@ -109,7 +110,7 @@ def decode_table(evaluation: Mapping[str, Any], *, worst: int = 5) -> Table:
     )
     for name in [*result, *rest[:worst]]:
         table.add_row(
-            name,
+            Text(name),
             _percent(at_all[name]["accuracy"]),
             _percent(at_all[name]["majority"]),
             _percent(at_answer[name]["accuracy"]),
