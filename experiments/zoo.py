@@ -17,6 +17,7 @@ import jax
 from experiments import marked
 from experiments.benchmarks import common
 from tracr_jax.config_file import from_dict, to_dict
+from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.interpret.swap import swaps
 from tracr_jax.runs.model import Injected
@@ -87,11 +88,19 @@ def table(file: Mapping[str, Any]) -> str:
         worst = hardest([r["sets"] for by_seed in runs.values() for r in by_seed.values()])
         for method in file["methods"]:
             by_seed = list(runs.get(method, {}).values())
+            _check_same(by_seed, f"{task}, {method}")
             if not by_seed:
                 lines.append(f"| {task} | {method} | not run" + " |" * 8)
                 continue
             lines.append(f"| {task} | {method} | {len(by_seed)} | {' | '.join(_cells(by_seed, worst))} |")
     return "\n".join(lines)
+
+
+def _check_same(runs: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Seeds of a cell have the same options, or their mean is of nothing."""
+    options = [{k: v for k, v in r["config"].items() if k != "seed"} for r in runs]
+    if any(o != options[0] for o in options):
+        raise UserError(f"zoo.json: the seeds of {name} ran with different options; run those of one kind again")
 
 
 def short_table(file: Mapping[str, Any]) -> str:
@@ -147,6 +156,8 @@ def main() -> None:
         return
     empty = {"tasks": list(ZOO), "methods": list(METHODS), "pairs": args.pairs, "runs": {}}
     file = read_json(FILE) if FILE.exists() else empty
+    if file["pairs"] != args.pairs:
+        raise UserError(f"zoo.json: its runs have {file['pairs']} pairs, --pairs is {args.pairs}; give the same")
     for seed in args.seeds:
         for task in args.tasks:
             for method in args.methods:

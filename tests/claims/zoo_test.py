@@ -1,6 +1,9 @@
 """The table of the zoo: what it shows of its file."""
 
+import pytest
+
 from experiments import marked, zoo
+from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 
 
@@ -19,7 +22,8 @@ def test_a_variable_counts_by_its_lowest_layer():
 
 def run(test, near, far, **more):
     sets = {"test": test, "near": near, "far": far}
-    return {"sets": sets, "trivial": {"test": 0.5, "near": 0.25, "far": None}, "kl": 0.5, "result": "out"} | more
+    one = {"sets": sets, "trivial": {"test": 0.5, "near": 0.25, "far": None}, "kl": 0.5, "result": "out"}
+    return one | {"config": {"steps": 5, "seed": 0}} | more
 
 
 def row(table, task, method):
@@ -42,6 +46,11 @@ def test_the_table_shows_the_hardest_set_of_all_methods_and_what_was_not_run():
     del runs["finetune"]
     assert row(zoo.table(file), "sort", "finetune")[0] == "not run"
     assert "30 pairs" in table
+    runs["variable"]["1"]["config"] = {"steps": 5, "seed": 1}
+    assert row(zoo.table(file), "sort", "variable")[0] == "2"
+    runs["variable"]["1"]["config"] = {"steps": 50, "seed": 1}
+    with pytest.raises(UserError, match="the seeds of sort, variable ran with different options"):
+        zoo.table(file)
 
 
 def test_the_short_table_names_a_method_that_ran_and_what_it_did_not():
