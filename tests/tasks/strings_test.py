@@ -10,6 +10,7 @@ from tracr.rasp import rasp
 from tests.helpers.rasp_parts import width
 from tests.helpers.tasks_tokenizers import filtered
 from tracr_jax.data.bridge import make_bridge
+from tracr_jax.data.samples import sample_of
 from tracr_jax.errors import UserError
 from tracr_jax.runs.check import check as dry_run
 from tracr_jax.runs.task_bridge import proved_items
@@ -59,6 +60,18 @@ def test_sets():
         assert {split_of(i.prompt) for i in items} <= split
     assert all(13 <= len(letters_of(longer.item(i))) <= 24 for i in range(20))
     assert {len(letters_of(i)) for i in task.longest_items()} == {12}
+
+
+def test_a_sequence_has_a_baseline_that_knows_its_length_alone():
+    """Ones are the likeliest answer of each length here: without it 0 % would stand as trivial."""
+    task, rules = get_task("double_histogram"), get_task("double_histogram").baselines()
+    assert set(rules) == {"copied", "of_length"}
+    items = sample_of(task.eval_sets()["test"], None)
+    right = [rules["of_length"](i.prompt) == i.label for i in items]
+    assert 0.15 < sum(right) / len(right) < 0.4
+    says = {rules["of_length"](i.prompt) for i in items}
+    assert len(says) == len({len(i.prompt) for i in items})
+    assert rules["of_length"](items[0].prompt + "x" * 40) == ""
 
 
 def test_is_a_task_and_refuses_what_is_none():

@@ -397,4 +397,4 @@ class StringTask(SampledTask):
         if self.answer == "yes/no":
             return {"always_no": lambda prompt: "no"}
         copied = lambda prompt: self._join(self._letters(prompt)[self.skipped :])  # noqa: E731
-        return {"copied": copied} if self.answer == "sequence" else super().baselines()
+        return {"copied": copied, "of_length": self._usual} if self.answer == "sequence" else super().baselines()
