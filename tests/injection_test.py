@@ -14,11 +14,12 @@ from tracr_jax import cli
 from tracr_jax.cli import interrupt as cli_interrupt
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.config_file import RUN_FORMAT
+from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
 from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
-from tracr_jax.measure.answers import evaluate, greedy_answers
+from tracr_jax.measure.answers import evaluate, greedy_answers, known_scores
 from tracr_jax.presets import preset
 from tracr_jax.report.load import load_runs
 from tracr_jax.runs.build import build
@@ -120,6 +121,11 @@ def test_the_untouched_model_is_asked_once(models, tmp_path, monkeypatch):
     assert [line for line in said if line.startswith("before, ")] == first
     assert evaluate(run, items=SMALL.eval_items) == run.evaluation
     assert not (folder / "untouched.json").exists()
+    # Of another held-out text, what was found before is of no use: half of the ratio would be of each.
+    samples = reported_samples(run.program.task, SMALL.eval_items)
+    assert known_scores(run.evaluation, run, samples) is not None
+    edited = dataclasses.replace(run, windows=run.valid_text[:, ::-1])
+    assert known_scores(run.evaluation, edited, samples) is None
 
 
 def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys, monkeypatch):
