@@ -177,6 +177,7 @@ def _run(
         setups, lm_params, record = open_earlier(setup, tasks=tasks, say=say)
         for s in setups:
             check_rows(mesh, s.config.data)
+            dataclasses.replace(s.config, accumulate=config.accumulate)  # its rows are cut as often: or refused
     programs = tuple(s.program for s in setups)
     before_training = untouched(setup, folder=folder)
     asked = folder / UNTOUCHED

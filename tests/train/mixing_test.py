@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers import exchange_parts as E
 from tracr_jax.teacher.oracle import reads_after
+from tracr_jax.train.mixing import Mix, mixed_states
 
 LAYERS = E.LAYERS
 
@@ -78,6 +79,19 @@ def test_targets_of_a_mixed_row_are_one_step_of_the_oracle_at_every_layer():
             for v in s.teacher.variables:
                 if v.name in found and v.kind == "categorical" and v.writer_layer == layer + 1:
                     assert values_at(want[layer + 1, row], of=v) == found[v.name], (row, layer, v.name)
+
+
+def test_a_row_keeps_its_own_where_the_source_holds_no_single_value():
+    """Nothing else can be written there, and the target must be of what the row holds."""
+    owner = np.array([0, 0, 1, 1, 1])
+    states = jnp.array([[[[1.0, 0, 0, 1, 0]], [[0, 1.0, 0, 0, 0]], [[0.5, 0.5, 0.97, 0, 0]]]])  # [1, 3, 1, 5]
+    source = jnp.array([[1, 2, 0], [1, 2, 0]])
+    mix = Mix(source, jnp.zeros(3, bool), jnp.full(3, -1))
+    mixed = np.asarray(mixed_states(states, mix, owner))[0, :, 0]
+    np.testing.assert_array_equal(
+        mixed,
+        np.array([[0, 1, 0, 1, 0], [0, 1, 0.97, 0, 0], [1, 0, 0, 1, 0]], np.float32),
+    )
 
 
 def test_the_plan():

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracr.rasp import rasp
 
+from tracr_jax.teacher.graph import PROGRAM_ERRORS
 from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle, reading_layers
 
@@ -43,7 +44,7 @@ def value_classes(teacher: Teacher, oracle: Oracle) -> dict[str, tuple[int, ...]
             continue
         found: dict[Any, int] = {}
         special = (teacher.bos, teacher.pad)  # tracr adds these two; they stand at no position of an item
-        signature = _signatures(oracle, name, readers, variables, classes)
+        signature = _signatures(oracle, name, readers, variables, classes, special=special)
         for value in values:
             unused = name == "tokens" and value in special
             classes.setdefault(name, {})[value] = 0 if unused else found.setdefault(signature(value), len(found))
@@ -58,6 +59,8 @@ def _signatures(
     readers: Iterable[str],
     variables: dict[str, Variable],
     classes: dict[str, dict[Any, int]],
+    *,
+    special: tuple[Any, ...],
 ) -> Callable[[Any], tuple]:
     """Value -> all that the readers make of it, each result by its class."""
     parts: list[Callable[[Any], Any]] = []
@@ -71,33 +74,41 @@ def _signatures(
         if isinstance(expr, rasp.Map):
             parts.append(lambda v, f=expr.f, out=outcome: out(_call(f, v)))
         elif isinstance(expr, rasp.SequenceMap):
-            parts += _of_two(expr.f, names[0], names[1], name, variables, outcome)
+            parts += _of_two(expr.f, names[0], names[1], name, variables, outcome, special=special)
         else:
             assert isinstance(expr, rasp.Aggregate | rasp.SelectorWidth), reader
             keys, queries, *moved = names
             assert isinstance(expr.selector, rasp.Select), reader
-            parts += _of_two(expr.selector.predicate, keys, queries, name, variables, bool)
+            parts += _of_two(expr.selector.predicate, keys, queries, name, variables, bool, special=special)
             if name in moved:
                 parts.append(outcome)
     return lambda value: tuple(part(value) for part in parts)
 
 
 def _of_two(
-    f: Callable, first: str, second: str, name: str, variables: dict[str, Variable], outcome: Callable
+    f: Callable,
+    first: str,
+    second: str,
+    name: str,
+    variables: dict[str, Variable],
+    outcome: Callable,
+    *,
+    special: tuple[Any, ...],
 ) -> list[Callable[[Any], Any]]:
     """What a function of two variables makes of a value of `name`, with every value of the other one."""
     if not {first, second} <= variables.keys():
         return [lambda v: v]  # beside a number: nothing is known of its values, so all of ours count
     parts: list[Callable[[Any], Any]] = []
+    values = {n: [w for w in variables[n].values if n != "tokens" or w not in special] for n in (first, second)}
     if first == name:
-        parts.append(lambda v: tuple(outcome(_call(f, v, w)) for w in variables[second].values))
+        parts.append(lambda v: tuple(outcome(_call(f, v, w)) for w in values[second]))
     if second == name:
-        parts.append(lambda v: tuple(outcome(_call(f, w, v)) for w in variables[first].values))
+        parts.append(lambda v: tuple(outcome(_call(f, w, v)) for w in values[first]))
     return parts
 
 
 def _call(f: Callable, *values: Any) -> Any:
     try:
         return f(*values)
-    except ArithmeticError:
+    except PROGRAM_ERRORS:
         return None  # "this input does not occur", as in tracr's inference

@@ -10,6 +10,7 @@ from tracr_jax.teacher.model import Variable
 
 NOTHING = -1  # in place of a value where the program holds none
 DEFINED = 0.5  # a categorical variable is defined where its largest teacher coordinate exceeds this
+ALONE = 0.9  # where that exceeds this, it holds one value and no mixture of several; `verify` allows no less
 
 
 class VariableLayout(NamedTuple):

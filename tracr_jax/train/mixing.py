@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from tracr_jax.config import ExchangeConfig
 from tracr_jax.intervene import LayerEdit
 from tracr_jax.teacher.model import Teacher
+from tracr_jax.teacher.variables import ALONE
 from tracr_jax.train.step import ResidualsFn
 from tracr_jax.types import Array, Residuals
 
@@ -56,12 +57,18 @@ def variable_of(teacher: Teacher) -> Int[np.ndarray, " D"]:
 def mixed_states(states: Residuals, mix: Mix, owner: Int[np.ndarray, " D"]) -> Residuals:
     """Teacher states in which each variable is that of its source row, at the same position and layer.
 
+    Where the source holds no single value, the row keeps its own: nothing else can be written into the language
+    model, and the target must be of what it holds.
+
     Args:
       states: r_0..r_L of the rows as they are.
       mix: the plan.
       owner: from `variable_of`.
     """
-    return jnp.take_along_axis(states, mix.source[owner].T[None, :, None, :], axis=1)
+    source = jnp.take_along_axis(states, mix.source[owner].T[None, :, None, :], axis=1)
+    of = np.eye(owner.max() + 1, dtype=bool)[owner]  # [D, n]
+    held = jnp.einsum("lbtd,dn->lbtn", (source > ALONE).astype(states.dtype), of.astype(states.dtype)) > 0
+    return jnp.where(held[..., owner], source, states)
 
 
 def mixed_targets(

@@ -24,12 +24,11 @@ from tracr_jax.errors import UserError
 from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
-from tracr_jax.teacher.variables import NOTHING
+from tracr_jax.teacher.variables import ALONE, NOTHING
 from tracr_jax.train.codes import code, is_fixed
 from tracr_jax.types import Adapter, Array, Codes
 
 _NEVER = -1e4  # logit of a value that the first of its class represents
-_MASS = 0.01  # a teacher's one-hot that sums to 1 up to this is one value, and no mixture of several
 
 
 class Group(NamedTuple):
@@ -195,8 +194,9 @@ class Reserved:
         places, held = [], []
         for g, c in zip(self.groups, self.centroids(codes), strict=True):
             x = self.group(classes, g)
-            one = (jnp.max(x, axis=-1) > 0.5) & (jnp.abs(jnp.sum(x, axis=-1) - 1) < _MASS)
-            places.append(jnp.einsum("...nm,nmk->...nk", x, c).reshape(*x.shape[:-2], g.n * g.k))
+            one = jnp.max(x, axis=-1) > ALONE  # less where the program holds several values, or none
+            best = jax.nn.one_hot(jnp.argmax(x, axis=-1), g.m, dtype=c.dtype)
+            places.append(jnp.einsum("...nm,nmk->...nk", best, c).reshape(*x.shape[:-2], g.n * g.k))
             held.append(jnp.repeat(one, g.k, axis=-1))
         places = jnp.concatenate(places, axis=-1)
         return places, jnp.concatenate(held, axis=-1).astype(places.dtype)
@@ -264,7 +264,7 @@ def reserve(teacher: Teacher, oracle: Oracle, config: ExchangeConfig, *, seed: i
       seed: of the codes that are drawn at random.
 
     Raises:
-      UserError: no variable is left.
+      UserError: no variable is left, or a later layer reads a number.
     """
     merged = value_classes(teacher, oracle) if config.merge_values else {}
     found, left_out = [], []
@@ -335,6 +335,12 @@ def _places(spans: Sequence[tuple[int, int, int]]) -> Int[np.ndarray, " X"]:
 
 def _left_out(teacher: Teacher, oracle: Oracle, variable: Variable) -> str:
     if variable.kind != "categorical":
+        if last_read(teacher, oracle, variable.name) is not None:
+            raise UserError(
+                f"reserved directions: {variable.name} is a number that a later layer reads, and only variables "
+                "with values can be exchanged: compute it from a count (rasp.SelectorWidth), or leave out "
+                "--preset exchange"
+            )
         return "a number on one direction, of which only its own layer makes use"
     if variable.name not in oracle.readers:
         return "the program does not use it"
