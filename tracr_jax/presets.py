@@ -78,13 +78,14 @@ def preset(
 
 
 def exchange_preset(config: RunConfig) -> RunConfig:
-    """The recipe of exchange training at the batch size of another run; every row is supervised.
+    """The recipe of exchange training at the batch size of another run; every row is supervised, but in SmolLM2.
 
     For dyck in the bundled model it is the run of experiments/main_job_tiny_exchange.json; in SmolLM2 what has
-    learnt fastest so far (experiments/diary.md), and no finished run.
+    learnt fastest so far (experiments/diary.md), and no finished run: most rows are only aligned, and run through
+    the lower blocks alone.
     """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
-    data, train, outside = config.data, "all", 0.0
+    data, train, outside, supervised = config.data, "all", 0.0, None
     sigma = _SIGMAS.get(config.lm.removeprefix("random:"), 1.0)
     if (config.lm, config.task) == ("tiny", "dyck"):
         train, outside = "program", 1.0  # elsewhere they were not tried
@@ -95,11 +96,13 @@ def exchange_preset(config: RunConfig) -> RunConfig:
         config = dataclasses.replace(config, steps=1800, checkpoint_every=50)
     if (config.lm, config.task) == (_SMOLLM2, "dyck"):
         train, outside = "blocks:1-18", 1.0
-        data = dataclasses.replace(data, batch=4, domain_items=4, text_batch=2, other_words=0.5)
+        data = dataclasses.replace(data, batch=2, domain_items=22, text_batch=2, other_words=0.5)
+        supervised = 2
         losses = dataclasses.replace(losses, retention_weight=0.04, retention_growth=8.0)
         optim = dataclasses.replace(config.optim, kind="muon")
-        config = dataclasses.replace(config, steps=1400, checkpoint_every=50, optim=optim)
-    data = dataclasses.replace(data, domain_supervised=data.domain_items, answer_end=False)
+        config = dataclasses.replace(config, steps=1000, checkpoint_every=50, optim=optim)
+    supervised = data.domain_items if supervised is None else supervised
+    data = dataclasses.replace(data, domain_supervised=supervised, answer_end=False)
     layers = _LAYERS.get((config.lm.removeprefix("random:"), config.task), LayerMap(2, 1))
     # Exact values want a low rate and a long anneal: at 4e-3 and above, Muon does not converge.
     rates = {"learning_rate": 1.5e-3, "adapter_learning_rate": 3e-3, "embedding_rate": 1.0}
