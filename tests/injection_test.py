@@ -79,6 +79,7 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
         "checkpoints",
         "model",
         "programs",
+        "original.json",
         "evaluation.json",
         "examples.json",
     }

@@ -48,6 +48,7 @@ def run_of(original, injected=None, *, positions=POSITIONS, tokenizer=TOKENIZER,
         base=base,
         program=SimpleNamespace(tokenizer=tokenizer, **more),
         valid_text=windows,
+        digest="0" * 64,
     )
 
 

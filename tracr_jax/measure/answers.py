@@ -89,10 +89,11 @@ def known_scores(
     sets = {name: evaluation["sets"].get(name, {}) for name in samples}
     if any(sets[name].get("digest") != digest(sample) for name, sample in samples.items()):
         return None
+    before = evaluation["retention"]["original"]
     if evaluation["retention"].get("digest") != text_digest(run):
         return None
     right = {name: [bit == "1" for bit in found["right"]["original"]] for name, found in sets.items()}
-    return ModelScores(right, evaluation["retention"]["original"])
+    return ModelScores(right, before)
 
 
 def _before(say: Say) -> Say:
