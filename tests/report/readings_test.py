@@ -78,6 +78,10 @@ def test_learned_is_never_said_of_a_set_that_a_trivial_rule_solves():
     assert verdict == "yes"
     assert "of 100 near miss items right" in text
     assert "test items" in R.learned(with_sets(near_miss=10, test=97))[1]
+    # Where the test set tells, no other is asked: rules fail on count's longer texts too, and so may the program.
+    telling = {"test": {"half_the_words": 0.18}, "length_ood": {"half_the_words": 0.05}}
+    verdict, text = R.learned(with_sets(telling, test=95, length_ood=2))
+    assert (verdict, "of 100 test items right" in text) == ("yes", True)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tracr_jax.report.swaps import beats_controls, outside, result_swap, swaps_r
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
 
 GOOD = 0.9  # an accuracy that counts as "yes"
+_TELLING = 0.5  # a set of which a trivial rule gets less tells whether the task was learnt
 _BESIDE = "A graft: the variables are in the program beside the model, which computes none of them."
 # The loss of a language measure that still counts as "yes"; ten times as much counts as "partly". Accuracies in
 # points: a share of one that was near zero says nothing. Others relative to what they were.
@@ -23,8 +24,9 @@ KEPT_POINTS, KEPT_RELATIVE, PARTLY = 0.02, 0.05, 10
 RULES = (
     (
         "Did it learn the task?",
-        "judged on the set on which trivial rules do worst. yes: at least 90 %, and the whole interval above the "
-        "best rule; partly: the whole interval above it; open: a rule gets 90 % of every set, so none can tell.",
+        "judged on the test set; where a trivial rule gets half of that, on the set on which rules do worst. yes: "
+        "at least 90 %, and the whole interval above the best rule; partly: the whole interval above it; open: a "
+        "rule gets 90 % of every set, so none can tell.",
     ),
     (
         "Does it follow the program elsewhere?",
@@ -70,10 +72,12 @@ def answers(run: RunFiles) -> list[Answer]:
 
 
 def learned(run: RunFiles) -> tuple[str | None, str]:
-    """Verdict and sentence on the set on which trivial rules do worst, the test set where they are equal."""
+    """Verdict and sentence on the test set, or where a trivial rule gets half of it, where rules do worst."""
     if not run.sets:
         return None, "`tracr-jax evaluate` measures it."
     name = min(run.sets, key=lambda n: (_best(run.sets[n]), n != "test"))
+    if "test" in run.sets and _best(run.sets["test"]) < _TELLING:
+        name = "test"  # and not a harder set, say of longer prompts, that asks for more than the task
     s = run.sets[name]
     a, bar = s["injected"], _best(s)
     above = a["low"] > bar
