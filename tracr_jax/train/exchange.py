@@ -197,13 +197,8 @@ def _make_align_lower(
         below, lm = first_blocks(model, params, states[-1] + 1)
         out = below.apply(lm, batch.ids, edit=LayerEdit(lambda h, i: keep_rows(write(h, i))))
         hidden = at_least_float32(out.hidden[np.array(states)])[layers]
-        holds = item[None] & ~attention_sinks(hidden, item)
-        begins = lesson.begins[layers].astype(hidden.dtype)
-        weights = holds.astype(hidden.dtype) * (1 + (config.marker_weight - 1) * begins)
-        about = {"own": lesson.own[layers], "changed_weight": config.changed_weight, "layers": layers}
-        target, read = lesson.target[layers], L.apply_adapter(reserved.readout(codes), hidden)
-        reading = reading_loss(reserved, read, target, weights, rare_power=config.rare_power, **about)
-        distance = distance_loss(reserved, codes, hidden, target, weights, **about)
+        holds = (item[None] & ~attention_sinks(hidden, item)).astype(hidden.dtype)
+        reading, distance = _exchanged(reserved, codes, hidden, lesson, holds, layers=layers, config=config)
         return {"alignment_lower": jnp.mean(reading), "distance_lower": jnp.mean(distance)}
 
     return align_lower
@@ -262,26 +257,44 @@ def _align(
     config: ExchangeConfig,
 ) -> Metrics:
     """Terms "alignment", "distance", "alignment_parts", "size" and "sinks"; `item`: where a row holds a token."""
-    own, target = lesson.own, lesson.target
+    own = lesson.own
     clean, exchanged = deinterleave(at_least_float32(hidden), axis=1)
-    readout, low, high = reserved.readout(codes), slice(0, 1), slice(1, None)
+    low, high = slice(0, 1), slice(1, None)
     sinks = attention_sinks(hidden, interleave(item, item))
     holds_c, holds_x = ((item[None] & ~x).astype(own.dtype) for x in deinterleave(sinks, axis=1))
     over = jax.nn.relu(mean_squares(hidden) / reserved.sigma**2 - 1.0)
     weights = holds_c[low] * (1 + (losses.answer_alignment - 1) * answer_mask)[None]
     beyond = jnp.arange(1, len(own))[:, None] > lesson.mix.layer[None]
     share = jnp.where(beyond, 1.0, _BELOW)[:, :, None]
-    weights_x = share * holds_x[high] * (1 + (config.marker_weight - 1) * lesson.begins[high].astype(own.dtype))
-    first, later = (L.apply_adapter(readout, x) for x in (clean[low], exchanged[high]))
-    changed = {"own": own[high], "changed_weight": config.changed_weight, "layers": high}
+    first = L.apply_adapter(reserved.readout(codes), clean[low])
     read = reading_loss(reserved, first, own[low], weights, layers=low, rare_power=_CLEAN_POWER)
-    read_x = reading_loss(reserved, later, target[high], weights_x, rare_power=config.rare_power, **changed)
     far = distance_loss(reserved, codes, clean[low], own[low], weights, layers=low)
-    far += distance_loss(reserved, codes, exchanged[high], target[high], weights_x, **changed)
+    weights_x = share * holds_x[high]
+    read_x, far_x = _exchanged(reserved, codes, exchanged[high], lesson, weights_x, layers=high, config=config)
     return {
         "alignment": jnp.mean(read + read_x),
-        "distance": jnp.mean(far),
+        "distance": jnp.mean(far + far_x),
         "alignment_parts": read_x,
         "size": jnp.mean(jnp.where(sinks, 0.0, over)),
         "sinks": 1.0 - jnp.mean(jnp.sum(holds_c + holds_x, axis=(1, 2))) / (2.0 * jnp.sum(item, dtype=own.dtype)),
     }
+
+
+def _exchanged(
+    reserved: Reserved,
+    codes: Codes,
+    hidden: Float[Array, "l B S d"],
+    lesson: Lesson,
+    weights: Float[Array, "l B S"],
+    *,
+    layers: slice,
+    config: ExchangeConfig,
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """`reading_loss` and `distance_loss` of exchanged rows at these layers; where an answer begins weighs more."""
+    weights = weights * (1 + (config.marker_weight - 1) * lesson.begins[layers].astype(weights.dtype))
+    target, read = lesson.target[layers], L.apply_adapter(reserved.readout(codes), hidden)
+    changed = {"own": lesson.own[layers], "changed_weight": config.changed_weight, "layers": layers}
+    return (
+        reading_loss(reserved, read, target, weights, rare_power=config.rare_power, **changed),
+        distance_loss(reserved, codes, hidden, target, weights, **changed),
+    )
