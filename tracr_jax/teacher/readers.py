@@ -10,7 +10,7 @@ from typing import Any
 from tracr.rasp import rasp
 
 from tracr_jax.teacher.graph import PROGRAM_ERRORS
-from tracr_jax.teacher.model import Teacher, Variable
+from tracr_jax.teacher.model import Teacher
 from tracr_jax.teacher.oracle import Oracle, reading_layers
 
 
@@ -34,6 +34,11 @@ def value_classes(teacher: Teacher, oracle: Oracle) -> dict[str, tuple[int, ...]
     """
     variables = {v.name: v for v in teacher.variables if v.kind == "categorical"}
     classes: dict[str, dict[Any, int]] = {}
+    special = (
+        teacher.bos,
+        teacher.pad,
+    )  # tracr adds these two to the tokens; they stand at no position of an item
+    occur = {n: [w for w in v.values if n != "tokens" or w not in special] for n, v in variables.items()}
     for name in reversed(oracle.names):  # readers before what they read
         if name not in variables:
             continue
@@ -43,8 +48,7 @@ def value_classes(teacher: Teacher, oracle: Oracle) -> dict[str, tuple[int, ...]
             classes[name] = {value: i for i, value in enumerate(values)}
             continue
         found: dict[Any, int] = {}
-        special = (teacher.bos, teacher.pad)  # tracr adds these two; they stand at no position of an item
-        signature = _signatures(oracle, name, readers, variables, classes, special=special)
+        signature = _signatures(oracle, name, readers, occur, classes)
         for value in values:
             unused = name == "tokens" and value in special
             classes.setdefault(name, {})[value] = 0 if unused else found.setdefault(signature(value), len(found))
@@ -57,10 +61,8 @@ def _signatures(
     oracle: Oracle,
     name: str,
     readers: Iterable[str],
-    variables: dict[str, Variable],
+    values: dict[str, list[Any]],
     classes: dict[str, dict[Any, int]],
-    *,
-    special: tuple[Any, ...],
 ) -> Callable[[Any], tuple]:
     """Value -> all that the readers make of it, each result by its class."""
     parts: list[Callable[[Any], Any]] = []
@@ -74,32 +76,24 @@ def _signatures(
         if isinstance(expr, rasp.Map):
             parts.append(lambda v, f=expr.f, out=outcome: out(_call(f, v)))
         elif isinstance(expr, rasp.SequenceMap):
-            parts += _of_two(expr.f, names[0], names[1], name, variables, outcome, special=special)
+            parts += _of_two(expr.f, names[0], names[1], name, values, outcome)
         else:
             assert isinstance(expr, rasp.Aggregate | rasp.SelectorWidth), reader
             keys, queries, *moved = names
             assert isinstance(expr.selector, rasp.Select), reader
-            parts += _of_two(expr.selector.predicate, keys, queries, name, variables, bool, special=special)
+            parts += _of_two(expr.selector.predicate, keys, queries, name, values, bool)
             if name in moved:
                 parts.append(outcome)
     return lambda value: tuple(part(value) for part in parts)
 
 
 def _of_two(
-    f: Callable,
-    first: str,
-    second: str,
-    name: str,
-    variables: dict[str, Variable],
-    outcome: Callable,
-    *,
-    special: tuple[Any, ...],
+    f: Callable, first: str, second: str, name: str, values: dict[str, list[Any]], outcome: Callable
 ) -> list[Callable[[Any], Any]]:
     """What a function of two variables makes of a value of `name`, with every value of the other one."""
-    if not {first, second} <= variables.keys():
+    if not {first, second} <= values.keys():
         return [lambda v: v]  # beside a number: nothing is known of its values, so all of ours count
     parts: list[Callable[[Any], Any]] = []
-    values = {n: [w for w in variables[n].values if n != "tokens" or w not in special] for n in (first, second)}
     if first == name:
         parts.append(lambda v: tuple(outcome(_call(f, v, w)) for w in values[second]))
     if second == name:
