@@ -85,12 +85,8 @@ def compare(
     *,
     spelling: Spelling,
     unknown: str,
-    more: bool = False,
 ) -> Answer:
-    """The model's tokens beside the program's values and the tokens `written` for them.
-
-    more: the program goes on where the model has ended; the last value is the one that the model lacks.
-    """
+    """The model's tokens beside the program's values, more where it goes on, and the tokens `written` for them."""
     decode = program.tokenizer.decode
     whole = len(written) == len(values) > 0
     agree = None
@@ -101,6 +97,6 @@ def compare(
         # A value that no item spells is another one than a token that stands for a value.
         same = [False if s is None and (j, pairs[j][0]) in stands_for else s for j, s in enumerate(same)]
         known = None not in same and len(values) >= len(answer)
-        agree = False if not pairs or more or False in same else True if known else None
+        agree = False if len(values) > len(answer) or False in same else True if known else None
     text = decode(list(written)).strip() if whole else None
     return Answer(decode(list(answer)).strip(), ends, text, [str(v) for v in values], agree, unknown)

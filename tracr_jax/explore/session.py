@@ -7,7 +7,6 @@ the answer is generated token by token, and every variable is read again, beside
 changes.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -220,32 +219,22 @@ class Explorer:
         values: list[Any] = []
         written: list[int] = []
         unknown = read.unknown
-        while not unknown and len(values) < max(len(answer), 1):
+        # Where the model has ended one value more: else one that stops early would be right so far.
+        while not unknown and len(values) < max(len(answer) + ends, 1):
+            beyond = len(values) == len(answer) > 0
             try:
                 value = self._result(prompt, written, answer, changes, read)
             except UserError as e:
-                unknown = str(e)
+                unknown = "" if beyond else str(e)
                 break
-            if value is None:
+            token = self._spelling.get((len(written), value))
+            if value is None or (beyond and (token is None or (len(written), value) in self._endings)):
                 break
             values.append(value)
-            token = self._spelling.get((len(written), value))
             if token is None:
                 break
             written.append(token)
-        more = False
-        if ends and not unknown and 0 < len(answer) == len(values) == len(written):
-            # Whether the program, too, is at its end: else a model that stops early would be right so far.
-            with contextlib.suppress(UserError):  # beyond the table, where that is not known
-                value = self._result(prompt, written, answer, changes, read)
-                token = self._spelling.get((len(written), value))
-                if token is not None and (len(written), value) not in self._endings:
-                    more = True
-                    values.append(value)
-                    written.append(token)
-        return compare(
-            self.program, answer, ends, values, written, spelling=self._spelling, unknown=unknown, more=more
-        )
+        return compare(self.program, answer, ends, values, written, spelling=self._spelling, unknown=unknown)
 
     def _result(self, prompt, written: Sequence[int], answer: Sequence[int], changes, read: Decoded) -> Any:
         """The program's value where the next token is due; None where it holds none."""
