@@ -8,7 +8,6 @@ docs/method.md §11.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,31 +69,28 @@ def controls(
     if folder is None or not (folder / "config.json").exists():
         raise UserError("controls: give the folder of a run, which receives them; an export holds none")
     sizes = {"prompts": prompts, "pairs": pairs, "items": items, "seeds": (config.seed,)}
-    find = functools.partial(_of_run, sizes=sizes)
     fitted = fitting(config, steps=steps)
     others = models(run, kinds, finetuned)  # refused before anything is measured
     # Measured by other numbers of pairs and items its row would be no match for the others; the user's stays.
-    measured, apart = folder / "interpretation.json", folder
-    if measured.exists() and not _fits(measured, run.digest, sizes):
+    apart = folder
+    if (folder / "interpretation.json").exists() and not _measured(folder, sizes, run.digest):
         apart = folder / "controls" / "injected"
-        say(f"{measured}: of other sizes or weights; the run is measured again")
-    rows = {
-        "injected": row(find(apart, lambda: interpret(run, folder=apart, say=say, **sizes), weights=run.digest))
-    }
+        say(f"{folder / 'interpretation.json'}: of other sizes or weights; the run is measured again")
+    found = _measured(apart, sizes, run.digest) or interpret(run, folder=apart, say=say, **sizes)
+    rows = {"injected": row(found)}
     for name, (source, model) in others.items():
         at = folder / "controls" / name
         own = dataclasses.replace(fitted, task=run.program.task.name, lm=source)
         there = (at / "config.json").exists()
         if there:
             check_folder(at, located(own), resume=True)
-
-        def measure(name=name, model=model, at=at, own=own, there=there) -> Mapping[str, Any]:
+        found = _measured(at, sizes)
+        if found is None:
             say(f"{name}: fitting an adapter")
             lm = dataclasses.replace(model(), name=own.lm)
             made = inject(run.program.task, lm=lm, config=own, folder=at, resume=there, progress=False)
-            return interpret(made, say=lambda line: say(f"{name}: {line}"), **sizes)
-
-        rows[name] = row(find(at, measure))
+            found = interpret(made, say=lambda line, name=name: say(f"{name}: {line}"), **sizes)
+        rows[name] = row(found)
     result = {
         "about": about(started) | {"steps": fitted.steps} | sizes | {"seeds": [config.seed]},
         "weights": run.digest,
@@ -181,17 +177,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _of_run(
-    folder: Path, make: Callable[[], Mapping[str, Any]], *, sizes: Mapping[str, Any], weights: str | None = None
-) -> Mapping[str, Any]:
-    """The folder's interpretation.json; made where it is missing, too old, or of other weights or sizes."""
+def _measured(folder: Path, sizes: Mapping[str, Any], weights: str | None = None) -> Mapping[str, Any] | None:
+    """The folder's interpretation.json; None where it is missing, too old, or of other weights or sizes."""
     path = folder / "interpretation.json"
-    return read_json(path) if _fits(path, weights, sizes) else make()
-
-
-def _fits(path: Path, weights: str | None, sizes: Mapping[str, Any]) -> bool:
     found = read_json(path) if path.exists() else {}
     asked = found.get("about", {}).get("asked", {})
     same = all(asked.get(name) == (list(n) if isinstance(n, tuple) else n) for name, n in sizes.items())
     whole = "causal_abstraction_error" in found.get("swaps", {})
-    return whole and same and weights in (None, found.get("weights"))
+    return found if whole and same and weights in (None, found.get("weights")) else None
