@@ -266,9 +266,9 @@ class _Measure:
     def __call__(self, cell: Cell, found: Pairs) -> dict[str, Any]:
         chosen = found.pairs
         # Of a variable whose directions were handed on nothing is left, and they may be the cell's own by now.
-        held = [v.name for v in self._program.teacher.variables if cell.layer in self._program.layers_of(v)]
-        among = self._among & set(held)
-        other = other_variable(self._program.teacher, self._pool, cell, among=among)
+        program, teacher = self._program, self._program.teacher
+        among = [n for n in self._among if not program.why_unread(teacher.variable(n), cell.layer)]
+        other = other_variable(teacher, self._pool, cell, among=among)
         changes: list[Change] = [c for c in CONTROLS if c != "other" or other]
         if self._program.reserved is not None:
             changes.extend(("outside", "faithful"))
