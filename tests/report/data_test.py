@@ -1,5 +1,6 @@
 """The numbers behind the figures, against hand-worked ones."""
 
+import dataclasses
 import json
 from itertools import pairwise
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ import pytest
 from tests.helpers.report_data import NAMES, make_run
 from tracr_jax.report import data as D
 from tracr_jax.report.load import load_runs
+from tracr_jax.report.markup import by_task_and_model, sets_of
+from tracr_jax.report.sections import answers_section
 
 
 def curves(metrics, **config):
@@ -111,3 +114,23 @@ def test_examples_are_dropped_from_whoever_has_most():
     assert D.fit_examples(runs, room=2200) == 1
     assert [len(r["examples"]) for r in runs] == [2, 2]
     assert D.fit_examples(runs, room=0) == 4
+
+
+def test_runs_share_a_figure_by_task_and_model_as_configured(tmp_path):
+    """Two models whose folders have one name are two; every set of a group is shown, whichever run was asked."""
+    runs = load_runs(
+        [make_run(tmp_path / str(i), lm=lm) for i, lm in enumerate(("a/base", "b/base", "a/base", "tiny"))]
+    )
+    groups = by_task_and_model(runs)
+    assert {t: [i for i, _ in g] for t, g in groups.items()} == {
+        "dyck in a/base": [0, 2], "dyck in b/base": [1], "dyck in tiny": [3]
+    }  # fmt: skip
+    assert [d["group"] for d in D.runs_data(runs)] == [
+        "dyck in a/base", "dyck in b/base", "dyck in a/base", "dyck in tiny"
+    ]  # fmt: skip
+    first, _, third, _ = runs
+    assert third.evaluation is not None
+    extra = {"only_here": third.sets["test"]}
+    third = dataclasses.replace(third, evaluation={**third.evaluation, "sets": {**third.sets, **extra}})
+    assert list(sets_of([(0, first), (2, third)])) == [*first.sets, "only_here"]
+    assert "only here" in answers_section([first, third])

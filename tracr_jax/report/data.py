@@ -9,7 +9,7 @@ from typing import Any
 
 from tracr_jax.measure.stats import wilson
 from tracr_jax.report.load import RunFiles
-from tracr_jax.report.markup import title_of
+from tracr_jax.report.markup import by_task_and_model
 
 POINTS = 240  # of a loss curve; more cannot be told apart at 400 pixels
 BINS = 8  # of a length curve
@@ -21,12 +21,17 @@ _TERMS = {
 }
 
 
-def run_data(run: RunFiles) -> dict[str, Any]:
+def runs_data(runs: Sequence[RunFiles]) -> list[dict[str, Any]]:
+    """All runs' figures; "group": with whose length curves a run's are drawn."""
+    groups = {i: title for title, group in by_task_and_model(runs).items() for i, _ in group}
+    return [{"group": groups[i], **_run_data(run)} for i, run in enumerate(runs)]
+
+
+def _run_data(run: RunFiles) -> dict[str, Any]:
     """One run's figures; parts whose file is missing are None."""
     card = scorecard_of(run)
     return {
         "name": run.name,
-        "group": title_of([run]),
         "baseline": run.is_baseline,
         "losses": loss_curves(run),
         "lengths": lengths(run.evaluation),

@@ -3,7 +3,8 @@
 import html
 import re
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -26,6 +27,32 @@ def title_of(runs: Sequence[RunFiles]) -> str:
     tasks = dict.fromkeys(task_name(r) for r in runs)
     models = dict.fromkeys(PurePath(str(r.config.get("lm", "?"))).name for r in runs)
     return f"{', '.join(tasks)} in {', '.join(models)}"
+
+
+def by_task_and_model(runs: Sequence[RunFiles]) -> dict[str, list[tuple[int, RunFiles]]]:
+    """Runs whose answers share a figure, by its heading; each with its place among all, from 0 on.
+
+    Two tasks have sets of one name and other items. Where a file's or a model's last name is that of two, the
+    heading has all of it.
+    """
+    groups: dict[tuple[str, str], list[tuple[int, RunFiles]]] = {}
+    for i, r in enumerate(runs):
+        groups.setdefault((str(r.config.get("task", "?")), str(r.config.get("lm", "?"))), []).append((i, r))
+    titles = {pair: title_of([group[0][1]]) for pair, group in groups.items()}
+    many = Counter(titles.values())
+    return {
+        titles[pair] if many[titles[pair]] == 1 else f"{pair[0]} in {pair[1]}": group
+        for pair, group in groups.items()
+    }
+
+
+def sets_of(group: Sequence[tuple[int, RunFiles]]) -> dict[str, Mapping[str, Any]]:
+    """Every set that a run of the group was asked; of each what the first such run says."""
+    sets: dict[str, Mapping[str, Any]] = {}
+    for _, run in group:
+        for name, found in run.sets.items():
+            sets.setdefault(name, found)
+    return sets
 
 
 def task_name(run: RunFiles) -> str:

@@ -15,7 +15,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import write_text
 from tracr_jax.progress import Say
 from tracr_jax.report import sections as S
-from tracr_jax.report.data import embed, fit_examples, run_data
+from tracr_jax.report.data import embed, fit_examples, runs_data
 from tracr_jax.report.language import language_section
 from tracr_jax.report.load import RunFiles, blaming, load_runs
 from tracr_jax.report.markup import esc, title_of
@@ -80,7 +80,7 @@ def sweep_page(folder: str | Path) -> str:
 
 def page(runs: Sequence[RunFiles]) -> str:
     """The whole page as text; the last examples are left out where all would be more than LIMIT."""
-    data = [run_data(r) for r in runs]
+    data = runs_data(runs)
     bare = _html(runs, [{**d, "examples": []} for d in data], dropped=0)
     # The sentence that says how many are left out is shorter than 500 bytes.
     dropped = fit_examples(data, room=LIMIT - len(bare.encode()) - 500)

@@ -16,7 +16,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import replacing
 from tracr_jax.report.data import loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles, load_runs
-from tracr_jax.report.markup import title_of
+from tracr_jax.report.markup import by_task_and_model, sets_of
 from tracr_jax.report.words import plain
 
 # Okabe and Ito's colours, darkened where text stands on white.
@@ -124,15 +124,12 @@ def _answer_rows(
 
     A run's number is its place among all, from 1 on, so that it has one colour in all rows.
     """
-    groups: dict[str, list[tuple[int, RunFiles]]] = {}
-    for i, r in enumerate(runs, start=1):
-        groups.setdefault(title_of([r]), []).append((i, r))
+    groups = by_task_and_model(runs)
     rows = []
     for title, group in groups.items():
-        sets = {name: s for _, r in reversed(group) for name, s in r.sets.items()}
-        for name in dict.fromkeys(name for _, r in group for name in r.sets):
+        for name, found in sets_of(group).items():
             shown = f"{title}: {plain(name)}" if len(groups) > 1 else plain(name)
-            rows.append((shown, sets[name], [(i, r.sets[name]["injected"]) for i, r in group if name in r.sets]))
+            rows.append((shown, found, [(i + 1, r.sets[name]["injected"]) for i, r in group if name in r.sets]))
     return rows
 
 

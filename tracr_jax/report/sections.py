@@ -13,7 +13,18 @@ from tracr_jax.report import readings
 from tracr_jax.report.controls import controls_table
 from tracr_jax.report.data import lengths, loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles
-from tracr_jax.report.markup import esc, key, kind, missing, place, prose, section, series, title_of
+from tracr_jax.report.markup import (
+    by_task_and_model,
+    esc,
+    key,
+    kind,
+    missing,
+    place,
+    prose,
+    section,
+    series,
+    sets_of,
+)
 from tracr_jax.report.swaps import swaps_reading
 from tracr_jax.report.words import duration, interval, percent, plain
 
@@ -56,22 +67,18 @@ def _each(runs: Sequence[tuple[int, RunFiles]], reading: Callable[[RunFiles], st
 
 def answers_section(runs: Sequence[RunFiles]) -> str:
     """Accuracy bars of every set, a figure for each pair of task and model."""
-    groups: dict[tuple[str, str], list[tuple[int, RunFiles]]] = {}
-    body, have = "", [(i, r) for i, r in enumerate(runs) if r.sets]
-    for i, r in enumerate(runs):
-        if r.evaluation:
-            groups.setdefault((str(r.config.get("task")), str(r.config.get("lm"))), []).append((i, r))
-        else:
-            body += missing(f"{r.name} has no evaluation.json.", "evaluate", r)
-    for group in groups.values():
-        heading = f"<h3>{esc(title_of([group[0][1]]))}</h3>" if len(groups) > 1 else ""
-        body += heading + _bars(group)
+    have = [(i, r) for i, r in enumerate(runs) if r.sets]
+    body = "".join(missing(f"{r.name} has no evaluation.json.", "evaluate", r) for r in runs if not r.evaluation)
+    groups = by_task_and_model(runs)
+    for title, group in groups.items():
+        if evaluated := [(i, r) for i, r in group if r.sets]:
+            body += (f"<h3>{esc(title)}</h3>" if len(groups) > 1 else "") + _bars(evaluated)
     how = "Bars: exact match; whiskers: 95 % intervals. Letters mark trivial baselines."
     return section("answers", "Does it answer?", _each(have, readings.accuracy_reading), how, body)
 
 
 def _bars(group: Sequence[tuple[int, RunFiles]]) -> str:
-    sets: Mapping[str, Any] = group[0][1].sets
+    sets = sets_of(group)
     rules = list(dict.fromkeys(b for s in sets.values() for b in s["baselines"]))
     letters = {b: chr(ord("a") + i % 26) for i, b in enumerate(rules)}
     legend = [f"<span>{key(0)}before</span>"]
