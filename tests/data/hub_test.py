@@ -1,6 +1,9 @@
 """Retention text from the hub: the package's own streams, from files on disk; broken off, in shares, refused."""
 
+import functools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import pytest
@@ -72,6 +75,42 @@ def test_a_broken_stream_goes_on_where_it_broke(load, tmp_path, monkeypatch):
     path = hub_text("hub:me/some", megabytes=1, cache=tmp_path / "c", load=lambda *a: Breaks(load(*a), 1000))
     assert documents(path) == DOCUMENTS
     assert len(read) - first < 200  # the second time it did not begin at the first document
+
+
+def test_of_two_at_once_one_streams_and_the_other_waits(load, tmp_path):
+    """Two runs of a sweep on a new machine: flock tells two openings of a file apart, in one process too."""
+    begun, go, lines = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def __init__(self, stream):
+            self.stream, self.state_dict = stream, stream.state_dict
+
+        def __iter__(self):
+            begun.set()
+            assert go.wait(60)
+            yield from self.stream
+
+    def refuse(name, config):
+        raise AssertionError("streamed twice")
+
+    def say(line):
+        lines.append(line)
+        go.set()  # the first goes on when the second says that it waits
+
+    ask = functools.partial(hub_text, "hub:me/some", megabytes=1, cache=tmp_path / "c")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, load=lambda *a: Slow(load(*a)))
+        assert begun.wait(60)
+        second = pool.submit(ask, load=refuse, say=say)
+        assert documents(first.result()) == documents(second.result()) == DOCUMENTS
+    assert lines == ["streaming hub:me/some: another process does it, waiting"]
+    assert [p.name for p in (tmp_path / "c").iterdir()] == [first.result().name]
+
+
+def test_a_note_without_its_bytes_is_not_believed(load, tmp_path):
+    """A cache from which somebody removed the unfinished file only."""
+    (tmp_path / "hub--me--some--1mb.part.json").write_text(json.dumps({"bytes": 5000, "stream": {}}))
+    assert documents(hub_text("hub:me/some", megabytes=1, cache=tmp_path, load=load)) == DOCUMENTS
 
 
 def test_each_process_has_its_own_share(load, tmp_path):

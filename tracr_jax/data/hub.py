@@ -5,10 +5,11 @@ forward could not give them. What is streamed is bounded (`megabytes`), and a br
 Differs from the original, which reads FineWeb-Edu's stream anew in each run. Source: docs/method.md §8.
 """
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tracr_jax.data.source import SEPARATOR
 from tracr_jax.errors import UserError
@@ -92,14 +93,36 @@ def _stream(path: Path, open_stream: Callable[[], Any], limit: int, say: Say, so
     """Fill `path` up to `limit` bytes; where it stands is noted beside, and it gets its name when it is whole."""
     part, note = path.with_suffix(".part"), path.with_suffix(".part.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = open_stream()
+    with open(part, "a+b") as held:
+        if not _alone(held):
+            say(f"streaming {source}: another process does it, waiting")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if not path.exists():
+            _fill(part, note, open_stream(), limit, say, source)
+            os.replace(part, path)
+            note.unlink(missing_ok=True)
+        elif part.exists():  # ours: the other process renamed its own before we opened it
+            part.unlink()
+
+
+def _alone(file: IO[bytes]) -> bool:
+    """Hold the file until it is closed, unless another process does. Where there are no locks nobody else does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _fill(part: Path, note: Path, stream: Any, limit: int, say: Say, source: str) -> None:
     written = 0
-    if part.exists() and note.exists():
-        saved = read_json(note)
+    if note.exists() and part.stat().st_size >= (saved := read_json(note))["bytes"]:
         written = int(saved["bytes"])
         stream.load_state_dict(saved["stream"])
         say(f"streaming {source}: on from {written / 1e6:.0f} MB")
-    with open(part, "r+b" if written else "wb") as f:
+    with open(part, "r+b") as f:
         f.truncate(written)  # bytes after the last note would come again
         f.seek(written)
         noted = written
@@ -119,8 +142,6 @@ def _stream(path: Path, open_stream: Callable[[], Any], limit: int, say: Say, so
     if not written:
         part.unlink()
         raise UserError(f"text {source}: no document in it; choose another dataset")
-    os.replace(part, path)
-    note.unlink(missing_ok=True)
 
 
 def _documents(stream: Any, source: str) -> Iterator[bytes]:
