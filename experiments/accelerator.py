@@ -29,7 +29,7 @@ def parity(lm: str) -> dict[str, Any]:
     model = load_lm(lm)
     ids = np.random.default_rng(0).integers(0, model.tokenizer.vocab_size, (_ROWS, _LENGTH)).astype(np.int32)
 
-    def on(device: jax.Device) -> list[np.ndarray]:
+    def on(device: Any) -> list[np.ndarray]:
         with jax.default_device(device), jax.default_matmul_precision("highest"):
             out = jax.jit(model.model.apply)(jax.device_put(model.params, device), jax.device_put(ids, device))
         return [np.asarray(x, np.float64) for x in (*out.hidden, out.logits)]

@@ -41,7 +41,7 @@ def configure(o: argparse.Namespace) -> RunConfig:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     p.add_argument("--lm", default="random:256x14")
     p.add_argument("--rows", type=int, default=16)
     p.add_argument("--steps", type=int, default=5)

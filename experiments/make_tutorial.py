@@ -98,7 +98,7 @@ def execute(text: str) -> list[str]:
 
     from tracr_jax.lm.load import write_random_gpt2
 
-    book = nbformat.from_dict(notebook(smaller(text)))
+    book = nbformat.reads(json.dumps(notebook(smaller(text))), as_version=4)
     nbformat.validate(book)
     with tempfile.TemporaryDirectory() as folder:
         write_random_gpt2(Path(folder) / "lm", num_blocks=8, width=32, heads=2)

@@ -49,7 +49,7 @@ class _Watch:
         self._programs = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
 
-    def _count(self, event: str, duration: float, **_: Any) -> None:
+    def _count(self, event: str, duration_secs: float, **_: Any) -> None:
         self._programs += event == _COMPILED
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -98,9 +98,10 @@ def summary(watch: _Watch) -> dict[str, Any]:
     first, last = statistics.median(watch.seconds[n // 8 : n // 4]), statistics.median(watch.seconds[-(n // 4) :])
 
     def growth(column: int) -> dict[str, float] | None:
-        early = [look[column] for look in watch.memory if n / 8 < look[0] <= n / 4]
-        late = [look[column] for look in watch.memory if look[0] > 3 * n / 4]
-        if None in early + late:
+        looks = [(look[0], look[column]) for look in watch.memory]
+        early = [value for step, value in looks if value is not None and n / 8 < step <= n / 4]
+        late = [value for step, value in looks if value is not None and step > 3 * n / 4]
+        if not early or not late:
             return None
         a, b = statistics.mean(early), statistics.mean(late)
         return {"early": a, "late": b, "growth": b / a - 1}

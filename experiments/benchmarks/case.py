@@ -258,7 +258,8 @@ def write_for_torch(case: Case, folder: Path) -> None:
     for module, group in teacher.densify().items():
         arrays |= {f"teacher/{module}/{k}": v for k, v in group.items()}
     rows, sizes = teacher.result_indices(), (teacher.num_layers, teacher.num_heads)
-    np.savez(folder / "arrays.npz", **arrays, result_rows=np.array(rows), teacher_sizes=np.array(sizes))
+    arrays |= {"result_rows": np.array(rows), "teacher_sizes": np.array(sizes)}
+    np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
 
 
 def write_worker(options: dict[str, Any]) -> tuple[dict, Callable[[], None]]:

@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]  # the checkout, where `python -m experiments…` runs
 
+Name = TypeVar("Name")  # of a side: a text, or the number that it differs in
 Sample = tuple[float, Any]  # seconds of one repetition, and what it returned
 _PACKAGES = ("tracr-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "tracr-pypi")
 
@@ -48,8 +49,8 @@ def waiting(call: Callable[[], Any]) -> Callable[[], None]:
 
 
 def in_turn(
-    sides: Mapping[str, Callable[[], Sample]], *, repetitions: int, warmup: int = 1, settle_s: float = 0
-) -> dict[str, dict[str, list]]:
+    sides: Mapping[Name, Callable[[], Sample]], *, repetitions: int, warmup: int = 1, settle_s: float = 0
+) -> dict[Name, dict[str, list]]:
     """Every side once, then all again, …; name -> "seconds", "values", "warmup_seconds", "warmup_values".
 
     settle_s: a side runs at least so many seconds right before each timed repetition, not timed. A virtual machine

@@ -54,7 +54,7 @@ def hugging_face(options: dict[str, Any]) -> tuple[dict, Callable[[], list]]:
 
     untrained, items = _untouched(options["items"])
     program = untrained.program
-    model = GPT2LMHeadModel.from_pretrained(untrained.original.source, dtype=torch.float32).eval()
+    model: Any = GPT2LMHeadModel.from_pretrained(untrained.original.source, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None  # neither side stops early
     rows, pad = options["rows"], program.tokenizer.eos_id
 

@@ -48,7 +48,8 @@ def kind(instruction: str, op_name: str) -> str:
 def wall_shares(events: Iterable[Event], *, start: int, end: int) -> dict[str, float]:
     """Seconds of each kind from `start` to `end` (ns): at each moment an equal part for every one that runs."""
     edges = sorted([(a, 1, k) for a, _, k in events] + [(b, -1, k) for _, b, k in events], key=lambda e: e[:2])
-    out, running, now = dict.fromkeys(KINDS, 0.0), defaultdict(int), start
+    out: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+    running, now = defaultdict(int), start
     for at, change, what in [*edges, (end, 0, "nothing")]:
         at = min(max(at, start), end)
         active = [k for k, n in running.items() if n > 0] or ["nothing"]

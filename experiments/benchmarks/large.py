@@ -39,7 +39,9 @@ def main() -> None:
         with Worker(".case:step_worker", options) as worker:
             seconds = [worker.go()[0] for _ in range(1 + args.repetitions)]
         name = f"{train}, remat" if remat else train
-        rows.append({"shape": shape, "B": args.batch, "trained": name, "peak, GiB": worker.peak_memory_gib})
+        rows.append(
+            {"shape": options["shape"], "B": args.batch, "trained": name, "peak, GiB": worker.peak_memory_gib}
+        )
         results.append({"options": options, "seconds": seconds})
         common.write("large", args, about, results, title=_TITLE, rows=rows)
     common.finish("large", args, about, results, title=_TITLE, rows=rows)

@@ -111,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.first_step:
         return first_step(json.loads(args.first_step))
-    del args.first_step
+    delattr(args, "first_step")  # no option of a measurement
     last = {"shape": "gpt2-xl"} if args.xl else {"shape": "gpt2", "blocks": 48}
     cases: list[dict[str, Any]] = [{"shape": "gpt2"}, {"shape": "gpt2-large"}, last]
     if args.small:

@@ -93,7 +93,7 @@ def check_losses(sides: Mapping[str, Mapping[str, list]], *, tolerance: float) -
     Raises:
       UserError: one is larger than `tolerance`; nothing should be timed then.
     """
-    worst = dict.fromkeys(CHECKED, 0.0)
+    worst: dict[str, float] = dict.fromkeys(CHECKED, 0.0)
     for name, side in sides.items():
         for ours, theirs in zip(sides["ours"]["warmup_values"], side["warmup_values"], strict=True):
             for k in CHECKED:

@@ -89,19 +89,21 @@ def _step(file: dict[str, Any], batch: int, shape: str = "gpt2") -> dict[str, An
 def _speedup(batch: int) -> Callable[[dict[str, Any]], str | None]:
     def read(file: dict[str, Any]) -> str | None:
         found = _step(file, batch)
-        return found and f"{found['speedup']['median']:.2f}× ({found['best_peer']})"
+        return None if found is None else f"{found['speedup']['median']:.2f}× ({found['best_peer']})"
 
     return read
 
 
 def _utilisation(file: dict[str, Any]) -> str | None:
     found = _step(file, 16)
-    return found and f"{100 * found['sides']['ours']['model_flop_utilisation']:.0f} %"
+    return None if found is None else f"{100 * found['sides']['ours']['model_flop_utilisation']:.0f} %"
 
 
 def _update_share(file: dict[str, Any]) -> str | None:
     found = _step(file, 16)
-    return found and f"{100 * found['shares']['update and gradient norm']['share']['median']:.1f} %"
+    return (
+        None if found is None else f"{100 * found['shares']['update and gradient norm']['share']['median']:.1f} %"
+    )
 
 
 def _teacher_share(file: dict[str, Any]) -> str:

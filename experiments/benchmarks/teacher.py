@@ -49,7 +49,7 @@ def worker(options: dict[str, Any]) -> tuple[dict, Callable[[], dict[str, Any]]]
         "step": run_step,
         "sparse": common.waiting(lambda: sparse(phi, batch.teacher_ids)),
     }
-    info = {
+    info: dict[str, float] = {
         "layers": teacher.num_layers,
         "directions": teacher.width,
         "sparse_weights": sum(x.size for x in jax.tree.leaves(phi)),

@@ -37,7 +37,9 @@ class DenseTeacher(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """r_0..r_L [L+1, B, T, D] of ids [B, T], BOS first."""
         b, t = ids.shape
-        x = self.token_embed__embeddings[ids] + self.pos_embed__embeddings[:t]
+        tokens: Any = self.token_embed__embeddings  # buffers, of which torch's types know nothing
+        places: Any = self.pos_embed__embeddings
+        x = tokens[ids] + places[:t]
         states = [x]
         for i in range(self.layers):
             at = f"transformer/layer_{i}"
@@ -55,13 +57,14 @@ class DenseTeacher(nn.Module):
 class Peer(nn.Module):
     """θ, A, θ₀ and φ; forward is the loss of docs/method.md §4.5."""
 
-    def __init__(self, lm: nn.Module, original: nn.Module, teacher: DenseTeacher, adapter: nn.Linear, rows: Any):
+    def __init__(self, lm: Any, original: nn.Module, teacher: DenseTeacher, adapter: nn.Linear, rows: Any):
         super().__init__()
         self.lm, self.adapter = lm, adapter
         self.original, self.teacher = original.requires_grad_(False), teacher
         self.rows = torch.as_tensor(rows)
         self.depth = teacher.layers
         width = adapter.in_features
+        self.projection: torch.Tensor
         self.register_buffer("projection", torch.zeros(width, width))
         self._hooked, self._states = False, []
         for block in lm.transformer.h[: self.depth + 1]:

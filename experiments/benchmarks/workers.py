@@ -22,7 +22,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.benchmarks.common import ROOT, Sample, compact, in_turn, peak_memory, timed
+from experiments.benchmarks.common import ROOT, Name, Sample, compact, in_turn, peak_memory, timed
 from tracr_jax.errors import UserError
 
 
@@ -94,10 +94,10 @@ class Worker:
 
 
 def measure(
-    workers: Mapping[str, Worker], *, repetitions: int, warmup: int = 2, settle_s: float
-) -> dict[str, dict[str, Any]]:
+    workers: Mapping[Name, Worker], *, repetitions: int, warmup: int = 2, settle_s: float
+) -> dict[Name, dict[str, Any]]:
     """All workers in turn, then all closed; what `in_turn` returns and each one's "info" and "peak_memory_gib"."""
-    out: dict[str, dict[str, Any]] = in_turn(
+    out: dict[Name, dict[str, Any]] = in_turn(
         {name: w.go for name, w in workers.items()}, repetitions=repetitions, warmup=warmup, settle_s=settle_s
     )
     for name, worker in workers.items():

@@ -72,7 +72,7 @@ def train(run: Path, recipe: Recipe, *, minutes_per_checkpoint: float = 5.0) -> 
             while (blocks := params["blocks"]["ln_1"]["scale"].shape[0]) < stage.blocks:
                 params, state = grow(params), grow_optimizer(state)
                 log.write(json.dumps({"step": step, "grown_from": blocks}) + "\n")
-            if model is None or model.num_blocks != stage.blocks:
+            if model is None or update is None or model.num_blocks != stage.blocks:
                 model = recipe.model(stage.blocks)
                 update = jax.jit(partial(_update, model, optimizer), donate_argnums=(0, 1))
             ids = corpus.batch_at(stream, step, windows=recipe.windows, length=stage.length, seed=recipe.seed)

@@ -43,7 +43,7 @@ def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
     # A surplus, since some merges are dropped.
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY + 256, initial_alphabet=alphabet, show_progress=False)
     raw.train_from_iterator(_pieces(texts), trainer)
-    merges = [tuple(m) for m in _merges(raw) if _allowed("".join(m))]
+    merges = [(left, right) for left, right in _merges(raw) if _allowed(left + right)]
 
     room = VOCABULARY - 1 - len(alphabet)
     kept = merges[: room - 2 * len(SINGLE)]

@@ -1,7 +1,7 @@
 """What the bundled model and its controls reach on held-out text, and a sample of its own."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import jax
@@ -78,7 +78,7 @@ def _draw(model, top, params, ids, place, key, temperature) -> Int[Array, ""]:
 def control_table(
     streams: dict[str, np.ndarray],
     sizes: dict[str, int],
-    rows: dict[str, Callable[[np.ndarray], float]],
+    rows: Mapping[str, Callable[[np.ndarray], float]],
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Scores by text and model, from functions stream -> total nats of stream[1:]."""
     return {
