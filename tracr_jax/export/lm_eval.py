@@ -69,9 +69,9 @@ def open_model(
     """
     if (Path(name) / "checkpoints").is_dir() or (Path(name) / FILE).exists():
         run = open(name, program=program)
-        if not original:
-            return run.lm
-        return dataclasses.replace(run.lm, params=run.original.params, source=run.original.source)
+        if original:
+            return dataclasses.replace(run.original, tokenizer=run.tokenizer, name=name)
+        return LoadedLM(run.model, run.params, run.tokenizer, name, name)
     if original or program:
         raise UserError(f"{name}: not a run folder; only a run has an original model and programs")
     return load_lm(name, dtype=dtype)

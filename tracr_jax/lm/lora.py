@@ -133,5 +133,7 @@ def joined(trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
     """The union of two trees that share no leaf: what is trained, and what stays as it was."""
     out = dict(frozen)
     for key, value in trained.items():
+        if key in frozen and not isinstance(frozen[key], Mapping):
+            raise ValueError(f"both trees have a leaf {key!r}")
         out[key] = joined(value, frozen[key]) if key in frozen else value
     return out

@@ -25,6 +25,7 @@ from tracr_jax.files import numbered, read_json, reading
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import Grafted, alone
 from tracr_jax.lm.load import LoadedLM, load_lm, read_model
+from tracr_jax.lm.lora import merged
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.runs.adapters import read_adapter
 from tracr_jax.runs.build import Setup, build_program
@@ -115,9 +116,17 @@ class Injected:
 
     @property
     def lm(self) -> LoadedLM:
-        """The trained model, as `load_lm` gives models: the newest program's tokenizer, named by its folder."""
+        """The trained model, as `load_lm` gives models: the newest program's tokenizer, named by its folder.
+
+        Low-rank pairs are merged into the kernels.
+
+        Raises:
+          UserError: of a graft the model is the original one.
+        """
+        if self.program.grafted:
+            raise UserError(f"{self.folder}: a graft, whose model is the original one, `run.original`")
         folder = str(self.folder or f"trained {self.program.config.lm}")
-        return LoadedLM(self.model, self.params, self.tokenizer, folder, folder)
+        return LoadedLM(self.model, merged(self.params), self.tokenizer, folder, folder)
 
     @functools.cached_property
     def original(self) -> LoadedLM:
