@@ -18,12 +18,12 @@ from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
+from tracr_jax.lm.load import TASK_WORDS, load_lm, write_random_gpt2
 from tracr_jax.measure.answers import evaluate, greedy_answers, known_scores
 from tracr_jax.presets import preset
 from tracr_jax.report.load import load_runs
 from tracr_jax.runs.build import build
-from tracr_jax.runs.fits import check_result_rank
+from tracr_jax.runs.fits import check_options, check_result_rank
 from tracr_jax.runs.folder import default_folder
 from tracr_jax.runs.model import untouched
 from tracr_jax.tasks.dyck import Dyck
@@ -303,6 +303,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
     refused(r"8 blocks, too few for int_sum: .* 21 layers", folder, config=own)
     refused("no such folder", folder, "dyck", lm="./nowhere", config=SMALL)
     refused("neither one of dyck, int_sum, count", folder, "dick", lm=models(8), config=SMALL)
+    blocks = dataclasses.replace(SMALL, train="blocks:0-8")
+    refused("the model has 8 blocks, the last is 7", folder, "dyck", lm=models(8), config=blocks)
+    exchange = preset("exchange", lm=models(8))
+    deep = dataclasses.replace(exchange, exchange=dataclasses.replace(exchange.exchange, lower_layers=99))
+    with pytest.raises(UserError, match="lower_layers is 99, the program has 4 layers"):
+        check_options(load_lm(models(8), weights=False).model, deep, depth=4)
     weights = dataclasses.replace(SMALL, losses=LossConfig(variable_weights=(("nothing", 2.0),)))
     refused("no such variable", folder, "dyck", lm=models(8), config=weights)
     missing = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, text="./none.txt"))

@@ -4,6 +4,7 @@ Each dataclass validates itself when it is constructed. What depends on the mode
 positions) is checked in `tracr_jax.runs.build`, before anything is written.
 """
 
+import math
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -18,12 +19,16 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def _check_choices(config: Any) -> None:
-    """A UserError if an option of a few words has another one."""
+def _check_values(config: Any) -> None:
+    """A UserError if an option of a few words has another one, or a number is none."""
     for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        require(
+            not isinstance(value, float) or math.isfinite(value), f"{name} must be a finite number, got {value}"
+        )
         if get_origin(hint) is Literal:
-            found, words = getattr(config, name), get_args(hint)
-            require(found in words, f"{name} must be one of {', '.join(words)}, got {found!r}")
+            words = get_args(hint)
+            require(value in words, f"{name} must be one of {', '.join(words)}, got {value!r}")
 
 
 class LayerMap(NamedTuple):
@@ -81,7 +86,7 @@ class LossConfig:
     """"text": sum over a text's positions (the paper); "token": mean over them."""
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_values(self)
         for name in ("alignment_weight", "answer_alignment", "retention_weight"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("result_weight", "retention_growth"):
@@ -136,6 +141,7 @@ class ExchangeConfig:
     relative to the rest of the state: without it (and with sigma 2) variables were read and not used."""
 
     def __post_init__(self):
+        _check_values(self)
         for name in ("noise", "sparsest", "read_weight", "distance_weight", "rare_power", "size_weight"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("changed_weight", "marker_weight"):
@@ -178,7 +184,7 @@ class OptimConfig:
     """AdamW's second beta."""
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_values(self)
         for name in ("learning_rate", "adapter_learning_rate", "muon_iterations"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
@@ -217,6 +223,7 @@ class DataConfig:
     """Supervise one end-of-text token after the answer."""
 
     def __post_init__(self):
+        _check_values(self)
         for name in ("batch", "text_batch", "text_length", "text_megabytes"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.domain_items >= 0, f"domain_items must not be negative, got {self.domain_items}")
@@ -305,7 +312,7 @@ class RunConfig:
     fidelity: Fidelity = field(default_factory=Fidelity)
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_values(self)
         for name in ("steps", "accumulate", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(0 <= self.seed < 2**32, f"seed must be between 0 and 2^32 - 1, got {self.seed}")

@@ -21,7 +21,7 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import Grafted
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.progress import Say
-from tracr_jax.runs.fits import check_depth, check_result_rank
+from tracr_jax.runs.fits import check_depth, check_options, check_result_rank
 from tracr_jax.runs.graft import check_open, grafted
 from tracr_jax.runs.program import Program, examples_of, make_program
 from tracr_jax.runs.proof import Proof, prove
@@ -210,6 +210,7 @@ def make_batch_at(setups: Sequence[Setup], *, mesh: Mesh | None = None) -> Calla
 
 def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     rows, depth, config = program.result_rows, program.depth, program.config
+    check_options(lm.model, config, depth=depth)
     if not program.grafted:  # which needs no block of the model for its layers
         check_depth(lm.model, config, name=lm.name, task=program.name, depth=depth)
         check_result_rank(len(rows), lm.model.width, name=lm.name)

@@ -1,4 +1,4 @@
-"""Whether a program fits into a language model: enough blocks, and more directions than its result has values."""
+"""Whether a program and its options fit a model: enough blocks, room for the result, and what options name."""
 
 from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
@@ -37,3 +37,15 @@ def check_result_rank(rank: int, width: int, *, name: str) -> None:
             f"{name}: the result variable has {rank} values and the model is {width} wide; the result subspace "
             "would be the whole space and the hook would do nothing; choose a wider --lm"
         )
+
+
+def check_options(model: LanguageModel, config: RunConfig, *, depth: int) -> None:
+    """Refuse options that name a block of the model or a layer of the teacher that is not there."""
+    part, count = config.part, model.num_blocks
+    if part.kind == "blocks" and part.last >= count:
+        raise UserError(
+            f"train 'blocks:{part.first}-{part.last}': the model has {count} blocks, the last is {count - 1}"
+        )
+    lower = config.exchange.lower_layers
+    if config.losses.alignment == "exchange" and lower > depth:
+        raise UserError(f"lower_layers is {lower}, the program has {depth} layers; give {depth} or less")

@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tracr_jax.config import ExchangeConfig, LossConfig
-from tracr_jax.errors import UserError
 from tracr_jax.intervene import LayerEdit
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks
@@ -180,8 +179,6 @@ def _make_align_lower(
     They are mixed at every layer, run through the blocks below the state of layer `ExchangeConfig.lower_layers`
     only, and not clean.
     """
-    if config.lower_layers > shape.depth:
-        raise UserError(f"lower_layers is {config.lower_layers}, the program has {shape.depth} layers")
     everywhere = dataclasses.replace(config, free_share=0.0, outside_share=0.0)
     teach = _make_teach(
         residuals, teacher, reserved=reserved, marker=marker, config=everywhere, keep_rows=keep_rows

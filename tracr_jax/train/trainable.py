@@ -10,7 +10,6 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tracr_jax.errors import UserError
 from tracr_jax.lm.blocks import cut_blocks, join_blocks
 from tracr_jax.lm.gpt2 import POSITIONS
 from tracr_jax.lm.graft import KEY, MAP
@@ -25,18 +24,11 @@ def in_stacks(part: TrainedPart, params: Params) -> Params:
 
     Args:
       part: of a program (`TrainedPart.of_program`).
-      params: of the whole model.
-
-    Raises:
-      UserError: the model has no such block.
+      params: of the whole model, which has the blocks (`tracr_jax.runs.fits`).
     """
     if part.kind not in ("blocks", "program"):
         return params
     count = jax.tree.leaves(params["blocks"])[0].shape[0]
-    if part.last >= count and part.kind == "blocks":
-        raise UserError(
-            f"train 'blocks:{part.first}-{part.last}': the model has {count} blocks, the last is {count - 1}"
-        )
     return cut_blocks(params, (part.first, min(part.last + 1, count)))
 
 
