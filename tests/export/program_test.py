@@ -1,6 +1,7 @@
 """A program as a file of its own: from a run with --train lora to a model with it, and back to the bit."""
 
 import dataclasses
+import json
 import shutil
 
 import chex
@@ -19,7 +20,7 @@ from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.convert import save_hf_folder, to_tensors
 from tracr_jax.lm.load import load_lm, write_random_gpt2
 from tracr_jax.lm.lora import added, lost_bits, unmerged
-from tracr_jax.lm.tensors import open_safetensors, write_safetensors
+from tracr_jax.lm.tensors import open_safetensors, read_metadata, write_safetensors
 
 PROMPT = "What is the text x y x x\nAnswer:"
 
@@ -196,3 +197,94 @@ def test_bits_come_back_whatever_the_sizes():
         lost.append(np.count_nonzero(bits))
     assert lost[0] < lost[-1]  # subtraction alone would not do
     assert lost[-1] > 0
+
+
+@pytest.mark.parametrize("train", ["all", "adapter", "lora:3"])
+def test_a_run_begins_with_a_run_with_pairs(room, tmp_path, train):
+    """What is handed on is the merged model: a run that begins with it is read back."""
+    folder, run = room
+    ids = np.arange(12, dtype=np.int32)[None]
+    apply = jax.jit(run.model.apply)
+    chex.assert_trees_all_close(
+        apply(run.lm.params, ids).logits, apply(run.params, ids).logits, rtol=1e-5, atol=1e-5
+    )
+    config = dataclasses.replace(SMALL, steps=1, eval_items=2, train=train, losses=run.program.config.losses)
+    if train == "adapter":
+        config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, hook=False))
+    second = tracr_jax.inject(
+        f"{folder}/tasks.py:ODD", lm=run.lm, config=config, folder=tmp_path / "run", progress=False
+    )
+    again = tracr_jax.open(tmp_path / "run", lm=run.lm)
+    chex.assert_trees_all_equal(again.params, second.params)
+    chex.assert_trees_all_equal(again.original.params, run.lm.params)
+
+
+def damaged(folder, to, **change):
+    """A copy of a program's file with another "scale", or of its first pair another array (None: gone)."""
+    found, said = open_safetensors(folder, name=FILE.removesuffix(".safetensors")), read_metadata(folder / FILE)
+    pairs = {name: found.get(name) for name in found.shapes}
+    name = next(iter(pairs))
+    for key, value in change.items():
+        if key in said:
+            said[key] = value
+        elif value is None:
+            pairs = {n: x for n, x in pairs.items() if n.rpartition(".lora_")[0] != name.rpartition(".lora_")[0]}
+        else:
+            pairs[name] = value(pairs[name])
+    write_safetensors(to, pairs, metadata=said)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": "nan"}, "its scale is nan"),
+        ({"pair": lambda x: np.full_like(x, np.nan)}, "not finite"),
+        ({"pair": lambda x: x[:1]}, "are no pair of rank 2"),
+        ({"pair": lambda x: x[0]}, "are no pair of rank 2"),
+        ({"pair": None}, "has no pair of transformer.*, and 24 are needed"),
+        ({"scale": "1e60"}, "is not finite; the file is damaged"),
+    ],
+    ids=["scale", "nan", "rank", "dimensions", "missing", "overflow"],
+)
+def test_a_damaged_program_is_refused_and_nothing_is_written(room, tmp_path, change, message):
+    folder, _ = room
+    path = damaged(folder / "export", tmp_path / "odd.safetensors", **change)
+    with pytest.raises(UserError, match=message) as e:
+        tracr_jax.apply_program(path, str(folder / "lm"), tmp_path / "out")
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_with_a_program_a_folder_has_its_tokenizer_alone_and_knows_its_original(room, tmp_path):
+    folder, _ = room
+    base = shutil.copytree(folder / "lm", tmp_path / "base")
+    (base / "added_tokens.json").write_text("{}")
+    tracr_jax.apply_program(folder / "export", str(base), tmp_path / "with")
+    assert {p.name for p in (tmp_path / "with").iterdir()} == {
+        p.name for p in (folder / "export").iterdir()
+    }  # fmt: skip
+    write_random_gpt2(tmp_path / "other", num_blocks=6, width=32, heads=2, seed=1)
+    with pytest.raises(UserError, match="or is not the model that it began with"):
+        tracr_jax.open(tmp_path / "with", lm=load_lm(str(tmp_path / "other")))
+
+
+def test_the_type_comes_back_that_the_weights_had_whatever_config_said(room, tmp_path):
+    """Weights in bfloat16 beside a config.json that names no type, and a chat template."""
+    folder, _ = room
+    base = shutil.copytree(folder / "lm", tmp_path / "base")
+    coarse = {k: x.astype(ml_dtypes.bfloat16).astype(np.float32) for k, x in tensors(base).items()}
+    write_safetensors(base / "model.safetensors", coarse, dtype="bfloat16")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({k: v for k, v in config.items() if "dtype" not in k}))
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    config = dataclasses.replace(SMALL, steps=1, eval_items=2, train="lora:2")
+    run = tracr_jax.inject(
+        f"{folder}/tasks.py:ODD", lm=str(base), config=config, folder=tmp_path / "run", progress=False
+    )
+    tracr_jax.export_run(run, tmp_path / "export")
+    tracr_jax.remove_program(tmp_path / "export", tmp_path / "out")
+    assert open_safetensors(tmp_path / "out").dtype == open_safetensors(base).dtype == "bfloat16"
+    same_bits(tensors(tmp_path / "out"), coarse)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"

@@ -11,6 +11,7 @@ on, and bits.npz keeps it, bit by bit, and compressed: nearly all of it is zero.
 the one that the program was trained on before it writes a file. It either gives the original weights or an error.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,11 @@ import ml_dtypes
 import numpy as np
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import copy_file, new_folder, read_json, reading, refuse_filled, replacing, write_json
+from tracr_jax.files import copy_file, new_folder, read_json, reading, refuse_filled, replacing
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import stack_blocks
 from tracr_jax.lm.convert import from_tensors, table_of, to_tensors
-from tracr_jax.lm.load import copy_small_files, load_lm, read_model, write_small_files
+from tracr_jax.lm.load import copy_small_files, load_lm, name_type, read_model, write_small_files
 from tracr_jax.lm.lora import SCALE, A, B, added, lost_bits, split_pairs, unmerged
 from tracr_jax.lm.tensors import open_safetensors, read_metadata, weights_digest, write_safetensors
 from tracr_jax.runs.program_files import FILE as PROGRAM
@@ -34,7 +35,8 @@ _PREFIX = "base_model.model."  # PEFT's, before the names of modules
 _KIND = "tracr_jax program 1"
 # Of an export, what reads the program's variables and says what it is.
 _PROGRAM_FILES = (
-    PROGRAM, "teacher.npz", "adapter.safetensors", "reserved.npz", "codes.safetensors", "README.md"
+    PROGRAM, "teacher.npz", "adapter.safetensors", "reserved.npz", "codes.safetensors", "README.md",
+    "original.json",
 )  # fmt: skip
 
 Tensors = Mapping[str, np.ndarray]  # float32, under Hugging Face's names
@@ -75,23 +77,30 @@ def apply_program(adapter: str | Path, model: str, folder: str | Path) -> Path:
             "give that model"
         )
     with new_folder(folder) as out:
-        write_small_files(lm, out)
         if (path.parent / PROGRAM).exists():
             for name in _PROGRAM_FILES:
                 if (path.parent / name).exists():
                     copy_file(path.parent / name, out / name)
+            # Not the model's own beside them: a vocab.json without the program's merges is another tokenizer.
             copy_small_files(path.parent, out)
-        config = {k: v for k, v in read_json(out / "config.json").items() if k != "torch_dtype"}
-        write_json(out / "config.json", config | {"dtype": "float32"})
+        else:
+            write_small_files(lm, out)
+        name_type(out, "float32")
         write_small_files(lm, out / ORIGINAL)
         copy_file(path, out / FILE)
+        with np.errstate(over="ignore"):  # to infinity, which is refused
+            merged = base | _each(lm.model, base, program, added)
+        if odd := next((name for name, x in merged.items() if not np.isfinite(x).all()), None):
+            raise UserError(f"{path}: with it {odd} of {model} is not finite; the file is damaged")
         write_bits(out, lm.model, base, program)
-        write_safetensors(out / "model.safetensors", base | _each(lm.model, base, program, added))
+        write_safetensors(out / "model.safetensors", merged)
     return Path(folder)
 
 
 def remove_program(folder: str | Path, out: str | Path) -> Path:
     """Take a program off again: the model that it was put on, every weight bit for bit, in the type it had.
+
+    Weights lie in one file, whatever their number of files was; other files are those that a model's reader needs.
 
     Args:
       folder: of `apply_program`, or an export of a run with --train lora.
@@ -119,7 +128,9 @@ def remove_program(folder: str | Path, out: str | Path) -> Path:
         )
     with new_folder(out) as beside:
         copy_small_files(folder / ORIGINAL, beside)
-        write_safetensors(beside / "model.safetensors", base, dtype=_type_of(base, beside / "config.json"))
+        kind = _type_of(base, beside / "config.json")
+        name_type(beside, kind)
+        write_safetensors(beside / "model.safetensors", base, dtype=kind)
     return Path(out)
 
 
@@ -164,11 +175,17 @@ def read_adapter(path: Path) -> ProgramAdapter:
     tensors = open_safetensors(path.parent, name=path.name.removesuffix(".safetensors"))
     with reading(path):
         modules = {k.removeprefix(_PREFIX).rpartition(".lora_")[0] for k in tensors.shapes}
-        pairs = {}
+        pairs, rank, scale = {}, int(said["rank"]), float(said["scale"])
         for module in sorted(modules):
             a, b = (tensors.get(f"{_PREFIX}{module}.lora_{letter}.weight").T for letter in "AB")
+            if a.ndim != 2 or b.ndim != 2 or not a.shape[1] == b.shape[0] == rank:
+                raise ValueError(f"{module}: {a.shape} and {b.shape} are no pair of rank {rank}")
+            if not (np.isfinite(a).all() and np.isfinite(b).all()):
+                raise ValueError(f"{module}: not finite")
             pairs[f"{module}.weight"] = (a, b)
-        return ProgramAdapter(pairs, said["base"], float(said["scale"]), said["lm"])
+        if not math.isfinite(scale):
+            raise ValueError(f"its scale is {scale}")
+        return ProgramAdapter(pairs, said["base"], scale, said["lm"])
 
 
 def write_bits(folder: Path, model: LanguageModel, base: Tensors, program: ProgramAdapter) -> None:
@@ -198,6 +215,10 @@ def _each(
 ) -> dict[str, Any]:
     """fn(W, A, B, …) of every weight of the program, W as [in, out]; the result lies as the file's weight does."""
     table, out = table_of(model), {}
+    kernels = [name for name, at in table.block.items() if at.endswith("/kernel")]
+    needed = [table.full(f"{table.blocks}.{i}.{name}") for i in range(model.num_blocks) for name in kernels]
+    if lacks := sorted(set(needed) - set(program.pairs)):
+        raise UserError(f"{FILE}: has no pair of {lacks[0]}, and {len(needed)} are needed; the file is damaged")
     for name, pair in program.pairs.items():
         shape = (len(pair[0]), pair[1].shape[1])
         if name not in tensors or tuple(table.turned(name, tensors[name].shape)) != shape:

@@ -65,6 +65,8 @@ _SMALL_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
 )
 _RANDOM_HEADS = 8  # of random:WIDTHxBLOCKS
 
@@ -138,11 +140,22 @@ def _untrained(name: str, *, scan_layers: bool, dtype: str) -> LoadedLM:
 
 def write_small_files(lm: LoadedLM, folder: Path) -> None:
     """All files of a loaded model but its weights: copies of its folder's, or, where it has none, as ours are."""
-    if is_model(Path(lm.source)) and not lm.name.startswith(RANDOM):
-        copy_small_files(Path(lm.source), folder)
+    source = Path(lm.source)
+    if is_model(source) and not lm.name.startswith(RANDOM):
+        copy_small_files(source, folder)
+        if any(source.glob("model.safetensors*")) and (kind := open_safetensors(source).dtype):
+            name_type(folder, kind)
         return
     lm.tokenizer.save(folder)
     write_json(folder / "config.json", lm.model.config.to_hf())
+
+
+def name_type(folder: Path, dtype: str) -> None:
+    """Let a folder's config.json name the type of its weights, where it names another (none: float32)."""
+    config = read_json(folder / "config.json")
+    if (config.get("dtype") or config.get("torch_dtype") or "float32") != dtype:
+        plain = {key: value for key, value in config.items() if key != "torch_dtype"}
+        write_json(folder / "config.json", plain | {"dtype": dtype})
 
 
 def is_model(folder: Path) -> bool:

@@ -33,6 +33,8 @@ class Tensors:
     where: str
     shapes: Mapping[str, Shape]
     get: Callable[[str], np.ndarray]
+    dtype: str | None = None
+    """In which all of them are stored, "bfloat16"; None where they differ, or no such type holds them."""
 
 
 def open_safetensors(folder: str | Path, *, name: str = "model") -> Tensors:
@@ -62,7 +64,11 @@ def open_safetensors(folder: str | Path, *, name: str = "model") -> Tensors:
         odd = sorted(set(listed) ^ set(entries))[0]
         raise UserError(f"{index}: the index and its shards disagree about {odd}")
 
-    return Tensors(str(folder), {name: e.shape for name, e in entries.items()}, lambda name: _read(entries[name]))
+    types = {np.dtype(e.dtype).name for e in entries.values()}
+    shapes = {name: e.shape for name, e in entries.items()}
+    return Tensors(
+        str(folder), shapes, lambda name: _read(entries[name]), types.pop() if len(types) == 1 else None
+    )
 
 
 class _Entry(NamedTuple):

@@ -12,7 +12,7 @@ from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.convert import from_tensors, to_tensors
-from tracr_jax.lm.load import LoadedLM, write_small_files
+from tracr_jax.lm.load import LoadedLM, name_type, write_small_files
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
 from tracr_jax.runs.folder import MODEL
 from tracr_jax.types import Params
@@ -44,6 +44,8 @@ def keep_frozen(folder: Path, config: RunConfig, lm: LoadedLM, params: Params | 
     else:
         write_safetensors(folder / MODEL / "model.safetensors", now)
     write_small_files(lm, folder / MODEL)
+    if params is not None:  # which no type of the original's holds
+        name_type(folder / MODEL, "float32")
 
 
 def read_frozen(folder: Path, model: LanguageModel) -> Params:
