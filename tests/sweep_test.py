@@ -1,5 +1,6 @@
 """A sweep: its runs in their order, what is skipped or continued, what is collected, the table and the picture."""
 
+import dataclasses
 import io
 import json
 
@@ -14,7 +15,8 @@ from tracr_jax.measure.stats import share
 from tracr_jax.report.page import write_report
 from tracr_jax.report.sweep import draw_sweep
 from tracr_jax.report.terminal.sweep import print_sweep
-from tracr_jax.sweep import plan, sweep
+from tracr_jax.sweep import configured, plan, sweep
+from tracr_jax.train.loop import TrainingDivergedError
 
 
 def planned(folder, **options):
@@ -145,8 +147,57 @@ def test_the_command_refuses_before_it_computes(capsys, tmp_path):
     for words, message in (
         (["--retention", "much"], "--retention must be numbers with commas between them, got 'much'"),
         (["--methods", "grift"], "unknown method 'grift'; methods: exchange, variable,"),
+        (["--by", "near_mis"], "no evaluation set 'near_mis'; sets: "),
     ):
         with pytest.raises(SystemExit):
             cli.main(["sweep", "dyck", *words, "--folder", str(tmp_path / "none")])
         assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "none").exists()
+
+
+def test_an_untrained_model_is_no_other_recipe(tmp_path):
+    """The preset of the model that it has the shape of, "random:" once, and the sweep's own model by its name."""
+    for method in ("variable", "exchange", "finetune"):
+        own, other = (configured(m, task="dyck") for m in (method, f"random:{method}"))
+        assert dataclasses.replace(other, lm="tiny") == own
+        assert configured(f"random:{method}", task="dyck", lm="random:tiny") == other
+    for lm, methods in (("random:tiny", ("lora:4",)), ("tiny", ("random:lora:4", "lora:4"))):
+        runs = planned(tmp_path / lm[:4], lm=lm, methods=methods, seeds=1)
+        right = {(m, n): 5 for m in methods for n in ("test", "near", "order")}
+        assert sweep(runs, tmp_path / lm[:4], make=made(right))["lm"] == lm
+
+
+def test_runs_that_were_asked_other_items_are_no_picture(tmp_path):
+    runs = planned(tmp_path)
+    sweep(runs, tmp_path, make=made(RIGHT))
+    path = runs[3].folder / "evaluation.json"
+    before = json.loads(path.read_text())
+    for sets in (
+        before["sets"] | {"near": {"injected": share(90, 100)}},
+        before["sets"] | {"near": before["sets"]["near"] | {"digest": "1"}},
+        {n: s for n, s in before["sets"].items() if n != "near"},
+        before["sets"] | {"more": before["sets"]["near"]},
+    ):
+        write_json(path, before | {"sets": sets})
+        with pytest.raises(UserError, match=rf"{runs[3].folder.name}: its set '(near|more)' is not that of "):
+            sweep(runs, tmp_path)
+
+
+def test_a_run_that_diverges_is_said_and_the_others_go_on(tmp_path):
+    runs, make, lines = planned(tmp_path), made(RIGHT), []
+
+    def diverges(one):
+        if one is runs[1]:
+            raise TrainingDivergedError("loss is nan at step 3")
+        make(one)
+
+    found = sweep(runs, tmp_path, make=diverges, say=lines.append)
+    assert len(found["points"]) == len(runs) - 1
+    (failed,) = found["failed"]
+    assert (failed["folder"], failed["why"]) == (runs[1].folder.name, "loss is nan at step 3")
+    assert "failed: loss is nan at step 3" in lines
+    console = Console(width=60, file=io.StringIO())
+    print_sweep(console, found)
+    assert "failed: loss is nan at step 3" in " ".join(console.file.getvalue().split())
+    assert "failed: loss is nan at step 3" in write_report(tmp_path).read_text()
+    assert sweep(runs, tmp_path, make=make)["failed"] == []  # tried again

@@ -87,8 +87,9 @@ def exchange_preset(config: RunConfig) -> RunConfig:
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items, answer_end=False)
     train, outside = "all", 0.0
-    sigma = _SIGMAS.get(config.lm.removeprefix("random:"), 1.0)
-    if (config.lm, config.task) == ("tiny", "dyck"):
+    of = (config.lm.removeprefix("random:"), config.task)
+    sigma = _SIGMAS.get(of[0], 1.0)
+    if of == ("tiny", "dyck"):
         train, outside = "program", 1.0  # elsewhere they were not tried
         # Else what is read is the one wording that training has.
         rows = {"batch": 8, "domain_items": 8, "domain_supervised": 8, "text_batch": 3}
@@ -96,14 +97,14 @@ def exchange_preset(config: RunConfig) -> RunConfig:
         losses = dataclasses.replace(losses, retention_weight=0.04)
         # Exactness takes long: after 1,300 steps one right "yes" in six breaks with what no variable holds.
         config = dataclasses.replace(config, steps=1800, checkpoint_every=50)
-    if (config.lm, config.task) == (_SMOLLM2, "dyck"):
+    if of == (_SMOLLM2, "dyck"):
         train, outside = "blocks:1-18", 1.0
         rows = {"batch": 2, "domain_items": 22, "domain_supervised": 2, "text_batch": 2}
         data = dataclasses.replace(data, **rows, other_words=0.5)
         losses = dataclasses.replace(losses, retention_weight=0.04, retention_growth=8.0)
         optim = dataclasses.replace(config.optim, kind="muon")
         config = dataclasses.replace(config, steps=1000, checkpoint_every=50, optim=optim)
-    layers = _LAYERS.get((config.lm.removeprefix("random:"), config.task), LayerMap(2, 1))
+    layers = _LAYERS.get(of, LayerMap(2, 1))
     # Exact values want a low rate and a long anneal: at 4e-3 and above, Muon does not converge.
     rates = {"learning_rate": 1.5e-3, "adapter_learning_rate": 3e-3, "embedding_rate": 1.0}
     rates |= {"final_rate": 0.02, "muon_iterations": 3}

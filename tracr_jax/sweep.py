@@ -23,6 +23,8 @@ from tracr_jax.presets import METHODS, preset
 from tracr_jax.progress import Say
 from tracr_jax.runs.folder import check_folder, located
 from tracr_jax.runs.model import Injected
+from tracr_jax.tasks.registry import get_task
+from tracr_jax.train.loop import TrainingDivergedError
 from tracr_jax.train.metrics import MetricWriter
 from tracr_jax.trained import FORMS, trained_part
 
@@ -125,7 +127,7 @@ def configured(
     Raises:
       UserError: an unknown method.
     """
-    named = method.removeprefix("random:")
+    named = method.removeprefix(RANDOM)
     base, plus, part = named.partition("+")
     if not plus and base not in METHODS:
         base, part = ("graft" if named.startswith("graft:") else "variable"), named
@@ -136,7 +138,8 @@ def configured(
         trained_part(part or "all")
     except UserError as e:
         raise UserError(f"unknown method {part!r}; {known}") from e
-    config = preset(base, task=task, lm=lm if named == method else f"random:{lm}", full=full)
+    untrained = RANDOM + lm.removeprefix(RANDOM)
+    config = preset(base, task=task, lm=lm if named == method else untrained, full=full)
     given = {"steps": steps, "eval_items": eval_items}
     sizes = {name: value for name, value in given.items() if value is not None}
     try:
@@ -173,21 +176,38 @@ def sweep(
       say: receives one line before each run.
 
     Returns:
-      The content of sweep.json, see `collect`.
+      The content of sweep.json: that of `collect`, and "failed": the runs whose training diverged, with "why".
 
     Raises:
       UserError: a folder holds a run of other options, or a run cannot be made; what is finished stays.
     """
     check(planned)
     result: dict[str, Any] = {}
+    failed: list[dict[str, Any]] = []
     for i, one in enumerate(planned):
         if not one.finished:
             say(f"run {i + 1} of {len(planned)}: {one.name}")
-            (make or make_run)(one)
+            try:
+                (make or make_run)(one)
+            except TrainingDivergedError as e:
+                # A run that diverges is a result, too; the others go on, and the next call tries it again.
+                failed.append(_named(one) | {"why": str(e)})
+                say(f"failed: {e}")
             jax.clear_caches()  # every method has programs of its own
-        result = collect(planned, by=by)
+        result = collect(planned, by=by) | {"failed": failed}
         write_json(folder / FILE, result)
     return result
+
+
+def check_set(task: str, name: str) -> None:
+    """That a task has an evaluation set of this name.
+
+    Raises:
+      UserError: it has none; the message names those that there are.
+    """
+    names = list(get_task(task).eval_sets())
+    if name not in names:
+        raise UserError(f"sweep: no evaluation set {name!r}; sets: {', '.join(names)}")
 
 
 def make_run(
@@ -214,9 +234,10 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
     the one that all methods together answer worst, training's own distribution apart.
 
     Raises:
-      UserError: no run has a set of the name `by`.
+      UserError: no run has a set of the name `by`, or one run was asked other items than another.
     """
     found = [(p, read_json(p.folder / "evaluation.json")) for p in planned if p.finished]
+    _check_items(found)
     names = list(found[0][1]["sets"]) if found else []
     if by and found and by not in names:
         raise UserError(f"sweep: no evaluation set {by!r}; sets: {', '.join(names)}")
@@ -224,24 +245,36 @@ def collect(planned: Sequence[Planned], *, by: str = "") -> dict[str, Any]:
     points = []
     for p, evaluation in found:
         s = evaluation["sets"][chosen]["injected"]
-        points.append(
-            {
-                "method": p.method,
-                "retention": p.retention,
-                "seed": p.config.seed,
-                "folder": p.folder.name,
-                "accuracy": share(s["right"], s["total"]),
-                "kl": _kl(p, evaluation),
-            }
-        )
-    first = planned[0].config
+        points.append(_named(p) | {"accuracy": share(s["right"], s["total"]), "kl": _kl(p, evaluation)})
+    # The "random:" of a method, as in random:embeddings, is not of the sweep.
+    of_sweep = [p.config.lm for p in planned if not p.method.startswith(RANDOM)]
     return {
-        "task": first.task,
-        "lm": first.lm.removeprefix(RANDOM),  # of a method, as random:embeddings says
+        "task": planned[0].config.task,
+        "lm": of_sweep[0] if of_sweep else planned[0].config.lm.removeprefix(RANDOM),
         "set": chosen,
         "runs": len(planned),
         "points": points,
     }
+
+
+def _named(one: Planned) -> dict[str, Any]:
+    return {
+        "method": one.method,
+        "retention": one.retention,
+        "seed": one.config.seed,
+        "folder": one.folder.name,
+    }
+
+
+def _check_items(found: Sequence[tuple[Planned, Mapping[str, Any]]]) -> None:
+    """Accuracies of other items are not compared."""
+    items = [{n: (s.get("digest"), s["injected"]["total"]) for n, s in e["sets"].items()} for _, e in found]
+    for (p, _), own in zip(found, items, strict=True):
+        if other := next((n for n in {**items[0], **own} if items[0].get(n) != own.get(n)), None):
+            raise UserError(
+                f"{p.folder}: its set {other!r} is not that of {found[0][0].folder} (other items, or another "
+                "number); measure both again with one --items: tracr-jax evaluate RUN"
+            )
 
 
 def _kl(planned: Planned, evaluation: Mapping[str, Any]) -> float:

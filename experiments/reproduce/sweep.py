@@ -23,7 +23,7 @@ from experiments.reproduce.table import markdown, write_pages
 from tracr_jax.config_file import to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.lm.load import load_lm
+from tracr_jax.lm.load import RANDOM, load_lm
 from tracr_jax.sweep import Planned, configured, make_run
 from tracr_jax.sweep import check as check_folders
 from tracr_jax.train.loop import TrainingDivergedError
@@ -86,7 +86,9 @@ def sweep(args: argparse.Namespace, *, command: str) -> list[Planned]:
     if done:
         write_json(out, results)
     todo, failed = [run for run in runs if not run.finished], []
-    lm = load_lm(args.lm, dtype=todo[0].config.dtype) if todo else None
+    # The weights of an untrained model are drawn from each run's own seed.
+    fixed = todo and not args.lm.startswith(RANDOM)
+    lm = load_lm(args.lm, dtype=todo[0].config.dtype) if fixed else None
     with Display(total_steps=sum(run.config.steps for run in todo), runs=len(todo), skipped=len(done)) as display:
         for run in todo:
             cell = {"task": run.config.task, "method": run.method}

@@ -332,11 +332,13 @@ def _sweep(argv: list[str]) -> None:
     from tracr_jax.report.page import write_report
     from tracr_jax.report.terminal.sweep import print_sweep
     from tracr_jax.runs.folder import sweep_folder
-    from tracr_jax.sweep import Planned, make_run, plan, sweep
+    from tracr_jax.sweep import Planned, check_set, make_run, plan, sweep
 
     folder, methods = args.folder or sweep_folder(args.task, args.lm), args.methods.split(",")
     sizes = {"seeds": args.seeds, "steps": args.steps, "eval_items": args.eval_items}
     planned = plan(args.task, lm=args.lm, methods=methods, retention=weights, folder=folder, **sizes)
+    if args.by:
+        check_set(args.task, args.by)
     console = _console()
 
     say = _dimly(console)

@@ -36,7 +36,8 @@ def read_sweep(folder: str | Path) -> dict[str, Any]:
             for p in found["points"]
         ]
         named = {key: str(found[key]) for key in ("task", "lm", "set")}
-        return {**named, "runs": int(found["runs"]), "points": points}
+        failed = [f"{f['folder']} failed: {f['why']}" for f in found.get("failed", ())]
+        return {**named, "runs": int(found["runs"]), "points": points, "failed": failed}
 
 
 def by_method(points: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], list[Mapping[str, Any]]]:
@@ -72,7 +73,8 @@ def sweep_section(found: Mapping[str, Any], picture: bytes) -> str:
         "Each point is a run; its bar is the 95 % interval of its items. The KL divergence from the original "
         "model is the mean over the positions of held-out text."
     )
-    return section("summary", "What do the answers cost?", (), how, figure + table)
+    failed = "".join(f'<p class="missing">{esc(line)}</p>' for line in found["failed"])
+    return section("summary", "What do the answers cost?", (), how, figure + table + failed)
 
 
 def draw_sweep(folder: str | Path) -> Path:

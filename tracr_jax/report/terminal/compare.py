@@ -35,7 +35,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         )
     console.print(table)
     console.print(
-        "p: McNemar's exact test of each set alone; interval: bootstrap over items", style="dim", markup=False
+        "p: McNemar's exact test of each set alone; interval: 95 %, paired over items", style="dim", markup=False
     )
 
 

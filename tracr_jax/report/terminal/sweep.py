@@ -35,6 +35,8 @@ def print_sweep(console: Console, found: Mapping[str, Any]) -> None:
         style="dim",
         markup=False,
     )
+    for run in found.get("failed", ()):
+        console.print(f"{run['folder']} failed: {run['why']}", style="red", markup=False)
 
 
 def _spread(values: Sequence[float], form: str, *, wide: bool) -> str:
