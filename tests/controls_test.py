@@ -122,3 +122,16 @@ def test_refusals(run, tmp_path):
         C.controls(run, kinds=(), finetuned=run)
     with pytest.raises(UserError, match="the folder of a run"):
         C.controls(dataclasses.replace(run, folder=None))
+
+
+def test_a_control_of_weights_that_have_changed_is_no_match(run, monkeypatch):
+    """A run that went on since: what was fitted to the model that it was is refused by the name of its folder."""
+    for name, scale in (("refitted", 1.0), ("refitted", 1.5)):
+        lm = dataclasses.replace(run.lm, params=jax.tree.map(lambda x, s=scale: s * x, run.lm.params))
+        monkeypatch.setattr(C, "models", lambda *_, lm=lm: {name: (str(run.folder), lambda: lm)})
+        monkeypatch.setattr(C, "interpret", lambda of, **_: interpretation(0.5))
+        if scale == 1:
+            C.controls(run, kinds=(), **SIZES)
+        else:
+            with pytest.raises(UserError, match=r"controls/refitted: was fitted to other weights of .*; remove"):
+                C.controls(run, kinds=(), **SIZES)

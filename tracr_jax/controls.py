@@ -24,6 +24,7 @@ from tracr_jax.progress import Say
 from tracr_jax.report.data import last_layer
 from tracr_jax.runs.folder import about, check_folder, located
 from tracr_jax.runs.model import Injected, opened
+from tracr_jax.runs.original import began_with
 
 FILE = "controls.json"
 KINDS = ("untouched", "random", "refitted")
@@ -82,12 +83,16 @@ def controls(
         at = folder / "controls" / name
         own = dataclasses.replace(fitted, task=run.program.task.name, lm=source)
         there = (at / "config.json").exists()
+        lm = dataclasses.replace(model(), name=own.lm)
         if there:
             check_folder(at, located(own), resume=True)
+            if not began_with(at, lm):  # of a run that has gone on since, or was made anew
+                raise UserError(
+                    f"{at}: was fitted to other weights of {own.lm}; remove that folder to fit it again"
+                )
         found = _measured(at, sizes)
         if found is None:
             say(f"{name}: fitting an adapter")
-            lm = dataclasses.replace(model(), name=own.lm)
             made = inject(run.program.task, lm=lm, config=own, folder=at, resume=there, progress=False)
             found = interpret(made, say=lambda line, name=name: say(f"{name}: {line}"), **sizes)
         rows[name] = row(found)
@@ -130,14 +135,15 @@ def models(
     random = RANDOM + config.lm.removeprefix(RANDOM)
     known: dict[str, tuple[str, Callable[[], LoadedLM]]] = {
         "untouched": (config.lm, lambda: run.original),
-        "random": (random, lambda: load_lm(random, seed=config.seed)),
+        "random": (random, lambda: load_lm(random, dtype=config.dtype, seed=config.seed)),
         "refitted": (str(run.folder), lambda: run.lm),
     }
     out = {kind: known[kind] for kind in dict.fromkeys(kinds)}
     if finetuned is not None:
         other = opened(finetuned)
         own = other.program.config
-        if (own.task, own.lm) != (config.task, config.lm) or own.losses.alignment != "none":
+        told = own.losses.alignment != "none" or other.program.grafted
+        if (own.task, own.lm) != (config.task, config.lm) or told:
             raise UserError(
                 f"{other.folder}: {own.task} in {own.lm}, alignment {own.losses.alignment!r}; the control needs a "
                 f"run of {config.task} in {config.lm} by tracr-jax inject --preset finetune"

@@ -35,18 +35,34 @@ def check_original(folder: Path, lm: LoadedLM) -> None:
     Raises:
       UserError: it is another, or original.json is damaged.
     """
-    path = folder / FILE
-    if not path.exists():  # of a version that did not write it
-        return
-    with reading(path):
-        saved = read_json(path)
-        name, weights = str(saved["lm"]), str(saved["weights"])
-    if weights != (now := _digest(lm)):
+    saved = _saved(folder)
+    if saved is not None and saved[1] != (now := _digest(lm)):
+        name, weights = saved
         raise UserError(
             f"{folder}: {lm.name} has changed since the run began, or is not the model that it began with "
             f"({name}): its weights were {weights[:12]}, these are {now[:12]}; put that model back, or begin "
             "again in another --folder"
         )
+
+
+def began_with(folder: Path, lm: LoadedLM) -> bool:
+    """Whether a run began with these weights; yes of a folder without original.json.
+
+    Raises:
+      UserError: original.json is damaged.
+    """
+    saved = _saved(folder)
+    return saved is None or saved[1] == _digest(lm)
+
+
+def _saved(folder: Path) -> tuple[str, str] | None:
+    """(name, digest) of the model; None of a version that did not write it."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    with reading(path):
+        saved = read_json(path)
+        return str(saved["lm"]), str(saved["weights"])
 
 
 def copy_original(folder: Path | None, to: Path) -> None:
