@@ -24,6 +24,7 @@ from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected, open
 
 _RESAMPLES = 9_999
+_FEW = 10  # items that differ
 _AT_ONCE = 3_000_000  # drawn items; all at once would be 1.4 GB for the sets of int_sum
 
 
@@ -61,7 +62,7 @@ class Comparison:
         method = {
             "difference": "accuracy of the second run minus that of the first, on the same items",
             "interval": f"95 %, percentiles of a paired bootstrap over items, {_RESAMPLES:,} resamples; "
-            "Newcombe's score interval where all items differ alike",
+            f"Newcombe's score interval where all items differ alike, or fewer than {_FEW} differ",
             "p": "McNemar's exact test, two-sided, of each set alone",
         }
         sets = {name: asdict(one) for name, one in self.sets.items()}
@@ -119,6 +120,10 @@ def paired(a: Answers, b: Answers) -> Comparison:
     sets = {}
     for name, (known, ours) in a.sets.items():
         other, theirs = b.sets[name]
+        if not len(ours):
+            raise UserError(
+                f"set {name}: {a.name} answered no item of it; measure more: tracr-jax evaluate {a.name}"
+            )
         if len(ours) != len(theirs):
             few, more = (a, b) if len(ours) < len(theirs) else (b, a)
             raise UserError(
@@ -150,7 +155,8 @@ def compare_answers(first: np.ndarray, second: np.ndarray) -> SetComparison:
 
 
 def _interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    if np.ptp(second.astype(int) - first) == 0:  # any draw of items gives the same difference
+    # Of few items that differ, draws often have none: an interval that no test would agree with.
+    if int(np.sum(first != second)) < _FEW or np.ptp(second.astype(int) - first) == 0:
         return _score_interval(first, second)
     data = (first.astype(np.float64), second.astype(np.float64))
 
