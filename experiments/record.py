@@ -29,6 +29,11 @@ def interpretation(run: Path) -> dict[str, Any]:
     missing = [k for k in kept if k not in found]
     if missing:
         raise UserError(f"{run}: interpretation.json has no {', '.join(missing)}; run tracr-jax interpret {run}")
+    known = read_json(run / "evaluation.json").get("weights")  # none of an earlier version
+    if known is not None and found.get("weights") != known:
+        raise UserError(
+            f"{run}: interpretation.json and evaluation.json are of different weights; make both again"
+        )
     return {k: found[k] for k in kept}
 
 

@@ -142,7 +142,7 @@ def main() -> None:
     """Every seed of every task and method, seeds outermost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(ZOO), choices=list(ZOO), metavar="TASK")
-    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD", help="as of tracr-jax sweep")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="default the preset's")
     parser.add_argument("--pairs", type=int, default=30, help="for each layer of a variable")
