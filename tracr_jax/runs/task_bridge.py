@@ -13,6 +13,7 @@ from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.progress import Say
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher import cached_compile
+from tracr_jax.teacher.store import check_storable
 
 _PROVED_ITEMS = 300  # training items on which the bridge is verified, in addition to the longest
 
@@ -38,6 +39,7 @@ def make_task_bridge(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = 
         max_seq_len=length,
         mlp_exactness=task.mlp_exactness(length),
     )
+    check_storable(teacher, who=f"task {task.name}")
     return make_bridge(task, tokenizer, teacher, strict=strict, separator=separator)
 
 

@@ -21,7 +21,7 @@ from tracr_jax.teacher.model import Direction
 from tracr_jax.teacher.values import Reached, is_number
 
 # What user functions, and tracr, raise for a program that cannot be compiled: a user's may raise anything.
-PROGRAM_ERRORS = (Exception,)
+PROGRAM_ERRORS = (Exception, SystemExit)
 
 # Evaluations of one function of two variables; a program that asks for more has values that nothing bounds. A
 # selector's pairs are entries of one matrix (ten million: 40 MB, five seconds), a function's are rows of a table.
@@ -85,14 +85,14 @@ def _every_expression(program: rasp.SOp) -> list[rasp.RASPExpr]:
 
 # What to write instead, by the beginning of tracr's reason.
 _ADVICE = {
-    "Categorical aggregate only supports None": "leave out its default=, and map None to the value you want",
+    "Categorical aggregate only supports None": "leave out default=, and select always: key == max(query - 1, 0)",
     "Numerical aggregate only supports 0": "write rasp.Aggregate(..., default=0)",
     "An aggregate's output encoding": "write rasp.numerical or rasp.categorical around both or around neither",
     "Select keys": "write rasp.categorical around its keys",
     "Select queries": "write rasp.categorical around its queries",
-    "(Non-linear) SequenceMap": "write rasp.categorical around its inputs, or a rasp.LinearSequenceMap",
+    "(Non-linear) SequenceMap": "write rasp.categorical around its inputs and it, or a rasp.LinearSequenceMap",
     "LinearSequenceMap": "write rasp.numerical around its inputs",
-    "tokens should": "write it without rasp.numerical",
+    "tokens should": "write rasp.numerical(rasp.Map(lambda x: x, rasp.tokens))",
 }
 
 
@@ -169,8 +169,11 @@ def _infer(
             if not _of_other_numbers(graph, exprs[label]):
                 basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
         except PROGRAM_ERRORS as e:
-            reason = f"its possible values cannot be listed ({describe(e)})"
-            raise UserError(f"program {program.label}: {reason}") from e
+            reason = f"the possible values of {label} cannot be listed ({describe(e)})"
+            asked = (
+                f"its function is given every value of its inputs, positions up to {max_seq_len - 1} among them"
+            )
+            raise UserError(f"program {program.label}: {reason}; {asked}") from e
         _check_values(graph, exprs[label])
         if reached:
             reached.mend(graph, label)

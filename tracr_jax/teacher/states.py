@@ -66,7 +66,7 @@ class Memo:
         self._made: dict[Any, int] = {}
         self.selection: _Selection | None = None
         if isinstance(expr, rasp.Aggregate | rasp.SelectorWidth) and isinstance(expr.selector, rasp.Select):
-            self.selection = _Selection(expr.selector.predicate, pool)
+            self.selection = _Selection(expr.selector.predicate, pool, of=expr.label)
 
     def __call__(self, tokens: Codes, read: _Read, *, causal: bool) -> Codes:
         """Codes of the expression's states, for the tokens' codes and those of the variables it reads."""
@@ -165,8 +165,8 @@ def _earlier(length: int) -> np.ndarray:
 class _Selection:
     """A selector's answer to every pair of query and key so far: 0 no, 1 yes, 2 perhaps, for a mixture."""
 
-    def __init__(self, predicate: Callable[[Any, Any], Any], pool: Pool):
-        self._predicate, self._pool = predicate, pool
+    def __init__(self, predicate: Callable[[Any, Any], Any], pool: Pool, *, of: str):
+        self._predicate, self._pool, self._of = predicate, pool, of
         self.ahead = False  # whether a later position was selected
         self._keys, self._queries = _Places(), _Places()
         self._answers = np.full((64, 64), _UNKNOWN, np.int8)  # query, key
@@ -192,10 +192,17 @@ class _Selection:
 
     def _ask(self, key: int, query: int) -> int:
         found = {
-            x is not None and y is not None and bool(self._predicate(x, y))
+            x is not None and y is not None and self._says(x, y)
             for x, y in itertools.product(self._pool.states[key], self._pool.states[query])
         }
         return _PERHAPS if len(found) == 2 else int(True in found)
+
+    def _says(self, key: Any, query: Any) -> bool:
+        try:
+            return bool(self._predicate(key, query))
+        except (Exception, SystemExit) as e:  # a user's may raise anything
+            said = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+            raise UserError(f"{self._of}: its selector fails on key {key!r} and query {query!r} ({said})") from e
 
 
 class _Places:

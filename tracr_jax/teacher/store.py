@@ -56,6 +56,22 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike) -> None:
         np.savez_compressed(f, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
 
 
+def check_storable(teacher: Teacher, *, who: str) -> None:
+    """Refuse values that no file of a teacher holds, before a run begins.
+
+    Raises:
+      UserError: the first such value, and the variable that has it.
+    """
+    for name, value in [*teacher.directions, *(("tokens", v) for v in teacher.vocab)]:
+        try:
+            _encode(value)
+        except UserError as e:
+            raise UserError(
+                f"{who}: {name} can be {value!r}, a {type(value).__name__}, which no run can store; let it "
+                "have numbers, texts, True, False or tuples of these, as in float(x)"
+            ) from e
+
+
 def load_teacher(path: str | os.PathLike) -> Teacher:
     """Read a teacher.
 
