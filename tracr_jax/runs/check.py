@@ -82,9 +82,10 @@ def check(
     Raises:
       UserError: the first thing that `inject` would refuse, too few blocks apart.
     """
+    named = task if isinstance(task, str) else task.name  # a file is not the built-in task of its name
     task = get_task(task) if isinstance(task, str) else check_task(task, type(task).__name__)
     model = load_lm(lm, weights=False)
-    config = preset(task=task.name, lm=lm)
+    config = preset(task=named, lm=lm)
     bridge = make_task_bridge(config, task=task, lm=model, say=say)
     teacher = bridge.teacher
     check_sets(task, bridge, config, lm=model)
