@@ -193,6 +193,41 @@ REFUSED = {
     "raises": ("VOCAB = range(3)\ndef make_s():\n    return 1 / 0", "ZeroDivisionError"),
     "class that fails": ("class C:\n    def __init__(self, x): pass\n    def get_program(self): return 1",
                          "TypeError"),
+    "predicate fails": (
+        "VOCAB = {1, 2, 'a'}\n"
+        "PROGRAM = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.LT))",
+        "its selector fails on key .* and query .* .TypeError",
+    ),
+    "predicate's table": (
+        "VOCAB, MAX_LENGTH, ALLOWED = {1, 2}, 5, [0, 1, 0, 1, 0]\ndef make_x():\n"
+        "    s = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == ALLOWED[query])\n"
+        "    return rasp.Aggregate(s, rasp.tokens)",
+        "its selector fails on key 0 and query 5 .IndexError",
+    ),
+    "function's table": (
+        "VOCAB, MAX_LENGTH, T = {1, 2}, 5, [0, 1, 0, 1, 0]\n"
+        "PROGRAM = rasp.SequenceMap(lambda x, i: x + T[i], rasp.tokens, rasp.indices)",
+        "values of sequence_map_1 cannot be listed .IndexError.* positions up to 9",
+    ),
+    "exits": ("VOCAB = {1, 2}\ndef make_x():\n    raise SystemExit(3)", "SystemExit: 3"),
+    "lists": ("VOCAB = [['a'], ['b']]\nPROGRAM = rasp.Map(len, rasp.tokens)", "two values or more"),
+    "None": ("VOCAB = {None, 'a', 'b'}\nPROGRAM = rasp.Map(str, rasp.tokens)", "none of them None"),
+    "many values": ("VOCAB = range(10**7)\nPROGRAM = rasp.Map(abs, rasp.tokens)", "has 10,000,000 values"),
+    "more values than letters": ("VOCAB = range(100)\nPROGRAM = rasp.Map(lambda t: t > 50, rasp.tokens)",
+                                 "the vocabulary has 100 values; .* give fewer"),
+    "constant": ("VOCAB = {1, 2}\nPROGRAM = rasp.Map(lambda t: 1, rasp.tokens, simplify=False)",
+                 "value is 1 at every letter of all 128 strings"),
+    "true values": (
+        "VOCAB = {-1, -2}\nPROGRAM = rasp.Map(abs, rasp.tokens)\n"
+        "def get_correct_output_for_input(values): return [1 for _ in values]",
+        r"of \[.*-2.*\] the program says \[.*2.*\], get_correct_output_for_input \[1, .*1\]; mend one",
+    ),
+    "a default": (
+        "VOCAB = {'a', 'b'}\ndef make_x():\n"
+        "    s = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == query - 1)\n"
+        "    return rasp.Aggregate(s, rasp.tokens, default='b')",
+        r"leave out default=, and select always: key == max",
+    ),
     "one value": ("VOCAB = {1}\nPROGRAM = rasp.Map(abs, rasp.tokens)", "two values or more"),
     "lengths": ("VOCAB, MAX_LENGTH = {1, 2}, 1\nPROGRAM = rasp.Map(abs, rasp.tokens)", "strings of 2 to 1"),
 }  # fmt: skip
@@ -205,6 +240,77 @@ def test_what_is_refused_is_one_line_that_says_what_to_change(name, tmp_path):
         task_of(tmp_path, "mine", source)
     assert "\n" not in str(error.value)
     assert "mine.py" in str(error.value)
+
+
+HELPER = "VOCAB = set('abc')\nis_a = rasp.Map(lambda t: t == 'a', rasp.tokens).named('is_a')\n"
+COUNT = "rasp.SelectorWidth(rasp.Select(is_a, rasp.indices, lambda key, query: key)).named('count_a')"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"{HELPER}def make_count():\n    return {COUNT}",
+        f"{HELPER}def make_count():\n    def inner(): return {COUNT}\n    return inner()",
+        f"{HELPER}count = {COUNT}",
+        f"{HELPER}def make_count():\n    return {COUNT}\nresult = make_count()",
+        "VOCAB = set('abc')\ndef make_is_a():\n    return rasp.Map(lambda t: t == 'a', rasp.tokens)\n"
+        f"def make_count(tokens):\n    is_a = make_is_a()\n    return {COUNT}",
+        "from lib_of_helpers import is_a\nVOCAB = set('abc')\n" f"def make_count(tokens):\n    return {COUNT}",
+        f"{HELPER}class Case:\n    def get_program(self): return {COUNT}",
+    ],
+    ids=["a global", "in a function", "objects", "made at the top", "of two kinds", "imported", "class"],
+)  # fmt: skip
+def test_of_several_the_program_is_what_the_others_do_not_use(tmp_path, source):
+    (tmp_path / "lib_of_helpers.py").write_text(HEAD + HELPER)
+    task = task_of(tmp_path, "mine", source + "\nCAUSAL = True\n")
+    assert [task.item(tuple(x)).label for x in ("aca", "bb", "cab")] == ["112", "00", "011"]
+
+
+def test_two_that_nothing_uses_are_asked_for(tmp_path):
+    """Of whatever kind: a leftover beside the program is not taken for it."""
+    source = f"{HELPER}DEBUG = rasp.Map(str, rasp.tokens)\ndef make_count():\n    return {COUNT}\n"
+    with pytest.raises(UserError, match=r"the programs DEBUG, make_count; choose one as .*mine\.py:DEBUG"):
+        task_of(tmp_path, "mine", source)
+
+
+def test_what_lies_beside_a_file_is_its_own(tmp_path):
+    """Two folders hold a module of one name."""
+    for letter in ("a", "b"):
+        (tmp_path / letter).mkdir()
+        (tmp_path / letter / "beside.py").write_text(f"LETTER = {letter!r}")
+        source = (
+            "from beside import LETTER\nVOCAB = {'a', 'b'}\nPROGRAM = rasp.Map(lambda t: t == LETTER, rasp.tokens)"
+        )
+        assert task_of(tmp_path / letter, "mine", source).item(("a", "b")).label == {
+            "a": "yes no", "b": "no yes"
+        }[letter]  # fmt: skip
+
+
+def test_what_chance_seldom_makes_is_found(tmp_path):
+    """Whether "abc" is in a string over 26 letters: four kinds of letters to the program."""
+    source = """
+VOCAB = set("abcdefghijklmnopqrstuvwxyz")
+def make_pattern():
+    def back(n):
+        at = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == max(query - n, 0))
+        return rasp.Aggregate(at, rasp.tokens)
+    ab = rasp.SequenceMap(lambda x, y: x == "a" and y == "b", back(2), back(1))
+    abc = rasp.SequenceMap(lambda x, y: x and y == "c", ab, rasp.tokens)
+    found = rasp.SelectorWidth(rasp.Select(abc, rasp.tokens, lambda key, query: key))
+    return rasp.Map(lambda n: n > 0, found)
+"""
+    task = task_of(tmp_path, "mine", source)
+    assert [task.item(tuple(s)).label for s in ("xabcx", "xabxc")] == ["yes", "no"]
+    labels = [task.train_item(i, seed=0).label for i in range(200)]
+    assert 50 < labels.count("yes") < 150
+    (tmp_path / "more.py").write_text(HEAD + source.replace("lambda n: n > 0", "lambda n: min(n, 1)"))
+    assert read(tmp_path / "more.py").answer == "value"
+
+
+def test_values_that_python_takes_for_one_are_written_alike(tmp_path):
+    task = task_of(tmp_path, "mine", "VOCAB = {1, 2, 3}\nPROGRAM = rasp.Map(lambda x: x > 1.5, rasp.tokens)")
+    assert task.item(("1", "2", "3")).label == "011"
+    assert "yes" not in task.written.values()
 
 
 def test_a_file_of_a_package_above_it_is_read_and_kept(tmp_path, monkeypatch):

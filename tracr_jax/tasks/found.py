@@ -5,10 +5,12 @@ returns a `rasp.SOp` and needs no argument (or the tokens alone), or a `rasp.SOp
 function or a name in capitals says what `rasp.tokens` can be, how long a string is, and the true answers.
 """
 
+import ast
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 from tracr.rasp import rasp
@@ -18,6 +20,7 @@ from tracr_jax.tasks.contract import Asked, short
 from tracr_jax.teacher.compile import build_program
 
 _FEWEST, _MOST = 2, 8  # letters of a string, where the file does not say
+_MOST_VALUES = 1000  # of the tokens; each is written as one letter, of which there are fewer
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,7 @@ def find_program(module: ModuleType, name: str, *, path: str) -> tuple[Found, st
         build_program(build)
     except UserError as e:
         raise UserError(f"{who}: {e}") from e
-    values = said("get_vocab", "VOCAB", None)
-    if values is None:
-        raise UserError(
-            f"{who}: the file does not say what the program reads; add a line as VOCAB = {{'a', 'b', 'c'}} or "
-            "VOCAB = range(5): the values of rasp.tokens"
-        )
-    if isinstance(values, Mapping) or not isinstance(values, Collection) or len(set(values)) < 2:
-        raise UserError(f"{who}: the vocabulary must be two values or more, as {{'a', 'b'}}, got {short(values)}")
+    values = _vocabulary(who, said("get_vocab", "VOCAB", None))
     # Where the file counts BOS as well, as InterpBench does, it says so by a function.
     longest = _length(who, said("get_max_seq_len", "MAX_LENGTH", None), _MOST, "get_max_seq_len", case, module)
     shortest = _length(who, said("get_min_seq_len", "MIN_LENGTH", None), _FEWEST, "get_min_seq_len", case, module)
@@ -80,7 +76,7 @@ def find_program(module: ModuleType, name: str, *, path: str) -> tuple[Found, st
     found = Found(
         who=who,
         build=build,
-        values=tuple(sorted(set(values), key=_order)),
+        values=values,
         shortest=shortest,
         longest=longest,
         causal=bool(getattr(module, "CAUSAL", False)),
@@ -89,8 +85,25 @@ def find_program(module: ModuleType, name: str, *, path: str) -> tuple[Found, st
     return found, name
 
 
+def _vocabulary(who: str, values: Any) -> tuple[Any, ...]:
+    if values is None:
+        raise UserError(
+            f"{who}: the file does not say what the program reads; add a line as VOCAB = {{'a', 'b', 'c'}} or "
+            "VOCAB = range(5): the values of rasp.tokens"
+        )
+    shaped = isinstance(values, Collection) and not isinstance(values, Mapping)
+    if shaped and len(values) > _MOST_VALUES:
+        raise UserError(f"{who}: the vocabulary has {len(values):,} values, {_MOST_VALUES:,} at most can be tried")
+    if not shaped or not all(isinstance(v, Hashable) for v in values) or len(set(values)) < 2 or None in values:
+        raise UserError(
+            f"{who}: the vocabulary must be two values or more, as {{'a', 'b'}}, none of them None or a list, got "
+            f"{short(values)}"
+        )
+    return tuple(sorted(set(values), key=_order))
+
+
 def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
-    own = {n: x for n, x in vars(module).items() if not n.startswith("_") and _is_own(x, module)}
+    own = {n: x for n, x in vars(module).items() if not n.startswith("_") and _is_own(n, x, module)}
     programs = {n: x for n, x in own.items() if is_program(x)}
     if name:
         if not hasattr(module, name):
@@ -100,19 +113,20 @@ def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
     for sure in ("get_program", "program", "PROGRAM"):
         if sure in programs:
             return programs[sure], sure
-    # A function that needs nothing else is what the others are for.
+    # What no other uses, of whatever kind; a class says more than what stands beside it, and a function that needs
+    # nothing is what those with an argument are for.
+    makes = _assigned(module)
+    free = {n: x for n, x in programs.items() if not any(_uses(y, n, x) for m, y in own.items() if m != n)}
+    free = {n: x for n, x in free.items() if n not in makes} or free or programs
     kinds: list[Callable[[Any], bool]] = [
         lambda x: isinstance(x, type),
-        lambda x: isinstance(x, rasp.SOp),
-        lambda x: inspect.isfunction(x) and not _needed(x),
+        lambda x: isinstance(x, rasp.SOp) or not _needed(x),
         inspect.isfunction,
     ]
     for kind in kinds:
-        of = [n for n, x in programs.items() if kind(x)]
-        called = {n for n in of if any(_uses(x, n) or _inherits(x, programs[n]) for m, x in own.items() if m != n)}
-        of = [n for n in of if n not in called] or of
+        of = [n for n, x in free.items() if kind(x)]
         if len(of) == 1:
-            return programs[of[0]], of[0]
+            return free[of[0]], of[0]
         if of:
             raise UserError(f"task {path}: holds the programs {', '.join(of)}; choose one as {path}:{of[0]}")
     raise UserError(
@@ -121,8 +135,11 @@ def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
     )
 
 
-def _is_own(x: Any, module: ModuleType) -> bool:
-    return isinstance(x, rasp.SOp) or getattr(x, "__module__", None) == module.__name__
+def _is_own(name: str, x: Any, module: ModuleType) -> bool:
+    """Whether the file itself says this: an S-Op does not know its module, but its name is set there."""
+    if isinstance(x, rasp.SOp):
+        return name in _names_set(module)
+    return getattr(x, "__module__", None) == module.__name__
 
 
 def is_program(x: Any) -> bool:
@@ -139,19 +156,47 @@ def is_program(x: Any) -> bool:
     return x.__name__.startswith(("make_", "get_program", "program"))
 
 
-def _uses(x: Any, name: str) -> bool:
-    functions = (
-        [x]
-        if inspect.isfunction(x)
-        else [f for f in vars(x).values() if inspect.isfunction(f)]
-        if (isinstance(x, type))
-        else []
-    )
-    return any(name in f.__code__.co_names for f in functions)
+def _uses(x: Any, name: str, of: Any) -> bool:
+    """Whether x uses the program `of`, called `name`: in its code, as a base class, or within its expression."""
+    if isinstance(x, rasp.RASPExpr):
+        return any(inner is of for inner in _within(x))
+    if isinstance(x, type):
+        inherits = isinstance(of, type) and issubclass(x, of)
+        return inherits or any(_uses(f, name, of) for f in vars(x).values() if inspect.isfunction(f))
+    return inspect.isfunction(x) and name in _names_read(x.__code__)
 
 
-def _inherits(x: Any, base: Any) -> bool:
-    return isinstance(x, type) and isinstance(base, type) and x is not base and issubclass(x, base)
+def _within(program: rasp.RASPExpr) -> Iterator[rasp.RASPExpr]:
+    seen, stack = set(), list(program.children)
+    while stack:
+        inner = stack.pop()
+        if id(inner) not in seen:
+            seen.add(id(inner))
+            stack += inner.children
+            yield inner
+
+
+def _names_read(code: CodeType) -> set[str]:
+    """Of a function, and of the functions within it."""
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
+    return set(code.co_names).union(*map(_names_read, inner))
+
+
+def _source(module: ModuleType) -> ast.Module:
+    return ast.parse(Path(str(module.__file__)).read_bytes())
+
+
+def _names_set(module: ModuleType) -> set[str]:
+    """Names that the file's own lines set, not its imports."""
+    every = ast.walk(_source(module))
+    return {node.id for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _assigned(module: ModuleType) -> set[str]:
+    """Names that a value set at the top of the file is made with, as in PROGRAM = make_sort()."""
+    lines = [n for n in _source(module).body if isinstance(n, ast.Assign | ast.AnnAssign)]
+    inner = [node for line in lines if line.value for node in ast.walk(line.value)]
+    return {node.id for node in inner if isinstance(node, ast.Name)}
 
 
 def _needed(function: Callable) -> list[str]:

@@ -13,6 +13,7 @@ from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
 from tracr_jax.tasks.answered import every, last, reading
+from tracr_jax.tasks.apart import told_apart
 from tracr_jax.tasks.base import EvalSet
 from tracr_jax.tasks.found import Found
 from tracr_jax.tasks.language import Letters, random_string
@@ -38,6 +39,8 @@ class FileTask(StringTask):
     """The answers of strings, by the program on each string alone; the bridge proves that they are the same."""
     written: Mapping[Any, str] = field(kw_only=True, hash=False)
     """Of each value, its text."""
+    where: str = field(kw_only=True)
+    """The file, and the program's name in it."""
 
     @property
     def legend(self) -> str:
@@ -46,6 +49,20 @@ class FileTask(StringTask):
 
     def _ask_all(self, strings: Sequence[Letters], before: int = 0, between: int = 0) -> list[Any]:
         return self.says(strings)
+
+    def _differs(self, letters: Letters, answer: Any, true: Any) -> str:
+        """In the file's own words: values, and the function that it has."""
+        values = {text: value for value, text in self.written.items()}
+
+        def shown(said: Any) -> str:
+            parts = [values.get(x, x) for x in (said if isinstance(said, tuple) else (said,))]
+            return repr(parts if isinstance(said, tuple) else parts[0])
+
+        inside, first = [values[x] for x in letters], f" from letter {self.skipped + 1} on" if self.skipped else ""
+        return (
+            f"of {inside} the program says {shown(answer)}{first}, get_correct_output_for_input "
+            f"{shown(true)}; mend one of them in {self.where}"
+        )
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
         """As in `StringTask`; the first says what stands for what."""
@@ -63,17 +80,24 @@ def make_task(found: Found, *, name: str) -> FileTask:
       UserError: the program reads ahead, has no value somewhere, or too many different ones.
     """
     program = found.build()
+    if _texts(found, ()) is None:
+        raise UserError(
+            f"{found.who}: the vocabulary has {len(found.values):,} values; each is one token, and beside single "
+            f"signs {len(_CAPITALS + _SMALL)} can be chosen; give fewer"
+        )
     try:
-        possible = trace(program, vocab=set(found.values), max_seq_len=2 * found.longest).sops[program.label]
+        traced = trace(program, vocab=set(found.values), max_seq_len=2 * found.longest)
     except UserError as e:
         raise UserError(f"{found.who}: {e}") from e
+    possible = traced.sops[program.label]
     if rasp.is_numerical(program):
         raise UserError(
             f"{found.who}: the program's value is a number (rasp.numerical), an answer is one of finitely many "
             "values; put rasp.Map(...) around it that names them, as in rasp.Map(lambda x: x > 0.5, program)"
         )
     ours, whole = Oracle(program), Oracle(found.build(), causal=False)
-    one, skipped = _answer(found, ours, whole)
+    apart = told_apart(traced, found.values)
+    one, skipped = _answer(found, ours, whole, apart=apart)
     texts = _texts(found, possible.values) or _texts(found, _seen(found, ours, one, skipped))
     if texts is None:
         raise UserError(
@@ -115,18 +139,22 @@ def make_task(found: Found, *, name: str) -> FileTask:
         said = [texts.get(v, str(v)) for v in _part(out, one, skipped)]
         return said[0] if one else said
 
+    few, lengths = tuple(texts[v] for v in apart), (max(found.shortest, skipped + 1), found.longest)
     return FileTask(
         name,
         build,
         letters,
         question="",
-        min_length=max(found.shortest, skipped + 1),
-        max_length=found.longest,
+        min_length=lengths[0],
+        max_length=lengths[1],
+        # Where most letters are one to the program, what chance seldom makes is made of the others.
+        generate=(lambda r: random_string(r, few, *lengths)) if 1 < len(few) <= len(letters) / 2 else None,
         answer="value" if one else "sequence",
         truth=None if found.causal else truth,
         skipped=skipped,
         says=says,
         written=texts,
+        where=found.who.removeprefix("task "),
     )
 
 
@@ -135,17 +163,24 @@ def _part(values: list[Any], one: bool, skipped: int) -> list[Any]:
     return values[-1:] if one else values[skipped:]
 
 
-def _answer(found: Found, ours: Oracle, whole: Oracle) -> tuple[bool, int]:
+def _answer(found: Found, ours: Oracle, whole: Oracle, *, apart: Sequence[Any]) -> tuple[bool, int]:
     """Whether the answer is one value, and how many letters have none.
 
+    apart: letters that the program tells apart, one for each kind. Of them alone every other string is made: of
+      26 letters the three that it looks for would hardly ever stand side by side.
+
     Raises:
-      UserError: some string has no answer, or its letters another one where all are seen.
+      UserError: some string has no answer, or its letters another one where all are seen, or all have the same.
     """
     r = rng(17)
-    strings = [random_string(r, found.values, found.shortest, 2 * found.longest) for _ in range(_STRINGS)]
+    lengths = (found.shortest, 2 * found.longest)
+    strings = [random_string(r, values, *lengths) for values in (found.values, apart) for _ in range(_STRINGS)]
     strings.sort(key=len)
-    causal = [ours(s).values[ours.result] for s in strings]
-    meant = causal if found.causal else [whole(s).values[whole.result] for s in strings]
+    try:
+        causal = [ours(s).values[ours.result] for s in strings]
+        meant = causal if found.causal else [whole(s).values[whole.result] for s in strings]
+    except UserError as e:
+        raise UserError(f"{found.who}: {e}") from e
     # One value for all letters is a value of the string.
     one = all(len(set(v)) == 1 for v in meant) and len({v[0] for v in meant}) > 1
     skipped = 0
@@ -165,6 +200,11 @@ def _answer(found: Found, ours: Oracle, whole: Oracle) -> tuple[bool, int]:
                 )
             if a[i] is None:
                 raise _undefined(found, string, i)
+    if len(held := {v for values in causal for v in _part(values, one, skipped)}) == 1:
+        raise UserError(
+            f"{found.who}: the program's value is {held.pop()!r} at every letter of all {len(strings)} strings "
+            "that were tried, a constant that is learned without the program; mend the program"
+        )
     return one, skipped
 
 
@@ -197,7 +237,10 @@ def _plain(value: Any) -> str:
 
 def _texts(found: Found, answers: Iterable[Any]) -> dict[Any, str] | None:
     """One text for each value of letters and answers; None where these are more than there are letters."""
-    values = list(dict.fromkeys([*found.values, *sorted(answers, key=lambda v: (type(v).__name__, _sort(v)))]))
+    every = [*found.values, *sorted(answers, key=lambda v: (type(v).__name__, _sort(v)))]
+    # True is 1 to Python: where both occur, False is written as the number that it is, too.
+    numbers = any(v in (0, 1) for v in every if not isinstance(v, bool))
+    values = list(dict.fromkeys(int(v) if isinstance(v, bool) and numbers else v for v in every))
     pool = [*_CAPITALS, *_SMALL]
     good = {*_SIGNS, *pool, "yes", "no"} - {ASK, OTHER, ":"}
     out = {v: t for v in values if (t := _plain(v)) in good}

@@ -147,6 +147,11 @@ def words_count(strings: Sequence[Sequence[str]], alone: Sequence, among: Sequen
     return ""
 
 
+def differs(letters: Sequence[str], answer: Any, true: Any) -> str:
+    """What is said where the program and truth() differ."""
+    return f"of {' '.join(letters)!r} the program says {shown(answer)}, truth() {shown(true)}"
+
+
 def shown(answer: Any) -> str:
     """An answer in a message."""
     return repr(" ".join(map(as_text, answer)) if isinstance(answer, tuple) else as_text(answer))

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tracr_jax.errors import UserError
@@ -106,6 +107,20 @@ def _only_file(folder: Path) -> Path:
     return files[0]
 
 
+_BESIDE: set[str] = set()  # names of modules that task files have imported from their own folders
+
+
+def _is_beside(name: str, folders: Sequence[str]) -> bool:
+    """Whether a module lies in one of the folders, and not in an environment within it."""
+    path = Path(getattr(sys.modules[name], "__file__", None) or "")
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and any(path.resolve().is_relative_to(folder) for folder in folders)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
 def _load(path: Path, name: str) -> tuple[object, str]:
     """The object called `name` in a file, and its name; without a name, the one task that the file holds."""
     if not path.is_file():
@@ -118,6 +133,9 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     # dataclasses look their module up by name.
     sys.modules[module_name] = module
     folders = [str(folder) for folder in import_folders(path)]
+    for imported in _BESIDE:  # beside another file: this one's may have the same name
+        sys.modules.pop(imported, None)
+    before = set(sys.modules)
     sys.path[:0] = folders  # the file may import what lies beside it
     try:
         with mistakes_said_later():
@@ -134,6 +152,7 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     except (Exception, SystemExit) as e:
         raise UserError(f"task {path}: cannot be imported ({type(e).__name__}: {e}{place(e)})") from e
     finally:
+        _BESIDE.update(n for n in set(sys.modules) - before if _is_beside(n, folders) and _top(n) not in before)
         for folder in folders:
             if folder in sys.path:
                 sys.path.remove(folder)

@@ -239,10 +239,10 @@ class StringTask(SampledTask):
         for letters, answer in zip(strings, alone, strict=True):
             true = mistakes.true_answer(truth, letters, form=form, who=f"task {self.name}")
             if true != answer:
-                raise UserError(
-                    f"task {self.name}: of {' '.join(letters)!r} the program says {mistakes.shown(answer)}, "
-                    f"truth() {mistakes.shown(true)}"
-                )
+                raise UserError(f"task {self.name}: {self._differs(letters, answer, true)}")
+
+    def _differs(self, letters: Letters, answer: Any, true: Any) -> str:
+        return mistakes.differs(letters, answer, true)
 
     def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, regular: bool = False) -> Language:
         generate, about = self.generate, {"letters": self.letters, "who": f"task {self.name}"}

@@ -1,0 +1,48 @@
+"""Which letters a program tells apart: for strings on which something happens that among many letters is rare."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tracr.rasp import rasp
+
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace
+
+_OTHERS = 200  # values beside which a letter is tried
+
+
+def told_apart(traced: Trace, letters: Sequence[Any]) -> tuple[Any, ...]:
+    """One letter for each kind of letters that no function or selector of the program tells apart.
+
+    A step that hands letters on, as the one before, is not followed: what is made of them is.
+    """
+
+    def said(f: Callable[..., Any], *values: Any) -> Any:
+        try:
+            return f(*values)
+        except PROGRAM_ERRORS:
+            return None
+
+    moved = {
+        n for n, e in traced.exprs.items() if isinstance(e, rasp.Aggregate) and e.sop.label == rasp.tokens.label
+    }
+    letter = {rasp.tokens.label, *moved}
+    signatures: dict[Any, list[Any]] = {v: [] for v in letters}
+    for expr in traced.exprs.values():
+        if isinstance(expr, rasp.Map) and expr.inner.label in letter:
+            for v, of in signatures.items():
+                of.append(said(expr.f, v))
+        f, two = None, ()
+        if isinstance(expr, rasp.SequenceMap):
+            f, two = expr.f, (expr.fst.label, expr.snd.label)
+        elif isinstance(expr, rasp.Select):
+            f, two = expr.predicate, (expr.keys.label, expr.queries.label)
+        for side, name in enumerate(two):
+            if f is None or name not in letter:
+                continue
+            others = list(traced.sops[two[1 - side]].values)[:_OTHERS]
+            for v, of in signatures.items():
+                of += [said(f, *((v, w) if side == 0 else (w, v))) for w in others]
+    kinds: dict[str, Any] = {}
+    for v, of in signatures.items():
+        kinds.setdefault(repr(of), v)
+    return tuple(kinds.values())
