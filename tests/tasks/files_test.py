@@ -228,6 +228,10 @@ REFUSED = {
         "    return rasp.Aggregate(s, rasp.tokens, default='b')",
         r"leave out default=, and select always: key == max",
     ),
+    "a number is needed": (
+        "VOCAB = {1, 2}\ndef make_shifted_by(n: int):\n    return rasp.Map(lambda x: x + n, rasp.tokens)",
+        "holds no task and no program",
+    ),
     "one value": ("VOCAB = {1}\nPROGRAM = rasp.Map(abs, rasp.tokens)", "two values or more"),
     "lengths": ("VOCAB, MAX_LENGTH = {1, 2}, 1\nPROGRAM = rasp.Map(abs, rasp.tokens)", "strings of 2 to 1"),
 }  # fmt: skip
@@ -305,6 +309,16 @@ def make_pattern():
     assert 50 < labels.count("yes") < 150
     (tmp_path / "more.py").write_text(HEAD + source.replace("lambda n: n > 0", "lambda n: min(n, 1)"))
     assert read(tmp_path / "more.py").answer == "value"
+
+
+def test_a_variable_may_have_the_answers_name(tmp_path):
+    task = task_of(
+        tmp_path,
+        "mine",
+        "VOCAB = {1, 2, 3}\nPROGRAM = rasp.Map(lambda x: x > 1, rasp.tokens).named('final_result')",
+    )
+    teacher = compile_program(lambda: task.program(max_seq_len=9), vocab=task.vocab(), max_seq_len=9)
+    assert teacher.variable(task.result).name == teacher.result
 
 
 def test_values_that_python_takes_for_one_are_written_alike(tmp_path):

@@ -148,7 +148,7 @@ def is_program(x: Any) -> bool:
         return not isinstance(x, rasp.TokensType | rasp.IndicesType | rasp.LengthType)
     if isinstance(x, type):
         return hasattr(x, "get_program")
-    if not inspect.isfunction(x) or len(_needed(x)) > 1:
+    if not inspect.isfunction(x) or len(_needed(x)) > 1 or any(_is_plain(x, name) for name in _needed(x)):
         return False
     says = inspect.signature(x).return_annotation
     if says is not inspect.Signature.empty:
@@ -197,6 +197,12 @@ def _assigned(module: ModuleType) -> set[str]:
     lines = [n for n in _source(module).body if isinstance(n, ast.Assign | ast.AnnAssign)]
     inner = [node for line in lines if line.value for node in ast.walk(line.value)]
     return {node.id for node in inner if isinstance(node, ast.Name)}
+
+
+def _is_plain(function: Callable, name: str) -> bool:
+    """Whether an argument is annotated as a number or a text: it is not the tokens."""
+    said = inspect.signature(function).parameters[name].annotation
+    return said in (int, float, str, bool) or said in ("int", "float", "str", "bool")
 
 
 def _needed(function: Callable) -> list[str]:

@@ -5,7 +5,7 @@ letter where all letters of a string have one value, otherwise of each letter in
 written as it is, any other as a letter of its own, which `legend` says.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from tracr_jax.tasks.prompt import ASK, OTHER
 from tracr_jax.tasks.split import rng
 from tracr_jax.tasks.strings import StringTask
 from tracr_jax.teacher.graph import describe, trace
+from tracr_jax.teacher.model import without_counter
 from tracr_jax.teacher.oracle import Oracle
 
 # With a blank before it each is one token of GPT-2's, SmolLM2's and the bundled model's tokenizer.
@@ -39,6 +40,8 @@ class FileTask(StringTask):
     """The answers of strings, by the program on each string alone; the bridge proves that they are the same."""
     written: Mapping[Any, str] = field(kw_only=True, hash=False)
     """Of each value, its text."""
+    result: str = field(kw_only=True)
+    """The answer's name: "final_result", unless the program has a variable of that name."""
     where: str = field(kw_only=True)
     """The file, and the program's name in it."""
 
@@ -154,8 +157,14 @@ def make_task(found: Found, *, name: str) -> FileTask:
         skipped=skipped,
         says=says,
         written=texts,
+        result=next(n for n in _names() if n not in {without_counter(name) for name in traced.exprs}),
         where=found.who.removeprefix("task "),
     )
+
+
+def _names() -> Iterator[str]:
+    yield from (StringTask.result, "final_answer")
+    yield from (f"final_answer_{c}" for c in _SMALL)
 
 
 def _part(values: list[Any], one: bool, skipped: int) -> list[Any]:
