@@ -142,10 +142,13 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys, monkeypatch)
         cli.main(["export", str(folder), str(tmp_path / "exported")])
     assert "2 of 4 steps are done; finish it: tracr-jax resume" in capsys.readouterr().err
     (folder / "evaluation.json").unlink()
+    slow = [line | {"seconds": 1000.0} for line in read_lines(folder / "metrics.jsonl")]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in slow))
     assert cli_interrupt.standing(folder) == (f"interrupted; tracr-jax resume {folder} goes on after step 2 of 4")
     monkeypatch.chdir(tmp_path)  # nothing is retyped, and nothing depends on where it is typed
     cli.main(["resume", str(folder)])
     assert "resumed after 2 of 4 steps" in capsys.readouterr().out
+    assert 2000 < json.loads((folder / "run.json").read_text())["times"]["training_s"] < 2900  # of all steps
     a, b = (trained(tracr_jax.open(tmp_path / n)) for n in ("straight", "cut"))
     chex.assert_trees_all_equal(a, b)
     lines = [

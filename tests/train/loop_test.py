@@ -24,7 +24,7 @@ from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.interrupt import InterruptedRunError, requests_to_stop, training
 from tracr_jax.train.loop import TrainingDivergedError, fit
-from tracr_jax.train.metrics import JsonLines, TensorBoard, read_lines
+from tracr_jax.train.metrics import JsonLines, TensorBoard, read_lines, spent
 from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
@@ -342,3 +342,8 @@ def test_tensorboard_makes_its_folder_with_the_first_step(monkeypatch, tmp_path)
     writer.close()
     assert (tmp_path / "run" / "tensorboard").is_dir()
     assert seen == [("loss", 1.5, 0), ("loss", 1.5, 1)]
+
+
+def test_what_the_steps_of_some_lines_took():
+    assert spent([]) == 0
+    assert spent([{"step": 0, "seconds": 9.0}, {"step": 5, "seconds": 2.0}, {"step": 6, "seconds": 1.0}]) == 20.0

@@ -21,7 +21,7 @@ from tracr_jax.runs.build import Setup, make_batch_at, make_parts
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.loop import fit, preempted
 from tracr_jax.train.mesh import gather
-from tracr_jax.train.metrics import JsonLines, MetricWriter, Several
+from tracr_jax.train.metrics import JsonLines, MetricWriter, Several, read_lines, spent
 from tracr_jax.train.step import Frozen, TrainParams, TrainState
 from tracr_jax.train.trainable import whole
 from tracr_jax.types import Params
@@ -35,7 +35,8 @@ class Trained(Generic[T]):
 
     params: TrainParams  # on this host, those of the model that were not trained among them
     before: T  # what `meanwhile` returned
-    times: dict[str, float]  # seconds: "setup_s", "before_s" (compiling and `meanwhile`), "training_s"
+    # Seconds: "setup_s", "before_s" (compiling and `meanwhile`), "training_s" (of all steps, resumed or not).
+    times: dict[str, float]
 
 
 def train(
@@ -77,6 +78,8 @@ def train(
             state = checkpoints.restore(state)
             say(f"resumed after {int(state.step)} of {config.steps} steps")
         begun, first = time.time(), int(state.step)
+        metrics = folder / "metrics.jsonl"
+        earlier = spent([line for line in read_lines(metrics) if line["step"] < first])  # before it was resumed
         if jax.process_count() > 1:
             preempted(first)  # compilation takes minutes, in which the notice may come
         with showing(progress):
@@ -86,7 +89,7 @@ def train(
             else:  # resumed when all was trained
                 before = meanwhile()
         if jax.process_index() == 0:
-            writers = (JsonLines(folder / "metrics.jsonl", keep_below=first), *writers)
+            writers = (JsonLines(metrics, keep_below=first), *writers)
         trained = time.time()
         with contextlib.closing(Several(writers)) as writer:
             state = fit(
@@ -103,7 +106,8 @@ def train(
                 progress=progress,
                 say=say,
             )
-    times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": time.time() - trained}
+    training = earlier + time.time() - trained
+    times = {"setup_s": begun - started, "before_s": trained - begun, "training_s": training}
     params, base = gather(state.params, mesh), gather(frozen.base, mesh)
     return Trained(params._replace(lm=whole(setups[-1].program.part, params.lm, base)), before, times)
 

@@ -80,6 +80,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return out
 
 
+def spent(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of the steps up to the last line; steps between two lines are taken to last as the later one."""
+    steps = [-1, *(line["step"] for line in lines)]
+    return sum((b - a) * line.get("seconds", 0.0) for a, b, line in zip(steps, steps[1:], lines, strict=False))
+
+
 class TensorBoard:
     """Scalars to TensorBoard event files (extra `tensorboard`)."""
 
