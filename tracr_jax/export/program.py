@@ -74,7 +74,7 @@ def apply_program(adapter: str | Path, model: str, folder: str | Path) -> Path:
     if found != program.base:
         raise UserError(
             f"{model}: its weights are {found[:12]}, {path} was trained on {program.base[:12]} ({program.lm}); "
-            "give that model"
+            "give that model; the run that trained it keeps it in its folder, RUN/model"
         )
     with new_folder(folder) as out:
         if (path.parent / PROGRAM).exists():
