@@ -13,7 +13,7 @@ from tests.helpers.texts import SHORT_TEXT
 from tracr_jax import cli
 from tracr_jax.cli import interrupt as cli_interrupt
 from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
-from tracr_jax.config_file import RUN_FORMAT
+from tracr_jax.config_file import RUN_FORMAT, read_config
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
@@ -159,6 +159,31 @@ def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys, monkeypatch)
     evaluations = [(tmp_path / n / "evaluation.json").read_text() for n in ("straight", "cut")]
     assert evaluations[0] == evaluations[1]
     assert cli_interrupt.standing(folder).startswith("interrupted; all 4 steps are trained and saved, tracr-jax")
+
+
+def test_a_finished_run_is_made_longer(models, tmp_path, capsys):
+    common = ["inject", "dyck", "--lm", models(8), "--batch", "2", "--eval-items", "2", "--text-batch", "1"]
+    common += ["--text-length", "8", "--checkpoint-every", "1", "--folder", str(tmp_path / "run")]
+    cli.main([*common, "--steps", "2"])
+    folder, before = tmp_path / "run", (tmp_path / "run" / "evaluation.json").read_bytes()
+    for steps in ("2", "1"):
+        with pytest.raises(SystemExit):
+            cli.main(["resume", str(folder), "--steps", steps])
+        assert "is a run of 2 steps; give more, or leave out --steps" in " ".join(capsys.readouterr().err.split())
+    assert (folder / "evaluation.json").read_bytes() == before
+    cli.main(["resume", str(folder), "--steps", "3"])
+    assert "resumed after 2 of 3 steps" in capsys.readouterr().out
+    assert read_config(folder).steps == 3
+    told = json.loads((folder / "run.json").read_text())
+    assert told["steps_before"] == [{"steps": 2, "until": 2}]
+    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [0, 1, 2]
+    assert (folder / "evaluation.json").read_bytes() != before
+    cli.main(["resume", str(folder)])  # nothing to do; what was said of it stays
+    assert json.loads((folder / "run.json").read_text())["steps_before"] == told["steps_before"]
+    # By the rate of a run of three steps from there on: it is not the run that had them from its beginning.
+    shutil.rmtree(folder / "checkpoints" / "3")
+    cli.main(["resume", str(folder), "--steps", "4"])
+    assert json.loads((folder / "run.json").read_text())["steps_before"][1] == {"steps": 3, "until": 2}
 
 
 def test_a_built_in_task_with_other_settings_is_not_taken_for_the_one_of_its_name(models, tmp_path):

@@ -28,6 +28,7 @@ from tracr_jax.runs.folder import (
     located,
     newest_program,
     peak_memory,
+    steps_before,
     write_beginning,
 )
 from tracr_jax.runs.frozen import keep_frozen
@@ -37,6 +38,7 @@ from tracr_jax.runs.original import keep_original
 from tracr_jax.runs.program import check_same_task
 from tracr_jax.runs.program_files import load_program
 from tracr_jax.runs.record import keep_record
+from tracr_jax.runs.restore import finished_steps
 from tracr_jax.runs.training import train
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import file_of, own_spec
@@ -105,17 +107,22 @@ def resume(
     task: Task | str | None = None,
     lm: LoadedLM | None = None,
     mesh: str | None = None,
+    steps: int | None = None,
     writers: tuple[MetricWriter, ...] = (),
     progress: bool = True,
     say: Say = lambda _: None,
 ) -> Injected:
     """Continue the run of a folder from its newest checkpoint, bit for bit, with the options it started with.
 
+    With `steps` it trains longer, a finished run as well: what changes over a run (the rate, the weight of the
+    language) is from here on as in a run of so many steps. run.json says where that began.
+
     Args:
       folder: the run folder.
       task: the task object or its name, if the run was started with an object that cannot be found by name.
       lm: the original model, if it is already loaded or cannot be found by name.
       mesh: devices to continue on, if other than those the run started on, see `RunConfig.mesh`.
+      steps: in all, if more than the run was made for.
       writers: further places for metrics, beside metrics.jsonl.
       progress: draw a progress bar.
       say: receives one line before each stage.
@@ -124,11 +131,15 @@ def resume(
       The trained model with its programs, and its evaluation.
 
     Raises:
-      UserError: the folder holds no run, or its task or model is not available.
+      UserError: the folder holds no run, its task or model is not available, or it has more steps.
     """
     config = located(read_config(folder))
     if mesh is not None:
         config = dataclasses.replace(config, mesh=mesh)
+    if steps is not None:
+        if steps <= config.steps:
+            raise UserError(f"{folder}: is a run of {config.steps} steps; give more, or leave out --steps")
+        config = dataclasses.replace(config, steps=steps)
     if task is None and config.task not in BUILT_IN and file_of(config.task) is None:
         raise UserError(
             f"{folder}: began with the task object {config.task!r}, which has no file: give it, as "
@@ -138,7 +149,7 @@ def resume(
         task = get_task(task, as_coded=config.fidelity.as_coded)
     return _run(
         config, task=config.task if task is None else task, lm=lm or config.lm, onto=None, folder=Path(folder),
-        resume=True, writers=writers, progress=progress, say=say,
+        resume=True, longer=steps is not None, writers=writers, progress=progress, say=say,
     )  # fmt: skip
 
 
@@ -150,6 +161,7 @@ def _run(
     onto: str | Path | Injected | None,
     folder: Path,
     resume: bool,
+    longer: bool = False,
     writers: tuple[MetricWriter, ...],
     progress: bool,
     say: Say,
@@ -159,7 +171,8 @@ def _run(
     first = jax.process_index() == 0  # of several processes one writes and speaks
     if not first:
         writers, progress, say = (), False, lambda _: None
-    check_folder(folder, config, resume=resume)
+    before = steps_before(folder) if resume else []
+    check_folder(folder, config, resume=resume, longer=longer)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("folder checked")  # before the first process writes into it
     started = time.time()
@@ -183,13 +196,17 @@ def _run(
     asked = folder / UNTOUCHED
     with only_writer(folder) if first else contextlib.nullcontext():
         if first:
-            check_folder(folder, config, resume=resume)  # again, now that nobody else can fill it
+            check_folder(folder, config, resume=resume, longer=longer)  # again, now that nobody else can fill it
+            if longer:
+                before += [{"steps": read_config(folder).steps, "until": finished_steps(folder)}]
+                (folder / "evaluation.json").unlink(missing_ok=True)  # of a model that goes on
             if record:
                 record = keep_record(folder, record)
             write_beginning(folder, config, setup.lm.model, programs)
             keep_original(folder, setup.lm)
             keep_frozen(folder, config, setup.lm, lm_params)
-            write_json(folder / "run.json", about(started) | setup.proof.record())
+            told = {"steps_before": before} if before else {}
+            write_json(folder / "run.json", about(started) | setup.proof.record() | told)
         trained = train(
             setups, folder, mesh=mesh, started=started, lm_params=lm_params, resume=resume,
             meanwhile=lambda: score_once(before_training, asked, items=config.eval_items, write=first, say=say),
@@ -205,7 +222,7 @@ def _run(
             write_json(folder / "evaluation.json", evaluation)
             if run.program.aligned:
                 write_json(folder / "examples.json", first_examples(run, evaluation))
-            ended = {"times": trained.times | {"evaluation_s": time.time() - evaluated}} | peak_memory()
+            ended = told | {"times": trained.times | {"evaluation_s": time.time() - evaluated}} | peak_memory()
             write_json(folder / "run.json", about(started) | setup.proof.record() | ended)
             asked.unlink(missing_ok=True)  # evaluation.json holds it
         return dataclasses.replace(run, evaluation=evaluation)

@@ -62,7 +62,7 @@ def _resume(argv: list[str]) -> None:
     from tracr_jax.injection import resume
 
     with answering(args.run):
-        run = resume(args.run, task=args.task, mesh=args.mesh, **_shown(args, args.run, config))
+        run = resume(args.run, task=args.task, mesh=args.mesh, steps=args.steps, **_shown(args, args.run, config))
         _finish(run)
 
 

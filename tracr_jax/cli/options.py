@@ -43,6 +43,8 @@ class Resume:
     """The task's code, path/to/file.py:NAME, if the run was started from Python with a task object."""
     mesh: str | None = None
     """Devices to continue on, if other than those the run started on; as in inject."""
+    steps: int | None = None
+    """Training steps in all, if more than the run was made for: rate and weights go on as in a run of so many."""
     cluster: str = ""
     """Several processes, as in inject."""
     tensorboard: bool = False

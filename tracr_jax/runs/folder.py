@@ -27,7 +27,7 @@ from tracr_jax import __version__
 from tracr_jax.config import RunConfig
 from tracr_jax.config_file import RUN_FORMAT, read_config, read_format, to_dict
 from tracr_jax.errors import UserError
-from tracr_jax.files import numbered, write_json
+from tracr_jax.files import numbered, read_json, write_json
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.load import RANDOM, SMOLLM2, TINY
 from tracr_jax.lock import NAME
@@ -114,8 +114,8 @@ def _label(task: str, lm: str) -> str:
     return f"{task}-{random}{Path(lm.removeprefix(RANDOM)).name}"
 
 
-def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
-    """Refuse to mix two runs in one folder, or one that cannot be written."""
+def check_folder(folder: Path, config: RunConfig, *, resume: bool, longer: bool = False) -> None:
+    """Refuse to mix two runs in one folder, or one that cannot be written; `longer`: the run gets more steps."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder that is not there yet")
     there = (folder / "config.json").exists()
@@ -142,7 +142,9 @@ def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     changed = [
         f"{name} {a!r} -> {b!r}"
         for name, a, b in _differences(to_dict(saved), to_dict(config))
-        if a != b and name != "mesh"  # a run may go on over other devices
+        if a != b
+        and name != "mesh"  # a run may go on over other devices
+        and not (name == "steps" and longer)
     ]
     if changed:
         raise UserError(f"{folder}: the run was started with other options ({'; '.join(changed)}); give the same")
@@ -169,6 +171,12 @@ def _differences(a: dict, b: dict, prefix: str = ""):
             yield from _differences(a[key], b[key], f"{prefix}{key}.")
         else:
             yield prefix + key, a[key], b[key]
+
+
+def steps_before(folder: Path) -> list[dict[str, int]]:
+    """Of a run that was made longer: for how many steps it was made before, and until which it was that run."""
+    path = folder / "run.json"
+    return list(read_json(path).get("steps_before", ())) if path.exists() else []
 
 
 def about(started: float) -> dict[str, Any]:

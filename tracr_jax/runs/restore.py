@@ -1,5 +1,6 @@
 """The weights of a run, from its newest checkpoint and what was not trained."""
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,19 @@ from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.step import TrainParams
 from tracr_jax.train.trainable import in_stacks, split, whole
 from tracr_jax.types import Adapter, Codes
+
+
+def finished_steps(folder: Path) -> int:
+    """Training steps in the newest checkpoint of a run; 0 where there is none.
+
+    Raises:
+      UserError: the checkpoints cannot be read.
+    """
+    where = folder / "checkpoints"
+    if not where.is_dir():
+        return 0
+    with contextlib.closing(Checkpoints(where, read_only=True)) as checkpoints:
+        return checkpoints.latest() or 0
 
 
 def restore(
