@@ -81,8 +81,8 @@ def exchange_preset(config: RunConfig) -> RunConfig:
     """The recipe of exchange training at the batch size of another run; every row is supervised, but in SmolLM2.
 
     For dyck in the bundled model it is the run of experiments/main_job_tiny_exchange.json; in SmolLM2 what learnt
-    fastest, with most rows only aligned, through the lower blocks alone. Its 1,000 steps are too few: fine-tuning on
-    as many strings answers better (experiments/diary.md); `tracr-jax resume RUN --steps 2600` goes on.
+    fastest, with most rows only aligned, through the lower blocks alone. Its 1,000 steps are too few, fine-tuning
+    on as many strings answers better (experiments/diary.md); `tracr-jax resume RUN --steps 2600` goes on.
     """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items, answer_end=False)
