@@ -20,7 +20,7 @@ from tracr_jax.tasks.language import Letters, random_string
 from tracr_jax.tasks.prompt import ASK, OTHER
 from tracr_jax.tasks.split import rng
 from tracr_jax.tasks.strings import StringTask
-from tracr_jax.teacher.graph import describe, trace
+from tracr_jax.teacher.graph import Trace, describe, trace
 from tracr_jax.teacher.model import without_counter
 from tracr_jax.teacher.oracle import Oracle
 
@@ -83,21 +83,8 @@ def make_task(found: Found, *, name: str) -> FileTask:
       UserError: the program reads ahead, has no value somewhere, or too many different ones.
     """
     program = found.build()
-    if _texts(found, ()) is None:
-        raise UserError(
-            f"{found.who}: the vocabulary has {len(found.values):,} values; each is one token, and beside single "
-            f"signs {len(_CAPITALS + _SMALL)} can be chosen; give fewer"
-        )
-    try:
-        traced = trace(program, vocab=set(found.values), max_seq_len=2 * found.longest)
-    except UserError as e:
-        raise UserError(f"{found.who}: {e}") from e
+    traced = _traced(found, program)
     possible = traced.sops[program.label]
-    if rasp.is_numerical(program):
-        raise UserError(
-            f"{found.who}: the program's value is a number (rasp.numerical), an answer is one of finitely many "
-            "values; put rasp.Map(...) around it that names them, as in rasp.Map(lambda x: x > 0.5, program)"
-        )
     ours, whole = Oracle(program), Oracle(found.build(), causal=False)
     apart = told_apart(traced, found.values)
     one, skipped = _answer(found, ours, whole, apart=apart)
@@ -160,6 +147,29 @@ def make_task(found: Found, *, name: str) -> FileTask:
         result=next(n for n in _names() if n not in {without_counter(name) for name in traced.exprs}),
         where=found.who.removeprefix("task "),
     )
+
+
+def _traced(found: Found, program: rasp.SOp) -> Trace:
+    """The program's expressions and their values.
+
+    Raises:
+      UserError: it cannot be compiled, its value is a number, or it reads more values than there are letters.
+    """
+    if _texts(found, ()) is None:
+        raise UserError(
+            f"{found.who}: the vocabulary has {len(found.values):,} values; each is one token, and beside single "
+            f"signs {len(_CAPITALS + _SMALL)} can be chosen; give fewer"
+        )
+    try:
+        traced = trace(program, vocab=set(found.values), max_seq_len=2 * found.longest)
+    except UserError as e:
+        raise UserError(f"{found.who}: {e}") from e
+    if rasp.is_numerical(program):
+        raise UserError(
+            f"{found.who}: the program's value is a number (rasp.numerical), an answer is one of finitely many "
+            "values; put rasp.Map(...) around it that names them, as in rasp.Map(lambda x: x > 0.5, program)"
+        )
+    return traced
 
 
 def _names() -> Iterator[str]:
