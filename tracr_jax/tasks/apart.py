@@ -22,10 +22,11 @@ def told_apart(traced: Trace, letters: Sequence[Any]) -> tuple[Any, ...]:
         except PROGRAM_ERRORS:
             return None
 
-    moved = {
-        n for n, e in traced.exprs.items() if isinstance(e, rasp.Aggregate) and e.sop.label == rasp.tokens.label
-    }
-    letter = {rasp.tokens.label, *moved}
+    letter, before = {rasp.tokens.label}, 0
+    while len(letter) > before:  # handed on, and on
+        before = len(letter)
+        moves = {n: e for n, e in traced.exprs.items() if isinstance(e, rasp.Aggregate)}
+        letter |= {n for n, e in moves.items() if e.sop.label in letter}
     signatures: dict[Any, list[Any]] = {v: [] for v in letters}
     for expr in traced.exprs.values():
         if isinstance(expr, rasp.Map) and expr.inner.label in letter:
@@ -39,7 +40,7 @@ def told_apart(traced: Trace, letters: Sequence[Any]) -> tuple[Any, ...]:
         for side, name in enumerate(two):
             if f is None or name not in letter:
                 continue
-            others = list(traced.sops[two[1 - side]].values)[:_OTHERS]
+            others = sorted(traced.sops[two[1 - side]].values, key=repr)[:_OTHERS]
             for v, of in signatures.items():
                 of += [said(f, *((v, w) if side == 0 else (w, v))) for w in others]
     kinds: dict[str, Any] = {}

@@ -6,8 +6,9 @@ function or a name in capitals says what `rasp.tokens` can be, how long a string
 """
 
 import ast
+import dis
 import inspect
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -19,6 +20,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.tasks.contract import Asked, short
 from tracr_jax.teacher.compile import build_program
 
+_TRUE = "get_correct_output_for_input"
 _FEWEST, _MOST = 2, 8  # letters of a string, where the file does not say
 _MOST_VALUES = 1000  # of the tokens; each is written as one letter, of which there are fewer
 
@@ -94,7 +96,7 @@ def _vocabulary(who: str, values: Any) -> tuple[Any, ...]:
     shaped = isinstance(values, Collection) and not isinstance(values, Mapping)
     if shaped and len(values) > _MOST_VALUES:
         raise UserError(f"{who}: the vocabulary has {len(values):,} values, {_MOST_VALUES:,} at most can be tried")
-    if not shaped or not all(isinstance(v, Hashable) for v in values) or len(set(values)) < 2 or None in values:
+    if not shaped or not all(map(_hashable, values)) or len(set(values)) < 2 or any(v is None for v in values):
         raise UserError(
             f"{who}: the vocabulary must be two values or more, as {{'a', 'b'}}, none of them None or a list, got "
             f"{short(values)}"
@@ -102,9 +104,21 @@ def _vocabulary(who: str, values: Any) -> tuple[Any, ...]:
     return tuple(sorted(set(values), key=_order))
 
 
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
-    own = {n: x for n, x in vars(module).items() if not n.startswith("_") and _is_own(n, x, module)}
-    programs = {n: x for n, x in own.items() if is_program(x)}
+    public = {n: x for n, x in vars(module).items() if not n.startswith("_")}
+    own = {n: x for n, x in public.items() if _is_own(n, x, module)}
+    # An imported S-Op is the program where the file has none of its own.
+    programs = {n: x for n, x in own.items() if is_program(x)} or {
+        n: x for n, x in public.items() if isinstance(x, rasp.SOp) and is_program(x)
+    }
     if name:
         if not hasattr(module, name):
             there = f", only {', '.join(programs)}" if programs else ""
@@ -113,14 +127,16 @@ def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
     for sure in ("get_program", "program", "PROGRAM"):
         if sure in programs:
             return programs[sure], sure
-    # What no other uses, of whatever kind; a class says more than what stands beside it, and a function that needs
-    # nothing is what those with an argument are for.
-    makes = _assigned(module)
-    free = {n: x for n, x in programs.items() if not any(_uses(y, n, x) for m, y in own.items() if m != n)}
-    free = {n: x for n, x in free.items() if n not in makes} or free or programs
+    # The one that no other uses, of whatever kind; a class says more than what stands beside it, and a function
+    # that needs nothing is what those with an argument are for.
+    functions = {n: x for n, x in vars(module).items() if inspect.isfunction(x) and _is_own(n, x, module)}
+    parts = {n: x for n, x in functions.items() if n not in programs}
+    used = {n for n, x in programs.items() if any(_uses(y, n, x, parts) for m, y in programs.items() if m != n)}
+    free = {n: x for n, x in programs.items() if n not in used | _made_with(module, programs)} or programs
+    if classes := {n: x for n, x in programs.items() if isinstance(x, type)}:
+        free = {n: x for n, x in classes.items() if n not in used} or classes
     kinds: list[Callable[[Any], bool]] = [
-        lambda x: isinstance(x, type),
-        lambda x: isinstance(x, rasp.SOp) or not _needed(x),
+        lambda x: isinstance(x, rasp.SOp | type) or not _needed(x),
         inspect.isfunction,
     ]
     for kind in kinds:
@@ -156,14 +172,27 @@ def is_program(x: Any) -> bool:
     return x.__name__.startswith(("make_", "get_program", "program"))
 
 
-def _uses(x: Any, name: str, of: Any) -> bool:
-    """Whether x uses the program `of`, called `name`: in its code, as a base class, or within its expression."""
+def _uses(x: Any, name: str, of: Any, parts: Mapping[str, Any]) -> bool:
+    """Whether program x uses the program `of`, called `name`: in its code, as a base class, or in its expression.
+
+    parts: the file's other functions, through which it may.
+    """
     if isinstance(x, rasp.RASPExpr):
         return any(inner is of for inner in _within(x))
     if isinstance(x, type):
         inherits = isinstance(of, type) and issubclass(x, of)
-        return inherits or any(_uses(f, name, of) for f in vars(x).values() if inspect.isfunction(f))
-    return inspect.isfunction(x) and name in _names_read(x.__code__)
+        own = [f for n, f in vars(x).items() if inspect.isfunction(f) and n != _TRUE]
+        return inherits or any(_uses(f, name, of, parts) for f in own)
+    if not inspect.isfunction(x):
+        return False
+    reached, new = set(), {x}
+    while new:
+        read = set().union(*(_names_read(f.__code__) for f in new))
+        if name in read:
+            return True
+        reached |= new
+        new = {parts[n] for n in read & parts.keys()} - reached
+    return False
 
 
 def _within(program: rasp.RASPExpr) -> Iterator[rasp.RASPExpr]:
@@ -177,9 +206,9 @@ def _within(program: rasp.RASPExpr) -> Iterator[rasp.RASPExpr]:
 
 
 def _names_read(code: CodeType) -> set[str]:
-    """Of a function, and of the functions within it."""
-    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
-    return set(code.co_names).union(*map(_names_read, inner))
+    """Global names that a function, and the functions within it, read."""
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return own.union(*(_names_read(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
 def _source(module: ModuleType) -> ast.Module:
@@ -192,11 +221,20 @@ def _names_set(module: ModuleType) -> set[str]:
     return {node.id for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _assigned(module: ModuleType) -> set[str]:
-    """Names that a value set at the top of the file is made with, as in PROGRAM = make_sort()."""
-    lines = [n for n in _source(module).body if isinstance(n, ast.Assign | ast.AnnAssign)]
-    inner = [node for line in lines if line.value for node in ast.walk(line.value)]
-    return {node.id for node in inner if isinstance(node, ast.Name)}
+def _made_with(module: ModuleType, programs: Collection[str]) -> set[str]:
+    """Names that a program set at the top of the file is made with, as in PROGRAM = make_sort()."""
+    out: set[str] = set()
+    for line in _source(module).body:
+        targets = (
+            line.targets
+            if isinstance(line, ast.Assign)
+            else [line.target]
+            if isinstance(line, ast.AnnAssign)
+            else []
+        )
+        if any(isinstance(t, ast.Name) and t.id in programs for t in targets) and line.value:
+            out |= {node.id for node in ast.walk(line.value) if isinstance(node, ast.Name)}
+    return out
 
 
 def _is_plain(function: Callable, name: str) -> bool:
@@ -234,7 +272,7 @@ def _order(value: Any) -> tuple:
 
 def _truth(case: Any, module: ModuleType) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
     """Where the file writes it itself: what a base class says is the program once more."""
-    name = "get_correct_output_for_input"
+    name = _TRUE
     owner = next((c for c in type(case).__mro__ if name in vars(c)), None)
     if owner is not None and owner.__module__ == module.__name__:
         return getattr(case, name)

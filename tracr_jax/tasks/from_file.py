@@ -16,7 +16,7 @@ from tracr_jax.tasks.answered import every, last, reading
 from tracr_jax.tasks.apart import told_apart
 from tracr_jax.tasks.base import EvalSet
 from tracr_jax.tasks.found import Found
-from tracr_jax.tasks.language import Letters, random_string
+from tracr_jax.tasks.language import Language, Letters, random_string
 from tracr_jax.tasks.prompt import ASK, OTHER
 from tracr_jax.tasks.split import rng
 from tracr_jax.tasks.strings import StringTask
@@ -40,6 +40,8 @@ class FileTask(StringTask):
     """The answers of strings, by the program on each string alone; the bridge proves that they are the same."""
     written: Mapping[Any, str] = field(kw_only=True, hash=False)
     """Of each value, its text."""
+    apart: tuple[str, ...] = field(kw_only=True)
+    """One letter for each kind of letters that the program tells apart."""
     result: str = field(kw_only=True)
     """The answer's name: "final_result", unless the program has a variable of that name."""
     where: str = field(kw_only=True)
@@ -52,6 +54,12 @@ class FileTask(StringTask):
 
     def _ask_all(self, strings: Sequence[Letters], before: int = 0, between: int = 0) -> list[Any]:
         return self.says(strings)
+
+    def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, also=(), regular=False) -> Language:
+        """With strings of few letters: among all, what the program looks for may be too rare to be met."""
+        r = rng(19)
+        few = [random_string(r, self.apart, low, high) for _ in range(_STRINGS if len(self.apart) > 1 else 0)]
+        return super()._explore(low, high, seeds, also=[*also, *few], regular=regular)
 
     def _differs(self, letters: Letters, answer: Any, true: Any) -> str:
         """In the file's own words: values, and the function that it has."""
@@ -129,21 +137,19 @@ def make_task(found: Found, *, name: str) -> FileTask:
         said = [texts.get(v, str(v)) for v in _part(out, one, skipped)]
         return said[0] if one else said
 
-    few, lengths = tuple(texts[v] for v in apart), (max(found.shortest, skipped + 1), found.longest)
     return FileTask(
         name,
         build,
         letters,
         question="",
-        min_length=lengths[0],
-        max_length=lengths[1],
-        # Where most letters are one to the program, what chance seldom makes is made of the others.
-        generate=(lambda r: random_string(r, few, *lengths)) if 1 < len(few) <= len(letters) / 2 else None,
+        min_length=max(found.shortest, skipped + 1),
+        max_length=found.longest,
         answer="value" if one else "sequence",
         truth=None if found.causal else truth,
         skipped=skipped,
         says=says,
         written=texts,
+        apart=tuple(texts[v] for v in apart),
         result=next(n for n in _names() if n not in {without_counter(name) for name in traced.exprs}),
         where=found.who.removeprefix("task "),
     )
@@ -153,7 +159,7 @@ def _traced(found: Found, program: rasp.SOp) -> Trace:
     """The program's expressions and their values.
 
     Raises:
-      UserError: it cannot be compiled, its value is a number, or it reads more values than there are letters.
+      UserError: it cannot be compiled, its value is a number or always the same, or its letters have no texts.
     """
     if _texts(found, ()) is None:
         raise UserError(
@@ -168,6 +174,11 @@ def _traced(found: Found, program: rasp.SOp) -> Trace:
         raise UserError(
             f"{found.who}: the program's value is a number (rasp.numerical), an answer is one of finitely many "
             "values; put rasp.Map(...) around it that names them, as in rasp.Map(lambda x: x > 0.5, program)"
+        )
+    if len(values := traced.sops[program.label].values) == 1:
+        raise UserError(
+            f"{found.who}: the program's value is {next(iter(values))!r} at every letter of all strings, a "
+            "constant that is learned without the program; mend the program"
         )
     return traced
 
@@ -189,7 +200,7 @@ def _answer(found: Found, ours: Oracle, whole: Oracle, *, apart: Sequence[Any]) 
       26 letters the three that it looks for would hardly ever stand side by side.
 
     Raises:
-      UserError: some string has no answer, or its letters another one where all are seen, or all have the same.
+      UserError: some string has no answer, or its letters another one where all are seen.
     """
     r = rng(17)
     lengths = (found.shortest, 2 * found.longest)
@@ -219,11 +230,6 @@ def _answer(found: Found, ours: Oracle, whole: Oracle, *, apart: Sequence[Any]) 
                 )
             if a[i] is None:
                 raise _undefined(found, string, i)
-    if len(held := {v for values in causal for v in _part(values, one, skipped)}) == 1:
-        raise UserError(
-            f"{found.who}: the program's value is {held.pop()!r} at every letter of all {len(strings)} strings "
-            "that were tried, a constant that is learned without the program; mend the program"
-        )
     return one, skipped
 
 

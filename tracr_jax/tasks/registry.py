@@ -112,9 +112,15 @@ _BESIDE: set[str] = set()  # names of modules that task files have imported from
 
 def _is_beside(name: str, folders: Sequence[str]) -> bool:
     """Whether a module lies in one of the folders, and not in an environment within it."""
-    path = Path(getattr(sys.modules[name], "__file__", None) or "")
+    path = Path(getattr(sys.modules[name], "__file__", None) or "/")
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     return not installed and any(path.resolve().is_relative_to(folder) for folder in folders)
+
+
+def _is_anothers(name: str, folders: Sequence[str]) -> bool:
+    """Whether a module lies beside another file, and these folders have one of its name."""
+    here = any((Path(f) / f"{_top(name)}.py").exists() or (Path(f) / _top(name)).is_dir() for f in folders)
+    return here and not _is_beside(name, folders)
 
 
 def _top(name: str) -> str:
@@ -133,8 +139,8 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     # dataclasses look their module up by name.
     sys.modules[module_name] = module
     folders = [str(folder) for folder in import_folders(path)]
-    for imported in _BESIDE:  # beside another file: this one's may have the same name
-        sys.modules.pop(imported, None)
+    for name_ in [n for n in _BESIDE if n in sys.modules and _is_anothers(n, folders)]:
+        del sys.modules[name_]
     before = set(sys.modules)
     sys.path[:0] = folders  # the file may import what lies beside it
     try:

@@ -244,7 +244,7 @@ class StringTask(SampledTask):
     def _differs(self, letters: Letters, answer: Any, true: Any) -> str:
         return mistakes.differs(letters, answer, true)
 
-    def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, regular: bool = False) -> Language:
+    def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, also=(), regular=False) -> Language:
         generate, about = self.generate, {"letters": self.letters, "who": f"task {self.name}"}
         each = len(self._oracle.names) * (high + 1) ** 2 * (high if self.answer == "sequence" else 1)
         budget = max(200, min(20_000, _WORK // each))
@@ -255,7 +255,7 @@ class StringTask(SampledTask):
             high=high,
             budget=budget,
             seeds=seeds,
-            also=regular_strings(self.letters, low, high, most=budget // 4) if regular else (),
+            also=[*also, *(regular_strings(self.letters, low, high, most=budget // 4) if regular else ())],
             generate=generate and mistakes.maker(generate, low=self.min_length, high=self.max_length, **about),
         )
 
