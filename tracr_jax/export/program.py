@@ -24,7 +24,7 @@ from tracr_jax.files import copy_file, new_folder, read_json, reading, refuse_fi
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import stack_blocks
 from tracr_jax.lm.convert import from_tensors, table_of, to_tensors
-from tracr_jax.lm.load import copy_small_files, load_lm, name_type, read_model, write_small_files
+from tracr_jax.lm.load import TOKENIZER_FILES, copy_small_files, load_lm, name_type, read_model, write_small_files
 from tracr_jax.lm.lora import SCALE, A, B, added, lost_bits, split_pairs, unmerged
 from tracr_jax.lm.tensors import open_safetensors, read_metadata, weights_digest, write_safetensors
 from tracr_jax.runs.program_files import FILE as PROGRAM
@@ -77,14 +77,16 @@ def apply_program(adapter: str | Path, model: str, folder: str | Path) -> Path:
             "give that model; the run that trained it keeps it in its folder, RUN/model"
         )
     with new_folder(folder) as out:
+        write_small_files(lm, out)
         if (path.parent / PROGRAM).exists():
             for name in _PROGRAM_FILES:
                 if (path.parent / name).exists():
                     copy_file(path.parent / name, out / name)
-            # Not the model's own beside them: a vocab.json without the program's merges is another tokenizer.
+            if (path.parent / "tokenizer.json").exists():
+                # Not the model's own beside it: a vocab.json without the program's merges is another tokenizer.
+                for name in TOKENIZER_FILES:
+                    (out / name).unlink(missing_ok=True)
             copy_small_files(path.parent, out)
-        else:
-            write_small_files(lm, out)
         name_type(out, "float32")
         write_small_files(lm, out / ORIGINAL)
         copy_file(path, out / FILE)

@@ -56,9 +56,7 @@ _PROMPT_WORDS = (
     ),
 )
 # What a folder in Hugging Face's format holds beside its weights.
-_SMALL_FILES = (
-    "config.json",
-    "generation_config.json",  # read by the lm-eval adapter
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -66,7 +64,12 @@ _SMALL_FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+)
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",  # read by the lm-eval adapter
     "chat_template.jinja",
+    *TOKENIZER_FILES,
 )
 _RANDOM_HEADS = 8  # of random:WIDTHxBLOCKS
 
