@@ -15,7 +15,7 @@ from tracr_jax.measure.stats import share
 from tracr_jax.report.page import write_report
 from tracr_jax.report.sweep import draw_sweep
 from tracr_jax.report.terminal.sweep import print_sweep
-from tracr_jax.sweep import configured, plan, sweep
+from tracr_jax.sweep import check, configured, plan, sweep
 from tracr_jax.train.loop import TrainingDivergedError
 
 
@@ -174,13 +174,28 @@ def test_runs_that_were_asked_other_items_are_no_picture(tmp_path):
     before = json.loads(path.read_text())
     for sets in (
         before["sets"] | {"near": {"injected": share(90, 100)}},
-        before["sets"] | {"near": before["sets"]["near"] | {"digest": "1"}},
         {n: s for n, s in before["sets"].items() if n != "near"},
         before["sets"] | {"more": before["sets"]["near"]},
     ):
         write_json(path, before | {"sets": sets})
+        with pytest.raises(UserError, match="is not that of"):
+            check(runs)  # before any is made
         with pytest.raises(UserError, match=rf"{runs[3].folder.name}: its set '(near|more)' is not that of "):
             sweep(runs, tmp_path)
+
+
+def test_other_items_in_the_same_number_are_told_by_their_digest(tmp_path):
+    runs = planned(tmp_path)
+    sweep(runs, tmp_path, make=made(RIGHT))
+    for run, digest in ((runs[0], "1"), (runs[1], "1"), (runs[2], "2")):
+        path = run.folder / "evaluation.json"
+        evaluation = json.loads(path.read_text())
+        evaluation["sets"]["near"]["digest"] = digest
+        write_json(path, evaluation)
+        if digest == "1":  # the others are of an earlier version, and say nothing
+            sweep(runs, tmp_path)
+    with pytest.raises(UserError, match="its set 'near' is not that of"):
+        sweep(runs, tmp_path)
 
 
 def test_a_run_that_diverges_is_said_and_the_others_go_on(tmp_path):

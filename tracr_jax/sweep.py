@@ -149,13 +149,14 @@ def configured(
 
 
 def check(planned: Sequence[Planned]) -> None:
-    """That no folder holds a run of other options, finished or not.
+    """That no folder holds a run of other options, finished or not, and finished ones were asked the same items.
 
     Raises:
       UserError: one does; the message has the folder and what differs.
     """
     for one in planned:
         check_folder(one.folder, located(one.config), resume=one.started)
+    _check_items([(p, read_json(p.folder / "evaluation.json")) for p in planned if p.finished])
 
 
 def sweep(
@@ -267,14 +268,18 @@ def _named(one: Planned) -> dict[str, Any]:
 
 
 def _check_items(found: Sequence[tuple[Planned, Mapping[str, Any]]]) -> None:
-    """Accuracies of other items are not compared."""
-    items = [{n: (s.get("digest"), s["injected"]["total"]) for n, s in e["sets"].items()} for _, e in found]
-    for (p, _), own in zip(found, items, strict=True):
-        if other := next((n for n in {**items[0], **own} if items[0].get(n) != own.get(n)), None):
-            raise UserError(
-                f"{p.folder}: its set {other!r} is not that of {found[0][0].folder} (other items, or another "
-                "number); measure both again with one --items: tracr-jax evaluate RUN"
-            )
+    """Accuracies of other items are not compared; an evaluation of an earlier version has no digest of its own."""
+    for p, evaluation in found:
+        first, sets = found[0][1]["sets"], evaluation["sets"]
+        for name in {**first, **sets}:
+            a, b = first.get(name), sets.get(name)
+            known = [s["digest"] for s in (a, b) if s and "digest" in s]
+            same = a and b and a["injected"]["total"] == b["injected"]["total"]
+            if not same or (len(known) == 2 and known[0] != known[1]):
+                raise UserError(
+                    f"{p.folder}: its set {name!r} is not that of {found[0][0].folder} (other items, or another "
+                    "number); measure both again with one --items: tracr-jax evaluate RUN"
+                )
 
 
 def _kl(planned: Planned, evaluation: Mapping[str, Any]) -> float:

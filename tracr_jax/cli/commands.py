@@ -349,7 +349,10 @@ def _sweep(argv: list[str]) -> None:
 
     found = sweep(planned, folder, by=args.by, make=make, say=say)
     print_sweep(console, found)
-    console.print(f"\nsweep: {write_report(folder)}", markup=False, soft_wrap=True)
+    if found["points"]:
+        console.print(f"\nsweep: {write_report(folder)}", markup=False, soft_wrap=True)
+    if failed := found["failed"]:
+        raise UserError(f"{len(failed)} of {found['runs']} runs failed, {failed[0]['folder']}: {failed[0]['why']}")
 
 
 def _apply(argv: list[str]) -> None:
