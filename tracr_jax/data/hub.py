@@ -93,16 +93,24 @@ def _stream(path: Path, open_stream: Callable[[], Any], limit: int, say: Say, so
     """Fill `path` up to `limit` bytes; where it stands is noted beside, and it gets its name when it is whole."""
     part, note = path.with_suffix(".part"), path.with_suffix(".part.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(part, "a+b") as held:
-        if not _alone(held):
-            say(f"streaming {source}: another process does it, waiting")
-            fcntl.flock(held, fcntl.LOCK_EX)
-        if not path.exists():
-            _fill(part, note, open_stream(), limit, say, source)
-            os.replace(part, path)
-            note.unlink(missing_ok=True)
-        elif part.exists():  # ours: the other process renamed its own before we opened it
-            part.unlink()
+    while not path.exists():
+        with open(part, "a+b") as held:
+            if not _alone(held):
+                say(f"streaming {source}: another process does it, waiting")
+                fcntl.flock(held, fcntl.LOCK_EX)
+            if not path.exists() and _is_still(held, part):  # else the other one was done, or gave up
+                _fill(part, note, open_stream(), limit, say, source)
+                os.replace(part, path)
+                note.unlink(missing_ok=True)
+            elif _is_still(held, part):  # made after the other one had renamed its own
+                part.unlink()
+
+
+def _is_still(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _alone(file: IO[bytes]) -> bool:
