@@ -184,6 +184,19 @@ def test_runs_that_were_asked_other_items_are_no_picture(tmp_path):
             sweep(runs, tmp_path)
 
 
+def test_the_command_ends_with_what_failed(tmp_path, monkeypatch, capsys):
+    def diverges(one, **_):
+        raise TrainingDivergedError("loss is nan at step 3")
+
+    monkeypatch.setattr("tracr_jax.sweep.make_run", diverges)
+    words = ["--methods", "variable", "--retention", "1", "--seeds", "2", "--folder", str(tmp_path / "s")]
+    with pytest.raises(SystemExit):
+        cli.main(["sweep", "dyck", *words])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 2 runs failed, variable-retention1-seed0: loss is nan at step 3" in said
+    assert not (tmp_path / "s" / "report.html").exists()
+
+
 def test_other_items_in_the_same_number_are_told_by_their_digest(tmp_path):
     runs = planned(tmp_path)
     sweep(runs, tmp_path, make=made(RIGHT))

@@ -107,6 +107,29 @@ def test_of_two_at_once_one_streams_and_the_other_waits(load, tmp_path):
     assert [p.name for p in (tmp_path / "c").iterdir()] == [first.result().name]
 
 
+def test_who_waits_for_one_that_gives_up_tries_himself(load, tmp_path):
+    """The first finds no document; the second has waited for a file that is not there any more."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Empty:
+        def __init__(self):
+            self.state_dict = dict
+
+        def __iter__(self):
+            begun.set()
+            assert go.wait(60)
+            yield from ()
+
+    ask = functools.partial(hub_text, "hub:me/some", megabytes=1, cache=tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, load=lambda *_: Empty())
+        assert begun.wait(60)
+        second = pool.submit(ask, load=load, say=lambda line: go.set())
+        with pytest.raises(UserError, match="no document in it"):
+            first.result()
+        assert documents(second.result()) == DOCUMENTS
+
+
 def test_a_note_without_its_bytes_is_not_believed(load, tmp_path):
     """A cache from which somebody removed the unfinished file only."""
     (tmp_path / "hub--me--some--1mb.part.json").write_text(json.dumps({"bytes": 5000, "stream": {}}))

@@ -260,10 +260,17 @@ def test_with_a_program_a_folder_has_its_tokenizer_alone_and_knows_its_original(
     folder, _ = room
     base = shutil.copytree(folder / "lm", tmp_path / "base")
     (base / "added_tokens.json").write_text("{}")
+    (base / "chat_template.jinja").write_text("{{ messages }}")
     tracr_jax.apply_program(folder / "export", str(base), tmp_path / "with")
-    assert {p.name for p in (tmp_path / "with").iterdir()} == {
-        p.name for p in (folder / "export").iterdir()
-    }  # fmt: skip
+    there = {p.name for p in (folder / "export").iterdir()}
+    assert {p.name for p in (tmp_path / "with").iterdir()} == there | {"chat_template.jinja"}
+    # Of a program of which only these files were kept, all others are the model's.
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in (FILE, "program.json"):
+        shutil.copy(folder / "export" / name, bare / name)
+    tracr_jax.apply_program(bare, str(base), tmp_path / "own")
+    assert {"added_tokens.json", "tokenizer.json", "config.json"} <= {p.name for p in (tmp_path / "own").iterdir()}
     write_random_gpt2(tmp_path / "other", num_blocks=6, width=32, heads=2, seed=1)
     with pytest.raises(UserError, match="or is not the model that it began with"):
         tracr_jax.open(tmp_path / "with", lm=load_lm(str(tmp_path / "other")))
