@@ -225,14 +225,10 @@ def _made_with(module: ModuleType, programs: Collection[str]) -> set[str]:
     """Names that a program set at the top of the file is made with, as in PROGRAM = make_sort()."""
     out: set[str] = set()
     for line in _source(module).body:
-        targets = (
-            line.targets
-            if isinstance(line, ast.Assign)
-            else [line.target]
-            if isinstance(line, ast.AnnAssign)
-            else []
-        )
-        if any(isinstance(t, ast.Name) and t.id in programs for t in targets) and line.value:
+        if not isinstance(line, ast.Assign | ast.AnnAssign) or line.value is None:
+            continue
+        targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+        if any(isinstance(t, ast.Name) and t.id in programs for t in targets):
             out |= {node.id for node in ast.walk(line.value) if isinstance(node, ast.Name)}
     return out
 
