@@ -73,11 +73,12 @@ def controls(
     fitted = fitting(config, steps=steps)
     others = models(run, kinds, finetuned)  # refused before anything is measured
     # Measured by other numbers of pairs and items its row would be no match for the others; the user's stays.
-    apart = folder
-    if (folder / "interpretation.json").exists() and not _measured(folder, sizes, run.digest):
+    apart, found = folder, _measured(folder, sizes, run.digest)
+    if found is None and (folder / "interpretation.json").exists():
         apart = folder / "controls" / "injected"
         say(f"{folder / 'interpretation.json'}: of other sizes or weights; the run is measured again")
-    found = _measured(apart, sizes, run.digest) or interpret(run, folder=apart, say=say, **sizes)
+        found = _measured(apart, sizes, run.digest)
+    found = found or interpret(run, folder=apart, say=say, **sizes)
     rows = {"injected": row(found)}
     for name, (source, model) in others.items():
         at = folder / "controls" / name

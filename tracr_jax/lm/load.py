@@ -55,7 +55,7 @@ _PROMPT_WORDS = (
         ]
     ),
 )
-# What a folder in Hugging Face's format holds beside its weights.
+# What a folder in Hugging Face's format holds beside its weights: a tokenizer, and the rest.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",

@@ -13,7 +13,7 @@ _OTHERS = 200  # values beside which a letter is tried
 def told_apart(traced: Trace, letters: Sequence[Any]) -> tuple[Any, ...]:
     """One letter for each kind of letters that no function or selector of the program tells apart.
 
-    A step that hands letters on, as the one before, is not followed: what is made of them is.
+    Steps that hand letters on, as the one before, tell none apart: what is made of these is asked.
     """
 
     def said(f: Callable[..., Any], *values: Any) -> Any:
@@ -22,11 +22,10 @@ def told_apart(traced: Trace, letters: Sequence[Any]) -> tuple[Any, ...]:
         except PROGRAM_ERRORS:
             return None
 
-    letter, before = {rasp.tokens.label}, 0
-    while len(letter) > before:  # handed on, and on
-        before = len(letter)
-        moves = {n: e for n, e in traced.exprs.items() if isinstance(e, rasp.Aggregate)}
-        letter |= {n for n, e in moves.items() if e.sop.label in letter}
+    letter = {rasp.tokens.label}
+    moves = {n: e.sop.label for n, e in traced.exprs.items() if isinstance(e, rasp.Aggregate)}
+    while new := {n for n, source in moves.items() if source in letter} - letter:  # handed on, and on
+        letter |= new
     signatures: dict[Any, list[Any]] = {v: [] for v in letters}
     for expr in traced.exprs.values():
         if isinstance(expr, rasp.Map) and expr.inner.label in letter:

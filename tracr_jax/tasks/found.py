@@ -114,7 +114,10 @@ def _hashable(value: Any) -> bool:
 
 def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
     public = {n: x for n, x in vars(module).items() if not n.startswith("_")}
-    own = {n: x for n, x in public.items() if _is_own(n, x, module)}
+    tree = ast.parse(Path(str(module.__file__)).read_bytes())
+    written = _names_set(tree)
+    # An S-Op does not know its module: it is the file's own where a line of it sets its name.
+    own = {n: x for n, x in public.items() if (n in written if isinstance(x, rasp.SOp) else _is_own(x, module))}
     # An imported S-Op is the program where the file has none of its own.
     programs = {n: x for n, x in own.items() if is_program(x)} or {
         n: x for n, x in public.items() if isinstance(x, rasp.SOp) and is_program(x)
@@ -129,10 +132,10 @@ def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
             return programs[sure], sure
     # The one that no other uses, of whatever kind; a class says more than what stands beside it, and a function
     # that needs nothing is what those with an argument are for.
-    functions = {n: x for n, x in vars(module).items() if inspect.isfunction(x) and _is_own(n, x, module)}
+    functions = {n: x for n, x in vars(module).items() if inspect.isfunction(x) and _is_own(x, module)}
     parts = {n: x for n, x in functions.items() if n not in programs}
     used = {n for n, x in programs.items() if any(_uses(y, n, x, parts) for m, y in programs.items() if m != n)}
-    free = {n: x for n, x in programs.items() if n not in used | _made_with(module, programs)} or programs
+    free = {n: x for n, x in programs.items() if n not in used | _made_with(tree, programs)} or programs
     if classes := {n: x for n, x in programs.items() if isinstance(x, type)}:
         free = {n: x for n, x in classes.items() if n not in used} or classes
     kinds: list[Callable[[Any], bool]] = [
@@ -151,10 +154,7 @@ def _holder(module: ModuleType, name: str, path: str) -> tuple[Any, str]:
     )
 
 
-def _is_own(name: str, x: Any, module: ModuleType) -> bool:
-    """Whether the file itself says this: an S-Op does not know its module, but its name is set there."""
-    if isinstance(x, rasp.SOp):
-        return name in _names_set(module)
+def _is_own(x: Any, module: ModuleType) -> bool:
     return getattr(x, "__module__", None) == module.__name__
 
 
@@ -211,20 +211,16 @@ def _names_read(code: CodeType) -> set[str]:
     return own.union(*(_names_read(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
-def _source(module: ModuleType) -> ast.Module:
-    return ast.parse(Path(str(module.__file__)).read_bytes())
-
-
-def _names_set(module: ModuleType) -> set[str]:
+def _names_set(tree: ast.Module) -> set[str]:
     """Names that the file's own lines set, not its imports."""
-    every = ast.walk(_source(module))
+    every = ast.walk(tree)
     return {node.id for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _made_with(module: ModuleType, programs: Collection[str]) -> set[str]:
+def _made_with(tree: ast.Module, programs: Collection[str]) -> set[str]:
     """Names that a program set at the top of the file is made with, as in PROGRAM = make_sort()."""
     out: set[str] = set()
-    for line in _source(module).body:
+    for line in tree.body:
         if not isinstance(line, ast.Assign | ast.AnnAssign) or line.value is None:
             continue
         targets = line.targets if isinstance(line, ast.Assign) else [line.target]
@@ -268,8 +264,7 @@ def _order(value: Any) -> tuple:
 
 def _truth(case: Any, module: ModuleType) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
     """Where the file writes it itself: what a base class says is the program once more."""
-    name = _TRUE
-    owner = next((c for c in type(case).__mro__ if name in vars(c)), None)
-    if owner is not None and owner.__module__ == module.__name__:
-        return getattr(case, name)
-    return getattr(module, name, None)
+    owner = next((c for c in type(case).__mro__ if _TRUE in vars(c)), None)
+    if owner is not None and _is_own(owner, module):
+        return getattr(case, _TRUE)
+    return getattr(module, _TRUE, None)

@@ -34,10 +34,8 @@ def value_classes(teacher: Teacher, oracle: Oracle) -> dict[str, tuple[int, ...]
     """
     variables = {v.name: v for v in teacher.variables if v.kind == "categorical"}
     classes: dict[str, dict[Any, int]] = {}
-    special = (
-        teacher.bos,
-        teacher.pad,
-    )  # tracr adds these two to the tokens; they stand at no position of an item
+    # tracr adds these two to the tokens; they stand at no position of an item.
+    special = (teacher.bos, teacher.pad)
     occur = {n: [w for w in v.values if n != "tokens" or w not in special] for n, v in variables.items()}
     for name in reversed(oracle.names):  # readers before what they read
         if name not in variables:

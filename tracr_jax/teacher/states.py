@@ -15,6 +15,7 @@ from jaxtyping import Int
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, describe
 from tracr_jax.teacher.values import exact
 
 State = frozenset
@@ -200,9 +201,9 @@ class _Selection:
     def _says(self, key: Any, query: Any) -> bool:
         try:
             return bool(self._predicate(key, query))
-        except (Exception, SystemExit) as e:  # a user's may raise anything
-            said = " ".join(f"{type(e).__name__}: {e}".split())[:200]
-            raise UserError(f"{self._of}: its selector fails on key {key!r} and query {query!r} ({said})") from e
+        except PROGRAM_ERRORS as e:
+            where = f"key {key!r} and query {query!r}"
+            raise UserError(f"{self._of}: its selector fails on {where} ({describe(e)})") from e
 
 
 class _Places:
