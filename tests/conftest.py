@@ -68,6 +68,31 @@ def x64(mixed_types):
 
 
 @pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """The module's runs find nothing in the user's cache, and leave nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACR_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Random GPT-2 folders by number of blocks: dyck needs 8, count 14, int_sum 22."""
+    from tracr_jax.lm.load import write_random_gpt2  # JAX is configured above first
+
+    made = {}
+
+    def get(blocks):
+        if blocks not in made:
+            folder = tmp_path_factory.mktemp("lm") / str(blocks)
+            write_random_gpt2(folder, num_blocks=blocks, width=32, heads=2)
+            made[blocks] = str(folder)
+        return made[blocks]
+
+    return get
+
+
+@pytest.fixture(scope="module")
 def browser():
     """Headless Chromium from the system's packages, for tests with the mark `browser`."""
     from playwright.sync_api import sync_playwright  # not in the dev extra: collected by every run of the tests

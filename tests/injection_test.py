@@ -1,19 +1,15 @@
-"""The main job on tiny random models: every task, the run folder, resuming, the user's own task, the errors."""
+"""The main job on tiny random models: every task, the run folder, the user's own task, the errors."""
 
 import dataclasses
 import json
-import shutil
 
 import chex
-import jax.numpy as jnp
 import pytest
 
 import tracr_jax
+from tests.helpers.small_runs import SMALL, trained
 from tests.helpers.texts import SHORT_TEXT
-from tracr_jax import cli
-from tracr_jax.cli import interrupt as cli_interrupt
-from tracr_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig
-from tracr_jax.config_file import RUN_FORMAT, read_config
+from tracr_jax.config import LossConfig
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
@@ -27,44 +23,9 @@ from tracr_jax.runs.fits import check_options, check_result_rank
 from tracr_jax.runs.folder import default_folder
 from tracr_jax.runs.model import untouched
 from tracr_jax.tasks.dyck import Dyck
-from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.metrics import read_lines
-from tracr_jax.train.step import TrainParams, TrainState
 
-SMALL = RunConfig(
-    steps=4,
-    eval_items=4,
-    checkpoint_every=2,
-    data=DataConfig(batch=2, text_batch=1, text_length=8, text=str(SHORT_TEXT)),
-    optim=OptimConfig(warmup_steps=0),
-)
-
-
-def trained(run):
-    """All that training changes."""
-    return run.params, [p.adapter for p in run.programs]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACR_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Random GPT-2 folders by number of blocks: dyck needs 8, count 14, int_sum 22."""
-    made = {}
-
-    def get(blocks):
-        if blocks not in made:
-            folder = tmp_path_factory.mktemp("lm") / str(blocks)
-            write_random_gpt2(folder, num_blocks=blocks, width=32, heads=2)
-            made[blocks] = str(folder)
-        return made[blocks]
-
-    return get
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize(("task", "blocks"), [("dyck", 8), ("int_sum", 22), ("count", 14)])
@@ -127,94 +88,6 @@ def test_the_untouched_model_is_asked_once(models, tmp_path, monkeypatch):
     assert known_scores(run.evaluation, run, samples) is not None
     edited = dataclasses.replace(run, windows=run.valid_text[:, ::-1])
     assert known_scores(run.evaluation, edited, samples) is None
-
-
-def test_resume_by_command_is_bit_for_bit(models, tmp_path, capsys, monkeypatch):
-    common = ["inject", "dyck", "--lm", models(8), "--steps", "4", "--batch", "2", "--eval-items", "2"]
-    common += ["--text-batch", "1", "--text-length", "8", "--checkpoint-every", "2"]
-    cli.main([*common, "--folder", str(tmp_path / "straight")])
-    folder = shutil.copytree(tmp_path / "straight", tmp_path / "cut")
-    # As if killed during step 3: the newest checkpoint is gone, the metrics have more lines than it.
-    shutil.rmtree(folder / "checkpoints" / "4")
-    with pytest.warns(UserWarning, match="2 of 4 steps are done; finish it: tracr-jax resume"):
-        tracr_jax.open(folder)
-    with pytest.raises(SystemExit):  # its evaluation is of other weights
-        cli.main(["export", str(folder), str(tmp_path / "exported")])
-    assert "2 of 4 steps are done; finish it: tracr-jax resume" in capsys.readouterr().err
-    (folder / "evaluation.json").unlink()
-    slow = [line | {"seconds": 1000.0} for line in read_lines(folder / "metrics.jsonl")]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in slow))
-    assert cli_interrupt.standing(folder) == (f"interrupted; tracr-jax resume {folder} goes on after step 2 of 4")
-    monkeypatch.chdir(tmp_path)  # nothing is retyped, and nothing depends on where it is typed
-    cli.main(["resume", str(folder)])
-    assert "resumed after 2 of 4 steps" in capsys.readouterr().out
-    assert 2000 < json.loads((folder / "run.json").read_text())["times"]["training_s"] < 2900  # of all steps
-    a, b = (trained(tracr_jax.open(tmp_path / n)) for n in ("straight", "cut"))
-    chex.assert_trees_all_equal(a, b)
-    lines = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(tmp_path / n / "metrics.jsonl")]
-        for n in ("straight", "cut")
-    ]
-    assert lines[0] == lines[1]
-    evaluations = [(tmp_path / n / "evaluation.json").read_text() for n in ("straight", "cut")]
-    assert evaluations[0] == evaluations[1]
-    assert cli_interrupt.standing(folder).startswith("interrupted; all 4 steps are trained and saved, tracr-jax")
-
-
-def test_a_finished_run_is_made_longer(models, tmp_path, capsys):
-    common = ["inject", "dyck", "--lm", models(8), "--batch", "2", "--eval-items", "2", "--text-batch", "1"]
-    common += ["--text-length", "8", "--checkpoint-every", "1", "--folder", str(tmp_path / "run")]
-    cli.main([*common, "--steps", "2"])
-    folder, before = tmp_path / "run", (tmp_path / "run" / "evaluation.json").read_bytes()
-    for steps in ("2", "1"):
-        with pytest.raises(SystemExit):
-            cli.main(["resume", str(folder), "--steps", steps])
-        assert "is a run of 2 steps; give more, or leave out --steps" in " ".join(capsys.readouterr().err.split())
-    assert (folder / "evaluation.json").read_bytes() == before
-    cli.main(["resume", str(folder), "--steps", "3"])
-    assert "resumed after 2 of 3 steps" in capsys.readouterr().out
-    assert read_config(folder).steps == 3
-    told = json.loads((folder / "run.json").read_text())
-    assert told["steps_before"] == [{"steps": 2, "until": 2}]
-    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [0, 1, 2]
-    assert (folder / "evaluation.json").read_bytes() != before
-    cli.main(["resume", str(folder)])  # nothing to do; what was said of it stays
-    assert json.loads((folder / "run.json").read_text())["steps_before"] == told["steps_before"]
-    # By the rate of a run of three steps from there on: it is not the run that had them from its beginning.
-    shutil.rmtree(folder / "checkpoints" / "3")
-    cli.main(["resume", str(folder), "--steps", "4"])
-    assert json.loads((folder / "run.json").read_text())["steps_before"][1] == {"steps": 3, "until": 2}
-
-
-def test_a_built_in_task_with_other_settings_is_not_taken_for_the_one_of_its_name(models, tmp_path):
-    task, folder, message = Dyck(min_length=6), tmp_path / "run", "the run was made with another dyck"
-    inject(task, lm=models(8), config=SMALL, folder=folder, progress=False)
-    with pytest.raises(UserError, match=message):
-        evaluate(tracr_jax.open(folder))
-    with pytest.raises(UserError, match=message):
-        tracr_jax.resume(folder, progress=False)
-    assert tracr_jax.open(folder, task=task).program.task is task
-    tracr_jax.resume(folder, task=task, progress=False)
-
-
-def test_weights_that_were_not_measured_are_refused(models, tmp_path):
-    """As one flipped bit in what orbax wrote would leave them; its data have no checksum."""
-    folder = tmp_path / "run"
-    run = inject("dyck", lm=models(8), config=SMALL, folder=folder, progress=False)
-    assert read_json(folder / "evaluation.json")["weights"] == run.digest == tracr_jax.open(folder).digest
-    saved = Checkpoints(folder / "checkpoints", read_only=True)
-    like = TrainParams(run.params, tuple(p.trainable for p in run.programs))
-    held = saved.restore_params(like)
-    saved.close()
-    held.lm["wpe"]["embedding"] = held.lm["wpe"]["embedding"].at[3, 5].add(1e-3)
-    shutil.rmtree(folder / "checkpoints")
-    others = Checkpoints(folder / "checkpoints")
-    others.save(TrainState(jnp.int32(SMALL.steps), held, {"unused": jnp.zeros(1)}))
-    others.close()
-    with pytest.raises(UserError, match=r"the weights \([0-9a-f]{12}\) are not those that evaluation.json was"):
-        tracr_jax.open(folder)
-    (folder / "evaluation.json").unlink()
-    assert tracr_jax.open(folder).digest != run.digest
 
 
 def test_paper_preset_warns_about_coverage_instead_of_refusing(tmp_path):
@@ -373,30 +246,6 @@ def test_result_subspace_as_large_as_the_width_is_refused():
     with pytest.raises(UserError, match="10 values and the model is 8 wide"):
         check_result_rank(10, 8, name="small")
     check_result_rank(2, 8, name="small")
-
-
-def test_folders_are_not_mixed(models, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty and holds no run"):
-        inject("dyck", lm=models(8), config=SMALL, folder=run, progress=False)
-    (run / "notes.txt").unlink()
-    with pytest.raises(UserError, match="nothing to resume"):
-        inject("dyck", lm=models(8), config=SMALL, folder=run, resume=True, progress=False)
-    saved = dataclasses.replace(SMALL, task="dyck", lm=models(8))
-    (run / "config.json").write_text(json.dumps(dataclasses.asdict(saved) | {"format": RUN_FORMAT}))
-    with pytest.raises(UserError, match="already holds a run"):
-        inject("dyck", lm=models(8), config=SMALL, folder=run, progress=False)
-    with pytest.raises(UserError, match=r"other options \(steps 4 -> 5\)"):
-        inject(
-            "dyck",
-            lm=models(8),
-            config=dataclasses.replace(SMALL, steps=5),
-            folder=run,
-            resume=True,
-            progress=False,
-        )
 
 
 def test_default_folder_names_task_model_method_and_seed():

@@ -19,7 +19,7 @@ import numpy as np
 
 import tracr_jax.export
 from tests.helpers.export_parts import EVALUATION
-from tests.injection_test import SMALL
+from tests.helpers.small_runs import SMALL
 from tracr_jax import injection as run
 from tracr_jax.runs import program_files, training
 from tracr_jax.runs.model import open
