@@ -5,7 +5,7 @@ letter where all letters of a string have one value, otherwise of each letter in
 written as it is, any other as a letter of its own, which `legend` says.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,7 +150,7 @@ def make_task(found: Found, *, name: str) -> FileTask:
         says=says,
         written=texts,
         apart=tuple(texts[v] for v in apart),
-        result=next(n for n in _names() if n not in {without_counter(name) for name in traced.exprs}),
+        result=_free_name({without_counter(name) for name in traced.exprs}),
         where=found.who.removeprefix("task "),
     )
 
@@ -183,9 +183,12 @@ def _traced(found: Found, program: rasp.SOp) -> Trace:
     return traced
 
 
-def _names() -> Iterator[str]:
-    yield from (StringTask.result, "final_answer")
-    yield from (f"final_answer_{c}" for c in _SMALL)
+def _free_name(taken: Collection[str]) -> str:
+    """The answer's name, which no variable of the program has."""
+    name = StringTask.result
+    while name in taken:
+        name += "_said"
+    return name
 
 
 def _part(values: list[Any], one: bool, skipped: int) -> list[Any]:
