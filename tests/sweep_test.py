@@ -9,14 +9,13 @@ from rich.console import Console
 
 from tracr_jax import cli
 from tracr_jax.config_file import RUN_FORMAT, to_dict
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import write_json
 from tracr_jax.measure.stats import share
 from tracr_jax.report.page import write_report
 from tracr_jax.report.sweep import draw_sweep
 from tracr_jax.report.terminal.sweep import print_sweep
 from tracr_jax.sweep import check, configured, plan, sweep
-from tracr_jax.train.loop import TrainingDivergedError
 
 
 def planned(folder, **options):

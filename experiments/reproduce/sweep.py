@@ -21,12 +21,11 @@ from experiments.reproduce import results as R
 from experiments.reproduce.display import Display
 from experiments.reproduce.table import markdown, write_pages
 from tracr_jax.config_file import to_dict
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.load import RANDOM, load_lm
 from tracr_jax.sweep import Planned, configured, make_run
 from tracr_jax.sweep import check as check_folders
-from tracr_jax.train.loop import TrainingDivergedError
 
 HERE = Path(__file__).resolve().parents[1]
 TASKS = ("dyck", "int_sum", "count")

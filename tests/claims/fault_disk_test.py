@@ -16,13 +16,13 @@ from tests.train.checkpoint_test import state
 from tracr_jax import injection as run
 from tracr_jax.config import RunConfig
 from tracr_jax.config_file import RUN_FORMAT, to_dict
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import new_folder, read_json, write_json
 from tracr_jax.lock import NAME, only_writer
 from tracr_jax.report.load import load_runs
 from tracr_jax.runs.folder import check_folder
 from tracr_jax.train.checkpoint import Checkpoints
-from tracr_jax.train.loop import TrainingDivergedError, fit
+from tracr_jax.train.loop import fit
 from tracr_jax.train.metrics import JsonLines, Several, read_lines
 from tracr_jax.train.step import TrainParams, TrainState
 from tracr_jax.types import Adapter

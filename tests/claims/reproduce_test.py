@@ -17,12 +17,11 @@ from experiments.reproduce import sweep as reproduce
 from experiments.reproduce import table as T
 from tracr_jax.config import RunConfig
 from tracr_jax.config_file import to_dict
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json
 from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.sweep import Planned
 from tracr_jax.tasks.dyck import Dyck
-from tracr_jax.train.loop import TrainingDivergedError
 
 ROOT = Path(__file__).resolve().parents[2]
 

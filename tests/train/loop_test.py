@@ -17,13 +17,13 @@ import pytest
 
 from tests.helpers.bounds import assert_same
 from tracr_jax.config import LossConfig, OptimConfig
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
 from tracr_jax.teacher.model import Variable
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.interrupt import InterruptedRunError, requests_to_stop, training
-from tracr_jax.train.loop import TrainingDivergedError, fit
+from tracr_jax.train.loop import fit
 from tracr_jax.train.metrics import JsonLines, TensorBoard, read_lines, spent
 from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (

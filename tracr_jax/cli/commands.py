@@ -16,12 +16,27 @@ from tracr_jax.config import RunConfig
 from tracr_jax.config_file import read_config, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.host import dispatch_inline
-from tracr_jax.presets import preset
+from tracr_jax.presets import check_train, preset
 from tracr_jax.progress import showing
 
 if TYPE_CHECKING:
     from tracr_jax.runs.model import Injected
     from tracr_jax.train.metrics import MetricWriter
+
+
+_EVALUATED, _EXPORTED = 300, 50  # items and pairs where none are asked for
+
+
+def _only_with(value: Any, there: bool, option: str, other: str) -> None:
+    """Refuse an option that would be without effect."""
+    if value is not None and not there:
+        raise UserError(f"{option} has no effect without {other}; give both, or leave it out")
+
+
+def _one_of(first: bool, second: Any, *names: str) -> None:
+    """Refuse two options of which one decides alone."""
+    if first and second is not None:
+        raise UserError(f"{names[0]} and {names[1]} exclude each other; leave out one")
 
 
 def _inject(argv: list[str]) -> None:
@@ -36,6 +51,7 @@ def _inject(argv: list[str]) -> None:
     lm = first["lm"] or (read_config(first["onto"]).lm if first["onto"] else None)
     start = preset(first["preset"] or "variable", task=task, lm=lm)
     args = parse(options.Inject, argv, default=options.Inject(start))
+    check_train(args.preset, args.config.train)
     if args.config.task != task:
         raise UserError(f"the task comes first: tracr-jax inject {args.config.task} and then the options")
     _start(args.cluster)
@@ -158,7 +174,8 @@ def _evaluate(argv: list[str]) -> None:
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
-    items = None if args.full else args.items
+    _one_of(args.full, args.items, "--full", "--items")
+    items = None if args.full else _EVALUATED if args.items is None else args.items
     check_items(items)  # before the run is opened, which takes a while
     run = open(args.run, task=args.task, finished=True)
     with showing(_live()):
@@ -233,7 +250,7 @@ def _controls(argv: list[str]) -> None:
     with showing(_live(), console=console):
         result = controls(
             run,
-            kinds=[k for k in args.kinds.split(",") if k],
+            kinds=[k.strip() for k in args.kinds.split(",") if k.strip()],
             finetuned=args.finetuned,
             steps=args.steps,
             prompts=args.prompts,
@@ -253,6 +270,7 @@ def _retention(argv: list[str]) -> None:
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
+    _one_of(args.full, args.items, "--full", "--items")
     started = time.time()
     run = open(args.run, finished=True)
     baseline = None if args.baseline is None else open_baseline(args.baseline, run)
@@ -277,28 +295,31 @@ def _report(argv: list[str]) -> None:
 
     console = Console(highlight=False)
     say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
+    _only_with(args.example, args.picture is not None, "--example", "--picture FILE")
+    # First what may be refused.
+    picture = args.picture and draw_picture(args.runs[0], args.picture, example=args.example or 0)
     write_report(args.runs, out=args.out, say=say)
-    if args.picture:
-        say(str(draw_picture(args.runs[0], args.picture, example=args.example)))
+    if picture:
+        say(str(picture))
 
 
 def _export(argv: list[str]) -> None:
     args = parse(options.Export, argv)
     from tracr_jax.export import export_run
-    from tracr_jax.files import read_json, refuse_filled
+    from tracr_jax.files import refuse_filled
     from tracr_jax.runs.model import open
 
+    benchmark = args.form == "interpbench"
+    _only_with(args.pairs, benchmark, "--pairs", "--as interpbench")
+    _only_with(args.items, args.activations, "--items", "--activations")
+    _only_with(args.task, benchmark or args.activations, "--task", "--as interpbench or --activations")
     refuse_filled(args.folder)  # now, and not after the run was opened
-    evaluated = args.run / "evaluation.json"
-    if (args.run / "config.json").exists() and not evaluated.exists():
-        raise UserError(f"{evaluated}: no such file; measure the run first: tracr-jax evaluate {args.run}")
     run = open(args.run, task=args.task, finished=True)
     folder = export_run(
         run,
         args.folder,
-        evaluation=read_json(evaluated),
-        pairs=args.pairs if args.form == "interpbench" else None,
-        activations=args.items if args.activations else None,
+        pairs=(_EXPORTED if args.pairs is None else args.pairs) if benchmark else None,
+        activations=(_EXPORTED if args.items is None else args.items) if args.activations else None,
     )
     Console(highlight=False).print(f"exported: {folder}", markup=False, soft_wrap=True)
 
@@ -317,9 +338,9 @@ def _compare(argv: list[str]) -> None:
             task=args.task,
             say=_dimly(console),
         )
+    print_comparison(console, found)
     if args.json:
         write_json(args.json, found.record())
-    print_comparison(console, found)
 
 
 def _sweep(argv: list[str]) -> None:
@@ -334,7 +355,8 @@ def _sweep(argv: list[str]) -> None:
     from tracr_jax.runs.folder import sweep_folder
     from tracr_jax.sweep import Planned, check_set, make_run, plan, sweep
 
-    folder, methods = args.folder or sweep_folder(args.task, args.lm), args.methods.split(",")
+    folder = args.folder or sweep_folder(args.task, args.lm)
+    methods = [m.strip() for m in args.methods.split(",") if m.strip()]
     sizes = {"seeds": args.seeds, "steps": args.steps, "eval_items": args.eval_items}
     planned = plan(args.task, lm=args.lm, methods=methods, retention=weights, folder=folder, **sizes)
     if args.by:

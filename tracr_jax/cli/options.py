@@ -44,7 +44,8 @@ class Resume:
     mesh: str | None = None
     """Devices to continue on, if other than those the run started on; as in inject."""
     steps: int | None = None
-    """Training steps in all, if more than the run was made for: rate and weights go on as in a run of so many."""
+    """Training steps in all, if more than the run was made for: the learning rate and the language term's weight
+    go on as in a run of so many."""
     cluster: str = ""
     """Several processes, as in inject."""
     tensorboard: bool = False
@@ -83,8 +84,8 @@ class Evaluate:
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
-    items: int = 300
-    """Items of each set."""
+    items: int | None = None
+    """Items of each set; default 300."""
     full: bool = False
     """Whole sets instead of samples."""
     task: str | None = None
@@ -232,9 +233,10 @@ class Report:
     out: Path | None = None
     """The page; default report.html in the first run folder."""
     picture: Path | None = None
-    """Also draw one picture of the first run: the variables of an example, and its answers (.png)."""
-    example: int = 0
-    """The picture's example, counted from 0."""
+    """Also draw one picture (.png) of the first run: the variables read in one prompt, from interpretation.json,
+    and its answers."""
+    example: int | None = None
+    """Which of the prompts in interpretation.json --picture shows, counted from 0; default the first."""
 
 
 @dataclass(frozen=True)
@@ -246,15 +248,15 @@ class Export:
     folder: tyro.conf.Positional[Path]
     """The folder to write; it must not exist yet, or be empty."""
     form: Annotated[Literal["folder", "interpbench"], tyro.conf.arg(name="as")] = "folder"
-    """"interpbench": with the program's ground truth for causal-abstraction benchmarks, in DIR/interpbench."""
-    pairs: int = 50
-    """Counterfactual pairs of each variable, with --as interpbench."""
+    """"interpbench": with the program's ground truth for causal-abstraction benchmarks, in FOLDER/interpbench."""
+    pairs: int | None = None
+    """Counterfactual pairs of each variable, with --as interpbench; default 50."""
     activations: bool = False
     """Also write labelled activations of the residual stream (safetensors and JSON)."""
-    items: int = 50
-    """Items of each set, with --activations."""
+    items: int | None = None
+    """Items of each set, with --activations; default 50."""
     task: str | None = None
-    """The task's own code, path/to/file.py:NAME, for the two above."""
+    """The task's own code, path/to/file.py:NAME, for --as interpbench and --activations."""
 
 
 @dataclass(frozen=True)

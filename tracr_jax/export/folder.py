@@ -49,7 +49,7 @@ def export_run(
     Args:
       run: from `inject` or `open`.
       folder: does not exist yet, or is empty; it appears whole or not at all.
-      evaluation: the content of the run's evaluation.json, for the card; by default what `inject` measured.
+      evaluation: the content of the run's evaluation.json, for the card; by default `run.evaluation`.
       pairs: also write the ground truth of `tracr_jax.export.benchmark`, with so many pairs of each variable.
       activations: also write those of so many items of each set, see `tracr_jax.export.activations`.
 
@@ -57,19 +57,25 @@ def export_run(
       The folder.
 
     Raises:
-      UserError: the folder holds something, or cannot be written; or there is no evaluation, or, for the last two,
-        no code of the task, or a graft, in whose states there is nothing to label.
+      UserError: a number is less than one, or the folder holds something, or cannot be written; or there is no
+        evaluation, or, for the last two, no code of the task, or a graft, in whose states is nothing to label.
     """
     program, model, params = run.program, alone(run.model), without_map(run.params)
     if program.grafted and (pairs is not None or activations is not None):
         run.adapter  # noqa: B018 - says why a graft has none
+    for name, count in (("pairs", pairs), ("items of each set", activations)):
+        if count is not None and count < 1:
+            raise UserError(f"export: {name} must be at least 1, got {count}")
     evaluation = evaluation or run.evaluation
     if evaluation is None:
-        raise UserError(f"{run.folder}: an export needs the run's measured numbers: give evaluation=")
+        raise UserError(
+            f"{run.folder}: an export needs the run's measured numbers: tracr-jax evaluate makes "
+            "them, or give evaluation="
+        )
     if evaluation.get("task", program.name) != program.name:
         raise UserError(
             f"{run.folder}: the evaluation is of {evaluation['task']}, the export of {program.name}: give "
-            "evaluation= of that one, tracr_jax.evaluate(run)"
+            f"evaluation= of that one, tracr_jax.measure.answers.evaluate(run.of({program.name!r}))"
         )
     with new_folder(folder) as out:
         tokenizer = as_trained(program.tokenizer, max_length=model.max_positions)

@@ -171,6 +171,10 @@ def read_adapter(path: Path) -> ProgramAdapter:
     Raises:
       UserError: it is missing, damaged or something else.
     """
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; it is in what tracr-jax export writes of a run with --train lora:RANK"
+        )
     said = read_metadata(path)
     if said.get("kind") != _KIND:
         raise UserError(f"{path}: not a program of tracr_jax, its kind is {said.get('kind')!r}")

@@ -118,14 +118,20 @@ class Decoded:
 
     def read(self, name: str, *, layer: int = -1) -> list[Any]:
         """The decoded value of a variable at each position; None where it is not encoded, see `encoded`."""
+        self._check(layer)
         i = self.index(name)
         return self._column(i, self.values[layer, i], self.numbers[layer, i], self.encoded(layer, i))
 
     def program(self, name: str, *, layer: int = -1) -> list[Any]:
         """The program's value of a variable at each position; None where it is undefined."""
+        self._check(layer)
         i = self.index(name)
         truth, numbers = self.truth[layer, i], self.true_numbers[layer, i]
         return self._column(i, truth, numbers, (truth != NOTHING) | ~np.isnan(numbers))
+
+    def _check(self, layer: int) -> None:
+        if not -self.layers <= layer < self.layers:
+            raise UserError(f"decode: no layer {layer}, this program is aligned on layers 0..{self.layers - 1}")
 
     def _column(self, i: int, values, numbers, held) -> list[Any]:
         variable = self.variables[i]
@@ -134,7 +140,7 @@ class Decoded:
         return [variable.values[v] if h else None for v, h in zip(values, held, strict=True)]
 
     def show(
-        self, *, layer: int = -1, names: Sequence[str] | None = None, everything: bool = False
+        self, *, layer: int = -1, names: Sequence[str] | str | None = None, everything: bool = False
     ) -> "DecodedTable":
         """The table of one layer, for a terminal or a notebook.
 
@@ -147,8 +153,8 @@ class Decoded:
         Raises:
           UserError: no such layer or variable.
         """
-        if not -self.layers <= layer < self.layers:
-            raise UserError(f"decode: no layer {layer}, this program is aligned on layers 0..{self.layers - 1}")
+        self._check(layer)
+        names = (names,) if isinstance(names, str) else names
         order = [self.index(n) for n in names] if names is not None else self._order(layer, everything)
         return DecodedTable(self, layer % self.layers, tuple(order), everything, names is not None)
 
@@ -211,7 +217,7 @@ class DecodedTable:
         return self._value(variable, value) + ("?" if weak else ""), "weak" if weak else "right"
 
     def _value(self, variable: int, place: int) -> str:
-        text = visible(str(self.decoded.variables[variable].values[place]))
+        text = visible(str(self.decoded.variables[variable].values[place])) or "''"
         several = self.decoded.alike[variable].get(place) if self.decoded.alike else None
         if several is None:
             return text

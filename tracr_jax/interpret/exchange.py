@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
@@ -98,7 +99,7 @@ def write(
       run: from `inject` or `open`.
       states: any hidden states that the adapter reads; put them back with a `ResidualEdit`.
       variable: the variable, by its full name or without tracr's counter.
-      value: one of its values.
+      value: one of its values, known when the call is traced.
       layer: which of the program's layers the states are read as. With reserved directions a variable has them
         from its writer to its last reader; after that they can be another variable's, which a write would change.
         Given, such a layer is refused.
@@ -108,6 +109,12 @@ def write(
     """
     program = run.program
     found = program.teacher.variable(variable)
+    if isinstance(value, Tracer):
+        raise UserError(
+            f"write: {found.name}: a value that is traced is not known; see `move_to_value` for indices"
+        )
+    if found.kind != "categorical":
+        raise UserError(f"write: {found.name} is a number: one direction, and no values to choose from")
     if value not in found.values:
         known = ", ".join(map(repr, found.values[:20]))
         raise UserError(f"write: {found.name} has no value {value!r}; its values: {known}")

@@ -50,12 +50,14 @@ def interpret(
       The content of interpretation.json.
 
     Raises:
-      UserError: a number is less than one, no seed is given, or the folder is no run.
+      UserError: a number is less than one, a seed none of 32 bits, no seed is given, or the folder is no run.
     """
     sizes = {"prompts": prompts, "pairs": pairs, "items": items, "probe_items": probe_items}
     for name, value in (sizes | {"number of seeds": len(seeds)}).items():
         if value < 1:
             raise UserError(f"interpret: {name} must be at least 1, got {value}")
+    if wrong := [seed for seed in seeds if not 0 <= seed < 1 << 32]:
+        raise UserError(f"interpret: seeds must be from 0 to {(1 << 32) - 1:,}, got {wrong[0]}")
     started = time.time()
     if isinstance(run, str | Path):
         say("opening the run")

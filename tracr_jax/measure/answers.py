@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 
 from tracr_jax import __version__
 from tracr_jax.data.samples import ROWS, reported_samples, round_up
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.generate import greedy
 from tracr_jax.measure.language import mean_kl, perplexity
@@ -119,6 +120,7 @@ def evaluate(
 
     Raises:
       UserError: `items` is less than one.
+      TrainingDivergedError: the language that is left is not finite.
     """
     task = run.program.task
     samples, chosen = samples or reported_samples(task, items), task.eval_sets()
@@ -126,9 +128,16 @@ def evaluate(
     injected = score_model(run, run.params, samples, say=say)
     say("KL to the original")
     kl = mean_kl(run.model, run.params, run.original.params, run.valid_text)
+    if not math.isfinite(injected.perplexity + kl):
+        raise TrainingDivergedError(
+            f"{run.folder}: the trained model has diverged: on held-out text its perplexity is "
+            f"{injected.perplexity:g} and its KL to the original {kl:g} nats per token; nothing else is measured; "
+            "train again with a smaller learning rate"
+        )
     say("decoding variables")
     return {
         "task": run.program.name,
+        "result": run.program.result,
         "items_per_set": items,
         "weights": run.digest,  # `open` compares them: these numbers are of no others
         "sets": {

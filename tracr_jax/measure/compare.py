@@ -97,9 +97,12 @@ def compare(
       say: receives one line before answers are measured again.
 
     Raises:
-      UserError: they are of different tasks, or answered different items.
+      UserError: they are one run, of different tasks, or answered different items.
     """
     both = [one if isinstance(one, Injected) else Path(one) for one in (first, second)]
+    folders = [Path(one.folder or "") if isinstance(one, Injected) else one for one in both]
+    if folders[0].resolve() == folders[1].resolve() and folders[0].name:
+        raise UserError(f"compare: {folders[0]} is given twice")
     known = [_written(one) for one in both]
     items = next((k.items for k in known if k), -1)
     found = [k or _measured(one, items, task, say) for k, one in zip(known, both, strict=True)]

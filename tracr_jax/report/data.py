@@ -36,7 +36,7 @@ def _run_data(run: RunFiles) -> dict[str, Any]:
         "losses": loss_curves(run),
         "lengths": lengths(run.evaluation),
         "scorecard": card,
-        "result": result_name(card["order"]) if card else None,
+        "result": result_name(run, card["order"]) if card else None,
         "noise": run.part("noise"),
         "swaps": run.part("swaps"),
         "variables": list(run.variables),
@@ -230,9 +230,11 @@ def _first_layer(sets: Mapping[str, Any]):
     return key
 
 
-def result_name(names: Sequence[str]) -> str | None:
-    """The program's result among its variables: "final_result…", else the last one."""
-    return next((n for n in names if n.startswith("final_result")), names[-1] if names else None)
+def result_name(run: RunFiles, names: Sequence[str]) -> str | None:
+    """The program's result among its variables: by evaluation.json, or "final_result…", or the last one."""
+    said = (run.evaluation or {}).get("result")
+    named = (n for n in names if n == said or (not said and n.startswith("final_result")))
+    return next(named, names[-1] if names else None)
 
 
 def embed(value: Any) -> str:

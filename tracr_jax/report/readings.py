@@ -135,7 +135,7 @@ def readable(run: RunFiles) -> tuple[str | None, str]:
     classes = card["sets"]["test"]["classes"]
     last = {n: at for n, c in classes["all"].items() if (at := _latest(c)) and c["majority"] is not None}
     above = [n for n, (a, floor) in last.items() if a > floor]
-    result = result_name(card["order"])
+    result = result_name(run, card["order"])
     at = classes.get("answer", {}).get(result)
     accuracy, floor = (at and _latest(at)) or (None, 0.0)
     share = len(above) / max(len(last), 1)

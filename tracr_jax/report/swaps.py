@@ -87,7 +87,7 @@ def _followed(match: float, control: float) -> str:
 
 def result_swap(run: RunFiles) -> Mapping[str, Any] | None:
     """The swap of the program's result, on the last layer where there is one."""
-    name = result_name([v["name"] for v in written_first(run.variables)])
+    name = result_name(run, [v["name"] for v in written_first(run.variables)])
     at = [c for c in run.part("swaps")["cells"] if c["variable"] == name]
     return max(at, key=lambda c: c["layer"], default=None)
 

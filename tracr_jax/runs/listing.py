@@ -55,7 +55,9 @@ def list_folder(folder: str | Path, lm: str = "tiny", *, say: Say = lambda _: No
     """
     files = program_files(Path(folder))
     if not files:
-        raise UserError(f"tasks {folder}: {'no Python file in it' if Path(folder).is_dir() else 'no such folder'}")
+        is_file = Path(folder).is_file()
+        why = f"a file; see it by tracr-jax check {folder}" if is_file else "no such folder"
+        raise UserError(f"tasks {folder}: {'no Python file in it' if Path(folder).is_dir() else why}")
     model = load_lm(lm, weights=False)
     for path in files:
         say(f"{path}")

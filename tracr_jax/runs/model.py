@@ -56,7 +56,7 @@ class Injected:
     folder: Path | None = None
     """Where it was read from or written to."""
     evaluation: Mapping[str, Any] | None = None
-    """The content of evaluation.json, where `inject` made this."""
+    """The content of evaluation.json, of a run that is finished and measured."""
     base: LoadedLM | None = None
     """The original model, where it is loaded already; see `original`."""
     windows: Int[np.ndarray, "W U"] | None = None
@@ -100,7 +100,8 @@ class Injected:
         if not self.program.aligned:
             raise UserError(
                 f"{self.folder}: a run without alignment (fine-tuning), its adapter was not trained to read "
-                "variables; fit one to its export: tracr-jax inject --lm EXPORT --train adapter"
+                "variables; fit one to its export: "
+                f"tracr-jax inject {self.program.config.task} --lm EXPORT --train adapter"
             )
         return adapter
 
@@ -249,22 +250,24 @@ def _open_run(
     trained = [p.trained(a) for p, a in zip(programs, params.adapters, strict=True)]
     run = Injected(model, params.lm, tuple(trained), folder, base=lm)
     if numbered(folder / "checkpoints")[-1:] == [config.steps]:  # of another step it was said
-        _check_measured(run, folder / "evaluation.json")
+        run = dataclasses.replace(run, evaluation=_measured(run, folder / "evaluation.json"))
     return run
 
 
-def _check_measured(run: Injected, path: Path) -> None:
-    """Refuse weights that are not those which evaluation.json is of."""
+def _measured(run: Injected, path: Path) -> Mapping[str, Any] | None:
+    """What evaluation.json holds, if it is there; weights that are not those which it is of are refused."""
     if not path.exists():
-        return
+        return None
     with reading(path, "delete it: tracr-jax evaluate makes it again"):
-        measured = read_json(path).get("weights")
+        evaluation = read_json(path)
+        measured = evaluation.get("weights")
     if measured and measured != run.digest:  # earlier versions did not say
         raise UserError(
             f"{run.folder}: the weights ({run.digest[:12]}) are not those that {path.name} was measured of "
             f"({measured[:12]}): a file of the checkpoint is damaged, or was exchanged; if you know why, delete "
             f"{path.name}"
         )
+    return evaluation
 
 
 def tell_changed(config: RunConfig, kept: Path | None) -> None:
@@ -299,4 +302,5 @@ def _open_export(folder: Path, lm: LoadedLM | None) -> Injected:
     model, params = grafted(trained.model, program), trained.params
     if isinstance(model, Grafted):
         params = read_map(folder, model, params)
-    return Injected(model, params, (program,), folder, base=lm)
+    run = Injected(model, params, (program,), folder, base=lm)
+    return dataclasses.replace(run, evaluation=_measured(run, folder / "evaluation.json"))

@@ -178,6 +178,8 @@ class Program:
 
     def why_unread(self, variable: Variable, layer: int) -> str:
         """Why the adapter reads nothing of a variable at a teacher layer; empty where it does."""
+        if not 0 <= layer <= self.depth:
+            return f"the program has the layers 0 to {self.depth}"
         if layer < variable.writer_layer and (self.reserved is None or variable.name in self.reserved.names):
             return f"the program writes it at layer {variable.writer_layer}"
         return "" if self.reserved is None else self.reserved.why_unread(variable.name, layer)

@@ -44,7 +44,7 @@ def variable_layout(
       times: a further factor, by name.
 
     Raises:
-      UserError: a weight names no variable.
+      UserError: a weight names no variable, or all are 0.
     """
     weights = dict(weights or {})
     unknown = [k for k in weights if not any(v.name.startswith(k) for v in variables)]
@@ -63,6 +63,8 @@ def variable_layout(
     names = tuple(v.name for v in categorical + numerical)
     raw = np.array([next((w for k, w in weights.items() if n.startswith(k)), 1.0) for n in names])
     raw *= [(times or {}).get(name, 1.0) for name in names]
+    if not raw.any():
+        raise UserError("the weights of all variables are 0: nothing is aligned; give one of them another weight")
     return VariableLayout(
         np.array(order), tuple(groups), names, (first_numerical, len(numerical)), raw / raw.mean()
     )

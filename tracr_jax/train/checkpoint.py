@@ -107,7 +107,10 @@ class Checkpoints:
     def _step(self, step):
         step = self.latest() if step is None else step
         if step is None:
-            raise UserError(f"{self.folder}: no finished checkpoint; begin the run again in another folder")
+            raise UserError(
+                f"{self.folder}: no finished checkpoint; tracr-jax resume {self.folder.parent} begins "
+                "with its first step"
+            )
         return step
 
     def wait(self) -> None:

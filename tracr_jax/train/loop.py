@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint.multihost import reached_preemption
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError
 from tracr_jax.progress import Say, report, showing
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.interrupt import InterruptedRunError, requests_to_stop
@@ -30,10 +30,6 @@ _SHOWN = {
     "supervised": "answer {:.3g}",
     "alignment": "align {:.3g}",
 }
-
-
-class TrainingDivergedError(UserError):
-    """A loss or a gradient is not finite; the message names the last good checkpoint."""
 
 
 def fit(

@@ -103,7 +103,8 @@ def decode_table(evaluation: Mapping[str, Any], *, worst: int = 5) -> Table:
     table = _table("decoded from the model, test set, %")
     for column in ("variable", "accuracy", "majority", "at the answer"):
         table.add_column(column, justify="left" if column == "variable" else "right")
-    result = [n for n in at_all if n.startswith("final_result")]
+    named = evaluation.get("result")  # older files do not say
+    result = [n for n in at_all if (n == named if named else n.startswith("final_result"))]
     rest = sorted(
         (n for n in at_all if n not in result and at_all[n]["accuracy"] is not None),
         key=lambda n: at_all[n]["accuracy"],
