@@ -19,7 +19,7 @@ from tracr_jax.measure.answers import score_once
 from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.presets import preset
 from tracr_jax.progress import Say, showing
-from tracr_jax.runs.build import build
+from tracr_jax.runs.build import as_begun, build
 from tracr_jax.runs.folder import (
     UNTOUCHED,
     about,
@@ -183,7 +183,9 @@ def _run(
     with showing(progress):  # a task may search for its items
         setup = build(config, task=task, lm=lm, say=say)
     if kept:
-        check_same_task(load_program(kept), setup.program.task)
+        began = load_program(kept)
+        check_same_task(began, setup.program.task)
+        setup = as_begun(setup, began.reserved)
     setups, lm_params, record = (setup,), None, None
     if config.onto:
         tasks = [p.given for p in onto.programs if p.given] if isinstance(onto, Injected) else []

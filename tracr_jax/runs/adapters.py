@@ -84,6 +84,7 @@ def save_reserved(reserved: Reserved, path: Path) -> None:
             groups=np.array(reserved.groups),
             alive=reserved.alive,
             place=reserved.place,
+            stands=reserved.stands,
             row=row,
             column=column,
             sigma=np.float64(reserved.sigma),
@@ -113,6 +114,7 @@ def load_reserved(path: Path, teacher: Teacher) -> Reserved:
             alive=alive,
             place=file["place"],
             select=select,
+            stands=file["stands"] if "stands" in file else select.argmax(axis=0),  # earlier versions: the first
             start=tuple(file[f"start_{i}"] for i in range(len(groups))),
             usual=tuple(file[f"usual_{i}"] for i in range(len(groups))),
             sigma=float(file["sigma"]),

@@ -32,7 +32,7 @@ from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.train import mesh as M
 from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.optimizer import make_optimizer
-from tracr_jax.train.reserved import directions, reserve
+from tracr_jax.train.reserved import Reserved, directions, reserve
 from tracr_jax.train.step import (
     Frozen,
     LossFn,
@@ -132,9 +132,20 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
         reserved=reserved,
         task=task,
     )
+    return program if reserved is None else _with_codes(program, reserved, width=width)
+
+
+def _with_codes(program: Program, reserved: Reserved, *, width: int) -> Program:
+    """The program with its codes as they are before training."""
+    basis = directions(program.config.seed, width=width, count=reserved.total)
+    return replace(program, reserved=reserved).trained(reserved.init(basis))
+
+
+def as_begun(setup: Setup, reserved: Reserved | None) -> Setup:
+    """The setup of a run that began with these directions: another version may reserve others, or draw codes."""
     if reserved is None:
-        return program
-    return program.trained(reserved.init(directions(config.seed, width=width, count=reserved.total)))
+        return setup
+    return replace(setup, program=_with_codes(setup.program, reserved, width=setup.lm.model.width))
 
 
 def make_parts(

@@ -17,9 +17,10 @@ from tracr_jax.files import read_json, reading
 from tracr_jax.lm.load import RANDOM, LoadedLM
 from tracr_jax.lm.lora import merged
 from tracr_jax.progress import Say
-from tracr_jax.runs.build import Setup, build
+from tracr_jax.runs.build import Setup, as_begun, build
 from tracr_jax.runs.folder import PROGRAMS
 from tracr_jax.runs.original import check_original
+from tracr_jax.runs.program_files import FILE, load_program
 from tracr_jax.runs.record import Entry, Record, first_history, read_record
 from tracr_jax.runs.restore import digest, restore
 from tracr_jax.tasks.base import Task
@@ -90,6 +91,8 @@ def open_earlier(
 def _held(config: RunConfig, kept: Path, *, task: Task | None, done: int, lm: LoadedLM, say: Say) -> Setup:
     """A program of the model, with the run's own copy of the task's code."""
     setup = build(config, task=task or own_spec(config.task, kept), lm=lm, say=say)
+    if (kept / FILE).exists():  # earlier versions kept none
+        setup = as_begun(setup, load_program(kept).reserved)
     return dataclasses.replace(setup, program=dataclasses.replace(setup.program, kept=kept), done=done)
 
 

@@ -24,6 +24,11 @@ def last_read(teacher: Teacher, oracle: Oracle, variable: str) -> int | None:
     return last if last >= writer else None
 
 
+def is_special(teacher: Teacher, name: str, value: Any) -> bool:
+    """Whether tracr added a value to the tokens; these stand at no position of an item."""
+    return name == "tokens" and value in (teacher.bos, teacher.pad)
+
+
 def value_classes(teacher: Teacher, oracle: Oracle) -> dict[str, tuple[int, ...]]:
     """For each categorical variable the class of each of its values, numbered from 0 in the order of the values.
 
@@ -34,9 +39,7 @@ def value_classes(teacher: Teacher, oracle: Oracle) -> dict[str, tuple[int, ...]
     """
     variables = {v.name: v for v in teacher.variables if v.kind == "categorical"}
     classes: dict[str, dict[Any, int]] = {}
-    # tracr adds these two to the tokens; they stand at no position of an item.
-    special = (teacher.bos, teacher.pad)
-    occur = {n: [w for w in v.values if n != "tokens" or w not in special] for n, v in variables.items()}
+    occur = {n: [w for w in v.values if not is_special(teacher, n, w)] for n, v in variables.items()}
     for name in reversed(oracle.names):  # readers before what they read
         if name not in variables:
             continue
@@ -48,7 +51,7 @@ def value_classes(teacher: Teacher, oracle: Oracle) -> dict[str, tuple[int, ...]
         found: dict[Any, int] = {}
         signature = _signatures(oracle, name, readers, occur, classes)
         for value in values:
-            unused = name == "tokens" and value in special
+            unused = is_special(teacher, name, value)
             classes.setdefault(name, {})[value] = 0 if unused else found.setdefault(signature(value), len(found))
     return {
         name: tuple(classes[name][value] for value in v.values) for name, v in variables.items() if name in classes

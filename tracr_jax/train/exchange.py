@@ -257,8 +257,9 @@ def _align(
     own = lesson.own
     clean, exchanged = deinterleave(at_least_float32(hidden), axis=1)
     low, high = slice(0, 1), slice(1, None)
-    sinks = attention_sinks(hidden, interleave(item, item))
-    holds_c, holds_x = ((item[None] & ~x).astype(own.dtype) for x in deinterleave(sinks, axis=1))
+    both = interleave(item, item)
+    holds = (both[None] & ~attention_sinks(hidden, both)).astype(own.dtype)
+    holds_c, holds_x = deinterleave(holds, axis=1)
     over = jax.nn.relu(mean_squares(hidden) / reserved.sigma**2 - 1.0)
     weights = holds_c[low] * (1 + (losses.answer_alignment - 1) * answer_mask)[None]
     beyond = jnp.arange(1, len(own))[:, None] > lesson.mix.layer[None]
@@ -272,8 +273,8 @@ def _align(
         "alignment": jnp.mean(read + read_x),
         "distance": jnp.mean(far + far_x),
         "alignment_parts": read_x,
-        "size": jnp.mean(jnp.where(sinks, 0.0, over)),
-        "sinks": 1.0 - jnp.mean(jnp.sum(holds_c + holds_x, axis=(1, 2))) / (2.0 * jnp.sum(item, dtype=own.dtype)),
+        "size": jnp.sum(holds * over) / jnp.sum(holds),
+        "sinks": 1.0 - jnp.mean(jnp.sum(holds, axis=(1, 2))) / jnp.sum(both, dtype=own.dtype),
     }
 
 

@@ -23,7 +23,7 @@ from tracr_jax.config import ExchangeConfig
 from tracr_jax.errors import UserError
 from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.teacher.readers import last_read, value_classes
+from tracr_jax.teacher.readers import is_special, last_read, value_classes
 from tracr_jax.teacher.variables import ALONE, NOTHING
 from tracr_jax.train.codes import code, is_fixed
 from tracr_jax.types import Adapter, Array, Codes
@@ -66,6 +66,7 @@ class Reserved:
     alive: np.ndarray  # [L + 1, V] bool: the teacher's layers at which each variable is aligned and written
     place: Int[np.ndarray, " X"]  # which of the K directions each coordinate of each variable uses, X >= K
     select: Float[np.ndarray, "D C"]  # 1 where a teacher direction is a value of a class, in grouped order
+    stands: Int[np.ndarray, " C"]  # the teacher direction of the value that stands for all of a class
     start: tuple[Float[np.ndarray, "_n _m _k"], ...]  # centroids before training
     usual: tuple[Float[np.ndarray, "_n _m"], ...]  # how much each class counts in a variable's size; sums to 1
     sigma: float
@@ -135,12 +136,12 @@ class Reserved:
     def adapter(self, codes: Codes) -> Adapter:
         """The affine map onto all D teacher directions; 0 where no variable is reserved.
 
-        The first value of a class represents all of them: the others never have the largest logit.
+        One value of a class stands for all of them: the others never have the largest logit.
         """
         read, select = self.readout(codes), jnp.asarray(self.select)
-        first = np.arange(len(select)) == self.select.argmax(axis=0)[self.select.argmax(axis=1)]
-        later = jnp.asarray(np.where(first | ~self.select.any(axis=1), 0.0, _NEVER), jnp.float32)
-        return Adapter(select @ read.weight, select @ read.bias + later)
+        never = np.where(self.select.any(axis=1), _NEVER, 0.0)
+        never[self.stands] = 0.0
+        return Adapter(select @ read.weight, select @ read.bias + jnp.asarray(never, jnp.float32))
 
     def class_of(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
         """For each value of a variable the number of its class, as `write` takes it."""
@@ -148,16 +149,17 @@ class Reserved:
         return own.argmax(axis=1) - own.any(axis=0).argmax()
 
     def first_of_class(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
-        """For each value of a variable the place of the first value of its class."""
-        own = self.select[list(teacher.variable(name).indices)]
-        return own.argmax(axis=0)[own.argmax(axis=1)]
+        """For each value of a variable the place of the value that stands for its class."""
+        indices = list(teacher.variable(name).indices)
+        return np.array([indices.index(i) for i in self.stands[self.select[indices].argmax(axis=1)]])
 
     def alike(self, teacher: Teacher, name: str) -> dict[int, str]:
-        """Values that share a centroid, by the place of the first, which stands for all: "1…45", or "0,2,4,…"."""
+        """Values that share a centroid, by the place of that which stands for all: "1…45", or "0,2,4,…"."""
         if name not in self.names:
             return {}
         values, first = teacher.variable(name).values, self.first_of_class(teacher, name)
-        classes = {int(k): np.flatnonzero(first == k) for k in np.unique(first)}
+        occurs = ~np.array([is_special(teacher, name, value) for value in values])
+        classes = {int(k): np.flatnonzero((first == k) & occurs) for k in np.unique(first)}
         return {k: _named_together(values, places) for k, places in classes.items() if len(places) > 1}
 
     def why_unread(self, name: str, layer: int) -> str:
@@ -280,7 +282,7 @@ def reserve(teacher: Teacher, oracle: Oracle, config: ExchangeConfig, *, seed: i
     if not found:
         raise UserError("reserved directions: the program has no variable that a later operation reads")
     found.sort(key=lambda f: f[0])  # stable: within a size in the teacher's order
-    groups, start, usual, spans = [], [], [], []
+    groups, start, usual, spans, stands = [], [], [], [], []
     rng = np.random.default_rng((seed, len(found)))
     columns, rows = [], []
     column = coordinate = variable = 0
@@ -288,7 +290,10 @@ def reserve(teacher: Teacher, oracle: Oracle, config: ExchangeConfig, *, seed: i
         members = [(v, classes) for count, v, classes in found if count == m]
         k = min(m - 1, config.directions)
         groups.append(Group(len(members), m, k, variable, column, coordinate))
-        codes, weights = zip(*(code(v, classes, k, rng) for v, classes in members), strict=True)
+        chosen = [_standing(teacher, v, classes) for v, classes in members]
+        stands += [v.indices[i] for (v, _), places in zip(members, chosen, strict=True) for i in places]
+        named = [[v.values[i] for i in places] for (v, _), places in zip(members, chosen, strict=True)]
+        codes, weights = zip(*(code(values, k, rng) for values in named), strict=True)
         start.append((config.sigma * np.stack(codes)).astype(np.float32))
         usual.append(np.stack(weights).astype(np.float32))
         for v, classes in members:
@@ -309,10 +314,17 @@ def reserve(teacher: Teacher, oracle: Oracle, config: ExchangeConfig, *, seed: i
         alive=(layer >= first) & (layer <= last),
         place=_places(spans),
         select=select,
+        stands=np.array(stands),
         start=tuple(start),
         usual=tuple(usual),
         sigma=config.sigma,
     )
+
+
+def _standing(teacher: Teacher, variable: Variable, classes: Sequence[int]) -> list[int]:
+    """For each class the place of its first value that occurs in an item, or of its first."""
+    places = sorted(range(len(classes)), key=lambda i: is_special(teacher, variable.name, variable.values[i]))
+    return [next(i for i in places if classes[i] == c) for c in range(max(classes) + 1)]
 
 
 def _places(spans: Sequence[tuple[int, int, int]]) -> Int[np.ndarray, " X"]:
