@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments import marked
 from tracr_jax.files import read_json
-from tracr_jax.report.swaps import measured, together
+from tracr_jax.report.swaps import measured, outside, together
 
 HERE = Path(__file__).parent
 NAME = "dyck over seeds"
@@ -64,10 +64,10 @@ def table(runs: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any]
         row(name, lambda m, _, name=name: f"{100 * m['evaluation']['sets'][name]['injected']['accuracy']:.0f}")
     row("perplexity, held-out text", lambda m, _: f"×{_perplexity(m):.3f}")
     of_swaps: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-        "followed": lambda s: _percent(s, "swap"),
+        "followed": lambda s: _percent(together(measured(s["cells"], "swap"))),
         "followed, median over cells": _median,
         "used": _used,
-        "outside": lambda s: _percent(s, "outside"),
+        "outside": lambda s: _percent(outside(s["cells"])),
         "error": lambda s: f"{s['causal_abstraction_error']['mapped']:.3f}",
     }
     for name, value in of_swaps.items():
@@ -90,8 +90,8 @@ def _used(swaps: Mapping[str, Any]) -> str:
     return f"{len(swaps['used'])}" + (f"/{len(program)}" if program is not None else "")
 
 
-def _percent(swaps: Mapping[str, Any], change: str) -> str:
-    right, total = together(measured(swaps["cells"], change))
+def _percent(counts: tuple[int, int]) -> str:
+    right, total = counts
     return f"{100 * right / total:.0f}" if total else "–"
 
 

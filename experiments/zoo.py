@@ -68,6 +68,11 @@ def lowest(cells: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return out
 
 
+def _worst(decoded: Mapping[str, float | None]) -> float | None:
+    """Of the variables that the sample holds somewhere."""
+    return min((share for share in decoded.values() if share is not None), default=None)
+
+
 def table(file: Mapping[str, Any]) -> str:
     """The table in Markdown: for each task a row by method, means over seeds; the hardest set is one for all."""
     lines = [
@@ -131,7 +136,7 @@ def _cells(runs: Sequence[Mapping[str, Any]], worst: str) -> list[str]:
         _mean([r["sets"]["test"] for r in runs]),
         f"{_mean([r['sets'][worst] for r in runs])} {worst}",
         _mean([r["trivial"][worst] for r in runs]),
-        _mean([min(r["decoded"].values()) if "decoded" in r else None for r in runs]),
+        _mean([_worst(r["decoded"]) if "decoded" in r else None for r in runs]),
         _mean([r.get("followed", {}).get(r["result"]) for r in runs]),
         _mean([best_other(r) for r in runs]),
         _mean([r["kl"] for r in runs], factor=1.0),

@@ -61,6 +61,14 @@ def test_tuples_round_trip():
         (C.LossConfig, {"retention_reduction": "mean"}, "retention_reduction must be one of text, token"),
         (C.OptimConfig, {"kind": "adam"}, "kind must be one of adamw, muon, got 'adam'"),
         (C.OptimConfig, {"schedule": "linear"}, "schedule must be one of constant, cosine, got 'linear'"),
+        (C.OptimConfig, {"b2": 1.0}, "b2 must be at least 0 and less than 1, got 1.0"),
+        (
+            C.LossConfig,
+            {"variable_weights": (("x", -4.0),)},
+            "variable_weights: x's must not be negative, got -4.0",
+        ),
+        (C.LossConfig, {"variable_weights": (("x", float("nan")),)}, "variable_weights must be a finite number"),
+        (C.RunConfig, {"lm": ""}, "lm must be a name, got ''"),
         (C.RunConfig, {"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
     ],
 )

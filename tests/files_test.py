@@ -51,7 +51,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
 
 def test_json_refuses_what_json_does_not_have(tmp_path):
     write_json(tmp_path / "a.json", {"x": 1.5})
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(UserError, match=r"a\.json: not written, a number is not finite"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert read_json(tmp_path / "a.json") == {"x": 1.5}
 

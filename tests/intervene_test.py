@@ -45,7 +45,7 @@ def test_edit_leaves_earlier_states_and_changes_later_ones(model):
     assert np.abs(edited[4] - plain[4]).max() > 0.5
 
 
-@pytest.mark.parametrize("block", [-1, 5, np.int64(5)])
+@pytest.mark.parametrize("block", [-1, 5, np.int64(5), jnp.int32(5)])
 @pytest.mark.parametrize("before", [True, False])
 def test_an_edit_at_a_block_that_there_is_not_is_refused(model, block, before):
     edit = (ResidualEdit(0, lambda h: h), ResidualEdit(block, lambda h: 0 * h, before=before))

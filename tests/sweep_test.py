@@ -66,6 +66,8 @@ def test_the_plan(tmp_path):
     [
         ({"methods": ("grift",)}, r"unknown method 'grift'; methods: exchange, .* what is trained: all, "),
         ({"methods": ("exchange+lora:0",)}, "unknown method 'lora:0'; methods: "),
+        ({"methods": ("variable", "")}, "unknown method ''"),
+        ({"methods": ("graft+lora:4",)}, "preset graft with train 'lora:4': a graft leaves the model as it is"),
         ({"methods": ()}, "nothing to run"),
         ({"seeds": 0}, "nothing to run"),
         ({"retention": (-1.0,)}, "retention_weight"),

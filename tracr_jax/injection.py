@@ -34,7 +34,7 @@ from tracr_jax.runs.folder import (
 from tracr_jax.runs.frozen import keep_frozen
 from tracr_jax.runs.model import Injected, tell_changed, untouched
 from tracr_jax.runs.onto import open_earlier
-from tracr_jax.runs.original import keep_original
+from tracr_jax.runs.original import check_original, keep_original
 from tracr_jax.runs.program import check_same_task
 from tracr_jax.runs.program_files import load_program
 from tracr_jax.runs.record import keep_record
@@ -204,8 +204,9 @@ def _run(
                 (folder / "evaluation.json").unlink(missing_ok=True)  # of a model that goes on
             if record:
                 record = keep_record(folder, record)
+            check_original(folder, setup.lm, data=setup.batches.digest)
             write_beginning(folder, config, setup.lm.model, programs)
-            keep_original(folder, setup.lm)
+            keep_original(folder, setup.lm, data=setup.batches.digest)
             keep_frozen(folder, config, setup.lm, lm_params)
             told = {"steps_before": before} if before else {}
             write_json(folder / "run.json", about(started) | setup.proof.record() | told)

@@ -165,6 +165,15 @@ def test_html_escapes_tokens_names_and_values(decoded):
     assert html.count("<tr>") == 13
 
 
+def test_a_layer_that_there_is_not(decoded):
+    name, layers = decoded.variables[0].name, decoded.layers
+    for look in (decoded.read, decoded.program, lambda _, layer: decoded.show(layer=layer)):
+        for layer in (layers, -layers - 1):
+            with pytest.raises(UserError, match=f"no layer {layer}, this program is aligned on layers 0"):
+                look(name, layer=layer)
+    assert decoded.show(names=name).order == decoded.show(names=[name]).order
+
+
 def test_chosen_variables_and_layers(decoded):
     text = printed(decoded.show(layer=2, names=["tokens", "(_start_counts"]), 80)
     assert "layer 2 of 0.." in text

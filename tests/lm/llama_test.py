@@ -52,6 +52,16 @@ def test_config_survives_hf_form():
     [
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor of rotary scaling 'yarn'"),
         ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0}, "sliding window of 8"),
+        # As transformers takes it where the size is not said.
+        (
+            {
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "max_window_layers": 0,
+                "max_position_embeddings": 8192,
+            },
+            "sliding window of 4096",
+        ),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"num_key_value_heads": 3}, "not a multiple"),
         ({"hidden_size": None}, "hidden_size missing"),

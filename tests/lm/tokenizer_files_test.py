@@ -91,6 +91,15 @@ EQUAL = {
         "config": GPT2 | {"pad_token": "[PAD]", "extra_special_tokens": ["<x>"], "image_token": "<|user|>"},
     },
     "merges, named extra tokens": {"merges": "\n", "config": GPT2 | {"extra_special_tokens": {"a_token": "<x>"}}},
+    "json, extra tokens by name and in a list": {
+        "json": spec(),
+        "config": FAST | {"extra_special_tokens": {"a_token": "<x>"}, "additional_special_tokens": ["<xy>"]},
+    },
+    "json, extra tokens in both files": {
+        "json": spec(),
+        "config": FAST | {"additional_special_tokens": ["<x>"]},
+        "map": {"additional_special_tokens": ["<xy>"]},
+    },
     "json": {"json": spec(), "config": GPT2},
     "json, no configuration": {"json": spec()},
     "json, generic class": {"json": spec(), "config": FAST},

@@ -95,9 +95,12 @@ def test_the_scorecard_is_taken_from_evaluation_where_there_is_no_other(tmp_path
 
 
 def test_the_result_is_found_by_name_or_is_the_last():
-    assert D.result_name(["tokens", "final_result_3", "x"]) == "final_result_3"
-    assert D.result_name(["tokens", "x"]) == "x"
-    assert D.result_name([]) is None
+    unknown = dataclasses.replace(RUN, evaluation=None)
+    assert D.result_name(unknown, ["tokens", "final_result_3", "x"]) == "final_result_3"
+    assert D.result_name(unknown, ["tokens", "x"]) == "x"
+    assert D.result_name(unknown, []) is None
+    named = dataclasses.replace(RUN, evaluation={"result": "tokens"})
+    assert D.result_name(named, ["tokens", "final_result_3"]) == "tokens"
 
 
 @pytest.mark.parametrize("text", ["</script>", "<!--", "]]>", "&amp;", "\u2028\u2029", "\ud800", "\x00"])

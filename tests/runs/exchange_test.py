@@ -222,6 +222,7 @@ def test_swaps_count_where_the_base_is_right_and_exchange_what_no_variable_holds
             assert len({s["total"] for s in changes.values()}) == 1
             assert changes["swap"]["total"] <= cell["flips"]
         assert cell["faithful"]["total"] == cell["total"]
+        assert cell["outside_moved"]["total"] == cell["followed"]["answer"]["swap"]["total"]
         assert_control_holds_something(run.program, cell)
     error = found["causal_abstraction_error"]
     for name, key in (("mapped", "match"), ("faithful", "faithful")):

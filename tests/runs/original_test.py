@@ -10,9 +10,10 @@ import pytest
 
 import tracr_jax
 from tests.helpers.programs_parts import SMALL, model_and_tasks
-from tracr_jax.errors import UserError
+from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.load import load_lm, read_model
+from tracr_jax.measure.answers import evaluate
 from tracr_jax.runs.program_files import is_hub_id, save_program
 
 CONFIG = dataclasses.replace(SMALL, steps=2, eval_items=2, checkpoint_every=1)
@@ -70,6 +71,58 @@ def test_a_run_of_all_weights_does_not_go_on_with_another_original(changed, tmp_
         tracr_jax.resume(copy, progress=False)
     with pytest.raises(UserError, match="has changed since the run began"):
         inject(changed, tmp_path / "second", task="MANY", onto=copy)
+
+
+def test_a_run_does_not_go_on_with_another_tokenizer_or_text(room, tmp_path):
+    """What it is trained on from there on would be something else; nothing of its folder is touched."""
+    folder, _ = room
+    room = shutil.copytree(folder / "lm", tmp_path / "lm")
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a girl. " * 60)
+    data = dataclasses.replace(CONFIG.data, text=str(text))
+    options = {"lm": str(room), "config": dataclasses.replace(CONFIG, data=data), "progress": False}
+    run = tracr_jax.inject(f"{folder}/tasks.py:ODD", folder=tmp_path / "run", **options)
+    shutil.rmtree(run.folder / "checkpoints" / "2")
+    kept = {p: p.read_bytes() for p in sorted((run.folder / "programs").rglob("*")) if p.is_file()}
+
+    def refused():
+        with pytest.raises(
+            UserError, match="the batches are not those of the run so far .* text, its model's tok"
+        ):
+            tracr_jax.resume(run.folder, progress=False)
+        assert {p: p.read_bytes() for p in kept} == kept
+
+    text.write_text("Once upon a time there was a girl. " * 59 + "Once upon a time there was a grrl. ")
+    refused()
+    text.write_text("Once upon a time there was a girl. " * 60)
+    file = room / "tokenizer.json"
+    before = file.read_text()
+    said = json.loads(before)
+    vocab = said["model"]["vocab"]
+    a, b = (next(t for t, i in vocab.items() if i == k) for k in (300, 301))
+    vocab[a], vocab[b] = vocab[b], vocab[a]
+    file.write_text(json.dumps(said))
+    refused()
+    file.write_text(before)
+    assert len(tracr_jax.resume(run.folder, progress=False).evaluation["sets"]) > 0
+
+
+def test_a_finished_runs_numbers_are_read_with_it(room, tmp_path):
+    folder, run = room
+    assert tracr_jax.open(folder / "run").evaluation == run.evaluation
+    copy = shutil.copytree(folder / "run", tmp_path / "run")
+    (copy / "evaluation.json").unlink()
+    assert tracr_jax.open(copy).evaluation is None
+    with pytest.raises(UserError, match="needs the run's measured numbers: tracr-jax evaluate makes them"):
+        tracr_jax.export_run(tracr_jax.open(copy), tmp_path / "export")
+
+
+def test_a_model_that_has_diverged_is_said_and_measured_no_further(room):
+    folder, _ = room
+    run = tracr_jax.open(folder / "run")
+    large = dataclasses.replace(run, params=jax.tree.map(lambda x: x * 1e6, run.params))
+    with pytest.raises(TrainingDivergedError, match="the trained model has diverged: .* its perplexity is inf"):
+        evaluate(large, items=2)
 
 
 def test_a_trained_model_is_named_by_its_folder_and_a_run_that_begins_with_it_is_read_back(room, tmp_path):

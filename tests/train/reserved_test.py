@@ -19,7 +19,7 @@ from tracr_jax.teacher import compile_program
 from tracr_jax.teacher.forward import all_states
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import last_read, value_classes
-from tracr_jax.train.codes import number_code
+from tracr_jax.train.codes import number_code, spread
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.train.reserved import directions, reserve
 
@@ -270,6 +270,38 @@ def test_small_numbers_stand_apart():
     steps = np.linalg.norm(np.diff(code, axis=0), axis=1)
     assert min(steps[44:46]) > 0.4  # -1 to 0 and 0 to 1
     assert steps.min() > 0.1
+
+
+@pytest.mark.parametrize(("m", "k"), [(3, 2), (4, 3), (8, 7), (9, 8), (26, 8), (5, 2)])
+def test_other_values_begin_as_far_apart_as_they_go(m, k):
+    """One draw alone puts two of three places nearer than the noise of 0.12 once in six times."""
+    nearest = []
+    for seed in range(20):
+        x = spread(m, k, np.random.default_rng(seed))
+        np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-9)
+        np.testing.assert_allclose(np.mean(x**2), 1, rtol=1e-9)
+        apart = np.linalg.norm(x[:, None] - x[None], axis=-1)
+        nearest.append(apart[~np.eye(m, dtype=bool)].min())
+        if k == m - 1:
+            np.testing.assert_allclose(apart[~np.eye(m, dtype=bool)], np.sqrt(2 * m), rtol=1e-9)
+    assert min(nearest) > 0.9
+    assert not np.allclose(spread(m, k, np.random.default_rng(0)), x)
+
+
+def test_a_token_of_the_programs_stands_for_its_class_and_not_bos():
+    """Of the letters x and y "bos" comes first, and no item holds it."""
+    program = rasp.Map(lambda t: t == "y", rasp.tokens).named("final_result")
+    shown = rasp.SequenceMap(lambda a, b: a and b, program, rasp.Map(lambda i: i > 0, rasp.indices)).named("end")
+    teacher = compile_program(shown, vocab={"x", "y", "z"}, max_seq_len=4)
+    r = reserve(teacher, Oracle(shown), ExchangeConfig(merge_values=True))
+    values = teacher.variable("tokens").values
+    assert values[0] == "bos"
+    assert {values[i] for i in r.first_of_class(teacher, "tokens")} == {"x", "y"}
+    assert r.alike(teacher, "tokens") == {values.index("x"): "x,z"}
+    codes = r.init(directions(0, width=16, count=r.total))
+    state = r.write(codes, np.zeros((1, 16), np.float32), "tokens", int(r.class_of(teacher, "tokens")[1]))
+    read = np.asarray(apply_adapter(r.adapter(codes), state))[0, list(teacher.variable("tokens").indices)]
+    assert values[read.argmax()] == "x"
 
 
 def test_directions_beside_others():

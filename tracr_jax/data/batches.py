@@ -7,6 +7,8 @@ from the longest item (A1), and items of the program's whole domain can be added
 
 import copy
 import functools
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +18,7 @@ from tracr_jax.data.bridge import Bridge
 from tracr_jax.data.encode import place, sequence_length
 from tracr_jax.data.text import Mode, TextIds
 from tracr_jax.errors import UserError
+from tracr_jax.lm.tokenizer_files import parsed
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.types import Batch
@@ -62,6 +65,7 @@ class Batches:
       data: sizes, and what is supervised. The supervised domain items stand among the others; those that are only
         aligned come last, and the step computes no answer of them (`StepShape.aligned_only`).
       seed: with the step, decides everything.
+      answers: K, the most tokens of an answer that the step computes (`StepShape.max_answers`); default any.
       fidelity: with `as_coded`, a text is the first U tokens of a document, the documents in order; for its other
         switches see `encode_item`.
 
@@ -79,7 +83,9 @@ class Batches:
         *,
         seed: int,
         fidelity: Fidelity = OURS,
+        answers: int | None = None,
     ):
+        self._answers = answers
         self.S: int = batch_length(task, bridge, data, fidelity=fidelity)
         table = bridge.teacher.max_seq_len
         if table < self.S:
@@ -97,6 +103,16 @@ class Batches:
         if data.other_words:
             self._check_words()
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of what the batches are made of: the first of them, the tokenizer's vocabulary, the retention text."""
+        total = hashlib.blake2b(self._text.content.encode(), digest_size=8)
+        vocab = parsed(self._bridge.tokenizer.to_json()).get_vocab()
+        total.update(json.dumps(sorted(vocab.items(), key=lambda token: token[1])).encode())
+        for x in self.batch_at(0):
+            total.update(np.ascontiguousarray(x).tobytes())
+        return total.hexdigest()
+
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
         """`items_at` of this task, data and seed."""
         return items_at(self._task, self._data, seed=self._seed, step=step)
@@ -109,15 +125,17 @@ class Batches:
             items = [items[r] for r in self._only]
         tokenizer, d = self._bridge.tokenizer, self._data
         prompts = tokenizer.encode_batch([i.prompt for i in items])
-        labels = [self._label(i.label) for i in items]
+        labels = [self._label(i) for i in items]
+        numbers = range(len(items)) if self._only is None else self._only
         if d.other_words:
-            rows = range(len(items)) if self._only is None else self._only
-            for k, row in enumerate(rows):
+            for k, row in enumerate(numbers):
                 r = np.random.default_rng((self._seed, step, _WORDS, row))
                 if r.random() < d.other_words:
                     prompts[k] = self._with_other_words(prompts[k], r, answer=len(labels[k]))
         form = {"length": self.S, "eos": tokenizer.eos_id, "answer_end": d.answer_end, "fidelity": self._fidelity}
         rows = [place(i, p, label, **form) for i, p, label in zip(items, prompts, labels, strict=True)]
+        asked = [k for k, row in enumerate(numbers) if row < len(supervised)]
+        self._check_answers([(items[k], int(rows[k][1].sum())) for k in asked])
         ids = np.stack([r[0] for r in rows])
         mask = np.stack([r[1] for r in rows])
         text = self._text.rows(self._seed, step, count=d.text_batch, length=d.text_length, mode=self._text_mode)
@@ -162,6 +180,15 @@ class Batches:
                     "words that it does not read; leave the option out"
                 )
 
+    def _check_answers(self, rows: Sequence[tuple[Item, int]]) -> None:
+        """The step computes K answer tokens of each row: those behind them would not be trained."""
+        for item, count in rows:
+            if self._answers is not None and count > self._answers:
+                raise UserError(
+                    f"the answer {item.label!r} takes {count} tokens, those of the task's longest_items at most "
+                    f"{self._answers}: add an item with one as long to them"
+                )
+
     def part(self, rows: Sequence[int], text_rows: Sequence[int]) -> "Batches":
         """The same batches, of which only some rows are made: what one process of several has of them.
 
@@ -173,8 +200,9 @@ class Batches:
         part._only, part._text = tuple(rows), self._text.part(text_rows)
         return part
 
-    def _label(self, label: str) -> list[int]:
-        # An answer's tokens do not depend on its prompt: `Bridge.split` refuses merges across the two.
-        if label not in self._labels:
-            self._labels[label] = self._bridge.tokenizer.encode(self._bridge.separator + label)
-        return self._labels[label]
+    def _label(self, item: Item) -> list[int]:
+        # An answer's tokens are the same behind every prompt, as `Bridge.split` refuses merges across the two; but
+        # not alone, where a normalizer puts something in front of every text.
+        if item.label not in self._labels:
+            self._labels[item.label] = self._bridge.split(item)[1]
+        return self._labels[item.label]

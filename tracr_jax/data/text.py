@@ -32,8 +32,10 @@ _SCAN = 2**24  # ids looked at in one go
 class TextIds:
     """Token ids of documents, each followed by end-of-text, as one flat array (a memory map when cached)."""
 
-    def __init__(self, ids: Integer[np.ndarray, " N"], *, eos_id: int):
+    def __init__(self, ids: Integer[np.ndarray, " N"], *, eos_id: int, content: str = ""):
         self.ids = ids
+        self.content = content
+        """Digest of the text that these are the ids of, whole: of a part of it, too."""
         self.eos_id = eos_id
         self._only: Sequence[int] | None = None
 
@@ -81,7 +83,7 @@ class TextIds:
         path = (cache or cache_folder("text")) / f"{_fingerprint(content, tokenizer)}.npy"
         ids = _mapped(path)
         if ids is not None:
-            return cls(ids, eos_id=tokenizer.eos_id)
+            return cls(ids, eos_id=tokenizer.eos_id, content=content.hex())
 
         def parts() -> Iterator[np.ndarray]:
             with source() as f:
@@ -95,7 +97,8 @@ class TextIds:
             if size > _IN_MEMORY:
                 raise
         # For such texts a cache that cannot be written is no error; what is wrong with the text is said again.
-        return cls(np.concatenate(list(parts())) if ids is None else ids, eos_id=tokenizer.eos_id)
+        ids = np.concatenate(list(parts())) if ids is None else ids
+        return cls(ids, eos_id=tokenizer.eos_id, content=content.hex())
 
     def rows(
         self, seed: int, step: int, *, count: int, length: int, mode: Mode = "windows"
@@ -135,7 +138,8 @@ class TextIds:
         held = max(row, min(tokens, len(self.ids) // 10))
         if held >= len(self.ids):
             raise UserError(f"text: {len(self.ids)} tokens, of which {held} are held out; give more text")
-        return TextIds(self.ids[:-held], eos_id=self.eos_id), TextIds(self.ids[-held:], eos_id=self.eos_id)
+        about = {"eos_id": self.eos_id, "content": self.content}
+        return TextIds(self.ids[:-held], **about), TextIds(self.ids[-held:], **about)
 
     def part(self, only: Sequence[int]) -> "TextIds":
         """The same texts, of whose `rows` only some are made: row k of the part is row only[k] of the whole."""
@@ -208,7 +212,8 @@ def _write_ids(f: BinaryIO, parts: Iterator[np.ndarray], kind: type[np.unsignedi
 
 def _fingerprint(content: bytes, tokenizer: Tokenizer) -> str:
     total = hashlib.blake2b(content, digest_size=16)
-    for part in (tokenizer.to_json(), tokenizer.eos_token):
+    splits = ["special tokens are split"] if tokenizer.splits_special else []
+    for part in (tokenizer.to_json(), tokenizer.eos_token, *splits):
         total.update(hashlib.blake2b(part.encode()).digest())
     return total.hexdigest()
 

@@ -14,9 +14,10 @@ _HUB = {**ALIASES, SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 # Run by tests/export/folder_test.py: the first block gives `hidden`, the second reads it.
 _HIDDEN = """\
 import numpy as np, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
+# Not AutoTokenizer: of some models (Qwen2) transformers 5 makes the splitting anew, and other ids.
+tokenizer, model = PreTrainedTokenizerFast.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
 inputs = tokenizer({prompt}, return_tensors="pt")
 with torch.no_grad():
     states = model(**inputs, output_hidden_states=True).hidden_states

@@ -229,7 +229,8 @@ def swaps(
     for done, cell in enumerate(cells):
         assert measure is not None
         found = program.why_unread(program.teacher.variable(cell.variable), cell.layer) or find(cell)
-        if isinstance(found, Pairs) and len(pool.held[cell.variable]) >= run.model.width:
+        spanned = program.reserved is None and len(pool.held[cell.variable]) >= run.model.width
+        if isinstance(found, Pairs) and spanned:
             found = f"has as many values as the model is wide ({run.model.width}): its span is everything"
         if isinstance(found, str):
             reasons.setdefault((cell.variable, found), []).append(cell.layer)
@@ -290,7 +291,20 @@ class _Measure:
             "unmoved": plain,
             "followed": _followed(chosen, hits, right, program=program),
             "faithful": measured.get("faithful"),
+            "outside_moved": self._moved(cell, chosen, right),
         }
+
+    def _moved(self, cell: Cell, pairs: Sequence[Pair], right: Hits) -> dict[str, Any] | None:
+        """How often a right answer is another one when everything that no variable holds is exchanged.
+
+        Of the pairs that flip the program's answer, so that the source would say something else. What the answer
+        becomes does not matter: another digit is as wrong as the source's.
+        """
+        if self._program.reserved is None:
+            return None
+        kept = self._in_lm(cell, [as_it_is(self._pool, p) for p in pairs], "outside")
+        asked = zip(pairs, right.answer, kept.answer, strict=True)
+        return _share([not same for pair, was, same in asked if pair.flips and was])
 
     def _without_a_swap(self, cell: Cell, found: Pairs) -> tuple[dict[str, Any], Hits]:
         """(share of the predictions met, whether each base is answered right); the layer plays no part."""

@@ -166,9 +166,12 @@ class LlamaConfig:
         }
 
 
+_WINDOW = 4096  # that of Qwen2 and Qwen3, where it is switched on and not said
+
+
 def _refuse_windows(config: Mapping[str, Any], *, longest: int) -> None:
     """Refuse a sliding window of some blocks only, where a text can outgrow it."""
-    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    window = config.get("sliding_window", _WINDOW) if config.get("use_sliding_window") else None
     blocks, types = config["num_hidden_layers"], config.get("layer_types")
     if types is None:
         # Blocks from max_window_layers on; 28 is what transformers assumes.

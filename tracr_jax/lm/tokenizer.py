@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import models
 
 from tracr_jax.errors import UserError
-from tracr_jax.files import reading, write_json, write_text
+from tracr_jax.files import read_text, reading, write_json, write_text
 from tracr_jax.lm.byte_level import BYTE_OF, CHAR_OF, END_OF_TEXT, byte_level
 from tracr_jax.lm.tokenizer_files import Backend, parsed, read_tokenizer
 
@@ -58,6 +58,11 @@ class Tokenizer:
         self.eos_id: int = self._special_id(self.eos_token)
 
     @property
+    def splits_special(self) -> bool:
+        """Whether special tokens that are written out in a text are split like other words."""
+        return bool(self._inner.encode_special_tokens)
+
+    @property
     def config(self) -> dict[str, Any]:
         """A copy of the settings, as in tokenizer_config.json."""
         return copy.deepcopy(self._config)
@@ -83,7 +88,9 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> "Tokenizer":
         """From a folder with tokenizer.json, or with vocab.json and merges.txt; see `tokenizer_files`."""
         with reading(folder):
-            return cls(*read_tokenizer(Path(folder)))
+            backend, config = read_tokenizer(Path(folder))
+        template = Path(folder) / "chat_template.jinja"  # as newer versions of transformers write it
+        return cls(backend, config | ({"chat_template": read_text(template)} if template.is_file() else {}))
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, each in one step."""
@@ -122,7 +129,7 @@ class Tokenizer:
         token = self._inner.id_to_token(token_id)
         if token is None:
             raise UserError(f"tokenizer: no token has the id {token_id}; there are {self.vocab_size}")
-        if token in self._added or not all(c in BYTE_OF for c in token):
+        if token in self._added or not self._is_bytes or not all(c in BYTE_OF for c in token):
             return token.replace("▁", " ")
         return bytes(BYTE_OF[c] for c in token).decode("utf-8", errors="replace")
 
@@ -134,6 +141,11 @@ class Tokenizer:
         """The id if the text is exactly one token, else None."""
         ids = self.encode(text)
         return ids[0] if len(ids) == 1 else None
+
+    @functools.cached_property
+    def _is_bytes(self) -> bool:
+        """Whether a token's letters stand for bytes, as GPT-2's do."""
+        return '"ByteLevel"' in json.dumps(json.loads(self.to_json())["decoder"])
 
     @functools.cached_property
     def _added(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ Backend = tokenizers.Tokenizer
 
 # The roles of special tokens, in the order in which transformers gives ids to those that have none.
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_EXTRA = ("extra_special_tokens", "additional_special_tokens")  # the second is the older name
 # What else can change ids, and what to do about it; none of the classes that are read here knows these keys.
 _REFUSED = {
     "auto_map": "the tokenizer has code of its own, which is not run",
@@ -44,7 +45,8 @@ def read_tokenizer(folder: Path) -> tuple[Backend, dict[str, Any]]:
             raise UserError(f"{folder}: tokenizer_config.json says {key}={config[key]!r}: {reason}")
     added: dict[str, int] = {}
     if "added_tokens_decoder" not in config:
-        config |= _json(folder, "special_tokens_map.json")
+        named = _json(folder, "special_tokens_map.json")
+        config |= {k: v for k, v in named.items() if not (k in _EXTRA and config.get(k))}
         added = _json(folder, "added_tokens.json")
     gpt2 = _is_gpt2(folder, config)
     if gpt2:  # what its class takes for granted
@@ -155,11 +157,13 @@ def _add(
 ) -> None:
     """Add the tokens that stand beside the vocabulary, those with an id first, in the order of their ids."""
     roles = [*_ROLES, *(k for k in config if k.endswith("_token") and k not in _ROLES)]
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     wanted = [config.get(role) for role in roles]
-    if isinstance(extra, str):
-        raise TypeError("extra_special_tokens is a text, not a list")
-    wanted += extra.values() if isinstance(extra, dict) else extra
+    lists = [config[k] for k in _EXTRA if config.get(k)]
+    # A list of the new name takes the place of the old one's; a dictionary stands beside it.
+    for extra in lists[:1] if lists and isinstance(lists[0], list) else lists:
+        if isinstance(extra, str):
+            raise TypeError("extra_special_tokens is a text, not a list")
+        wanted += extra.values() if isinstance(extra, dict) else extra
     special = [_token(value) for value in wanted if isinstance(value, str | dict) and value]
     stated = {int(i): _decoded(token) for i, token in config.get("added_tokens_decoder", {}).items()}
     for token in stated.values():

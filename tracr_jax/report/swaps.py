@@ -68,8 +68,12 @@ def measured(cells: Sequence[Mapping[str, Any]], change: str) -> list[Mapping[st
 
 
 def outside(cells: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """(answers that move when everything that no variable holds is exchanged, of how many); of 0: not measured."""
-    return together(measured(cells, "outside"))
+    """(answers that move when everything that no variable holds is exchanged, of how many); of 0: not measured.
+
+    Files of earlier versions say only how many became what the swap of the variable predicts: the same where there
+    are two answers.
+    """
+    return together([c["outside_moved"] for c in cells if c.get("outside_moved")] or measured(cells, "outside"))
 
 
 def together(shares: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from tracr_jax.config import LossConfig, RunConfig
-from tracr_jax.data.batches import Batches, batch_length
+from tracr_jax.data.batches import Batches, batch_length, items_at
 from tracr_jax.data.bridge import BridgeReport
 from tracr_jax.data.retention import held_out_windows, retention_text
 from tracr_jax.lm.base import LanguageModel
@@ -46,6 +46,8 @@ from tracr_jax.train.step import (
 )
 from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split
 from tracr_jax.types import Batch, Params
+
+_STEPS = 10  # whose items are looked at for the longest answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     if program.grafted:
         check_open(program, proved)
     proof = prove(task, program.bridge, proved, oracle=oracle, strict=strict, say=say)
-    shape = _shape(program, lm, proved)
+    shape = _shape(program, lm, [*proved, *_drawn(task, config)])
     text, held_out = retention_text(config.data, program.tokenizer, say=say)
     return Setup(
         config=config,
@@ -103,7 +105,15 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
         program=program,
         bridge_report=report,
         proof=proof,
-        batches=Batches(task, program.bridge, text, config.data, seed=config.seed, fidelity=config.fidelity),
+        batches=Batches(
+            task,
+            program.bridge,
+            text,
+            config.data,
+            seed=config.seed,
+            fidelity=config.fidelity,
+            answers=shape.max_answers,
+        ),
         shape=shape,
         valid_text=held_out_windows(held_out),
     )
@@ -217,6 +227,12 @@ def make_batch_at(setups: Sequence[Setup], *, mesh: Mesh | None = None) -> Calla
     mesh = mesh or M.make_mesh()
     parts = [(M.sharded_batches(s.batches, mesh, s.config.data), s.done) for s in setups]
     return lambda step: tuple(batch_at(first + step) for batch_at, first in parts)
+
+
+def _drawn(task: Task, config: RunConfig) -> list[Item]:
+    """Items of the first steps: those of the program's whole domain may have longer answers than others."""
+    steps = (items_at(task, config.data, seed=config.seed, step=step) for step in range(_STEPS))
+    return [item for supervised, _ in steps for item in supervised]
 
 
 def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:

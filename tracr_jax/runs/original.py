@@ -1,9 +1,10 @@
-"""Which model a run began with: original.json in its folder, and in that of its export.
+"""What a run began with: original.json in its folder, and in that of its export.
 
-    {"lm": the model's name, "weights": the digest of its weights}
+    {"lm": the model's name, "weights": the digest of its weights, "data": that of `Batches.digest`}
 
 A name alone does not say it: a folder is written anew, a hub's model moves on, a random one has a seed. What is
 compared with the original (retention, the answers before, the probe, the controls) would then mean another model.
+And a run that is resumed with another tokenizer, text or task would be trained on something else from there on.
 """
 
 from pathlib import Path
@@ -17,27 +18,28 @@ from tracr_jax.lm.tensors import weights_digest
 FILE = "original.json"
 
 
-def keep_original(folder: Path, lm: LoadedLM) -> None:
-    """Write which model a run begins with; where a resumed run has said so, check that it is the same.
+def keep_original(folder: Path, lm: LoadedLM, *, data: str) -> None:
+    """Write what a run begins with, where that is not said yet."""
+    if not (folder / FILE).exists():
+        write_json(folder / FILE, {"lm": lm.name, "weights": _digest(lm), "data": data})
+
+
+def check_original(folder: Path, lm: LoadedLM, *, data: str = "") -> None:
+    """Refuse a model, or data, that are not those a run began with; a folder without original.json says nothing.
 
     Raises:
-      UserError: it is another.
-    """
-    if (folder / FILE).exists():
-        check_original(folder, lm)
-    else:
-        write_json(folder / FILE, {"lm": lm.name, "weights": _digest(lm)})
-
-
-def check_original(folder: Path, lm: LoadedLM) -> None:
-    """Refuse a model that is not the one a run began with; a folder without original.json says nothing.
-
-    Raises:
-      UserError: it is another, or original.json is damaged.
+      UserError: they are others, or original.json is damaged.
     """
     saved = _saved(folder)
-    if saved is not None and saved[1] != (now := _digest(lm)):
-        name, weights = saved
+    if saved is None:
+        return
+    name, weights, before = saved
+    if data and before and data != before:
+        raise UserError(
+            f"{folder}: the batches are not those of the run so far ({before}, now {data}): its text, its model's "
+            "tokenizer or its task has changed; put back what changed, or begin again in another --folder"
+        )
+    if weights != (now := _digest(lm)):
         raise UserError(
             f"{folder}: {lm.name} has changed since the run began, or is not the model that it began with "
             f"({name}): its weights were {weights[:12]}, these are {now[:12]}; put that model back, or begin "
@@ -55,14 +57,14 @@ def began_with(folder: Path, lm: LoadedLM) -> bool:
     return saved is None or saved[1] == _digest(lm)
 
 
-def _saved(folder: Path) -> tuple[str, str] | None:
-    """(name, digest) of the model; None of a version that did not write it."""
+def _saved(folder: Path) -> tuple[str, str, str] | None:
+    """(name of the model, digest of its weights, that of the data); of older versions None, or "" for the data."""
     path = folder / FILE
     if not path.exists():
         return None
     with reading(path):
         saved = read_json(path)
-        return str(saved["lm"]), str(saved["weights"])
+        return str(saved["lm"]), str(saved["weights"]), str(saved.get("data", ""))
 
 
 def copy_original(folder: Path | None, to: Path) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from tracr_jax.teacher.variables import ALONE
 from tracr_jax.train.reserved import Group, Reserved
 from tracr_jax.types import Array, Codes
 
@@ -43,7 +44,7 @@ def reading_loss(
     out = []
     for g, alive, factor in _groups(reserved, layers):
         z, r, o = (reserved.group(x, g) for x in (read, target, target if own is None else own))
-        held = alive * weights[..., None] * (jnp.max(r, axis=-1) > 0.5).astype(weights.dtype)
+        held = alive * weights[..., None] * (jnp.max(r, axis=-1) > ALONE).astype(weights.dtype)
         hot = (r > 0.5).astype(held.dtype) * held[..., None]
         count = jnp.maximum(jnp.sum(hot, axis=(1, 2), keepdims=True), 1.0)
         w = jnp.sum(hot * count**-rare_power, axis=-1) * _changed(r, o, changed_weight)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from tracr_jax.teacher.variables import DEFINED, NOTHING, VariableLayout
+from tracr_jax.teacher.variables import ALONE, NOTHING, VariableLayout
 from tracr_jax.types import Array
 
 
@@ -43,10 +43,9 @@ def margins(reading: Float[Array, "*B D"], *, layout: VariableLayout) -> Float[A
 
 
 def held_values(residuals: Float[Array, "*B D"], *, layout: VariableLayout) -> Int[Array, "*B n"]:
-    """The value that a teacher state holds of each variable, NOTHING where its largest coordinate is too small."""
+    """The value that a teacher state holds of each variable, NOTHING where it holds none or a mean of several."""
     out = [
-        jnp.where(jnp.max(z, axis=-1) > DEFINED, jnp.argmax(z, axis=-1), NOTHING)
-        for z in _groups(residuals, layout)
+        jnp.where(jnp.max(z, axis=-1) > ALONE, jnp.argmax(z, axis=-1), NOTHING) for z in _groups(residuals, layout)
     ]
     return jnp.concatenate(out, axis=-1)
 
