@@ -87,7 +87,7 @@ def test_a_run_does_not_go_on_with_another_tokenizer_or_text(room, tmp_path):
 
     def refused():
         with pytest.raises(
-            UserError, match="the batches are not those of the run so far .* text, its model's tok"
+            UserError, match=r"the batches are not those of the run so far .* text, its model's tok"
         ):
             tracr_jax.resume(run.folder, progress=False)
         assert {p: p.read_bytes() for p in kept} == kept
@@ -121,7 +121,7 @@ def test_a_model_that_has_diverged_is_said_and_measured_no_further(room):
     folder, _ = room
     run = tracr_jax.open(folder / "run")
     large = dataclasses.replace(run, params=jax.tree.map(lambda x: x * 1e6, run.params))
-    with pytest.raises(TrainingDivergedError, match="the trained model has diverged: .* its perplexity is inf"):
+    with pytest.raises(TrainingDivergedError, match=r"the trained model has diverged: .* its perplexity is inf"):
         evaluate(large, items=2)
 
 
