@@ -20,6 +20,7 @@ from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.study import interpret
 from tracr_jax.lm.load import RANDOM, LoadedLM, load_lm
+from tracr_jax.presets import preset
 from tracr_jax.progress import Say
 from tracr_jax.report.data import last_layer
 from tracr_jax.runs.folder import about, check_folder, located
@@ -108,20 +109,23 @@ def controls(
 
 
 def fitting(config: RunConfig, *, steps: int | None = None) -> RunConfig:
-    """The options of a run that fits an affine adapter to a frozen model, with another's layers and items."""
-    alignment = config.losses.alignment
+    """The options of a run that fits an affine adapter to a frozen model, with another's layers and items.
+
+    Of a run with reserved directions, what fits an affine adapter is that of the default preset: alignment by
+    variables, its rate, and the contrasts of the result's rows as its subspace.
+    """
+    losses, optim = config.losses, config.optim
+    if losses.alignment not in ("variable", "cosine"):
+        usual = preset("variable", task=config.task, lm=config.lm)
+        losses = dataclasses.replace(losses, alignment="variable", result_span=usual.losses.result_span)
+        optim = dataclasses.replace(optim, adapter_learning_rate=usual.optim.adapter_learning_rate)
     return dataclasses.replace(
         config,
         train="adapter",
         onto="",
         steps=min(config.steps, _STEPS) if steps is None else steps,
-        # The default alignment, where the run has none of the kind that fits an affine adapter.
-        losses=dataclasses.replace(
-            config.losses,
-            alignment=alignment if alignment in ("variable", "cosine") else "variable",
-            hook=False,
-            retention_weight=0.0,
-        ),
+        losses=dataclasses.replace(losses, hook=False, retention_weight=0.0),
+        optim=optim,
     )
 
 
