@@ -11,10 +11,10 @@ HOW = (
     "layer that encodes each, %, mean over variables. Used: variables whose swap the answer follows above every "
     "control. Follows: of the swaps that flip the program's answer on a base answered rightly, %, median over "
     "cells; – where no base is. Error: causal abstraction error of the swaps (with what no variable holds "
-    "exchanged as well). A run with reserved directions is asked for the values that its program tells apart, while "
-    "it holds them, and its swaps must also beat the exchange of what no variable holds; the controls, read by an "
-    "affine map, for every value, and without that. Noise: exact match under the strongest noise in the result "
-    "subspace / in a random one, %."
+    "exchanged as well). A run with reserved directions is asked for the values that its program tells apart, "
+    "while it holds them, and its swaps must also beat the exchange of what no variable holds; the controls, read "
+    "by an affine map, for every value, and without that. Noise: exact match under the strongest noise in the "
+    "result subspace / in a random one, %."
 )
 
 
