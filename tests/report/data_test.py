@@ -95,12 +95,13 @@ def test_the_scorecard_is_taken_from_evaluation_where_there_is_no_other(tmp_path
 
 
 def test_the_result_is_found_by_name_or_is_the_last():
-    unknown = dataclasses.replace(RUN, evaluation=None)
-    assert D.result_name(unknown, ["tokens", "final_result_3", "x"]) == "final_result_3"
-    assert D.result_name(unknown, ["tokens", "x"]) == "x"
-    assert D.result_name(unknown, []) is None
-    named = dataclasses.replace(RUN, evaluation={"result": "tokens"})
-    assert D.result_name(named, ["tokens", "final_result_3"]) == "tokens"
+    def result(names, evaluation=None):
+        return D.result_name(SimpleNamespace(evaluation=evaluation), names)  # pyright: ignore[reportArgumentType]
+
+    assert result(["tokens", "final_result_3", "x"]) == "final_result_3"
+    assert result(["tokens", "x"]) == "x"
+    assert result([]) is None
+    assert result(["tokens", "final_result_3"], {"result": "tokens"}) == "tokens"
 
 
 @pytest.mark.parametrize("text", ["</script>", "<!--", "]]>", "&amp;", "\u2028\u2029", "\ud800", "\x00"])

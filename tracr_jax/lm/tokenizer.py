@@ -87,10 +87,10 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """From a folder with tokenizer.json, or with vocab.json and merges.txt; see `tokenizer_files`."""
+        template = Path(folder) / "chat_template.jinja"  # as newer versions of transformers write it
         with reading(folder):
             backend, config = read_tokenizer(Path(folder))
-        template = Path(folder) / "chat_template.jinja"  # as newer versions of transformers write it
-        return cls(backend, config | ({"chat_template": read_text(template)} if template.is_file() else {}))
+            return cls(backend, config | ({"chat_template": read_text(template)} if template.is_file() else {}))
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, each in one step."""
