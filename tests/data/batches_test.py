@@ -16,10 +16,12 @@ from tracr_jax.data.bridge import make_bridge
 from tracr_jax.data.encode import encode_item, sequence_length
 from tracr_jax.data.text import TextIds
 from tracr_jax.errors import UserError
+from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import WORDINGS, Dyck
 from tracr_jax.tasks.int_sum import IntSum
 from tracr_jax.tasks.split import split_of
+from tracr_jax.tasks.strings import StringTask
 
 STORY = "Once upon a time there was a girl. She had a red ball and a small dog.\n<|endoftext|>\n" * 20
 
@@ -31,7 +33,7 @@ def made(tmp_path_factory):
         text = TextIds.build(STORY, tokenizer, cache=tmp_path_factory.mktemp("text"))
         sizes = {"batch": 6, "text_batch": 3, "text_length": 16, "seed": 7}
         options = {**sizes, **options}
-        more = {k: options.pop(k) for k in ("seed", "fidelity") if k in options}
+        more = {k: options.pop(k) for k in ("seed", "fidelity", "answers") if k in options}
         return Batches(task, bridge_of(task, tokenizer), text, DataConfig(**options), **more)
 
     return make
@@ -214,6 +216,40 @@ def test_another_process_makes_the_same_items():
     assert json.loads(out) == [
         [t.train_item(9, seed=1).prompt, t.eval_sets()["test"].item(3).prompt] for t in tasks
     ]
+
+
+def test_an_answer_with_more_tokens_than_the_step_computes_is_refused(made):
+    """An item in a thousand may have one; what lies behind K would not be trained."""
+    assert made(Dyck(), answers=2).batch_at(0).answer_mask.sum(axis=1).max() == 2  # with the end of text
+    with pytest.raises(
+        UserError, match=r"the answer '\w+' takes 2 tokens, those of the task's longest_items at most 1"
+    ):
+        made(Dyck(), answers=1).batch_at(0)
+    # Rows that are only aligned answer nothing.
+    aligned = made(Dyck(), answers=2, domain_items=4, domain_supervised=0)
+    assert aligned.batch_at(0).ids.shape[0] == 10
+
+
+def test_answers_are_encoded_behind_their_prompts(tmp_path):
+    """A normalizer may put a blank in front of every text: an answer alone then has other tokens."""
+    task = StringTask("odd", odd, letters=("x", "y"), question="")
+    said = json.loads(filtered(task).to_json())
+    said["normalizer"] = {"type": "Prepend", "prepend": " "}
+    tokenizer = Tokenizer.from_json(json.dumps(said), filtered(task).config)
+    bridge = bridge_of(task, tokenizer)
+    text = TextIds.build(STORY, tokenizer, cache=tmp_path)
+    data = DataConfig(batch=4, text_batch=2, text_length=8, answer_end=False)
+    batches = Batches(task, bridge, text, data, seed=0)
+    batch = batches.batch_at(0)
+    for item, ids, mask in zip(batches.items_at(0)[0], batch.ids, batch.answer_mask, strict=True):
+        asked = bridge.split(item)[1]
+        assert tokenizer.encode(bridge.separator + item.label) != asked
+        assert ids[np.flatnonzero(mask) + 1].tolist() == asked
+
+
+def odd():
+    is_x = rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == "x")
+    return rasp.Map(lambda n: n % 2 == 1, rasp.SelectorWidth(is_x)).named("found")
 
 
 def test_as_coded_length(made):

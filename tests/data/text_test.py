@@ -12,7 +12,7 @@ from tracr_jax.data import text as text_module
 from tracr_jax.data.source import open_text, pieces
 from tracr_jax.data.text import TextIds
 from tracr_jax.errors import UserError
-from tracr_jax.lm.tokenizer import word_tokenizer
+from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
 
 TEXT = "".join(f"Story {i}: a cat sat on the mat {i * 'again '}.\n<|endoftext|>\n" for i in range(30))
 
@@ -103,6 +103,9 @@ def test_cache_is_used_and_belongs_to_tokenizer_and_text(tmp_path, monkeypatch):
     TextIds.build(TEXT + "more", tokenizer, cache=tmp_path)
     TextIds.build(TEXT, tokenizer.filtered(lambda a, b: "a" not in a), cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
+    splits = Tokenizer.from_json(tokenizer.to_json(), tokenizer.config | {"split_special_tokens": True})
+    whole, split = (TextIds.build("it says <|endoftext|> here\n", t, cache=tmp_path) for t in (tokenizer, splits))
+    assert len(split.ids) > len(whole.ids)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an array", None])
