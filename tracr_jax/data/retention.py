@@ -27,6 +27,8 @@ def retention_text(
         name = str(hub_text(name, megabytes=data.text_megabytes, process=here, processes=all_of, say=say))
     say(f"tokenising retention text: {name}")
     text = TextIds.open(name, tokenizer)
+    if data.text.startswith(PREFIX):
+        text.content = ""  # of a share, which is another one with another number of processes
     if name == "bundled":
         return text, TextIds.open("bundled", tokenizer, split="valid")
     return text.hold_out(_WINDOWS * _LENGTH, row=_LENGTH)

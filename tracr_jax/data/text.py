@@ -35,7 +35,7 @@ class TextIds:
     def __init__(self, ids: Integer[np.ndarray, " N"], *, eos_id: int, content: str = ""):
         self.ids = ids
         self.content = content
-        """Digest of the text that these are the ids of, whole: of a part of it, too."""
+        """Digest of the text that these are the ids of, whole: of a part of it, too; "" where it is not known."""
         self.eos_id = eos_id
         self._only: Sequence[int] | None = None
 

@@ -37,7 +37,8 @@ def check_original(folder: Path, lm: LoadedLM, *, data: str = "") -> None:
     if data and before and data != before:
         raise UserError(
             f"{folder}: the batches are not those of the run so far ({before}, now {data}): its text, its model's "
-            "tokenizer or its task has changed; put back what changed, or begin again in another --folder"
+            "tokenizer or its task has changed, or tracr_jax itself; put that back, or begin again in another "
+            "--folder"
         )
     if weights != (now := _digest(lm)):
         raise UserError(
