@@ -65,7 +65,11 @@ def test_unknown_preset(capsys):
         ("report run --example 1", "--example has no effect without --picture FILE; give both, or leave it out"),
         ("export run to --pairs 3", "--pairs has no effect without --as interpbench"),
         ("export run to --items 3", "--items has no effect without --activations"),
-        ("export run to --task x.py", "--task has no effect without --as interpbench or --activations"),
+        (
+            "inject count --varied --folder nowhere",
+            "--varied: task count has no varied_item; leave the option out",
+        ),
+        ("report --picture x.png", "no run folder given: tracr-jax report RUN"),
         ("inject parity --preset graft --train lora:4", "preset graft with train 'lora:4': a graft leaves"),
         (f"tasks {__file__}", f"a file; see it by tracr-jax check {__file__}"),
         ("report nowhere", "nowhere: no such folder"),

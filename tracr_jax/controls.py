@@ -88,7 +88,10 @@ def controls(
         there = (at / "config.json").exists()
         lm = dataclasses.replace(model(), name=own.lm)
         if there:
-            check_folder(at, located(own), resume=True)
+            try:
+                check_folder(at, located(own), resume=True)
+            except UserError as e:
+                raise UserError(f"{at}: was fitted otherwise; remove that folder to fit it again ({e})") from e
             if not began_with(at, lm):  # of a run that has gone on since, or was made anew
                 raise UserError(
                     f"{at}: was fitted to other weights of {own.lm}; remove that folder to fit it again"

@@ -186,6 +186,8 @@ def _run(
         began = load_program(kept)
         check_same_task(began, setup.program.task)
         setup = as_begun(setup, began.reserved)
+    if resume:
+        check_original(folder, setup.lm, data=setup.batches.digest)  # in every process, before anything is written
     setups, lm_params, record = (setup,), None, None
     if config.onto:
         tasks = [p.given for p in onto.programs if p.given] if isinstance(onto, Injected) else []
@@ -204,7 +206,6 @@ def _run(
                 (folder / "evaluation.json").unlink(missing_ok=True)  # of a model that goes on
             if record:
                 record = keep_record(folder, record)
-            check_original(folder, setup.lm, data=setup.batches.digest)
             write_beginning(folder, config, setup.lm.model, programs)
             keep_original(folder, setup.lm, data=setup.batches.digest)
             keep_frozen(folder, config, setup.lm, lm_params)

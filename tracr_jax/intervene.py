@@ -28,8 +28,8 @@ class ResidualEdit:
 
     The block may be traced: one compiled program then serves all of them.
 
-    One compiled block serves all blocks: `fn` is computed at each and its value taken at one, so that it must be
-    finite, with finite gradients, at all (1 / norm needs a floor: a norm that is 0 elsewhere makes gradients NaN).
+    `fn` is computed in every block and its value used in one: it must be finite, with finite gradients, in all of
+    them (a norm that is 0 elsewhere and divides makes gradients NaN).
 
     With `before` and `skip` the blocks below are not computed, where `fn` knows the state without them: what the
     pass says of hidden[0..block] is then nothing, and what comes after it is the same.

@@ -79,7 +79,7 @@ def test_decode_shows_what_the_directions_can_hold(run):
         alive = r.alive[:, r.names.index(v.name)]
         assert np.all(truth[~alive] == -1)
         assert np.any(truth[alive] >= 0)
-        first = set(r.first_of_class(program.teacher, v.name).tolist())
+        first = set(r.standing(program.teacher, v.name).tolist())
         assert set(truth.ravel().tolist()) <= first | {-1}
         assert set(found.values[alive, found.index(v.name)].ravel().tolist()) <= first
         assert np.all(found.away[:, found.index(v.name)] > 0)
@@ -135,7 +135,7 @@ def test_the_explorer_offers_what_is_encoded_and_says_what_is_not(run):
         if v.name not in program.reserved.names:
             assert found["settable"][i] == []
             continue
-        first = program.reserved.first_of_class(program.teacher, v.name).tolist()
+        first = program.reserved.standing(program.teacher, v.name).tolist()
         assert found["settable"][i] == sorted(set(first))
         # Every value is named once: by itself, or by the one that stands for it.
         several = {k for k in first if first.count(k) > 1}
@@ -164,7 +164,7 @@ def test_a_value_is_written_and_decoded_again(run):
         for place in {0, len(v.values) - 1}:
             new = write(run, states, name, v.values[place])
             read = np.asarray(apply_adapter(run.adapter, new))[:, list(v.indices)]
-            assert np.all(read.argmax(axis=1) == r.first_of_class(teacher, name)[place]), name
+            assert np.all(read.argmax(axis=1) == r.standing(teacher, name)[place]), name
     np.testing.assert_allclose(
         write(run, states, "final_result", True), write(run, states, "final_result_1", True)
     )

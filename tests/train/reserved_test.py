@@ -296,7 +296,7 @@ def test_a_token_of_the_programs_stands_for_its_class_and_not_bos():
     r = reserve(teacher, Oracle(shown), ExchangeConfig(merge_values=True))
     values = teacher.variable("tokens").values
     assert values[0] == "bos"
-    assert {values[i] for i in r.first_of_class(teacher, "tokens")} == {"x", "y"}
+    assert {values[i] for i in r.standing(teacher, "tokens")} == {"x", "y"}
     assert r.alike(teacher, "tokens") == {values.index("x"): "x,z"}
     codes = r.init(directions(0, width=16, count=r.total))
     state = r.write(codes, np.zeros((1, 16), np.float32), "tokens", int(r.class_of(teacher, "tokens")[1]))

@@ -297,7 +297,8 @@ def _report(argv: list[str]) -> None:
     say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
     _only_with(args.example, args.picture is not None, "--example", "--picture FILE")
     # First what may be refused.
-    picture = args.picture and draw_picture(args.runs[0], args.picture, example=args.example or 0)
+    first = next(iter(args.runs), None)
+    picture = first and args.picture and draw_picture(first, args.picture, example=args.example or 0)
     write_report(args.runs, out=args.out, say=say)
     if picture:
         say(str(picture))
@@ -312,7 +313,6 @@ def _export(argv: list[str]) -> None:
     benchmark = args.form == "interpbench"
     _only_with(args.pairs, benchmark, "--pairs", "--as interpbench")
     _only_with(args.items, args.activations, "--items", "--activations")
-    _only_with(args.task, benchmark or args.activations, "--task", "--as interpbench or --activations")
     refuse_filled(args.folder)  # now, and not after the run was opened
     run = open(args.run, task=args.task, finished=True)
     folder = export_run(

@@ -18,7 +18,6 @@ from tracr_jax.data.bridge import Bridge
 from tracr_jax.data.encode import place, sequence_length
 from tracr_jax.data.text import Mode, TextIds
 from tracr_jax.errors import UserError
-from tracr_jax.lm.tokenizer_files import parsed
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.types import Batch
@@ -28,9 +27,16 @@ _COMPARED = 20  # items that the program is asked with other words
 _ASKING = 2  # words before the answer that stay: they say that an answer is due ("Answer" and its line)
 
 
+def check_varied(task: Task, data: DataConfig) -> None:
+    """Refuse varied items of a task that has none."""
+    if data.varied and not hasattr(task, "varied_item"):
+        raise UserError(f"--varied: task {task.name} has no varied_item; leave the option out")
+
+
 def items_at(task: Task, data: DataConfig, *, seed: int, step: int) -> tuple[list[Item], list[Item]]:
     """The items of a step that are supervised, and those that are only aligned; pure in (seed, step)."""
     first, domain_first = step * data.batch, step * data.domain_items
+    check_varied(task, data)
     make = task.varied_item if data.varied else task.free_item  # type: ignore[attr-defined]
     domain = [make(domain_first + k, seed=seed) for k in range(data.domain_items)]
     supervised = [task.train_item(first + k, seed=seed) for k in range(data.batch)]
@@ -93,8 +99,7 @@ class Batches:
                 f"items take S = {self.S} positions, the teacher's table holds {table}: compile it with "
                 f"max_seq_len >= {self.S}"
             )
-        if data.varied and not hasattr(task, "varied_item"):
-            raise UserError(f"--varied: task {task.name} has no varied_item; leave the option out")
+        check_varied(task, data)
         self._task, self._bridge, self._text, self._data, self._seed = task, bridge, text, data, seed
         self._fidelity = fidelity
         self._only: tuple[int, ...] | None = None
@@ -110,8 +115,7 @@ class Batches:
         The text is left out where it has no digest of its own: each process streams a share of a hub's.
         """
         total = hashlib.blake2b(self._text.content.encode(), digest_size=8)
-        vocab = parsed(self._bridge.tokenizer.to_json()).get_vocab()
-        total.update(json.dumps(sorted(vocab.items(), key=lambda token: token[1])).encode())
+        total.update(json.dumps(self._bridge.tokenizer.vocabulary()).encode())
         first = self.batch_at(0)
         for x in first if self._text.content else first[:-1]:
             total.update(np.ascontiguousarray(x).tobytes())
@@ -190,7 +194,7 @@ class Batches:
             if self._answers is not None and count > self._answers:
                 raise UserError(
                     f"the answer {item.label!r} takes {count} tokens, those of the task's longest_items at most "
-                    f"{self._answers}: add an item with one as long to them"
+                    f"{self._answers}: add an item with one as long to them, and begin again"
                 )
 
     def part(self, rows: Sequence[int], text_rows: Sequence[int]) -> "Batches":

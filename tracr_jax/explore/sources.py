@@ -44,11 +44,11 @@ class Sources:
             del self._hidden[0], self._read[0]
 
     def values(self, variable: int) -> list[int]:
-        """The values that a variable can be set to, by their places; the first of those that share a centroid."""
+        """The values that a variable can be set to, by their places; one of those that share a centroid."""
         v, reserved = self._run.program.teacher.variables[variable], self._run.program.reserved
         if reserved is not None:
             named = v.name in reserved.names
-            return np.unique(reserved.first_of_class(self._run.program.teacher, v.name)).tolist() if named else []
+            return np.unique(reserved.standing(self._run.program.teacher, v.name)).tolist() if named else []
         held = {int(x) for r in self._read for x in np.unique(r.truth[v.writer_layer, variable])}
         return sorted(held - {NOTHING})
 

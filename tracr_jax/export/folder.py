@@ -4,7 +4,7 @@
     tokenizer.json  tokenizer_config.json  special_tokens_map.json  (vocab.json  merges.txt)
     adapter.safetensors  program.json  teacher.npz   A = (weight [D, d], bias [D]), what its rows mean, the program
     reserved.npz  codes.safetensors        of a reserved adapter: where its variables stand, and their centroids
-    README.md  original.json               a card with the measured numbers; digest of the model before the run
+    README.md  original.json               a card with the measured numbers; digests of what the run began with
     program_adapter.safetensors  original/ of a run with --train lora: see `tracr_jax.export.program`
     graft.safetensors                      of a graft: its map; the model is untouched, see `tracr_jax.runs.graft`
     interpbench/  activations.*            where asked for: ground truth, labelled activations
@@ -66,11 +66,11 @@ def export_run(
     for name, count in (("pairs", pairs), ("items of each set", activations)):
         if count is not None and count < 1:
             raise UserError(f"export: {name} must be at least 1, got {count}")
-    evaluation = evaluation or run.evaluation
+    evaluation = evaluation or run.measured
     if evaluation is None:
         raise UserError(
-            f"{run.folder}: an export needs the run's measured numbers: tracr-jax evaluate makes "
-            "them, or give evaluation="
+            f"{run.folder}: an export needs the model's measured numbers: give evaluation=, or make a run's by "
+            f"tracr-jax evaluate {run.folder}"
         )
     if evaluation.get("task", program.name) != program.name:
         raise UserError(

@@ -133,6 +133,10 @@ class Tokenizer:
             return token.replace("▁", " ")
         return bytes(BYTE_OF[c] for c in token).decode("utf-8", errors="replace")
 
+    def vocabulary(self) -> list[tuple[int, str]]:
+        """Every token as the vocabulary writes it, with its id, in order."""
+        return sorted((i, token) for token, i in self._inner.get_vocab(with_added_tokens=True).items())
+
     def token_ids(self) -> list[int]:
         """All ids, in order; there may be gaps."""
         return sorted(self._inner.get_vocab(with_added_tokens=True).values())
@@ -145,7 +149,7 @@ class Tokenizer:
     @functools.cached_property
     def _is_bytes(self) -> bool:
         """Whether a token's letters stand for bytes, as GPT-2's do."""
-        return '"ByteLevel"' in json.dumps(json.loads(self.to_json())["decoder"])
+        return "ByteLevel(" in repr(self._inner.decoder)  # alone or in a sequence, whose parts have no names
 
     @functools.cached_property
     def _added(self) -> frozenset[str]:

@@ -100,9 +100,9 @@ def compare(
       UserError: they are one run, of different tasks, or answered different items.
     """
     both = [one if isinstance(one, Injected) else Path(one) for one in (first, second)]
-    folders = [Path(one.folder or "") if isinstance(one, Injected) else one for one in both]
-    if folders[0].resolve() == folders[1].resolve() and folders[0].name:
-        raise UserError(f"compare: {folders[0]} is given twice")
+    paths = [one.resolve() if isinstance(one, Path) else one for one in both]
+    if paths[0] is paths[1] or (isinstance(paths[0], Path) and paths[0] == paths[1]):
+        raise UserError(f"compare: {first} is given twice")
     known = [_written(one) for one in both]
     items = next((k.items for k in known if k), -1)
     found = [k or _measured(one, items, task, say) for k, one in zip(known, both, strict=True)]
@@ -200,7 +200,7 @@ def _written(run: Injected | Path) -> Answers | None:
     if isinstance(run, Path) and not run.exists():
         raise UserError(f"{run}: no such folder")
     if isinstance(run, Injected):
-        evaluation = run.evaluation
+        evaluation = run.measured
     else:
         path = run / "evaluation.json"
         evaluation = read_json(path) if path.is_file() else None

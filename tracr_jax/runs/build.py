@@ -47,7 +47,7 @@ from tracr_jax.train.step import (
 from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split
 from tracr_jax.types import Batch, Params
 
-_STEPS = 10  # whose items are looked at for the longest answer
+_STEPS = 30  # whose items are looked at for the longest answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,9 +230,9 @@ def make_batch_at(setups: Sequence[Setup], *, mesh: Mesh | None = None) -> Calla
 
 
 def _drawn(task: Task, config: RunConfig) -> list[Item]:
-    """Items of the first steps: those of the program's whole domain may have longer answers than others."""
-    steps = (items_at(task, config.data, seed=config.seed, step=step) for step in range(_STEPS))
-    return [item for supervised, _ in steps for item in supervised]
+    """Items of the first steps, one for each answer: those of the program's whole domain may be longer."""
+    steps = (items_at(task, config.data, seed=config.seed, step=step)[0] for step in range(_STEPS))
+    return list({item.label: item for items in steps for item in items}.values())
 
 
 def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:

@@ -5,7 +5,7 @@ model/            config.json of the language model, and what is not trained of 
                                                      metrics.jsonl     every step's numbers
 programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program_files`
 checkpoints/      trained parameters                 untouched.json    answers of the untouched model, until
-original.json     which model it began with                            the run is evaluated
+original.json     model and data it began with                          the run is evaluated
                                                      evaluation.json   accuracies and retention
                                                      examples.json     a few prompts, read token by token
 """

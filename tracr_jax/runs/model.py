@@ -105,6 +105,12 @@ class Injected:
             )
         return adapter
 
+    @property
+    def measured(self) -> Mapping[str, Any] | None:
+        """`evaluation`, where it is of these weights and not of those that were replaced."""
+        said = (self.evaluation or {}).get("weights")
+        return self.evaluation if said in (None, self.digest) else None
+
     @functools.cached_property
     def digest(self) -> str:
         """Of all that was trained, and of what it stands beside: the same for the same numbers."""

@@ -200,7 +200,7 @@ def _shareable(config: RunConfig) -> dict[str, Any]:
     drawn, name = RANDOM * config.lm.startswith(RANDOM), config.lm.removeprefix(RANDOM)
     out["lm"] = drawn + (name if is_hub_id(name) else Path(name).name)
     out["onto"] = Path(config.onto).name
-    out["task"] = config.task.replace("\\", "/").rpartition("/")[2]
+    out["task"] = config.task.replace("\\", "/").rstrip("/").rpartition("/")[2]
     out["data"]["text"] = Path(config.data.text).name
     return out
 

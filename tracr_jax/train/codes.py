@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 _NUMBERS = 8  # whole numbers of more values than this are coded as places on a curve
 _DRAWS = 300  # of which the one is taken whose nearest two places are furthest apart
+_ENTRIES = 3_000_000  # distances that are looked at in all: fewer draws of very many values
 
 
 def is_fixed(classes: int) -> bool:
@@ -35,24 +36,25 @@ def code(
 
 
 def spread(m: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "m k"]:
-    """Places of m values, far from one another, with mean 0 and, in each of k dimensions, mean square 1.
+    """Places of m values, far from one another, with mean 0 and, on average over the dimensions, mean square 1.
 
     With m - 1 dimensions all are equally far, √(2m); with fewer they are the best of some hundred draws. One draw
     alone puts two of three places nearer than four standard deviations of the noise once in six times, and there
     they would stay.
     """
     if k >= m - 1:
-        drawn = np.zeros((1, m, k))
-        drawn[0, :, : m - 1] = np.linalg.svd(np.eye(m) - 1 / m)[0][:, : m - 1]
+        draws = [np.pad(np.linalg.svd(np.eye(m) - 1 / m)[0][:, : m - 1], ((0, 0), (0, k - m + 1)))]
     else:
-        drawn = rng.normal(size=(_DRAWS, m, k))
-    drawn -= drawn.mean(axis=1, keepdims=True)
-    drawn *= np.sqrt(m * k / np.sum(drawn**2, axis=(1, 2), keepdims=True))
-    square = np.sum(drawn**2, axis=-1)
-    apart = square[:, :, None] + square[:, None] - 2 * drawn @ drawn.swapaxes(1, 2)
-    nearest = np.min(apart + np.where(np.eye(m, dtype=bool), np.inf, 0.0), axis=(1, 2))
-    turned = np.linalg.qr(rng.normal(size=(k, k)))[0]
-    return drawn[np.argmax(nearest)] @ turned
+        draws = (rng.normal(size=(m, k)) for _ in range(max(1, min(_DRAWS, _ENTRIES // m**2))))
+    most, best = -1.0, np.zeros((m, k))
+    for x in draws:
+        x = x - x.mean(axis=0)
+        x *= np.sqrt(m * k / np.sum(x**2))
+        apart = np.sum(x**2, axis=1)[:, None] + np.sum(x**2, axis=1) - 2 * x @ x.T
+        np.fill_diagonal(apart, np.inf)
+        if apart.min() > most:
+            most, best = apart.min(), x
+    return best @ np.linalg.qr(rng.normal(size=(k, k)))[0]
 
 
 def number_code(values: Sequence[int], k: int) -> Float[np.ndarray, "m k"]:

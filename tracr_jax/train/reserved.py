@@ -28,7 +28,7 @@ from tracr_jax.teacher.variables import ALONE, NOTHING
 from tracr_jax.train.codes import code, is_fixed
 from tracr_jax.types import Adapter, Array, Codes
 
-_NEVER = -1e4  # logit of a value that the first of its class represents
+_NEVER = -1e4  # logit of a value for which another of its class stands
 
 
 class Group(NamedTuple):
@@ -148,7 +148,7 @@ class Reserved:
         own = self.select[list(teacher.variable(name).indices)]
         return own.argmax(axis=1) - own.any(axis=0).argmax()
 
-    def first_of_class(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
+    def standing(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
         """For each value of a variable the place of the value that stands for its class."""
         indices = list(teacher.variable(name).indices)
         return np.array([indices.index(i) for i in self.stands[self.select[indices].argmax(axis=1)]])
@@ -157,7 +157,7 @@ class Reserved:
         """Values that share a centroid, by the place of that which stands for all: "1…45", or "0,2,4,…"."""
         if name not in self.names:
             return {}
-        values, first = teacher.variable(name).values, self.first_of_class(teacher, name)
+        values, first = teacher.variable(name).values, self.standing(teacher, name)
         occurs = ~np.array([is_special(teacher, name, value) for value in values])
         classes = {int(k): np.flatnonzero((first == k) & occurs) for k in np.unique(first)}
         return {k: _named_together(values, places) for k, places in classes.items() if len(places) > 1}
@@ -176,11 +176,11 @@ class Reserved:
         """The program's values of the variables `names` as far as they are encoded.
 
         Not encoded is a variable without directions, nor one whose directions were released after its last reader;
-        of values that share a centroid, the first represents all.
+        of values that share a centroid, one stands for all.
         """
         shown = np.full_like(truth, NOTHING)
         for i, name in enumerate(self.names):
-            n, first = names.index(name), self.first_of_class(teacher, name)
+            n, first = names.index(name), self.standing(teacher, name)
             here = self.alive[:, i].reshape(-1, *[1] * (truth.ndim - 2)) & (truth[..., n] != NOTHING)
             shown[..., n] = np.where(here, first[truth[..., n]], NOTHING)
         return shown
