@@ -110,8 +110,14 @@ def test_what_is_fitted_keeps_layers_and_items_and_no_more():
         assert (fitted.train, fitted.losses.hook, fitted.losses.retention_weight) == ("adapter", False, 0)
         assert fitted.losses.alignment == ("cosine" if method == "cosine" else "variable")
         assert fitted.steps == 300
-        for name in ("layer_offset", "layer_stride", "data", "seed", "optim"):
+        for name in ("layer_offset", "layer_stride", "data", "seed"):
             assert getattr(fitted, name) == getattr(config, name)
+        # Reserved directions have another rate and span; an affine adapter has its own.
+        usual = preset("variable") if method == "exchange" else config
+        assert fitted.optim == dataclasses.replace(
+            config.optim, adapter_learning_rate=usual.optim.adapter_learning_rate
+        )
+        assert fitted.losses.result_span == usual.losses.result_span
     assert C.fitting(RunConfig(steps=20)).steps == 20
 
 

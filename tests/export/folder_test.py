@@ -225,7 +225,7 @@ def test_an_adapter_of_another_run_is_refused(exported, tmp_path):
         tracr_jax.open(folder)
 
 
-def test_command_refuses_before_it_opens_the_run(tmp_path, capsys):
+def test_command_refuses_what_is_no_run_and_a_folder_that_is_filled(tmp_path, capsys):
     def fails(*argv):
         with pytest.raises(SystemExit):
             cli.main(["export", *map(str, argv)])
@@ -234,6 +234,6 @@ def test_command_refuses_before_it_opens_the_run(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     assert "not a run folder" in fails(tmp_path / "run", tmp_path / "out")
     (tmp_path / "run" / "config.json").write_text("{}")
-    assert "measure the run first: tracr-jax evaluate" in fails(tmp_path / "run", tmp_path / "out")
+    assert "no checkpoints here; is this the folder of a run?" in fails(tmp_path / "run", tmp_path / "out")
     assert "is not empty" in fails(tmp_path / "run", tmp_path / "run")
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tracr_jax.cli import options
 from tracr_jax.cli.interrupt import answering
-from tracr_jax.cli.parse import parse, peek
+from tracr_jax.cli.parse import one_of, only_with, parse, peek
 from tracr_jax.config import RunConfig
 from tracr_jax.config_file import read_config, to_dict
 from tracr_jax.errors import UserError
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 
 
 _EVALUATED, _EXPORTED = 300, 50  # items and pairs where none are asked for
-
-
-def _only_with(value: Any, there: bool, option: str, other: str) -> None:
-    """Refuse an option that would be without effect."""
-    if value is not None and not there:
-        raise UserError(f"{option} has no effect without {other}; give both, or leave it out")
-
-
-def _one_of(first: bool, second: Any, *names: str) -> None:
-    """Refuse two options of which one decides alone."""
-    if first and second is not None:
-        raise UserError(f"{names[0]} and {names[1]} exclude each other; leave out one")
 
 
 def _inject(argv: list[str]) -> None:
@@ -174,7 +162,7 @@ def _evaluate(argv: list[str]) -> None:
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
-    _one_of(args.full, args.items, "--full", "--items")
+    one_of(args.full, args.items, "--full", "--items")
     items = None if args.full else _EVALUATED if args.items is None else args.items
     check_items(items)  # before the run is opened, which takes a while
     run = open(args.run, task=args.task, finished=True)
@@ -270,7 +258,7 @@ def _retention(argv: list[str]) -> None:
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
-    _one_of(args.full, args.items, "--full", "--items")
+    one_of(args.full, args.items, "--full", "--items")
     started = time.time()
     run = open(args.run, finished=True)
     baseline = None if args.baseline is None else open_baseline(args.baseline, run)
@@ -295,8 +283,7 @@ def _report(argv: list[str]) -> None:
 
     console = Console(highlight=False)
     say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
-    _only_with(args.example, args.picture is not None, "--example", "--picture FILE")
-    # First what may be refused.
+    only_with(args.example, args.picture is not None, "--example", "--picture FILE")
     first = next(iter(args.runs), None)
     picture = first and args.picture and draw_picture(first, args.picture, example=args.example or 0)
     write_report(args.runs, out=args.out, say=say)
@@ -311,8 +298,8 @@ def _export(argv: list[str]) -> None:
     from tracr_jax.runs.model import open
 
     benchmark = args.form == "interpbench"
-    _only_with(args.pairs, benchmark, "--pairs", "--as interpbench")
-    _only_with(args.items, args.activations, "--items", "--activations")
+    only_with(args.pairs, benchmark, "--pairs", "--as interpbench")
+    only_with(args.items, args.activations, "--items", "--activations")
     refuse_filled(args.folder)  # now, and not after the run was opened
     run = open(args.run, task=args.task, finished=True)
     folder = export_run(

@@ -219,3 +219,15 @@ def _option_names(kind: Any) -> list[str]:
         else:
             names.append(f"--{f.name.replace('_', '-')}")
     return names
+
+
+def only_with(value: Any, there: bool, option: str, other: str) -> None:
+    """Refuse an option that would be without effect."""
+    if value is not None and not there:
+        raise UserError(f"{option} has no effect without {other}; give both, or leave it out")
+
+
+def one_of(first: bool, second: Any, *names: str) -> None:
+    """Refuse two options of which one decides alone."""
+    if first and second is not None:
+        raise UserError(f"{names[0]} and {names[1]} exclude each other; leave out one")

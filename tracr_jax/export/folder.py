@@ -49,7 +49,7 @@ def export_run(
     Args:
       run: from `inject` or `open`.
       folder: does not exist yet, or is empty; it appears whole or not at all.
-      evaluation: the content of the run's evaluation.json, for the card; by default `run.evaluation`.
+      evaluation: the content of the run's evaluation.json, for the card; by default the run's own.
       pairs: also write the ground truth of `tracr_jax.export.benchmark`, with so many pairs of each variable.
       activations: also write those of so many items of each set, see `tracr_jax.export.activations`.
 

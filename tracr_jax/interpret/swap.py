@@ -229,8 +229,8 @@ def swaps(
     for done, cell in enumerate(cells):
         assert measure is not None
         found = program.why_unread(program.teacher.variable(cell.variable), cell.layer) or find(cell)
-        spanned = program.reserved is None and len(pool.held[cell.variable]) >= run.model.width
-        if isinstance(found, Pairs) and spanned:
+        wide = program.reserved is None and len(pool.held[cell.variable]) >= run.model.width
+        if wide and isinstance(found, Pairs):
             found = f"has as many values as the model is wide ({run.model.width}): its span is everything"
         if isinstance(found, str):
             reasons.setdefault((cell.variable, found), []).append(cell.layer)
@@ -295,10 +295,9 @@ class _Measure:
         }
 
     def _moved(self, cell: Cell, pairs: Sequence[Pair], right: Hits) -> dict[str, Any] | None:
-        """How often a right answer is another one when everything that no variable holds is exchanged.
+        """How often a right answer is another one, whatever it becomes, when what no variable holds is exchanged.
 
-        Of the pairs that flip the program's answer, so that the source would say something else. What the answer
-        becomes does not matter: another digit is as wrong as the source's.
+        Of the pairs that flip the program's answer, so that the source would say something else.
         """
         if self._program.reserved is None:
             return None
