@@ -295,10 +295,7 @@ class _Measure:
         }
 
     def _moved(self, cell: Cell, pairs: Sequence[Pair], right: Hits) -> dict[str, Any] | None:
-        """How often a right answer is another one, whatever it becomes, when what no variable holds is exchanged.
-
-        Of the pairs that flip the program's answer, so that the source would say something else.
-        """
+        """How often a right answer becomes any other when what no variable holds is exchanged, of pairs that flip."""
         if self._program.reserved is None:
             return None
         kept = self._in_lm(cell, [as_it_is(self._pool, p) for p in pairs], "outside")
