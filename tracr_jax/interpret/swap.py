@@ -295,7 +295,7 @@ class _Measure:
         }
 
     def _moved(self, cell: Cell, pairs: Sequence[Pair], right: Hits) -> dict[str, Any] | None:
-        """How often a right answer becomes any other when what no variable holds is exchanged, of pairs that flip."""
+        """How often right answers become any others when what no variable holds is exchanged; of flips."""
         if self._program.reserved is None:
             return None
         kept = self._in_lm(cell, [as_it_is(self._pool, p) for p in pairs], "outside")
