@@ -20,7 +20,7 @@ from tracr_jax.presets import preset
 from tracr_jax.report.load import load_runs
 from tracr_jax.runs.build import build
 from tracr_jax.runs.fits import check_options, check_result_rank
-from tracr_jax.runs.folder import default_folder
+from tracr_jax.runs.folder import default_folder, located
 from tracr_jax.runs.model import untouched
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.train.metrics import read_lines
@@ -255,6 +255,19 @@ def test_default_folder_names_task_model_method_and_seed():
         == "runs/b-task-gpt-variable-seed0"
     )
     assert str(default_folder(preset(task="my.py"))) == "runs/my-tiny-variable-seed0"
+
+
+def test_a_task_folder_is_its_one_file(tmp_path, monkeypatch):
+    """As a shell completes it; else its code would be an object's, which no run can keep."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "square.py").write_text("")
+    (tmp_path / "dyck").mkdir()  # a built-in name is that, whatever lies here
+    for spec in ("mine", "mine/", str(tmp_path / "mine")):
+        config = preset(task=spec)
+        assert located(config).task == str(tmp_path / "mine" / "square.py")
+        assert str(default_folder(config)) == "runs/square-tiny-variable-seed0"
+    assert located(preset(task="dyck")).task == "dyck"
 
 
 @pytest.mark.parametrize("task", ["dyck", "count"])  # whose presets train the program's blocks, and all

@@ -36,6 +36,7 @@ from tracr_jax.runs.program import Program
 from tracr_jax.runs.program_files import save_program
 from tracr_jax.tasks.kept import file_of
 from tracr_jax.tasks.kept import located as located_task
+from tracr_jax.tasks.registry import as_file
 
 MODEL, PROGRAMS = "model", "programs"
 UNTOUCHED = "untouched.json"
@@ -79,7 +80,7 @@ def located(config: RunConfig) -> RunConfig:
     text = config.data.text
     return dataclasses.replace(
         config,
-        task=located_task(config.task),
+        task=located_task(as_file(config.task)),
         lm=model(config.lm),
         onto=config.onto and whole(config.onto),
         data=config.data if text == "bundled" else dataclasses.replace(config.data, text=whole(text)),
@@ -108,6 +109,7 @@ def sweep_folder(task: str, lm: str) -> Path:
 
 
 def _label(task: str, lm: str) -> str:
+    task = as_file(task)
     file = file_of(task)
     task = task if file is None else "-".join([file.stem, *task.split(".py:")[1:]])
     random = "random-" if lm.startswith(RANDOM) else ""

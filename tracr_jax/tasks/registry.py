@@ -46,8 +46,7 @@ def get_task(spec: str, *, as_coded: bool = False, contract: bool = True) -> Tas
         return as_coded_task(spec) if as_coded else _PAPER[spec]()
     if spec in ZOO:
         return ZOO[spec]  # pyright: ignore[reportReturnType] - frozen, and so no less a task
-    if Path(spec).is_dir():
-        spec = str(_only_file(Path(spec)))
+    spec = as_file(spec)
     path, colon, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, ":", "")
     if not colon or not path.endswith(".py"):
         near = difflib.get_close_matches(spec, BUILT_IN, n=1)
@@ -57,6 +56,16 @@ def get_task(spec: str, *, as_coded: bool = False, contract: bool = True) -> Tas
         )
     found, name = _load(Path(path), name)
     return check_task(found, f"{path}:{name}", contract=contract)
+
+
+def as_file(spec: str) -> str:
+    """The same name of a task, where it is that of a folder, by the one file in it.
+
+    Raises:
+      UserError: the folder holds none, or several.
+    """
+    built_in = spec in _PAPER or spec in ZOO
+    return str(_only_file(Path(spec))) if not built_in and Path(spec).is_dir() else spec
 
 
 def as_coded_task(name: str) -> Task:
