@@ -8,7 +8,6 @@ reaches is `measure`; the table names a cell that was not run.
 """
 
 import argparse
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,7 +105,7 @@ def table(file: Mapping[str, Any]) -> str:
 def _check_same(runs: Sequence[Mapping[str, Any]], name: str) -> None:
     """Seeds of a cell have the same options, or their mean is of nothing."""
     # Read back, as what an earlier version did not know has its default.
-    options = [dataclasses.replace(from_dict(copy.deepcopy(dict(r["config"]))), seed=0) for r in runs]
+    options = [dataclasses.replace(from_dict(r["config"]), seed=0) for r in runs]
     if any(o != options[0] for o in options):
         raise UserError(f"zoo.json: the seeds of {name} ran with different options; run those of one kind again")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tracr_jax.cli import options
 from tracr_jax.cli.interrupt import answering
-from tracr_jax.cli.parse import one_of, only_with, parse, peek
+from tracr_jax.cli.parse import listed, one_of, only_with, parse, peek
 from tracr_jax.config import RunConfig
 from tracr_jax.config_file import read_config, to_dict
 from tracr_jax.errors import UserError
@@ -238,7 +238,7 @@ def _controls(argv: list[str]) -> None:
     with showing(_live(), console=console):
         result = controls(
             run,
-            kinds=[k.strip() for k in args.kinds.split(",") if k.strip()],
+            kinds=listed(args.kinds),
             finetuned=args.finetuned,
             steps=args.steps,
             prompts=args.prompts,
@@ -343,7 +343,7 @@ def _sweep(argv: list[str]) -> None:
     from tracr_jax.sweep import Planned, check_set, make_run, plan, sweep
 
     folder = args.folder or sweep_folder(args.task, args.lm)
-    methods = [m.strip() for m in args.methods.split(",") if m.strip()]
+    methods = listed(args.methods)
     sizes = {"seeds": args.seeds, "steps": args.steps, "eval_items": args.eval_items}
     planned = plan(args.task, lm=args.lm, methods=methods, retention=weights, folder=folder, **sizes)
     if args.by:

@@ -231,3 +231,8 @@ def one_of(first: bool, second: Any, *names: str) -> None:
     """Refuse two options of which one decides alone."""
     if first and second is not None:
         raise UserError(f"{names[0]} and {names[1]} exclude each other; leave out one")
+
+
+def listed(text: str) -> list[str]:
+    """The words of an option that takes several with commas between them."""
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tracr_jax.data.samples import check_items
 from tracr_jax.errors import UserError
 from tracr_jax.export import activations as labelled
 from tracr_jax.export import benchmark
@@ -63,9 +64,9 @@ def export_run(
     program, model, params = run.program, alone(run.model), without_map(run.params)
     if program.grafted and (pairs is not None or activations is not None):
         run.adapter  # noqa: B018 - says why a graft has none
-    for name, count in (("pairs", pairs), ("items of each set", activations)):
-        if count is not None and count < 1:
-            raise UserError(f"export: {name} must be at least 1, got {count}")
+    check_items(activations)
+    if pairs is not None and pairs < 1:
+        raise UserError(f"export: pairs must be at least 1, got {pairs}")
     evaluation = evaluation or run.measured
     if evaluation is None:
         raise UserError(

@@ -139,7 +139,7 @@ class Tokenizer:
 
     def token_ids(self) -> list[int]:
         """All ids, in order; there may be gaps."""
-        return sorted(self._inner.get_vocab(with_added_tokens=True).values())
+        return [i for i, _ in self.vocabulary()]
 
     def single_id(self, text: str) -> int | None:
         """The id if the text is exactly one token, else None."""

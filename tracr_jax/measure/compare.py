@@ -100,8 +100,8 @@ def compare(
       UserError: they are one run, of different tasks, or answered different items.
     """
     both = [one if isinstance(one, Injected) else Path(one) for one in (first, second)]
-    paths = [one.resolve() if isinstance(one, Path) else one for one in both]
-    if paths[0] is paths[1] or (isinstance(paths[0], Path) and paths[0] == paths[1]):
+    one, other = (x.resolve() if isinstance(x, Path) else x for x in both)
+    if one == other:  # the same folder, or the same object
         raise UserError(f"compare: {first} is given twice")
     known = [_written(one) for one in both]
     items = next((k.items for k in known if k), -1)

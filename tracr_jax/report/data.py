@@ -4,7 +4,7 @@ Everything here is a pure function of the files; the sentences of `readings.py` 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tracr_jax.measure.stats import wilson
@@ -232,9 +232,13 @@ def _first_layer(sets: Mapping[str, Any]):
 
 def result_name(run: RunFiles, names: Sequence[str]) -> str | None:
     """The program's result among its variables: by evaluation.json, or "final_result…", or the last one."""
-    said = (run.evaluation or {}).get("result")
-    named = (n for n in names if n == said or (not said and n.startswith("final_result")))
-    return next(named, names[-1] if names else None)
+    return next(iter(results(run.evaluation or {}, names)), names[-1] if names else None)
+
+
+def results(evaluation: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Those of the variables that are the program's result: as evaluation.json says, or "final_result…"."""
+    said = evaluation.get("result")  # not in files of earlier versions
+    return [n for n in names if (n == said if said else n.startswith("final_result"))]
 
 
 def embed(value: Any) -> str:

@@ -109,7 +109,7 @@ class Injected:
     def measured(self) -> Mapping[str, Any] | None:
         """`evaluation`, where it is of these weights and not of those that were replaced."""
         said = (self.evaluation or {}).get("weights")
-        return self.evaluation if said in (None, self.digest) else None
+        return self.evaluation if said is None or said == self.digest else None
 
     @functools.cached_property
     def digest(self) -> str:

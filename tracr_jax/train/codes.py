@@ -38,23 +38,29 @@ def code(
 def spread(m: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "m k"]:
     """Places of m values, far from one another, with mean 0 and, on average over the dimensions, mean square 1.
 
-    With m - 1 dimensions all are equally far, √(2m); with fewer they are the best of some hundred draws. One draw
-    alone puts two of three places nearer than four standard deviations of the noise once in six times, and there
-    they would stay.
+    With m - 1 dimensions, and there are never more, all are equally far, √(2m); with fewer they are the best of
+    some hundred draws. One draw alone puts two of three places nearer than four standard deviations of the noise
+    once in six times, and there they would stay.
     """
-    if k >= m - 1:
-        draws = [np.pad(np.linalg.svd(np.eye(m) - 1 / m)[0][:, : m - 1], ((0, 0), (0, k - m + 1)))]
+    if k == m - 1:
+        draws = [np.linalg.svd(np.eye(m) - 1 / m)[0][:, :k]]
     else:
         draws = (rng.normal(size=(m, k)) for _ in range(max(1, min(_DRAWS, _ENTRIES // m**2))))
-    most, best = -1.0, np.zeros((m, k))
-    for x in draws:
-        x = x - x.mean(axis=0)
-        x *= np.sqrt(m * k / np.sum(x**2))
-        apart = np.sum(x**2, axis=1)[:, None] + np.sum(x**2, axis=1) - 2 * x @ x.T
-        np.fill_diagonal(apart, np.inf)
-        if apart.min() > most:
-            most, best = apart.min(), x
+    best = max(map(_scaled, draws), key=_nearest)
     return best @ np.linalg.qr(rng.normal(size=(k, k)))[0]
+
+
+def _scaled(x: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "m k"]:
+    x = x - x.mean(axis=0)
+    return x * np.sqrt(x.size / np.sum(x**2))
+
+
+def _nearest(x: Float[np.ndarray, "m k"]) -> float:
+    """The smallest squared distance of two places."""
+    square = np.sum(x**2, axis=1)
+    apart = square[:, None] + square - 2 * x @ x.T
+    np.fill_diagonal(apart, np.inf)
+    return apart.min()
 
 
 def number_code(values: Sequence[int], k: int) -> Float[np.ndarray, "m k"]:

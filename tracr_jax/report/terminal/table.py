@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tracr_jax.report.data import results
+
 
 def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
     """Answers on every set, decoded variables on the test set (a graft has none), language kept."""
@@ -103,8 +105,7 @@ def decode_table(evaluation: Mapping[str, Any], *, worst: int = 5) -> Table:
     table = _table("decoded from the model, test set, %")
     for column in ("variable", "accuracy", "majority", "at the answer"):
         table.add_column(column, justify="left" if column == "variable" else "right")
-    named = evaluation.get("result")  # older files do not say
-    result = [n for n in at_all if (n == named if named else n.startswith("final_result"))]
+    result = results(evaluation, at_all)
     rest = sorted(
         (n for n in at_all if n not in result and at_all[n]["accuracy"] is not None),
         key=lambda n: at_all[n]["accuracy"],
