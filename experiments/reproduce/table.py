@@ -142,26 +142,27 @@ def block(results: dict[str, Any]) -> str:
 COMPARISON = "comparison"
 # Title, results file, task, quantity of each row. The baseline wins some: they stay.
 _COMPARED = (
-    ("dyck: one bracket wrong, or balanced", "tiny", "dyck", "accuracy/near_miss_balanced"),
     ("dyck: two brackets exchanged, or balanced", "tiny", "dyck", "accuracy/order_miss_balanced"),
+    ("dyck: one bracket wrong, or balanced", "tiny", "dyck", "accuracy/near_miss_balanced"),
     ("int_sum: unseen pairs of larger operands", "tiny", "int_sum", "accuracy/larger_operands"),
     ("count: texts of x alone", "tiny", "count", "accuracy/x_only"),
-    ("dyck in SmolLM2-135M, 600 small steps: one bracket wrong", "smollm2", "dyck", "accuracy/near_miss_balanced"),
+    ("dyck in SmolLM2-135M, 600 small steps: two exchanged", "smollm2", "dyck", "accuracy/order_miss_balanced"),
     ("dyck: perplexity of held-out text", "tiny", "dyck", "perplexity/ratio"),
 )
 
 
 def comparison(files: Mapping[str, dict[str, Any]]) -> str:
     """The README's table, from results by label: exact match, and perplexity relative to the untouched model's."""
-    lines = ["| exact match, % | untouched | fine-tuning | injection |", "|---|--:|--:|--:|"]
+    lines = ["| exact match, % | untouched | trivial | fine-tuning | injection |", "|---|--:|--:|--:|--:|"]
     for title, lm, task, name in _COMPARED:
         cells = [files[lm]["cells"][task][method] for method in ("finetune", "variable")]
         if name.startswith("accuracy/"):
-            before = _percent(cells[0]["sets"][name.removeprefix("accuracy/")]["original"])
+            asked = cells[0]["sets"][name.removeprefix("accuracy/")]
+            before = [_percent(asked["original"]), _percent(max(asked["baselines"].values()))]
             shown = [_value(c, name) for c in cells]
         else:
-            before, shown = "×1", [_value(c, name, lambda x: f"{x:.3f}", "×") for c in cells]
-        lines.append(_row(title, [before, *shown]))
+            before, shown = ["×1", "–"], [_value(c, name, lambda x: f"{x:.3f}", "×") for c in cells]
+        lines.append(_row(title, before + shown))
     return "\n".join(lines)
 
 
