@@ -22,7 +22,7 @@ from tracr_jax.interpret.study import interpret
 from tracr_jax.lm.load import RANDOM, LoadedLM, load_lm
 from tracr_jax.presets import preset
 from tracr_jax.progress import Say
-from tracr_jax.report.data import last_layer
+from tracr_jax.report.data import last_layer, telling_noise
 from tracr_jax.runs.folder import about, check_folder, located
 from tracr_jax.runs.model import Injected, opened
 from tracr_jax.runs.original import began_with
@@ -167,13 +167,13 @@ def row(interpretation: Mapping[str, Any]) -> dict[str, Any]:
     "decoded": values read rightly on the test items at the last layer that encodes the variable, the mean over
     variables; "probe": the same of a linear probe of the untouched model, at that layer. "used" of "swapped"
     variables: as of `swaps`; "followed": the median over cells of the swaps that the answer follows where the base
-    is right; "causal_abstraction_error": as of `swaps`. "noise": exact match under the strongest noise, by
-    subspace.
+    is right; "causal_abstraction_error": as of `swaps`. "noise": exact match by subspace, at the
+    strength, also given, at which the result's and random directions differ most.
     """
     test = interpretation["scorecard"]["sets"]["test"]["classes"]["all"].values()
     at = [(v, layer) for v in test if (layer := last_layer(v["accuracy"])) is not None]
     last = {kind: [v[kind][layer] for v, layer in at] for kind in ("accuracy", "probe")}
-    swapped = interpretation["swaps"]
+    swapped, noise = interpretation["swaps"], telling_noise(interpretation["noise"])
     shares = [c["followed"]["answer"]["swap"] for c in swapped["cells"]]
     followed = [s["accuracy"] for s in shares if s["total"]]
     return {
@@ -183,7 +183,8 @@ def row(interpretation: Mapping[str, Any]) -> dict[str, Any]:
         "swapped": len(swapped["swapped"]),
         "followed": median(followed) if followed else None,
         "causal_abstraction_error": swapped["causal_abstraction_error"],
-        "noise": {kind: points[-1]["accuracy"] for kind, points in interpretation["noise"]["kinds"].items()},
+        "noise": {kind: point["accuracy"] for kind, point in noise.items()},
+        "strength": noise["result"]["strength"],
         "answered": interpretation["noise"]["kinds"]["result"][0]["accuracy"],
     }
 

@@ -12,6 +12,7 @@ from tracr_jax.report import data as D
 from tracr_jax.report.load import load_runs
 from tracr_jax.report.markup import by_task_and_model, sets_of
 from tracr_jax.report.sections import answers_section
+from tracr_jax.report.words import plain
 
 
 def curves(metrics, **config):
@@ -136,5 +137,7 @@ def test_runs_share_a_figure_by_task_and_model_as_configured(tmp_path):
     assert third.evaluation is not None
     extra = {"only_here": third.sets["test"]}
     third = dataclasses.replace(third, evaluation={**third.evaluation, "sets": {**third.sets, **extra}})
-    assert list(sets_of([(0, first), (2, third)])) == [*first.sets, "only_here"]
+    rows = sets_of([(0, first), (2, third)])
+    assert [row.title for row in rows] == [*map(plain, first.sets), "only here"]
+    assert [[i for i, _, _ in row.runs] for row in rows] == [*([[1, 3]] * len(first.sets)), [3]]
     assert "only here" in answers_section([first, third])

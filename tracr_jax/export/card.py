@@ -6,6 +6,7 @@ from typing import Any
 
 from tracr_jax import __version__
 from tracr_jax.lm.load import ALIASES, SMOLLM2
+from tracr_jax.report.words import tenths
 from tracr_jax.runs.program import Program
 from tracr_jax.runs.program_files import is_hub_id
 
@@ -138,9 +139,9 @@ def _answers(evaluation: Mapping[str, Any]) -> str:
             [
                 name,
                 f"{s['sample']:,}",
-                f"{_percent(after['accuracy'])} ({_percent(after['low'])}–{_percent(after['high'])})",
-                _percent(s["original"]["accuracy"]),
-                *(_percent(s["baselines"][n]) for n in names),
+                f"{tenths(after['accuracy'])} ({tenths(after['low'])}–{tenths(after['high'])})",
+                tenths(s["original"]["accuracy"]),
+                *(tenths(s["baselines"][n]) for n in names),
                 s["note"],
             ]
         )
@@ -151,7 +152,7 @@ def _answers(evaluation: Mapping[str, Any]) -> str:
 def _programs(programs: dict[str, Any]) -> str:
     *earlier, newest = programs["tasks"]
     right = {task: sets["test"]["accuracy"] for task, sets in programs["after"][-1]["sets"].items()}
-    held = ", ".join(f"*{task}* ({_percent(right[task])} % of its test set)" for task in earlier)
+    held = ", ".join(f"*{task}* ({tenths(right[task])} % of its test set)" for task in earlier)
     return (
         f"The model also holds the programs that were injected before {newest}: {held}. Their prompts are to be "
         f"encoded without the merges that their tasks refuse; this tokenizer lacks those that {newest} refuses.\n"
@@ -169,7 +170,7 @@ def _variables(evaluation: Mapping[str, Any], program: dict[str, Any]) -> str:
     for v in program["variables"]:
         kinds = f"{len(v['values'])} values" if v["kind"] == "categorical" else "a number"
         found = measured.get(v["name"])
-        scores = [_percent(found["accuracy"]), _percent(found["majority"])] if found else ["", ""]
+        scores = [tenths(found["accuracy"]), tenths(found["majority"])] if found else ["", ""]
         layers = f"{v['layers'][0]}..{v['layers'][-1]}" if v["layers"] else "none"
         rows.append([f"`{v['name']}`", kinds, layers, *scores])
     return (
@@ -195,10 +196,6 @@ def _reading(program: dict[str, Any]) -> str:
 
 def _python(code: str) -> str:
     return f"```python\n{code}```\n"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

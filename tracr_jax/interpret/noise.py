@@ -21,7 +21,7 @@ from tracr_jax.interpret.answers import would_answer
 from tracr_jax.intervene import ResidualEdit, project, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks, last_blocks
-from tracr_jax.measure.stats import share
+from tracr_jax.measure.stats import share, wilson
 from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
@@ -69,7 +69,8 @@ def noise_curves(
     """Exact-match accuracy under noise, for every kind and strength: the "noise" of interpretation.json.
 
     Each seed draws its own noise and its own random subspace. `right` and `total` are sums over prompts and
-    seeds, and the interval counts every one of these trials; `per_seed` shows how far the seeds differ.
+    seeds. These trials are not independent: the interval, `low` to `high`, is that of the mean for as many prompts
+    as there are, and as wide as the seeds, `per_seed`, lie apart.
 
     Args:
       run: the model with the program.
@@ -119,9 +120,12 @@ def noise_curves(
     def point(kind: Kind, strength: float) -> dict[str, Any]:
         found = [hits[kind, strength, s] for s in seeds] if strength else [silent]
         per_seed = [h / len(items) for h in found]
+        low, high = wilson(sum(found) / len(found), len(items))
         return {
             "strength": strength,
             **share(sum(found), len(items) * len(found)),
+            "low": min(low, *per_seed),
+            "high": max(high, *per_seed),
             "per_seed": per_seed if strength else per_seed * len(seeds),
         }
 

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def wilson(right: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
+def wilson(right: float, total: int, *, z: float = 1.96) -> tuple[float, float]:
     """95 % score interval (E. B. Wilson, 1927) of a share right/total; (0, 1) where nothing was measured."""
     if total == 0:
         return 0.0, 1.0
     p, zz = right / total, z * z
     centre = (p + zz / (2 * total)) / (1 + zz / total)
     half = z / (1 + zz / total) * math.sqrt(p * (1 - p) / total + zz / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends exactly 0 and 1: rounding would leave them a little inside, or outside.
+    return 0.0 if right == 0 else max(0.0, centre - half), 1.0 if right == total else min(1.0, centre + half)
 
 
 def share(right: int, total: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracr_jax.report.markup import esc
+from tracr_jax.report.words import whole
 
 COLUMNS = ("answers", "read", "used", "follows", "error", "noise")
 HOW = (
@@ -13,8 +14,8 @@ HOW = (
     "cells; – where no base is. Error: causal abstraction error of the swaps (with what no variable holds "
     "exchanged as well). A run with reserved directions is asked for the values that its program tells apart, "
     "while it holds them, and its swaps must also beat the exchange of what no variable holds; the controls, read "
-    "by an affine map, for every value, and without that. Noise: exact match under the strongest noise in the "
-    "result subspace / in a random one, %."
+    "by an affine map, for every value, and without that. Noise: exact match under noise in the result "
+    "subspace / in a random one, %, at the strength at which these differ most."
 )
 
 
@@ -23,12 +24,12 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     error, noise = row["causal_abstraction_error"], row["noise"]
     faithful = "" if error["faithful"] is None else f" ({error['faithful']:.2f})"
     return (
-        _percent(row["answered"]),
-        _percent(row["decoded"]),
+        whole(row["answered"]),
+        whole(row["decoded"]),
         f"{row['used']}/{row['swapped']}",
-        _percent(row["followed"]),
+        whole(row["followed"]),
         "–" if error["mapped"] is None else f"{error['mapped']:.2f}{faithful}",
-        f"{_percent(noise['result'])}/{_percent(noise['random'])}",
+        f"{whole(noise['result'])}/{whole(noise['random'])}",
     )
 
 
@@ -43,7 +44,3 @@ def controls_table(found: Mapping[str, Any]) -> str:
         '<h3>Beside models that do not run the program</h3><div class="scroll" tabindex="0"><table class="plain">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><p>{esc(HOW)}</p>"
     )
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f}"

@@ -176,6 +176,18 @@ def last_layer(shares: Sequence[float | None]) -> int | None:
     return max((layer for layer, share in enumerate(shares) if share is not None), default=None)
 
 
+def telling_noise(noise: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """By subspace, exact match at the strength at which the result's and random directions differ most.
+
+    At the strongest all answers may be at chance, wherever the noise is; the strongest of equals.
+    """
+    kinds = noise["kinds"]
+    pairs = zip(kinds["random"], kinds["result"], strict=True)
+    lead = [random["accuracy"] - result["accuracy"] for random, result in pairs]
+    at = max(reversed(range(len(lead))), key=lead.__getitem__)
+    return {kind: points[at] for kind, points in kinds.items()}
+
+
 def interference_of(run: RunFiles) -> dict[str, Any] | None:
     """The interference matrix: {tasks, rows: [{name, run, steps, cells}]}; None for a run with one program.
 

@@ -6,10 +6,10 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracr_jax.report.load import RunFiles
-from tracr_jax.report.words import NBSP
+from tracr_jax.report.words import NBSP, plain
 
 
 def esc(text: Any) -> str:
@@ -46,13 +46,46 @@ def by_task_and_model(runs: Sequence[RunFiles]) -> dict[str, list[tuple[int, Run
     }
 
 
-def sets_of(group: Sequence[tuple[int, RunFiles]]) -> dict[str, Mapping[str, Any]]:
-    """Every set that a run of the group was asked; of each what the first such run says."""
-    sets: dict[str, Mapping[str, Any]] = {}
-    for _, run in group:
+class AskedSet(NamedTuple):
+    """A set as a row of a figure: runs that were asked the same items of it."""
+
+    title: str
+    found: Mapping[str, Any]  # of the first run: items, note, baselines, the model before
+    runs: list[tuple[int, str, Mapping[str, Any]]]  # each with its number, from 1 on, its name and its accuracy
+
+
+def sets_of(group: Sequence[tuple[int, RunFiles]]) -> list[AskedSet]:
+    """Every set that a run of the group was asked; where runs were asked different items of it, a row for each."""
+    rows: dict[tuple[str, Any], AskedSet] = {}
+    for i, run in group:
         for name, found in run.sets.items():
-            sets.setdefault(name, found)
-    return sets
+            row = AskedSet(plain(name), found, [])
+            row = rows.setdefault((name, found.get("digest", found["sample"])), row)
+            row.runs.append((i + 1, run.name, found["injected"]))
+    many = Counter(row.title for row in rows.values())
+    return [
+        row
+        if many[row.title] == 1
+        else row._replace(title=f"{row.title}, {row.found['sample']} items as of {row.runs[0][1]}")
+        for row in sorted(rows.values(), key=lambda row: list(many).index(row.title))
+    ]
+
+
+def rule_letters(sets: Sequence[AskedSet]) -> dict[str, str]:
+    """The letter of each trivial rule in a figure."""
+    rules = dict.fromkeys(b for row in sets for b in row.found["baselines"])
+    return {b: chr(ord("a") + i % 26) for i, b in enumerate(rules)}
+
+
+def letters_at(baselines: Mapping[str, float], letters: Mapping[str, str]) -> list[tuple[str, float]]:
+    """Letters and where they stand; those that would cover each other share a place."""
+    places: list[tuple[str, float]] = []
+    for rule, value in sorted(baselines.items(), key=lambda x: x[1]):
+        if places and value - places[-1][1] < 0.04:
+            places[-1] = (places[-1][0] + letters[rule], places[-1][1])
+        else:
+            places.append((letters[rule], value))
+    return places
 
 
 def task_name(run: RunFiles) -> str:

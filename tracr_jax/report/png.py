@@ -3,7 +3,7 @@
 The object interface of matplotlib is used throughout: no window, no global state, no display needed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import replacing
 from tracr_jax.report.data import loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles, load_runs
-from tracr_jax.report.markup import by_task_and_model, sets_of
-from tracr_jax.report.words import plain
+from tracr_jax.report.markup import AskedSet, by_task_and_model, letters_at, rule_letters, sets_of
+from tracr_jax.report.words import plain, whole
 
 # Okabe and Ito's colours, darkened where text stands on white.
 SERIES = ("#8b929a", "#0072b2", "#bb4c00", "#00805c", "#a8588a", "#2a8fc7", "#8a6d00")
@@ -74,19 +74,18 @@ def draw_picture(folder: str | Path, path: str | Path, *, example: int = 0) -> P
 def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
     """Accuracy on every set with intervals: before, and each run; trivial rules as letters."""
     rows = _answer_rows(runs)
-    rules = list(dict.fromkeys(b for _, s, _ in rows for b in s["baselines"]))
-    letters = {b: chr(ord("a") + i % 26) for i, b in enumerate(rules)}
+    letters = rule_letters(rows)
     bars = len(runs) + 1
     step = 0.8 / bars
-    for row, (_, s, answers) in enumerate(rows):
-        for i, a in [(0, s["original"]), *answers]:
+    for row, asked in enumerate(rows):
+        for i, _, a in [(0, "before", asked.found["original"]), *asked.runs]:
             y = row - 0.4 + step * (i + 0.5)
             ax.barh(
                 y, 100 * a["accuracy"], height=step * 0.86, color=SERIES[i % 7], hatch=_HATCHES[i % 7],
                 edgecolor="white", linewidth=0,
             )  # fmt: skip
             ax.plot([100 * a["low"], 100 * a["high"]], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
-        for rule, at in _grouped(s["baselines"], letters):
+        for rule, at in letters_at(asked.found["baselines"], letters):
             ax.plot([100 * at] * 2, [row - 0.42, row + 0.42], color=SOFT, linestyle=":", linewidth=1.2)
             ax.annotate(
                 rule,
@@ -96,7 +95,7 @@ def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
                 fontsize=7.5,
                 color=SOFT,
             )
-    ax.set_yticks(range(len(rows)), [_safe(name) for name, _, _ in rows], parse_math=False)
+    ax.set_yticks(range(len(rows)), [_safe(asked.title) for asked in rows], parse_math=False)
     ax.set_ylim(len(rows) - 0.35, -0.6)
     ax.set_xlim(0, 101)
     rules_line = "   ".join(f"{k}: {plain(b)}" for b, k in letters.items())
@@ -117,30 +116,14 @@ def draw_answers(ax: Axes, runs: Sequence[RunFiles]) -> None:
     calm(ax)
 
 
-def _answer_rows(
-    runs: Sequence[RunFiles],
-) -> list[tuple[str, Mapping[str, Any], list[tuple[int, Mapping[str, Any]]]]]:
-    """(what stands at the row, a set, the accuracy on it of each run that has it), tasks and models apart.
-
-    A run's number is its place among all, from 1 on, so that it has one colour in all rows.
-    """
+def _answer_rows(runs: Sequence[RunFiles]) -> list[AskedSet]:
+    """The sets of all runs, tasks and models apart."""
     groups = by_task_and_model(runs)
-    rows = []
-    for title, group in groups.items():
-        for name, found in sets_of(group).items():
-            shown = f"{title}: {plain(name)}" if len(groups) > 1 else plain(name)
-            rows.append((shown, found, [(i + 1, r.sets[name]["injected"]) for i, r in group if name in r.sets]))
-    return rows
-
-
-def _grouped(baselines, letters) -> list[tuple[str, float]]:
-    out: list[tuple[str, float]] = []
-    for name, value in sorted(baselines.items(), key=lambda x: x[1]):
-        if out and value - out[-1][1] < 0.04:
-            out[-1] = (out[-1][0] + letters[name], out[-1][1])
-        else:
-            out.append((letters[name], value))
-    return out
+    return [
+        asked._replace(title=f"{title}: {asked.title}") if len(groups) > 1 else asked
+        for title, group in groups.items()
+        for asked in sets_of(group)
+    ]
 
 
 def draw_scorecard(ax: Axes, run: RunFiles) -> None:
@@ -150,7 +133,7 @@ def draw_scorecard(ax: Axes, run: RunFiles) -> None:
     for i, j in np.argwhere(np.isfinite(values)):
         weak = values[i, j] <= floor[i, j]
         ax.text(
-            j, i, f"{100 * values[i, j]:.0f}", ha="center", va="center", fontsize=8,
+            j, i, whole(float(values[i, j])), ha="center", va="center", fontsize=8,
             style="italic" if weak else "normal", color="white" if values[i, j] > 0.6 else INK,
         )  # fmt: skip
     ax.set_yticks(range(len(names)), [_safe(n) for n in names], fontsize=8, family="monospace", parse_math=False)

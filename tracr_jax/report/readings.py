@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tracr_jax.report.data import interference_of, last_layer, lengths, loss_curves, result_name, scorecard_of
+from tracr_jax.report.data import (
+    interference_of,
+    last_layer,
+    lengths,
+    loss_curves,
+    result_name,
+    scorecard_of,
+    telling_noise,
+)
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.swaps import beats_controls, outside, result_swap, swaps_reading, telling_cells
 from tracr_jax.report.words import NBSP, counted, interval, listed, number, percent, plain
@@ -25,31 +33,34 @@ RULES = (
     (
         "Did it learn the task?",
         "judged on the test set; where a trivial rule gets half of that, on the set on which rules do worst. yes: "
-        "at least 90 %, and the whole interval above the best rule; partly: the whole interval above it; open: a "
-        "rule gets 90 % of every set, so none can tell.",
+        "at least 90 %, and the whole interval above the best rule; partly: the whole interval above it; "
+        "undecided: a rule gets 90 % of every set, as the model may, so none can tell.",
     ),
     (
         "Does it follow the program elsewhere?",
         "yes: at least 90 % on every other set, and the whole interval above every rule wherever no rule gets "
-        "90 %; partly: on the hardest of these sets the whole interval is above the best rule below 90 %.",
+        "90 %; partly: on the hardest of these sets the whole interval is above the best rule below 90 %; "
+        "undecided: rules get 90 % of every set, as the model may.",
     ),
     (
         "Can the variables be read?",
         "yes: the result decodes at the answer in at least 90 %, above the majority rate and the probe, and "
         "four of five variables beat both, each at the last layer that encodes it; partly: half of them do, or "
-        "the result alone.",
+        "the result alone. Variables that are constant, or that the probe never reads wrongly, cannot be beaten "
+        "and are not counted; undecided: nothing else is left.",
     ),
     (
         "Are they used?",
-        "yes: in nine of ten cells of the swap matrix the whole interval lies above every control's, of the cells "
-        "where that is so in the compiled program itself, and exchanging what no variable holds, where that was "
-        "measured, moves at most 5 % of the answers; partly: in one cell of four, or where the result itself is "
-        "swapped. Without swaps, from the noise alone: at most partly.",
+        "asked are the pairs that change the program's answer, on prompts that the model answers rightly. yes: in "
+        "nine of ten cells of the swap matrix the swap is followed with its whole interval above every control's, "
+        "of the cells where that is so in the compiled program itself, and exchanging what no variable holds, "
+        "where that was measured, moves at most 5 % of the answers; partly: in one cell of four, or where the "
+        "result itself is swapped; undecided: no such cell. Without swaps, from the noise alone: at most partly.",
     ),
     (
         "Is the language kept?",
         "yes: no accuracy worse by more than 2 points, no perplexity by more than 5 % of itself; partly: by no "
-        "more than 20 points, 50 %.",
+        "more than 20 points, 50 %; no: also where the model's is not finite.",
     ),
 )
 
@@ -81,7 +92,8 @@ def learned(run: RunFiles) -> tuple[str | None, str]:
     s = run.sets[name]
     a, bar = s["injected"], _best(s)
     above = a["low"] > bar
-    verdict = "open" if bar >= GOOD else "yes" if above and a["accuracy"] >= GOOD else "partly" if above else "no"
+    open_ = bar >= GOOD and a["high"] >= GOOD
+    verdict = "open" if open_ else "yes" if above and a["accuracy"] >= GOOD else "partly" if above else "no"
     text = (
         f"{_measured(a)} of {a['total']} {plain(name)} items right; {percent(s['original']['accuracy'])} before."
     )
@@ -99,13 +111,13 @@ def follows(run: RunFiles) -> tuple[str | None, str]:
     leads = {n: lead for n, s in sets.items() if (lead := _lead(s)) is not None}
     told = [s for s in sets.values() if _best(s) < GOOD]
     good = all(s["injected"]["accuracy"] >= GOOD for s in sets.values())
-    verdict = "open"
+    verdict = "open" if all(s["injected"]["high"] >= GOOD for s in sets.values()) else "no"
     if good and told and all(s["injected"]["low"] > _best(s) for s in told):
         verdict = "yes"
     elif leads:
         verdict = "partly" if min(leads.values()) > 0 else "no"
     low = f"lowest {plain(lowest)}: {_measured(sets[lowest]['injected'])}"
-    text = f"{percent(mean)} on average over {len(sets)} other sets, {low}."
+    text = f"{percent(mean)} on average over {_counted(len(sets), 'other set')}, {low}."
     if leads:
         hardest = min(leads, key=lambda n: leads[n])
         rules = {b: v for b, v in sets[hardest]["baselines"].items() if v < GOOD}
@@ -133,14 +145,17 @@ def readable(run: RunFiles) -> tuple[str | None, str]:
     if not card or "test" not in card["sets"]:
         return None, "`tracr-jax interpret` measures it."
     classes = card["sets"]["test"]["classes"]
-    last = {n: at for n, c in classes["all"].items() if (at := _latest(c)) and c["majority"] is not None}
+    found = {n: at for n, c in classes["all"].items() if (at := _latest(c)) and c["majority"] is not None}
+    last = {n: at for n, at in found.items() if at[1] < 1}
     above = [n for n, (a, floor) in last.items() if a > floor]
     result = result_name(run, card["order"])
     at = classes.get("answer", {}).get(result)
     accuracy, floor = (at and _latest(at)) or (None, 0.0)
     share = len(above) / max(len(last), 1)
-    good = accuracy is not None and accuracy >= GOOD and accuracy > floor
+    good = accuracy is not None and accuracy >= GOOD and (accuracy > floor or floor >= 1)
     verdict = "yes" if good and share >= 0.8 else "partly" if good or share >= 0.5 else "no"
+    if not last:
+        verdict = "open"
     against = (
         "the majority rate and a probe of the untouched model"
         if card["probed"]
@@ -149,7 +164,9 @@ def readable(run: RunFiles) -> tuple[str | None, str]:
     text = ""
     if accuracy is not None:
         text = f"{result} decodes at the answer in {percent(accuracy)}{_against(at)}; "
-    return verdict, f"{text}{len(above)} of {len(last)} variables beat {against}, each at its last layer."
+    text += f"{len(above)} of {len(last)} variables beat {against}, each at its last layer"
+    left = len(found) - len(last)
+    return verdict, text + (f"; {left} that these never get wrong are not counted." if left else ".")
 
 
 def used(run: RunFiles) -> tuple[str | None, str]:
@@ -165,17 +182,20 @@ def used(run: RunFiles) -> tuple[str | None, str]:
         moved, total = outside(swaps["cells"])
         alone = moved <= 0.05 * total
         verdict = "yes" if share >= 0.9 and alone else "partly" if some else "no"
-        return verdict, swaps_reading(run)
+        return verdict if telling else "open", swaps_reading(run)
     noise = run.part("noise")
     if not noise:
         return None, "`tracr-jax interpret` measures it."
-    strongest = {k: v[-1] for k, v in noise["kinds"].items()}
-    apart = strongest["result"]["high"] < strongest["random"]["low"]
+    at = telling_noise(noise)
+    apart = at["result"]["high"] < at["random"]["low"]
     return ("partly" if apart else "no"), noise_reading(run)
 
 
 def kept(run: RunFiles) -> tuple[str | None, str]:
     """Verdict and sentence on the retention table; on evaluation.json's perplexity where there is none."""
+    lost = [r["name"] for r in retention_rows(run) if r["injected"] is None and "injected not finite" in r["note"]]
+    if lost:
+        return "no", f"The model's {listed(lost)} {'is' if len(lost) == 1 else 'are'} not finite."
     rows = [r for r in retention_rows(run) if _comparable(r)]
     if not rows:
         return None, "`tracr-jax retention` measures it."
@@ -292,8 +312,7 @@ def loss_reading(run: RunFiles) -> str:
     curves = {c["term"]: c for c in loss_curves(run)}
     names = {"supervised": "the answer's", "alignment": "the alignment", "retention": "the language's"}
     parts = [
-        f"{name} loss {_moved(curves[t])} from {_loss(curves[t]['mean'][0])} to {_loss(curves[t]['mean'][-1])}"
-        + (" nats per token" if t == "retention" else "")
+        f"{name} loss {_moved(curves[t])}" + (" nats per token" if t == "retention" else "")
         for t, name in names.items()
         if t in curves
     ]
@@ -306,7 +325,10 @@ def _loss(value: float) -> str:
 
 
 def _moved(curve: Mapping[str, Any]) -> str:
-    return "fell" if curve["mean"][-1] < curve["mean"][0] else "rose"
+    first, last = curve["mean"][0], curve["mean"][-1]
+    if (shown := _loss(first)) == _loss(last):
+        return f"stayed {shown}"
+    return f"{'fell' if last < first else 'rose'} from {shown} to {_loss(last)}"
 
 
 def scorecard_reading(run: RunFiles) -> str:
@@ -327,14 +349,14 @@ def scorecard_reading(run: RunFiles) -> str:
 
 
 def noise_reading(run: RunFiles) -> str:
-    """Accuracy under the strongest noise, by subspace."""
+    """Accuracy under noise, by subspace, at the strength at which these differ most."""
     noise = run.part("noise")
-    end = {k: v[-1] for k, v in noise["kinds"].items()}
+    end = telling_noise(noise)
     start = noise["kinds"]["result"][0]
     return (
-        f"Noise of strength {number(end['result']['strength'])} inside the result's {noise['rank']} directions "
-        f"leaves "
-        f"{percent(end['result']['accuracy'])} of the answers right, in {noise['rank']} random directions "
+        f"Noise of strength {number(end['result']['strength'])} inside the result's "
+        f"{_counted(noise['rank'], 'direction')} leaves "
+        f"{percent(end['result']['accuracy'])} of the answers right, in as many random directions "
         f"{percent(end['random']['accuracy'])}, in everything but the result "
         f"{percent(end['complement']['accuracy'])}; "
         f"without noise {percent(start['accuracy'])}."
@@ -375,6 +397,10 @@ def _against(cell: Mapping[str, Any]) -> str:
     parts = [] if cell["majority"] is None else [f"majority {percent(cell['majority'])}"]
     parts += [] if probe is None else [f"probe {percent(probe)}"]
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("s" if count != 1 else "")
 
 
 def _measured(a: Mapping[str, Any]) -> str:

@@ -14,13 +14,16 @@ from tracr_jax.report.controls import controls_table
 from tracr_jax.report.data import lengths, loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.markup import (
+    AskedSet,
     by_task_and_model,
     esc,
     key,
     kind,
+    letters_at,
     missing,
     place,
     prose,
+    rule_letters,
     section,
     series,
     sets_of,
@@ -79,35 +82,27 @@ def answers_section(runs: Sequence[RunFiles]) -> str:
 
 def _bars(group: Sequence[tuple[int, RunFiles]]) -> str:
     sets = sets_of(group)
-    rules = list(dict.fromkeys(b for s in sets.values() for b in s["baselines"]))
-    letters = {b: chr(ord("a") + i % 26) for i, b in enumerate(rules)}
+    letters = rule_letters(sets)
     legend = [f"<span>{key(0)}before</span>"]
     legend += [f"<span>{key(i + 1)}{esc(r.name)}{kind(r)}</span>" for i, r in group]
-    legend += [f"<span><b class='letter'>{letters[b]}</b>{esc(plain(b))}</span>" for b in rules]
-    rows = "".join(_bar_row(name, s, group, letters) for name, s in sets.items())
+    legend += [f"<span><b class='letter'>{letters[b]}</b>{esc(plain(b))}</span>" for b in letters]
+    rows = "".join(_bar_row(asked, letters) for asked in sets)
     return f'<div class="legend">{"".join(legend)}</div><div class="bars">{rows}</div>'
 
 
-def _bar_row(name: str, s: Mapping[str, Any], group, letters: Mapping[str, str]) -> str:
+def _bar_row(asked: AskedSet, letters: Mapping[str, str]) -> str:
+    s = asked.found
     ticks = "".join(f'<i class="tick" style="left:{100 * v:.2f}%"></i>' for v in s["baselines"].values())
     lanes = _lane("before", 0, s["original"], ticks)
-    for i, r in group:
-        other = r.sets.get(name)
-        if other:
-            lanes += _lane(r.name, i + 1, other["injected"], ticks)
-    places: list[tuple[float, str]] = []
-    for rule, value in sorted(s["baselines"].items(), key=lambda x: x[1]):
-        if places and value - places[-1][0] < 0.04:  # letters that would cover each other share a place
-            places[-1] = (places[-1][0], places[-1][1] + letters[rule])
-        else:
-            places.append((value, letters[rule]))
-    marks = "".join(f'<b class="letter" style="left:{100 * v:.2f}%">{t}</b>' for v, t in places)
+    lanes += "".join(_lane(name, i, answers, ticks) for i, name, answers in asked.runs)
+    places = letters_at(s["baselines"], letters)
+    marks = "".join(f'<b class="letter" style="left:{100 * v:.2f}%">{t}</b>' for t, v in places)
     said = "; ".join(f"{plain(b)} {percent(v)}" for b, v in s["baselines"].items())
     facts = f"{s['sample']} items"
     if s.get("overlap_with_training"):
         facts += f", {percent(s['overlap_with_training'])} may have been seen in training"
     return (
-        f'<div class="set"><div class="set-name"><b>{esc(plain(name))}</b><small>'
+        f'<div class="set"><div class="set-name"><b>{esc(asked.title)}</b><small>'
         f"{esc(s.get('note', ''))} {esc(facts)}.</small></div>"
         f'<div class="lanes">{lanes}<div class="lane rules" title="{esc(said)}"><span class="track">'
         f"{marks}</span>"
@@ -202,7 +197,7 @@ def noise_section(runs: Sequence[RunFiles]) -> str:
         f"Noise after the last block that the program uses, {noise['prompts']} prompts, "
         f"{len(noise.get('seeds', [0]))} seeds"
         f"{', uniform rows as the original codes them' if noise.get('as_coded') else ''}; bars are 95 % "
-        f"intervals."
+        f"intervals over prompts, and at least the range of the seeds."
     )
     return section(
         "noise",

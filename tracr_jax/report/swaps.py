@@ -39,12 +39,13 @@ def telling_cells(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
     In the others no model could: what is exchanged as a control says as much of the answer as the variable does.
     """
-
-    def tells(found: Mapping[str, Any]) -> bool:
-        return above(found["swap"], [s for c, s in found.items() if c != "swap"])
-
     programs = [c.get("followed", {}).get("program") for c in cells]
-    return [c for c, found in zip(cells, programs, strict=True) if found is None or tells(found)]
+    return [c for c, found in zip(cells, programs, strict=True) if found is None or _tells(found)]
+
+
+def _tells(found: Mapping[str, Any]) -> bool:
+    """Whether the swap is followed above every control; "faithful" is no control, it should be followed."""
+    return above(found["swap"], [s for c, s in found.items() if c not in ("swap", "faithful")])
 
 
 def _followed_where_right(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -102,7 +103,13 @@ def floor_of(cell: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def beats_controls(cell: Mapping[str, Any]) -> bool:
-    """Whether the whole interval of the match lies above the intervals of all controls."""
+    """Whether the answer follows the swap above every control, by intervals.
+
+    Of the pairs that flip the program's answer, on bases that the model answers rightly, as "used" in the
+    terminal; files of earlier versions have only the match, of all pairs.
+    """
+    if "followed" in cell:
+        return _tells(cell["followed"]["answer"])
     return above(cell["match"], _controls(cell))
 
 

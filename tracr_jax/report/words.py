@@ -12,6 +12,21 @@ def percent(share: float | None) -> str:
     return f"{_near_the_ends(100 * share)}{NBSP}%"
 
 
+def tenths(share: float | None) -> str:
+    """A share in percent with one digit, without the sign; 0 and 100 are said of nothing else."""
+    if share is None:
+        return "–"
+    text = f"{100 * share:.1f}"
+    return "<0.1" if text == "0.0" and share > 0 else ">99.9" if text == "100.0" and share < 1 else text
+
+
+def whole(share: float | None) -> str:
+    """A share in whole percent, without the sign, where there is no room for more; 0 and 100 as in `tenths`."""
+    if share is None:
+        return "–"
+    return f"{min(max(100 * share, 1), 99) if 0 < share < 1 else 100 * share:.0f}"
+
+
 def interval(low: float, high: float) -> str:
     """A 95 % interval in percent."""
     return f"{_near_the_ends(100 * low)}–{_near_the_ends(100 * high)}"

@@ -15,9 +15,16 @@ function fill(node, attributes, children) {
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-const percent = (x) => (x === null || x === undefined ? "–" : `${Math.round(100 * x)}\u00a0%`);
-const exact = (x) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(1)}\u00a0%`);
-const interval = (m) => `${exact(m.accuracy)} (${Math.round(100 * m.low)}–${Math.round(100 * m.high)}), ${m.right} of ${m.total}`;
+// As in words.py: 0 and 100 are said of nothing else.
+const whole = (x) => String(x > 0 && x < 1 ? Math.min(Math.max(Math.round(100 * x), 1), 99) : Math.round(100 * x));
+function tenths(x) {
+  const text = (100 * x).toFixed(1);
+  return text === "0.0" && x > 0 ? "<0.1" : text === "100.0" && x < 1 ? ">99.9" : text;
+}
+const ends = (x) => ((x >= 0.99 && x < 1) || (x > 0 && x < 0.01) ? tenths(x) : whole(x));
+const percent = (x) => (x === null || x === undefined ? "–" : `${ends(x)}\u00a0%`);
+const exact = (x) => (x === null || x === undefined ? "–" : `${tenths(x)}\u00a0%`);
+const interval = (m) => `${exact(m.accuracy)} (${ends(m.low)}–${ends(m.high)}), ${m.right} of ${m.total}`;
 const words = (name) => name.replaceAll("_", " ");
 
 function number(x) {

@@ -110,7 +110,7 @@ function scorecards() {
     const minus = { accuracy: 0, majority: row.majority ?? 0, probe: probe ?? 0 }[state.shown];
     const shown = value - minus;
     return {
-      text: state.shown === "probe" && probe === null ? "–" : String(Math.round(100 * shown)),
+      text: state.shown === "probe" && probe === null ? "–" : whole(shown),
       level: state.shown === "accuracy" ? strong(shown) : Math.min(1, Math.max(0, shown * 1.6)),
       marks: value <= floor ? ["weak"] : [],
       tip: [`${name}, layer ${l}`, `decoded right ${exact(value)}`, `majority rate ${exact(row.majority)}`,
@@ -174,13 +174,16 @@ function swaps() {
         if (!c) return null;
         // A program with one variable has no other one to exchange: null.
         const controls = Object.entries(c.controls).filter(([, m]) => m);
-        const high = Math.max(...controls.map(([, m]) => m.high), c.unmoved.high);
-        const weak = c.match.low <= high;
+        // As swaps.py: of the pairs that tell, on bases answered rightly; older files have only the match.
+        const { swap, faithful, ...others } = c.followed ? c.followed.answer : {};
+        const floor = c.followed ? Object.values(others) : [...controls.map(([, m]) => m), c.unmoved];
+        const weak = (swap || c.match).low <= Math.max(...floor.map((m) => m.high));
         return {
-          text: String(Math.round(100 * c.match.accuracy)),
+          text: whole(c.match.accuracy),
           level: strong(c.match.accuracy),
           marks: weak ? ["weak"] : [],
           tip: [`${c.variable}, layer ${c.layer}`, `answers as the program predicts: ${interval(c.match)}`,
+            swap ? `of the pairs that change its answer, where the model is right before: ${interval(swap)}` : null,
             ...controls.map(([k, m]) => `control, ${CONTROLS[k] || k}: ${exact(m.accuracy)}`),
             `without any swap: ${exact(c.unmoved.accuracy)}`, `the compiled program itself (ceiling): ${exact(c.ceiling.accuracy)}`,
             `${c.flips} of ${c.total} pairs change the program's answer`, weak ? "not above every control" : null],

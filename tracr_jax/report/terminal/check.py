@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tracr_jax.report.terminal import table
 from tracr_jax.runs.check import Checked, CheckedVariable, Question
 
 _SHOWN = 4  # values of a variable
@@ -70,17 +70,17 @@ def _agreement(checked: Checked) -> str:
 
 
 def _variables_table(variables: Sequence[CheckedVariable]) -> Table:
-    table = _table("variables, by the layer that writes them\n(ahead: its selector would select later positions)")
+    rows = table("variables, by the layer that writes them\n(ahead: its selector would select later positions)")
     longest = max(len(v.variable.name) for v in variables)
     by = [f"{v.operation}, {_AHEAD[v.ahead]}" if v.ahead else v.operation for v in variables]
-    table.add_column("layer", justify="right", no_wrap=True)
-    table.add_column("name", overflow="fold", min_width=min(longest, _NAME))
-    table.add_column("by", overflow="fold", min_width=max(len(word) for words in by for word in words.split()))
-    table.add_column("values", overflow="fold")
+    rows.add_column("layer", justify="right", no_wrap=True)
+    rows.add_column("name", overflow="fold", min_width=min(longest, _NAME))
+    rows.add_column("by", overflow="fold", min_width=max(len(word) for words in by for word in words.split()))
+    rows.add_column("values", overflow="fold")
     for v, made in zip(variables, by, strict=True):
         cells = [str(v.variable.writer_layer), v.variable.name, made, _values(v.variable.values)]
-        table.add_row(*map(Text, cells))
-    return table
+        rows.add_row(*map(Text, cells))
+    return rows
 
 
 def _values(values: Sequence[Any]) -> str:
@@ -108,14 +108,10 @@ def _question(question: Question) -> Text:
 
 
 def _sets_table(checked: Checked) -> Table:
-    table = _table("evaluation sets")
-    table.add_column("set", overflow="fold")
-    table.add_column("items", justify="right", no_wrap=True)
-    table.add_column("holds", overflow="fold")
+    rows = table("evaluation sets")
+    rows.add_column("set", overflow="fold")
+    rows.add_column("items", justify="right", no_wrap=True)
+    rows.add_column("holds", overflow="fold")
     for name, one in checked.task.eval_sets().items():
-        table.add_row(Text(name), f"{one.size:,}", Text(one.note))
-    return table
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+        rows.add_row(Text(name), f"{one.size:,}", Text(one.note))
+    return rows

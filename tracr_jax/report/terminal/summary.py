@@ -2,20 +2,29 @@
 
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tracr_jax.report.swaps import outside
+from tracr_jax.report.swaps import floor_of, outside
+from tracr_jax.report.terminal import fitting, table
 from tracr_jax.report.terminal.scorecard import scorecard_table
+from tracr_jax.report.words import interval, tenths, whole
+
+_NAME = 24  # characters of a variable's name that are kept on one line
+_SHORT = {"random": "random", "complement": "rest", "other": "other"}  # controls, as the heads of columns
 
 
 def print_interpretation(console: Console, result: dict[str, Any], *, result_name: str) -> None:
     """Three tables: decoded variables, answers under noise, swaps."""
-    console.print(scorecard_table(result["scorecard"], result=result_name))
-    console.print(noise_table(result["noise"]))
-    console.print(swap_table(result["swaps"]))
+    card, noise, swaps = (result[part] for part in ("scorecard", "noise", "swaps"))
+    tables = (
+        [scorecard_table(card, result=result_name, narrow=narrow) for narrow in (False, True)],
+        [noise_table(noise, narrow=narrow) for narrow in (False, True)],
+        [swap_table(swaps, narrow=narrow) for narrow in (False, True)],
+    )
+    for wide, narrow in tables:
+        console.print(fitting(console, wide, narrow))
     if "used" in result["swaps"]:
         console.print(used_line(result["swaps"]), markup=False)
     omitted = {o["variable"] for o in result["swaps"]["left_out"] if o["layer"] is None}
@@ -41,57 +50,55 @@ def used_line(swapped: dict[str, Any]) -> str:
     return line
 
 
-def noise_table(noise: dict[str, Any]) -> Table:
-    """Exact match by strength, one row for each kind of noise."""
+def noise_table(noise: dict[str, Any], *, narrow: bool = False) -> Table:
+    """Exact match by strength, one row for each kind of noise; narrow, the intervals below."""
     trials = f"{noise['prompts']} prompts, {len(noise['seeds'])} seeds"
-    table = _table(f"exact match under noise on block {noise['block']}, %, {trials}")
-    table.add_column("noise in", no_wrap=True)
+    rows = table(f"exact match under noise on block {noise['block']}, %, {trials}")
+    rows.add_column("noise in", overflow="fold")
     for strength in noise["strengths"]:
-        table.add_column(f"length {strength:g}", justify="right")
+        rows.add_column(f"length\n{strength:g}", justify="right", no_wrap=True)
     names = {
-        "result": f"result subspace (rank {noise['rank']})",
-        "complement": "its complement",
-        "random": "random subspace, same rank",
+        "result": f"the result (rank {noise['rank']})",
+        "complement": "all but the result",
+        "random": "as many random directions",
     }
+    gap = "\n" if narrow else " "
     for kind, points in noise["kinds"].items():
-        table.add_row(names[kind], *(_interval(p) for p in points))
-    return table
+        rows.add_row(names[kind], *(tenths(p["accuracy"]) + gap + _interval(p) for p in points))
+    return rows
 
 
-def swap_table(swapped: dict[str, Any]) -> Table:
-    """For each variable and layer how often the answer after the swap is the program's, and after the controls."""
-    table = _table(f"answer after a swap = the program's, %, {swapped['pairs']} pairs each")
-    table.add_column("variable", overflow="fold")
-    table.caption = (
-        "at: layer; still: with no swap at all; random, rest, other: a random direction, all but the variable's "
-        "subspace, or another variable's swapped instead; ceiling: the same swap in the compiled teacher"
+def swap_table(swapped: dict[str, Any], *, narrow: bool = False) -> Table:
+    """For each variable and layer how often the answer after the swap is the program's, and after the controls.
+
+    Narrow, the best of the controls alone.
+    """
+    rows = table(f"answer after a swap = the program's, %, {swapped['pairs']} pairs each")
+    names = [c["variable"] for c in swapped["cells"]]
+    rows.add_column("variable", overflow="fold", min_width=min(_NAME, max(map(len, names), default=0)))
+    ceiling = "ceiling: the same swap in the compiled teacher"
+    rows.caption = (
+        f"at: layer; control: the best of all controls; {ceiling}"
+        if narrow
+        else "at: layer; still: with no swap at all; random, rest, other: a random direction, all but the "
+        f"variable's subspace, or another variable's swapped instead; {ceiling}"
     )
-    table.caption_justify = "left"
+    rows.caption_justify = "left"
     # Short heads, so that the longest names fit 80 columns. How many pairs flip is left to the JSON: "still" is
     # right where they do not.
-    for column in ("at", "match (95 %)", "still", "random", "rest", "other", "ceiling"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("at", "match (95 %)", *(["control"] if narrow else ["still", *_SHORT.values()]), "ceiling"):
+        rows.add_column(column, justify="right", no_wrap=True)
     for cell in sorted(swapped["cells"], key=lambda c: (c["layer"], c["variable"])):
-        controls = cell["controls"]
-        table.add_row(
+        each = [cell["unmoved"], *(cell["controls"][k] for k in _SHORT)]
+        shown = [floor_of(cell)] if narrow else each
+        rows.add_row(
             Text(cell["variable"]),
             str(cell["layer"]),
-            _interval(cell["match"], digits=0),
-            *(
-                "–" if share is None else f"{100 * share['accuracy']:.0f}"
-                for share in (
-                    cell["unmoved"],
-                    *(controls[k] for k in ("random", "complement", "other")),
-                    cell["ceiling"],
-                )
-            ),
+            f"{whole(cell['match']['accuracy'])} {_interval(cell['match'])}",
+            *("–" if share is None else whole(share["accuracy"]) for share in (*shown, cell["ceiling"])),
         )
-    return table
+    return rows
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-
-
-def _interval(share: dict[str, Any], *, digits: int = 1) -> str:
-    return f"{100 * share['accuracy']:.{digits}f} ({100 * share['low']:.0f}–{100 * share['high']:.0f})"
+def _interval(share: dict[str, Any]) -> str:
+    return f"({interval(share['low'], share['high'])})"

@@ -4,30 +4,28 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from tracr_jax.report.sweep import by_method
+from tracr_jax.report.terminal import table
 
 _WIDE = 80  # columns from which the spread over seeds has room
 
 
 def print_sweep(console: Console, found: Mapping[str, Any]) -> None:
     """One row for each method and weight, over its seeds; readable from 60 columns on."""
-    console.print(
-        f"{found['task']} in {found['lm']}: exact match in % on {found['set']}", style="bold", markup=False
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("method", overflow="fold")
+    where = f" on {found['set']}" if found["set"] else ""  # no run that is finished says which is hardest
+    console.print(f"{found['task']} in {found['lm']}: exact match in %{where}", style="bold", markup=False)
+    rows = table()
+    rows.add_column("method", overflow="fold")
     for name in ("retention", "seeds", "right, %", "KL, nats/token"):
-        table.add_column(name, justify="right", no_wrap=True)
+        rows.add_column(name, justify="right", no_wrap=True)
     wide = console.width >= _WIDE
     for (method, weight), points in by_method(found["points"]).items():
         right = _spread([100 * p["accuracy"]["accuracy"] for p in points], "{:.1f}", wide=wide)
         kl = _spread([p["kl"] for p in points], "{:.3f}", wide=wide)
-        table.add_row(method, f"{weight:g}", str(len(points)), right, kl)
-    console.print(table)
+        rows.add_row(method, f"{weight:g}", str(len(points)), right, kl)
+    console.print(rows)
     spread = "mean (smallest to largest)" if wide else "mean"
     console.print(
         f"{len(found['points'])} of {found['runs']} runs; {spread} over seeds; KL to the original on "
