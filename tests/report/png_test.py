@@ -9,6 +9,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.report import png
 from tracr_jax.report.load import load_runs
+from tracr_jax.report.words import whole
 
 HEAD = b"\x89PNG\r\n\x1a\n"
 
@@ -56,7 +57,7 @@ def test_the_scorecard_shows_every_number_once(runs):
     ax = Figure().subplots()
     png.draw_scorecard(ax, runs[0])
     table = runs[0].part("scorecard")["sets"]["test"]["classes"]["all"]
-    numbers = [f"{100 * v:.0f}" for cell in table.values() for v in cell["accuracy"] if v is not None]
+    numbers = [whole(v) for cell in table.values() for v in cell["accuracy"] if v is not None]
     assert sorted(t.get_text() for t in ax.texts) == sorted(numbers)
     weak = sum(
         v <= max(c["majority"], p)

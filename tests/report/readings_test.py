@@ -9,8 +9,9 @@ from tests.helpers.report_data import make_run
 from tracr_jax.measure.stats import share
 from tracr_jax.report import readings as R
 from tracr_jax.report import swaps as S
+from tracr_jax.report import verdicts as V
 from tracr_jax.report.load import RunFiles, load_runs
-from tracr_jax.report.words import counted, listed, number, percent
+from tracr_jax.report.words import counted, listed, number, percent, tenths, whole
 
 RUN = RunFiles(
     folder=Path("run"),
@@ -46,7 +47,7 @@ def with_sets(rules=None, **right):
 
 
 def test_nothing_measured_is_said_with_the_command():
-    answers = R.answers(RUN)
+    answers = V.answers(RUN)
     assert [a.verdict for a in answers] == [None] * 5
     assert [a.text.split()[1][:-1] for a in answers] == [
         "evaluate",
@@ -59,7 +60,7 @@ def test_nothing_measured_is_said_with_the_command():
 
 @pytest.mark.parametrize(("right", "verdict"), [(97, "yes"), (90, "yes"), (75, "partly"), (65, "no"), (0, "no")])
 def test_learned(right, verdict):
-    got, text = R.learned(with_sets(test=right))
+    got, text = V.learned(with_sets(test=right))
     assert got == verdict
     assert plain(text).startswith(f"{right} % (")
     assert plain(text).endswith(
@@ -69,18 +70,18 @@ def test_learned(right, verdict):
 
 def test_learned_is_never_said_of_a_set_that_a_trivial_rule_solves():
     solved = {"test": RULES}
-    verdict, text = R.learned(with_sets(solved, test=99))
+    verdict, text = V.learned(with_sets(solved, test=99))
     assert verdict == "open"
     assert text.endswith("No set tells the program from such a rule.")
     # Another set can tell; where two can equally, it is the test set.
-    assert R.learned(with_sets(solved, test=99, near_miss=62))[0] == "no"
-    verdict, text = R.learned(with_sets(solved, test=55, near_miss=95))
+    assert V.learned(with_sets(solved, test=99, near_miss=62))[0] == "no"
+    verdict, text = V.learned(with_sets(solved, test=55, near_miss=95))
     assert verdict == "yes"
     assert "of 100 near miss items right" in text
-    assert "test items" in R.learned(with_sets(near_miss=10, test=97))[1]
+    assert "test items" in V.learned(with_sets(near_miss=10, test=97))[1]
     # Where the test set tells, no other is asked: rules fail on count's longer texts too, and so may the program.
     telling = {"test": {"half_the_words": 0.18}, "length_ood": {"half_the_words": 0.05}}
-    verdict, text = R.learned(with_sets(telling, test=95, length_ood=2))
+    verdict, text = V.learned(with_sets(telling, test=95, length_ood=2))
     assert (verdict, "of 100 test items right" in text) == ("yes", True)
 
 
@@ -89,7 +90,7 @@ def test_learned_is_never_said_of_a_set_that_a_trivial_rule_solves():
     [(99, 98, "yes"), (99, 89, "partly"), (91, 92, "yes"), (99, 65, "no"), (75, 72, "partly"), (50, 50, "no")],
 )
 def test_follows_is_decided_by_the_hardest_set(a, b, verdict):
-    got, text = R.follows(with_sets(test=0, near_miss=a, longer=b))
+    got, text = V.follows(with_sets(test=0, near_miss=a, longer=b))
     assert got == verdict
     lowest = "near miss" if a <= b else "longer"
     assert f"over 2 other sets, lowest {lowest}: {min(a, b)} % (" in plain(text)
@@ -98,10 +99,10 @@ def test_follows_is_decided_by_the_hardest_set(a, b, verdict):
 
 def test_follows_takes_no_credit_from_a_set_that_a_trivial_rule_solves():
     # A rule that counts gets all of it: 99 % shows nothing by itself, and 55 % is no better than guessing.
-    assert R.follows(with_sets({"longer": RULES}, test=99, longer=99))[0] == "partly"
-    assert R.follows(with_sets({"longer": RULES}, test=99, longer=55))[0] == "no"
-    assert R.follows(with_sets({"longer": RULES}, test=99, longer=99, near_miss=97))[0] == "yes"
-    assert R.follows(with_sets({"longer": {"always_no": 1.0}}, test=99, longer=100))[0] == "open"
+    assert V.follows(with_sets({"longer": RULES}, test=99, longer=99))[0] == "partly"
+    assert V.follows(with_sets({"longer": RULES}, test=99, longer=55))[0] == "no"
+    assert V.follows(with_sets({"longer": RULES}, test=99, longer=99, near_miss=97))[0] == "yes"
+    assert V.follows(with_sets({"longer": {"always_no": 1.0}}, test=99, longer=100))[0] == "open"
 
 
 @pytest.mark.parametrize("right", range(0, 101, 5))
@@ -109,8 +110,8 @@ def test_no_verdict_is_better_than_no_where_the_interval_includes_a_rule(right):
     run = with_sets(test=right, near_miss=right)
     s = run.sets["test"]
     includes = s["injected"]["low"] <= max(s["baselines"].values())
-    assert (R.learned(run)[0] == "no") == includes
-    assert (R.follows(run)[0] == "no") == includes
+    assert (V.learned(run)[0] == "no") == includes
+    assert (V.follows(run)[0] == "no") == includes
 
 
 def test_the_accuracy_sentence_names_where_a_rule_is_better():
@@ -148,7 +149,7 @@ def with_scorecard(at_answer, **variables):
 )
 def test_readable_counts_only_what_beats_majority_and_probe(at_answer, others, verdict):
     run = with_scorecard(at_answer, a=others[0], b=others[1], c=others[2], d=others[3], final_result_1=0.9)
-    got, text = R.readable(run)
+    got, text = V.readable(run)
     assert got == verdict
     above = 1 + sum(o > 0.6 for o in others)
     assert plain(text).startswith(
@@ -172,7 +173,7 @@ def swap(match, control=0.4, unmoved=0.4):
 )
 def test_used_needs_whole_intervals_above_every_control(matches, verdict):
     swaps = {"pairs": 100, "cells": [swap(m) for m in matches], "left_out": []}
-    got, text = R.used(dataclasses.replace(RUN, interpretation={"variables": [], "swaps": swaps}))
+    got, text = V.used(dataclasses.replace(RUN, interpretation={"variables": [], "swaps": swaps}))
     assert got == verdict
     assert text.endswith(f"it beats every control in {sum(m > 0.6 for m in matches)} of 4 cells.")
 
@@ -183,7 +184,7 @@ def test_the_result_s_own_swap_is_told_first_and_counts_for_itself():
         cells = [own | {"layer": 6, "match": share(0, 100)}, own, *(swap(0.45) for _ in range(8))]
         variables = [{"name": n, "writer_layer": w} for n, w in (("final_result_1", 7), ("x", 1))]
         found = {"swaps": {"cells": cells}, "variables": variables}
-        return R.used(dataclasses.replace(RUN, interpretation=found))
+        return V.used(dataclasses.replace(RUN, interpretation=found))
 
     verdict, text = told(0.9)
     assert verdict == "partly"
@@ -211,11 +212,12 @@ def test_a_program_with_one_variable_has_no_other_one_as_a_control():
 def test_a_cell_in_which_the_program_itself_is_not_above_its_controls_does_not_count():
     def cell(match, complement):
         program = {"swap": share(60, 60), "complement": share(complement, 60)}
-        return swap(match) | {"followed": {"answer": {"swap": share(45, 50)}, "program": program}}
+        answer = {"swap": share(int(50 * match), 50), "random": share(20, 50)}
+        return swap(match) | {"followed": {"answer": answer, "program": program}}
 
     def told(*cells):
         found = {"variables": [], "swaps": {"cells": list(cells)}}
-        return R.used(dataclasses.replace(RUN, interpretation=found))
+        return V.used(dataclasses.replace(RUN, interpretation=found))
 
     verdict, text = told(cell(0.9, 6), cell(0.9, 6), cell(0.45, 55))
     assert verdict == "yes"
@@ -224,6 +226,49 @@ def test_a_cell_in_which_the_program_itself_is_not_above_its_controls_does_not_c
     verdict, text = told(cell(0.9, 6), cell(0.9, 6), cell(0.45, 6))
     assert verdict == "partly"
     assert "it beats every control in 2 of 3 cells." in plain(text)
+    assert told(cell(0.9, 55))[0] == "open"  # nothing was asked that can tell
+
+
+def test_a_swap_counts_where_it_can_be_followed():
+    """Of 40 pairs 6 flip: the match of all says little, as a model that stays as it is meets 34 of them."""
+    few = swap(0.9) | {
+        "match": share(40, 40), "unmoved": share(34, 40), "controls": {"random": share(34, 40)},
+        "followed": {"answer": {"swap": share(6, 6), "random": share(0, 6), "faithful": share(6, 6)}},
+    }  # fmt: skip
+    assert S.beats_controls(few)
+    assert not S.beats_controls(few | {"followed": {"answer": {"swap": share(6, 6), "outside": share(4, 6)}}})
+
+
+def test_constants_and_what_the_probe_never_gets_wrong_are_not_counted():
+    run = with_scorecard(1.0, a=0.9, constant=1.0, known=1.0, final_result_1=1.0)
+    table = run.part("scorecard")["sets"]["test"]["classes"]["all"]
+    table["constant"] |= {"majority": 1.0}
+    table["known"] |= {"probe": [None, 1.0]}
+    verdict, text = V.readable(run)
+    assert verdict == "yes"
+    assert "2 of 2 variables beat" in text
+    assert text.endswith("; 2 that these never get wrong are not counted.")
+    for name in ("a", "final_result_1"):
+        table[name] |= {"majority": 1.0}
+    assert V.readable(run)[0] == "open"
+
+
+def test_a_model_below_a_rule_that_gets_everything_is_told_apart_from_one_that_may_be_right():
+    rules = {"test": {"always_no": 0.98}, "near_miss": {"always_no": 1.0}}
+    assert V.learned(with_sets(rules, test=1, near_miss=1))[0] == "no"
+    assert V.learned(with_sets(rules, test=99, near_miss=99))[0] == "open"
+    assert V.follows(with_sets(rules, test=99, near_miss=1))[0] == "no"
+    assert V.follows(with_sets(rules, test=99, near_miss=99))[0] == "open"
+
+
+def test_noise_is_read_where_it_tells():
+    """At the strongest all may be at chance, wherever the noise is."""
+    run = dataclasses.replace(RUN, interpretation=noisy(0.3, 0.9))
+    for points in run.interpretation["noise"]["kinds"].values():
+        points.append({"strength": 99, **share(50, 100)})
+    verdict, text = V.used(run)
+    assert verdict == "partly"
+    assert text.startswith("Noise of strength 30 ")
 
 
 def test_what_no_variable_holds_must_not_move_the_answer():
@@ -231,9 +276,10 @@ def test_what_no_variable_holds_must_not_move_the_answer():
         follows = {"swap": share(45, 50), "random": share(0, 50), "outside": share(outside, 50)}
         cells = [swap(0.9) | {"followed": {"answer": follows}}, swap(0.9) | {"followed": {"answer": follows}}]
         cells[1]["followed"] = {"answer": follows | {"swap": share(30, 50)}}
+        cells *= 5
         cells.append(swap(0.9) | {"followed": {"answer": {"swap": share(0, 0)}}})  # no base was right
         found = {"variables": [], "swaps": {"cells": cells}}
-        return R.used(dataclasses.replace(RUN, interpretation=found))
+        return V.used(dataclasses.replace(RUN, interpretation=found))
 
     verdict, text = told(2)
     assert verdict == "yes"
@@ -252,18 +298,18 @@ def noisy(result, random):
 
 
 def test_noise_alone_is_at_most_partly():
-    got, text = R.used(dataclasses.replace(RUN, interpretation=noisy(0.3, 0.9)))
+    got, text = V.used(dataclasses.replace(RUN, interpretation=noisy(0.3, 0.9)))
     assert got == "partly"
     assert plain(text) == (
-        "Noise of strength 30 inside the result's 2 directions leaves 30 % of the answers right, in 2 random "
-        "directions 90 %, in everything but the result 70 %; without noise 95 %."
+        "Noise of strength 30 inside the result's 2 directions leaves 30 % of the answers right, in as many "
+        "random directions 90 %, in everything but the result 70 %; without noise 95 %."
     )
-    assert R.used(dataclasses.replace(RUN, interpretation=noisy(0.85, 0.9)))[0] == "no"
+    assert V.used(dataclasses.replace(RUN, interpretation=noisy(0.85, 0.9)))[0] == "no"
 
 
 def measure(original, injected, *, name="perplexity", **more):
     values = {"original": original, "injected": injected}
-    return {"name": name, "unit": "perplexity per token", "higher_is_better": False, **values, **more}
+    return {"name": name, "unit": "perplexity per token", "higher_is_better": False, "note": "", **values, **more}
 
 
 def accuracy(original, injected, **more):
@@ -285,10 +331,11 @@ def accuracy(original, injected, **more):
         ([accuracy(0.0, 0.0), measure(30.0, 29.0)], "yes", "None of 2 measures"),
         ([measure(0.0, 0.3, name="KL"), measure(30.0, 30.0)], "yes", "no worse"),  # no share of nothing
         ([measure(None, None, name="SST-2")], None, "tracr-jax retention"),
+        ([measure(30.0, None, note="injected not finite"), accuracy(0.4, 0.4)], "no", "perplexity is not finite."),
     ],
 )
 def test_kept_is_judged_by_the_worst_measure(rows, verdict, says):
-    got, text = R.kept(dataclasses.replace(RUN, retention={"rows": rows}))
+    got, text = V.kept(dataclasses.replace(RUN, retention={"rows": rows}))
     assert got == verdict
     assert says in plain(text)
 
@@ -298,16 +345,16 @@ def test_a_share_is_judged_by_its_difference_whatever_its_interval():
     wide = accuracy(0.4, 0.35, intervals={"original": [0.32, 0.48], "injected": [0.28, 0.42]})
     apart = accuracy(0.4, 0.35, intervals={"original": [0.38, 0.42], "injected": [0.33, 0.37]})
     for row, says in ((wide, "5 points worse, their intervals overlap"), (apart, "5 points worse)")):
-        verdict, text = R.kept(dataclasses.replace(RUN, retention={"rows": [row, measure(30.0, 29.0)]}))
+        verdict, text = V.kept(dataclasses.replace(RUN, retention={"rows": [row, measure(30.0, 29.0)]}))
         assert verdict == "partly"
         assert says in plain(text)
     close = accuracy(0.4, 0.39, intervals={"original": [0.38, 0.42], "injected": [0.37, 0.41]})
-    assert R.kept(dataclasses.replace(RUN, retention={"rows": [close]}))[0] == "yes"
+    assert V.kept(dataclasses.replace(RUN, retention={"rows": [close]}))[0] == "yes"
 
 
 def test_evaluations_perplexity_stands_in_for_the_table():
     run = dataclasses.replace(RUN, evaluation={"sets": {}, "retention": {"original": 20.0, "injected": 20.4}})
-    assert R.kept(run)[0] == "yes"
+    assert V.kept(run)[0] == "yes"
 
 
 def test_sentences_of_a_whole_run(tmp_path):
@@ -333,6 +380,16 @@ def test_a_loss_that_is_nothing_but_rounding_is_zero():
 
 
 def test_numbers_in_words():
+    assert [tenths(x) for x in (None, 0, 4e-4, 0.0004, 0.5, 2999 / 3000, 1)] == [
+        "–",
+        "0.0",
+        "<0.1",
+        "<0.1",
+        "50.0",
+        ">99.9",
+        "100.0",
+    ]
+    assert [whole(x) for x in (None, 0, 1e-3, 0.5, 0.996, 1)] == ["–", "0", "1", "50", "99", "100"]
     shares = [0, 0.0004, 0.004, 0.5, 0.986, 0.994, 0.9996, 1, None]
     assert [plain(percent(x)) for x in shares] == [
         "0 %",

@@ -269,3 +269,14 @@ def fit_examples(runs: Sequence[dict[str, Any]], *, room: int) -> int:
         runs[most]["examples"].pop()
         dropped += 1
     return dropped
+
+
+def retention_rows(run: RunFiles) -> list[Mapping[str, Any]]:
+    """The rows of retention.json; without it the one perplexity that evaluation.json has."""
+    if run.retention:
+        return list(run.retention["rows"])
+    r = (run.evaluation or {}).get("retention")
+    if not r:
+        return []
+    row = {"name": "perplexity on held-out text", "unit": "per token", "higher_is_better": False, "baseline": None}
+    return [row | {k: r[k] for k in ("original", "injected")} | {"items": None, "note": "from evaluation.json"}]

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tracr_jax.report import readings
+from tracr_jax.report.data import retention_rows
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.markup import esc, kind, missing, section, title_of
+from tracr_jax.report.verdicts import kept
 from tracr_jax.report.words import counted, interval, number, percent
 
 _HOW = "↑: higher is better; ↓: lower is better. Small numbers: 95 % intervals, where they are known."
@@ -16,7 +17,7 @@ def language_section(runs: Sequence[RunFiles]) -> str:
     body = ""
     groups: dict[tuple[Any, ...], list[RunFiles]] = {}
     for r in runs:
-        if rows := readings.retention_rows(r):
+        if rows := retention_rows(r):
             # One table for what has one original and one baseline: with another task's tokenizer, another text or
             # number of items, the same model has other values.
             same = tuple((row["name"], row["original"], row["baseline"]) for row in rows)
@@ -26,14 +27,14 @@ def language_section(runs: Sequence[RunFiles]) -> str:
         body += heading + _table(group, named=len(runs) > 1)
     for r in runs:
         if not r.retention:
-            known = "The other measures are" if readings.retention_rows(r) else "Language is"
+            known = "The other measures are" if retention_rows(r) else "Language is"
             body += missing(f"{r.name}: {known} not measured yet.", "retention", r)
-    have = [(r.name, readings.kept(r)[1]) for group in groups.values() for r in group]
+    have = [(r.name, kept(r)[1]) for group in groups.values() for r in group]
     return section("language", "Is the language kept?", have, _HOW if have else "", body)
 
 
 def _table(runs: Sequence[RunFiles], *, named: bool) -> str:
-    tables = [{row["name"]: row for row in readings.retention_rows(r)} for r in runs]
+    tables = [{row["name"]: row for row in retention_rows(r)} for r in runs]
     names = list(dict.fromkeys(name for t in tables for name in t))
     # The fine-tuning baseline has its own column where it is not itself among the runs.
     baseline = not any(r.is_baseline and not r.is_graft for r in runs) and any(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from tracr_jax.report import readings
+from tracr_jax.report import readings, verdicts
 from tracr_jax.report.controls import controls_table
 from tracr_jax.report.data import lengths, loss_curves, scorecard_of
 from tracr_jax.report.load import RunFiles
@@ -37,7 +37,7 @@ _WORDS = {"open": "undecided", None: "not measured"}
 
 def summary(runs: Sequence[RunFiles]) -> str:
     """The five questions down, the runs across."""
-    columns = [readings.answers(r) for r in runs]
+    columns = [verdicts.answers(r) for r in runs]
     rows = []
     for answers in zip(*columns, strict=True):
         cells = "".join(_answer(a, r.name if len(runs) > 1 else "") for a, r in zip(answers, runs, strict=True))
@@ -47,14 +47,14 @@ def summary(runs: Sequence[RunFiles]) -> str:
     if len(runs) > 1:
         names = "".join(f"<span>{key(i + 1)}{esc(r.name)}{kind(r)}</span>" for i, r in enumerate(runs))
         head = f'<div class="question names"><span></span>{names}</div>'
-    rules = "".join(f"<li><b>{esc(q)}</b> {esc(r)}</li>" for q, r in readings.RULES)
+    rules = "".join(f"<li><b>{esc(q)}</b> {esc(r)}</li>" for q, r in verdicts.RULES)
     return (
         f'<section id="summary" style="--runs:{len(runs)}"><h2 class="quiet">In short</h2>{head}{"".join(rows)}'
         f"<details><summary>How these answers are decided</summary><ul>{rules}</ul></details></section>"
     )
 
 
-def _answer(a: readings.Answer, name: str) -> str:
+def _answer(a: verdicts.Answer, name: str) -> str:
     word = _WORDS.get(a.verdict, a.verdict)
     of = f'<span class="of">{esc(name)}</span>' if name else ""
     return (

@@ -56,6 +56,16 @@ def counted(value: int) -> str:
     return f"{value:,}".replace(",", "\u202f")
 
 
+def several(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count} {noun}" + ("s" if count != 1 else "")
+
+
+def capital(text: str) -> str:
+    """The text as a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
 def plain(name: str) -> str:
     """A set's or a term's name as words."""
     return name.replace("_", " ")
