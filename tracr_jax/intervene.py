@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Float, Int
 
 from tracr_jax.errors import UserError
-from tracr_jax.types import Array
+from tracr_jax.types import EXACT, Array
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def result_basis(rows: Float[Array, "R d"], *, span: str) -> Float[Array, "d _R"
 
 def project(h: Float[Array, "*B d"], basis: Float[Array, "d R"]) -> Float[Array, "*B d"]:
     """Component of h in the subspace: h Q Qᵀ."""
-    return (h @ basis) @ basis.T
+    return jnp.matmul(jnp.matmul(h, basis, precision=EXACT), basis.T, precision=EXACT)
 
 
 def detach_and_roll(basis: Float[Array, "d R"], *, block: int, before: bool = False) -> ResidualEdit:

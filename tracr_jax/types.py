@@ -32,6 +32,10 @@ else:  # what shapes are checked against in the tests: functions of arrays take 
 
 Params = Any  # a plain nested dict of arrays
 
+# Of products that select, read or write values: unless it is told, a TPU computes float32 ones from bfloat16
+# operands, a recent GPU from TF32. They are thin beside the model's own, which keep JAX's default.
+EXACT = jax.lax.Precision.HIGHEST
+
 # Residual streams, always [layer, batch, position, width].
 Hidden = Float[Array, "N1 B S d"]  # N1 = N + 1 states h_0..h_N (or the first few of them)
 Residuals = Float[Array, "L1 B T D"]  # L1 = L + 1 states r_0..r_L

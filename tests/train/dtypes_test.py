@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers import exchange_parts as E
 from tracr_jax.config import ExchangeConfig, LossConfig
+from tracr_jax.intervene import project
 from tracr_jax.lm.generate import generate_ids
 from tracr_jax.presets import PAPER_FIXED
 from tracr_jax.train.exchange import make_exchange_loss_fn
@@ -80,3 +81,38 @@ def test_generation_and_reading():
         )
 
     jax.eval_shape(read, s.params, s.program.phi, E.trained(E.reserved()))
+
+
+def products(jaxpr):
+    """The precision of every matrix product, also inside scans and functions."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn.params["precision"]
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+def test_what_selects_reads_and_writes_values_is_computed_exactly():
+    """A TPU's float32 product has bfloat16 operands by default: of 121 values one in ten would be misread."""
+    s, reserved = E.setup(), E.reserved()
+    codes, name = E.trained(reserved), reserved.names[0]
+    states, classes = jnp.zeros((2, 5, E.WIDTH)), jnp.zeros((2, 5, reserved.select.shape[1]))
+
+    def all_of_them(codes, states, residuals):
+        adapter = reserved.adapter(codes)
+        return (
+            apply_adapter(adapter, states),
+            reserved.classes(residuals),
+            reserved.encode(codes, classes),
+            reserved.read(codes, states),
+            reserved.write(codes, states, name, 0),
+            project(states, reserved.basis(codes)),
+        )
+
+    residuals = jnp.zeros((2, 5, s.teacher.width))
+    found = list(products(jax.make_jaxpr(all_of_them)(codes, states, residuals).jaxpr))
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert len(found) >= 10
+    assert found == [highest] * len(found)

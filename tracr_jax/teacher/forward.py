@@ -21,9 +21,7 @@ from jaxtyping import Float, Int
 from tracr_jax.errors import UserError
 from tracr_jax.intervene import Edit, check_blocks, edited
 from tracr_jax.teacher.model import Coo, Grid, Teacher
-from tracr_jax.types import Array, Residuals
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from tracr_jax.types import EXACT, Array, Residuals
 
 Phi = Any  # a plain tree of arrays
 
@@ -107,7 +105,7 @@ def dense_residuals(
     states = [x]
 
     def linear(x, name):
-        return jnp.matmul(x, params[name]["w"], precision=_HIGHEST) + params[name]["b"][None, None]
+        return jnp.matmul(x, params[name]["w"], precision=EXACT) + params[name]["b"][None, None]
 
     for i in range(1 + max(int(n.split("/")[1].removeprefix("layer_")) for n in params if "/" in n)):
         at = f"transformer/layer_{i}"
@@ -136,10 +134,10 @@ def _parts(teacher: Teacher) -> tuple[dict[str, Any], list[Callable]]:
 def _attend(q, k, v, *, key_size: int):
     if isinstance(q, np.ndarray):
         return _attend_in_numpy(q, k, v, key_size=key_size)
-    scores = jnp.einsum("bthk,bshk->bhts", q, k, precision=_HIGHEST) / np.asarray(key_size**0.5, q.dtype)
+    scores = jnp.einsum("bthk,bshk->bhts", q, k, precision=EXACT) / np.asarray(key_size**0.5, q.dtype)
     causal = np.tril(np.ones((1, 1, q.shape[1], q.shape[1]), bool))
     weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf))
-    return jnp.einsum("bhts,bshv->bthv", weights, v, precision=_HIGHEST)
+    return jnp.einsum("bhts,bshv->bthv", weights, v, precision=EXACT)
 
 
 def _attend_in_numpy(q, k, v, *, key_size: int):
@@ -160,14 +158,14 @@ def _matmul(x, w):
     if isinstance(x, np.ndarray):
         # In full: nothing may be read, as for a number that is 0 everywhere.
         return (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
-    return jnp.matmul(x, w, precision=_HIGHEST)
+    return jnp.matmul(x, w, precision=EXACT)
 
 
 def _each(x, w):
     """One matrix for each of n: [B, T, n, i] and [n, i, o] -> [B, T, n, o]."""
     if isinstance(x, np.ndarray):
         return np.stack([_matmul(np.ascontiguousarray(x[:, :, n]), w[n]) for n in range(len(w))], axis=2)
-    return jnp.einsum("btni,nio->btno", x, w, precision=_HIGHEST)
+    return jnp.einsum("btni,nio->btno", x, w, precision=EXACT)
 
 
 def _relu(x):

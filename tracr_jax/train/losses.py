@@ -11,14 +11,14 @@ import optax
 from jaxtyping import Bool, Float, Int
 
 from tracr_jax.teacher.variables import DEFINED, VariableLayout
-from tracr_jax.types import Adapter, Array, Hidden, Residuals
+from tracr_jax.types import EXACT, Adapter, Array, Hidden, Residuals
 
 _NORM_FLOOR = 1e-12  # of both vectors of a cosine, docs/method.md §4.4
 
 
 def apply_adapter(adapter: Adapter, hidden: Float[Array, "*B d"]) -> Float[Array, "*B D"]:
     """The adapter's reading of LM states in teacher coordinates: h Wᵀ + b."""
-    return jnp.einsum("...d,Dd->...D", hidden, adapter.weight) + _rows(adapter.bias, hidden.ndim)
+    return jnp.einsum("...d,Dd->...D", hidden, adapter.weight, precision=EXACT) + _rows(adapter.bias, hidden.ndim)
 
 
 def _rows(vector, ndim):

@@ -26,7 +26,7 @@ from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.readers import is_special, last_read, value_classes
 from tracr_jax.teacher.variables import ALONE, NOTHING
 from tracr_jax.train.codes import code, is_fixed
-from tracr_jax.types import Adapter, Array, Codes
+from tracr_jax.types import EXACT, Adapter, Array, Codes
 
 _NEVER = -1e4  # logit of a value for which another of its class stands
 
@@ -128,7 +128,8 @@ class Reserved:
         for g, c in zip(self.groups, self.centroids(codes), strict=True):
             s = jnp.exp(codes.sharpness[g.variable : g.variable + g.n])[:, None, None] / self.sigma**2
             own = q[:, g.coordinate : g.coordinate + g.n * g.k].reshape(-1, g.n, g.k)
-            weights.append(jnp.einsum("nmk,dnk->nmd", 2 * s * c, own).reshape(g.n * g.m, -1))
+            weight = jnp.einsum("nmk,dnk->nmd", 2 * s * c, own, precision=EXACT)
+            weights.append(weight.reshape(g.n * g.m, -1))
             biases.append((-s[..., 0] * jnp.sum(c * c, axis=-1)).reshape(-1))
         return Adapter(jnp.concatenate(weights), jnp.concatenate(biases))
 
@@ -141,7 +142,8 @@ class Reserved:
         read, select = self.readout(codes), jnp.asarray(self.select)
         never = np.where(self.select.any(axis=1), _NEVER, 0.0)
         never[self.stands] = 0.0
-        return Adapter(select @ read.weight, select @ read.bias + jnp.asarray(never, jnp.float32))
+        weight, bias = (jnp.matmul(select, x, precision=EXACT) for x in read)
+        return Adapter(weight, bias + jnp.asarray(never, jnp.float32))
 
     def class_of(self, teacher: Teacher, name: str) -> Int[np.ndarray, " m"]:
         """For each value of a variable the number of its class, as `write` takes it."""
@@ -187,7 +189,7 @@ class Reserved:
 
     def classes(self, residuals: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
         """Teacher states as one-hots of value classes, in grouped order."""
-        return residuals @ self.select
+        return jnp.matmul(residuals, self.select, precision=EXACT)
 
     def encode(
         self, codes: Codes, classes: Float[Array, "*B C"]
@@ -198,7 +200,8 @@ class Reserved:
             x = self.group(classes, g)
             one = jnp.max(x, axis=-1) > ALONE  # less where the program holds several values, or none
             best = jax.nn.one_hot(jnp.argmax(x, axis=-1), g.m, dtype=c.dtype)
-            places.append(jnp.einsum("...nm,nmk->...nk", best, c).reshape(*x.shape[:-2], g.n * g.k))
+            chosen = jnp.einsum("...nm,nmk->...nk", best, c, precision=EXACT)
+            places.append(chosen.reshape(*x.shape[:-2], g.n * g.k))
             held.append(jnp.repeat(one, g.k, axis=-1))
         places = jnp.concatenate(places, axis=-1)
         return places, jnp.concatenate(held, axis=-1).astype(places.dtype)
@@ -210,7 +213,7 @@ class Reserved:
     @functools.partial(jax.jit, static_argnums=0)
     def read(self, codes: Codes, states: Float[Array, "*B d"]) -> Reading:
         """The nearest centroid of every variable, and how near it is."""
-        x = states.reshape(-1, states.shape[-1]) @ self.basis(codes)  # [N, X]
+        x = jnp.matmul(states.reshape(-1, states.shape[-1]), self.basis(codes), precision=EXACT)  # [N, X]
         found = []
         for g, c in zip(self.groups, self.centroids(codes), strict=True):
             own = x[:, g.coordinate : g.coordinate + g.n * g.k].reshape(-1, g.n, 1, g.k)
@@ -246,7 +249,8 @@ class Reserved:
         c = self.centroids(codes)[at][i - self.groups[at].variable]
         q = self.basis(codes)[:, self.coordinates(name)]
         new = jnp.broadcast_to(c[jnp.asarray(value)], (*state.shape[:-1], c.shape[-1]))
-        return state + ((new - state @ q) @ q.T).astype(state.dtype)
+        change = new - jnp.matmul(state, q, precision=EXACT)
+        return state + jnp.matmul(change, q.T, precision=EXACT).astype(state.dtype)
 
 
 def _named_together(values: Sequence[Any], places: Int[np.ndarray, " k"]) -> str:

@@ -83,8 +83,8 @@ def init_adapter(key: jax.Array, *, width: int, directions: int) -> Adapter:
     bound = width**-0.5
     w, b = jax.random.split(key)
     return Adapter(
-        jax.random.uniform(w, (directions, width), minval=-bound, maxval=bound),
-        jax.random.uniform(b, (directions,), minval=-bound, maxval=bound),
+        jax.random.uniform(w, (directions, width), jnp.float32, minval=-bound, maxval=bound),
+        jax.random.uniform(b, (directions,), jnp.float32, minval=-bound, maxval=bound),
     )
 
 

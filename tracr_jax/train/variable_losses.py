@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from tracr_jax.teacher.variables import ALONE
 from tracr_jax.train.reserved import Group, Reserved
-from tracr_jax.types import Array, Codes
+from tracr_jax.types import EXACT, Array, Codes
 
 
 def reading_loss(
@@ -68,7 +68,8 @@ def distance_loss(
     Its gradient reaches the states only: the centroids stay where reading and writing put them.
     """
     places, held = reserved.encode(jax.lax.stop_gradient(codes), target)
-    error = jnp.square((hidden @ reserved.basis(codes) - places) / reserved.sigma)
+    read = jnp.matmul(hidden, reserved.basis(codes), precision=EXACT)
+    error = jnp.square((read - places) / reserved.sigma)
     out = []
     for g, alive, factor in _groups(reserved, layers):
         r, o = (reserved.group(x, g) for x in (target, target if own is None else own))

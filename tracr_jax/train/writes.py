@@ -15,7 +15,7 @@ from tracr_jax.intervene import LayerEdit, project
 from tracr_jax.train.mixing import Mix
 from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import RowsFn, at_least_float32
-from tracr_jax.types import Array, Codes
+from tracr_jax.types import EXACT, Array, Codes
 
 _SINK = 4.0  # times the median root mean square; in the bundled model no state is above twice
 
@@ -61,14 +61,14 @@ def make_write(
 
     def at_layer(h, layer):
         h = jax.lax.stop_gradient(h)
-        places = h @ q.astype(h.dtype)
+        places = jnp.matmul(h, q.astype(h.dtype), precision=EXACT)
         change = written.held[layer] * (written.places[layer] - places)
         sinks = attention_sinks(h, item)
         change = jnp.where(sinks[..., None], 0, change)
-        h_new = h + (change @ q.T).astype(h.dtype)
+        h_new = h + jnp.matmul(change, q.T, precision=EXACT).astype(h.dtype)
         if mix.outside is None:
             return h_new
-        beside = h - ((places * alive[layer]) @ q.T).astype(h.dtype)
+        beside = h - jnp.matmul(places * alive[layer], q.T, precision=EXACT).astype(h.dtype)
         return h_new + jnp.where(mix.outside[:, None, None], _from_before(beside, sinks) - beside, 0)
 
     def write(h, i):
@@ -135,7 +135,7 @@ def noisy_places(
 ) -> Written:
     """The coordinates of these classes with noise (in units of sigma), where their variables are alive."""
     places, held = reserved.encode(codes, classes)
-    places += noise * reserved.sigma * jax.random.normal(key, places.shape)
+    places += noise * reserved.sigma * jax.random.normal(key, places.shape, places.dtype)
     return Written(places, held * _alive(reserved))
 
 
