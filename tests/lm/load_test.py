@@ -28,7 +28,7 @@ def test_random_folder(tmp_path):
     other = L.write_random_gpt2(tmp_path / "other", num_blocks=3, width=32, heads=2, positions=40, seed=6)
     assert not np.array_equal(other.params["wte"]["embedding"], lm.params["wte"]["embedding"])
     assert (
-        L.load_lm(str(tmp_path / "lm"), dtype="bfloat16").model.apply(lm.params, ids).logits.dtype == jnp.bfloat16
+        L.load_lm(str(tmp_path / "lm"), dtype="bfloat16").model.apply(lm.params, ids).hidden.dtype == jnp.bfloat16
     )
 
 

@@ -178,6 +178,12 @@ def check_ids(ids: Any, vocab_size: int) -> None:
         raise UserError(f"token id {bad[0]}, but the model has embeddings for 0 to {vocab_size - 1} only")
 
 
+def unembedded(states: Float[Array, "*B d"], head: Float[Array, "V d"]) -> Float[Array, "*B V"]:
+    """Logits, in float32 at least: bfloat16 has steps of 1/4 at 32, and ties between tokens."""
+    exact = jnp.promote_types(states.dtype, jnp.float32)
+    return jnp.einsum("...d,vd->...v", states, head.astype(states.dtype), preferred_element_type=exact)
+
+
 def read_logits(
     final: Float[Array, "B S d"],
     head: Float[Array, "V d"],
@@ -192,5 +198,5 @@ def read_logits(
     first, *others = [final] if packing is None else packing.split(final)
     if logit_positions is not None:
         first = jnp.take_along_axis(first, logit_positions[:, :, None], axis=1)
-    each = [jnp.einsum("bsd,vd->bsv", x, head.astype(x.dtype)) for x in (first, *others)]
+    each = [unembedded(x, head) for x in (first, *others)]
     return each[0] if packing is None else each

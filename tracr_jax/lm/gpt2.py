@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
-from tracr_jax.lm.base import LanguageModel, read_logits
+from tracr_jax.lm.base import LanguageModel, read_logits, unembedded
 from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.config_json import check_keys, check_sizes
 from tracr_jax.lm.lora import Dense
@@ -182,7 +182,7 @@ class GPT2(LanguageModel):
 
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:
         """Logits of states after the final norm."""
-        return jnp.einsum("...d,vd->...v", hidden, params["wte"]["embedding"].astype(hidden.dtype))
+        return unembedded(hidden, params["wte"]["embedding"])
 
     def init_cache(self, batch: int, length: int) -> KVCache:
         """Empty cache of `length` positions."""

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.attention import KVCache, init_kv_cache, make_attention, write_kv
-from tracr_jax.lm.base import LanguageModel, read_logits
+from tracr_jax.lm.base import LanguageModel, read_logits, unembedded
 from tracr_jax.lm.blocks import run_blocks
 from tracr_jax.lm.config_json import check_keys, check_size, check_sizes
 from tracr_jax.lm.lora import Dense
@@ -336,7 +336,7 @@ class Llama(LanguageModel):
         """Logits of states after the final norm."""
         tied = self.config.tie_word_embeddings
         head = params["embed_tokens"]["embedding"] if tied else params["lm_head"]
-        return jnp.einsum("...d,vd->...v", hidden, head.astype(hidden.dtype))
+        return unembedded(hidden, head)
 
     def init_cache(self, batch: int, length: int) -> KVCache:
         """Empty cache of `length` positions."""
