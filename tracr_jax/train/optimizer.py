@@ -48,8 +48,13 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
         lm = "lm" if embedding_rate == 1 else _model_groups(params.lm)
         return type(params)(lm, tuple(map(_adapter_groups, params.adapters)))
 
-    both = optax.partition(groups, labels)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), both) if config.clip_norm else both
+    parts: list[optax.GradientTransformation] = [optax.partition(groups, labels)]
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if not embedding_rate:  # what is not moved has no part in the norm either
+        moved = {k: g if g is groups["fixed"] else optax.identity() for k, g in groups.items()}
+        parts.insert(0, optax.partition(moved, labels))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
 
 def _model_groups(params: Params) -> Any:
