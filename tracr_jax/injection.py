@@ -167,7 +167,7 @@ def _run(
     say: Say,
 ) -> Injected:
     mesh = make_mesh(config.mesh)
-    check_rows(mesh, config.data)
+    check_rows(mesh, config.data, parts=config.accumulate)
     first = jax.process_index() == 0  # of several processes one writes and speaks
     if not first:
         writers, progress, say = (), False, lambda _: None
@@ -193,7 +193,7 @@ def _run(
         tasks = [p.given for p in onto.programs if p.given] if isinstance(onto, Injected) else []
         setups, lm_params, record = open_earlier(setup, tasks=tasks, say=say)
         for s in setups:
-            check_rows(mesh, s.config.data)
+            check_rows(mesh, s.config.data, parts=config.accumulate)
             dataclasses.replace(s.config, accumulate=config.accumulate)  # its rows are cut as often: or refused
     programs = tuple(s.program for s in setups)
     before_training = untouched(setup, folder=folder)

@@ -19,6 +19,8 @@ from tracr_jax.data.text import TextIds
 from tracr_jax.errors import UserError
 from tracr_jax.injection import inject
 from tracr_jax.lm.gpt2 import GPT2, GPT2Config
+from tracr_jax.lm.load import LoadedLM
+from tracr_jax.runs.model import committed
 from tracr_jax.teacher.variables import variable_layout
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.mesh import (
@@ -128,6 +130,14 @@ def test_eight_devices_compute_what_one_does():
     assert_same(new, expected)
     one, each = (x.cost_analysis()["flops"] for x in (alone, together))
     assert each < 1.3 * one / 8
+
+
+def test_a_run_on_another_device_than_the_first_is_read_there():
+    params = {"bias": np.ones(3, np.float32)}
+    with jax.default_device(jax.devices()[2]):
+        lm = committed(LoadedLM(name="lm", model=None, params=params, tokenizer=None, source=""))  # pyright: ignore
+        placed = gather(put_params(params, make_mesh()), make_mesh())
+        assert lm.params["bias"].devices() == placed["bias"].devices() == {jax.devices()[2]}
 
 
 def test_without_a_mesh_all_lies_on_the_default_device_and_nothing_is_copied():
@@ -260,6 +270,10 @@ def test_rows_that_devices_cannot_share():
     ]:
         with pytest.raises(UserError, match=message):
             check_rows(mesh, bad)
+    even = DataConfig(batch=8, domain_items=0, domain_supervised=0, text_batch=16)
+    check_rows(make_mesh(), even, parts=4)
+    with pytest.raises(UserError, match=r"--batch.* is 8, which 8 devices in 2 parts.*make it 16"):
+        check_rows(mesh, even, parts=2)
     with pytest.raises(UserError, match="needs 4 x 1 = 4 devices"):
         inject(DYCK, config=RunConfig(mesh="data=4"), progress=False)
 

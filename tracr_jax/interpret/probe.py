@@ -22,6 +22,7 @@ from tracr_jax.measure.variables.reading import one_hot
 from tracr_jax.runs.model import Injected
 from tracr_jax.tasks.base import Item
 from tracr_jax.teacher.variables import VariableLayout
+from tracr_jax.train.mesh import own_device
 from tracr_jax.types import Adapter
 
 _SHRINKAGE = 1e-3  # of the covariance, in units of each coordinate's variance within a value
@@ -60,7 +61,7 @@ def fit_probe(run: Injected, labeller: Labeller, *, items: int = 2000) -> Adapte
     for layer in range(len(gram)):
         weight[layer, grouped], bias[layer, grouped] = discriminant(gram[layer], sums[layer], layout=layout)
     # Committed as the run's adapter is: the counter of both is compiled once.
-    return Adapter(*(jax.device_put(x, jax.local_devices()[0]) for x in (weight, bias)))
+    return Adapter(*(jax.device_put(x, own_device()) for x in (weight, bias)))
 
 
 def training_items(run: Injected, count: int) -> list[Item]:

@@ -191,6 +191,8 @@ def about(started: float) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} x {device.device_kind}",
+        # None: JAX's default, of float32 products bfloat16 operands on a TPU.
+        "matmul_precision": getattr(jax.config, "jax_default_matmul_precision"),  # noqa: B009 - pyright knows no flags
         "machine": platform.platform(),
     }
 

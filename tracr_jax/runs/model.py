@@ -39,6 +39,7 @@ from tracr_jax.runs.restore import digest, restore
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import changed, file_of
 from tracr_jax.tasks.registry import get_task
+from tracr_jax.train.mesh import own_device
 from tracr_jax.train.step import TrainParams
 from tracr_jax.types import Adapter, Params
 
@@ -181,7 +182,7 @@ class Injected:
 
 def committed(lm: LoadedLM) -> LoadedLM:
     """The same model, committed to a device as a trained one is: else what reads both is compiled for each."""
-    here = jax.local_devices()[0]
+    here = own_device()
 
     def commit(x: Any) -> Any:
         return x if getattr(x, "committed", False) else jax.device_put(x, here)

@@ -17,6 +17,7 @@ from tracr_jax.lm.graft import Grafted
 from tracr_jax.runs.frozen import read_frozen
 from tracr_jax.runs.program import Program
 from tracr_jax.train.checkpoint import Checkpoints
+from tracr_jax.train.mesh import own_device
 from tracr_jax.train.step import TrainParams
 from tracr_jax.train.trainable import in_stacks, split, whole
 from tracr_jax.types import Adapter, Codes
@@ -57,7 +58,7 @@ def restore(
     Raises:
       UserError: there is no such checkpoint.
     """
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(own_device())
 
     def shape(*size: int) -> Any:
         return jax.ShapeDtypeStruct(size, jnp.float32, sharding=here)

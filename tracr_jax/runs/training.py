@@ -117,6 +117,9 @@ def _compile(
 ) -> tuple[Callable, T]:
     """(the compiled step, what `meanwhile` returned)."""
     lowered = step.lower(state, frozen, batches)
+    if jax.default_backend() == "gpu":  # XLA times kernels while it compiles: the device must be idle
+        compiled = lowered.compile()
+        return compiled, meanwhile()
     with ThreadPoolExecutor(1) as compiler:
         compiled = compiler.submit(lowered.compile)
         found = meanwhile()

@@ -57,7 +57,7 @@ class Checkpoints:
         if read_only and not self.folder.is_dir():
             raise UserError(f"{self.folder}: no checkpoints here; is this the folder of a run?")
         with self._reading(), _without_warning("Given directory is read only="):  # said where that is wanted
-            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "optimizer"))
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """Number of finished steps in the newest checkpoint, or None."""

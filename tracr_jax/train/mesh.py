@@ -47,7 +47,7 @@ def make_mesh(text: str = "") -> Mesh:
                 f"{jax.process_count()} processes with {jax.device_count()} devices, but no mesh: add e.g. "
                 f"--mesh data={jax.device_count()}"
             )
-        return _mesh(sizes, [jnp.zeros(()).device])
+        return _mesh(sizes, [own_device()])
     parts = text.split(",")
     for part in parts:
         found = re.fullmatch(r"\s*(\w+)\s*=\s*([1-9]\d*)\s*", part)
@@ -66,19 +66,25 @@ def make_mesh(text: str = "") -> Mesh:
     return _mesh(sizes)
 
 
+def own_device() -> Any:
+    """JAX's default device of this process, which `jax.default_device` changes."""
+    return jnp.zeros(()).device
+
+
 def _mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     # Auto: the compiler spreads the work; our arrays' types say nothing of the mesh.
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def check_rows(mesh: Mesh, data: DataConfig) -> None:
-    """Every device has the same number of rows of each kind, or there is a UserError that says what to change."""
+def check_rows(mesh: Mesh, data: DataConfig, *, parts: int = 1) -> None:
+    """Every device has as many rows of each kind in each part of the step, or a UserError says what to change."""
+    count = mesh.size * (parts if mesh.size > 1 else 1)
+    each = f"{mesh.size} devices" + (f" in {parts} parts of a step (--accumulate)" if count > mesh.size else "")
     for options, rows in data.rows.items():
-        if rows % mesh.size:
-            up = -(-rows // mesh.size) * mesh.size
+        if rows % count:
+            up = -(-rows // count) * count
             raise UserError(
-                f"{options} is {rows}, which {mesh.size} devices cannot share evenly; make it {up}, "
-                "or choose another --mesh"
+                f"{options} is {rows}, which {each} cannot share evenly; make it {up}, or choose another --mesh"
             )
 
 
