@@ -11,7 +11,7 @@ answers otherwise than for the base, the pair *flips*.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -238,3 +238,23 @@ def pair_rows(pool: Pool, pairs: Sequence[Pair]) -> list[PairRows]:
             rows.sources[row] = pair.source
         out.append(rows)
     return out
+
+
+def other_variable(
+    teacher: Teacher, pool: Pool, cell: Cell, *, among: Collection[str] | None = None
+) -> str | None:
+    """The control's variable: already written at the layer, with the same or else the next number of values.
+
+    `among`: those that have a subspace; some have no reserved directions. Default all.
+    """
+    written = [
+        v.name
+        for v in teacher.variables
+        if v.kind == "categorical" and v.name in pool.oracle.names and v.writer_layer <= cell.layer
+    ]
+    written = [n for n in written if among is None or n in among]
+    own = len(pool.held[cell.variable])
+    sizes = {n: len(pool.held[n]) for n in written if n != cell.variable}
+    candidates = [n for n, size in sizes.items() if size > 1]
+    # Fewer values only where no other variable has as many: a smaller change would be too easy a control.
+    return min(candidates, key=lambda n: (sizes[n] < own, abs(sizes[n] - own)), default=None)

@@ -11,7 +11,7 @@ The rows of v are those of the values that occur in the sample: with those of al
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,17 @@ from jaxtyping import Bool, Float, Int
 
 from tracr_jax.interpret.answers import answered
 from tracr_jax.interpret.exchange import CONTROLS, WEIGHTS, WITHIN, Change, exchange, random_directions, span_basis
-from tracr_jax.interpret.pairs import Cell, Omission, Pair, PairFinder, PairRows, Pairs, list_cells, pair_rows
+from tracr_jax.interpret.pairs import (
+    Cell,
+    Omission,
+    Pair,
+    PairFinder,
+    PairRows,
+    Pairs,
+    list_cells,
+    other_variable,
+    pair_rows,
+)
 from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.blocks import first_blocks
@@ -30,7 +40,6 @@ from tracr_jax.measure.stats import above, share
 from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
-from tracr_jax.teacher import Teacher
 from tracr_jax.teacher.variables import DEFINED
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.train.reserved import Reserved
@@ -372,26 +381,6 @@ def causal_abstraction_error(cells: Sequence[dict[str, Any]]) -> dict[str, float
     """
     met = {"mapped": [c["match"] for c in cells], "faithful": [c["faithful"] for c in cells if c["faithful"]]}
     return {k: round(1 - fmean(s["accuracy"] for s in found), 4) if found else None for k, found in met.items()}
-
-
-def other_variable(
-    teacher: Teacher, pool: Pool, cell: Cell, *, among: Collection[str] | None = None
-) -> str | None:
-    """The control's variable: already written at the layer, with the same or else the next number of values.
-
-    `among`: those that have a subspace; some have no reserved directions. Default all.
-    """
-    written = [
-        v.name
-        for v in teacher.variables
-        if v.kind == "categorical" and v.name in pool.oracle.names and v.writer_layer <= cell.layer
-    ]
-    written = [n for n in written if among is None or n in among]
-    own = len(pool.held[cell.variable])
-    sizes = {n: len(pool.held[n]) for n in written if n != cell.variable}
-    candidates = [n for n, size in sizes.items() if size > 1]
-    # Fewer values only where no other variable has as many: a smaller change would be too easy a control.
-    return min(candidates, key=lambda n: (sizes[n] < own, abs(sizes[n] - own)), default=None)
 
 
 def _share(hits: Sequence[bool]) -> dict[str, Any]:
