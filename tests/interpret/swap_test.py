@@ -335,3 +335,21 @@ def test_the_other_variable_has_as_many_values_or_the_next_number():
     name = next(n for n in pool.oracle.names if n.startswith("(_start"))
     other = other_variable(teacher, pool, Cell(name, 1))
     assert next(v.writer_layer for v in teacher.variables if v.name == other) <= 1
+
+
+def test_the_other_variable_is_one_that_is_still_read():
+    """A variable that nothing reads any more moves no answer: no control at all."""
+    pool = pool_of(Dyck(), 160)
+    teacher = pool.bridge.teacher
+
+    def alive(cell):
+        for v in teacher.variables:
+            if v.name in pool.held and len(pool.held[v.name]) > 1 and v.name != cell.variable:
+                last = last_read(teacher, pool.oracle, v.name)
+                if v.writer_layer <= cell.layer and last is not None and last >= cell.layer:
+                    yield v.name
+
+    cells = list_cells(teacher, pool.oracle)[0]
+    found = [(other_variable(teacher, pool, cell), set(alive(cell))) for cell in cells]
+    assert sum(bool(names) for _, names in found) > 20
+    assert all(other in names for other, names in found if names)

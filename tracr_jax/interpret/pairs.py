@@ -245,6 +245,8 @@ def other_variable(
 ) -> str | None:
     """The control's variable: already written at the layer, with the same or else the next number of values.
 
+    One that is still to be read, where there is one: another moves no answer, and would be too easy a control.
+
     `among`: those that have a subspace; some have no reserved directions. Default all.
     """
     written = [
@@ -256,5 +258,7 @@ def other_variable(
     own = len(pool.held[cell.variable])
     sizes = {n: len(pool.held[n]) for n in written if n != cell.variable}
     candidates = [n for n, size in sizes.items() if size > 1]
+    last = {n: last_read(teacher, pool.oracle, n) for n in candidates}
+    done = {n: at is None or at < cell.layer for n, at in last.items()}
     # Fewer values only where no other variable has as many: a smaller change would be too easy a control.
-    return min(candidates, key=lambda n: (sizes[n] < own, abs(sizes[n] - own)), default=None)
+    return min(candidates, key=lambda n: (done[n], sizes[n] < own, abs(sizes[n] - own)), default=None)
