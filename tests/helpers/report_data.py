@@ -223,7 +223,7 @@ def _noise(rng, quality):
         ]
         for kind, f in fall.items()
     }
-    return {"set": "test", "prompts": 1000, "rank": 2, "seeds": [0, 1, 2], "strengths": [0, 5, 10, 30],
+    return {"set": "test", "prompts": 1000, "rank": 2, "block": 9, "seeds": [0, 1, 2], "strengths": [0, 5, 10, 30],
             "as_coded": False, "kinds": kinds}  # fmt: skip
 
 

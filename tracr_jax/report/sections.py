@@ -29,7 +29,7 @@ from tracr_jax.report.markup import (
     sets_of,
 )
 from tracr_jax.report.swaps import swaps_reading
-from tracr_jax.report.words import duration, interval, percent, plain
+from tracr_jax.report.words import duration, interval, percent, plain, several
 
 _MARKS = {"yes": "●", "partly": "◐", "no": "○", "open": "–", None: "–"}
 _WORDS = {"open": "undecided", None: "not measured"}
@@ -195,7 +195,7 @@ def noise_section(runs: Sequence[RunFiles]) -> str:
     noise = have[0][1].part("noise")
     how = (
         f"Noise after the last block that the program uses, {noise['prompts']} prompts, "
-        f"{len(noise.get('seeds', [0]))} seeds"
+        f"{several(len(noise.get('seeds', [0])), 'seed')}"
         f"{', uniform rows as the original codes them' if noise.get('as_coded') else ''}; bars are 95 % "
         f"intervals over prompts, and at least the range of the seeds."
     )

@@ -1,8 +1,12 @@
 """Tables for the terminal, made with rich."""
 
+from collections.abc import Iterable
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+_ANY = 10_000  # columns: as wide as a table wants to be
 
 
 def table(title: str = "") -> Table:
@@ -12,6 +16,12 @@ def table(title: str = "") -> Table:
     )
 
 
+def kept(names: Iterable[str], *, narrow: bool) -> int:
+    """How many characters of the names of variables stay on one line: those of the longest, but 24, or narrow 18."""
+    return min(18 if narrow else 24, max(map(len, names), default=0))
+
+
 def fitting(console: Console, wide: Table, narrow: Table) -> Table:
     """The wide table where the terminal has room for it; rich would cut its numbers."""
-    return wide if console.measure(wide).maximum <= console.width else narrow
+    needed = console.measure(wide, options=console.options.update_width(_ANY)).maximum
+    return wide if needed <= console.width else narrow

@@ -8,10 +8,8 @@ from rich.text import Text
 
 from tracr_jax.errors import UserError
 from tracr_jax.report.data import last_layer
-from tracr_jax.report.terminal import table
+from tracr_jax.report.terminal import kept, table
 from tracr_jax.report.words import tenths
-
-_NAME = 24  # characters of a variable's name that are kept on one line
 
 
 def scorecard_table(card: dict[str, Any], *, result: str, chosen: str = "test", narrow: bool = False) -> Table:
@@ -34,7 +32,7 @@ def scorecard_table(card: dict[str, Any], *, result: str, chosen: str = "test", 
     one = {at for at in layers.values() if at is not None}
     where = f" at layer {min(one)}" if len(one) == 1 else ", each at the last layer that encodes it"
     rows = table(f"decoded{where}, {chosen}, {s['items']} items, %")
-    rows.add_column("variable", overflow="fold", min_width=min(_NAME, max(map(len, layers))))
+    rows.add_column("variable", overflow="fold", min_width=kept(layers, narrow=narrow))
     for column in (*([] if len(one) == 1 else ["layer"]), *classes, "probe\n(all)", "major-\nity"):
         rows.add_column(column, justify="right", no_wrap=True)
     for name in sorted(classes["all"], key=lambda n: (n != result, _lead(classes["all"][n]))):

@@ -7,11 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tracr_jax.report.swaps import floor_of, outside
-from tracr_jax.report.terminal import fitting, table
+from tracr_jax.report.terminal import fitting, kept, table
 from tracr_jax.report.terminal.scorecard import scorecard_table
-from tracr_jax.report.words import interval, tenths, whole
+from tracr_jax.report.words import interval, several, tenths, whole
 
-_NAME = 24  # characters of a variable's name that are kept on one line
 _SHORT = {"random": "random", "complement": "rest", "other": "other"}  # controls, as the heads of columns
 
 
@@ -52,7 +51,7 @@ def used_line(swapped: dict[str, Any]) -> str:
 
 def noise_table(noise: dict[str, Any], *, narrow: bool = False) -> Table:
     """Exact match by strength, one row for each kind of noise; narrow, the intervals below."""
-    trials = f"{noise['prompts']} prompts, {len(noise['seeds'])} seeds"
+    trials = f"{noise['prompts']} prompts, {several(len(noise['seeds']), 'seed')}"
     rows = table(f"exact match under noise on block {noise['block']}, %, {trials}")
     rows.add_column("noise in", overflow="fold")
     for strength in noise["strengths"]:
@@ -75,7 +74,7 @@ def swap_table(swapped: dict[str, Any], *, narrow: bool = False) -> Table:
     """
     rows = table(f"answer after a swap = the program's, %, {swapped['pairs']} pairs each")
     names = [c["variable"] for c in swapped["cells"]]
-    rows.add_column("variable", overflow="fold", min_width=min(_NAME, max(map(len, names), default=0)))
+    rows.add_column("variable", overflow="fold", min_width=kept(names, narrow=narrow))
     ceiling = "ceiling: the same swap in the compiled teacher"
     rows.caption = (
         f"at: layer; control: the best of all controls; {ceiling}"
