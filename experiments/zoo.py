@@ -78,12 +78,12 @@ def table(file: Mapping[str, Any]) -> str:
     """The table in Markdown: for each task a row by method, means over seeds; the hardest set is one for all."""
     lines = [
         f"`python -m experiments.zoo`: the bundled model, presets of each method, {file['pairs']} pairs for each "
-        "layer of a variable; shares in %, of 58 to 200 items. *Hardest*: the set that all methods answer "
-        "worst, training's distribution apart; *trivial*: its best baseline without the program. "
-        "*Read*: the worst variable, test set. *Followed*: of the swaps that flip the program's answer, where the "
-        "model is right without one, those that its answer follows, in the lowest layer, of the result and of the best other "
-        "variable; without controls, and of few pairs where the model is seldom right. KL from the original in nats "
-        "per token.",
+        "layer of a variable; shares in %, of 58 to 200 items. *Hardest*: the set that all methods answer worst,"
+        " training's distribution apart; *trivial*: its best baseline without the program. *Read*: the worst "
+        "variable, test set. *Followed*: of the swaps that flip the program's answer, where the model is right "
+        "without one, those that its answer follows, in the lowest layer, of the result and of the best other "
+        "variable; without controls, and of few pairs where the model is seldom right. KL from the original in "
+        "nats per token.",
         "",
         "| task | method | seeds | test | hardest | trivial | read | followed: result | followed: best other | KL |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
