@@ -85,7 +85,8 @@ def table(file: Mapping[str, Any]) -> str:
         "variable; without controls, and of few pairs where the model is seldom right. KL from the original in "
         "nats per token.",
         "",
-        "| task | method | seeds | test | hardest | trivial | read | followed: result | followed: best other | KL |",
+        "| task | method | seeds | test | hardest | trivial | read | followed: result | followed: best other "
+        "| KL |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for task in file["tasks"]:
