@@ -17,7 +17,7 @@ def table(title: str = "") -> Table:
 
 
 def kept(names: Iterable[str], *, narrow: bool) -> int:
-    """How many characters of the names of variables stay on one line: those of the longest, but 24, or narrow 18."""
+    """How many characters of variables' names stay on one line: all of the longest, up to 24, or narrow 18."""
     return min(18 if narrow else 24, max(map(len, names), default=0))
 
 
