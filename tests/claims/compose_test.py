@@ -112,10 +112,6 @@ SMOOTH = {
         functools.partial(L.variable_alignment, layout=LAYOUT),
         lambda s: (adapter(s), normal(s, LAYERS, B, S, WIDTH), F.teacher(1.0, ints(s, 40, B, S)).astype(float)),
     ),
-    "supervised_loss": (
-        L.supervised_loss,
-        lambda s: (normal(s, B, S, 7), ints(s, 7, B, S), jnp.asarray([[0.0, 1, 1, 0], [1, 0, 0, 0]])),
-    ),
     "weighted_cross_entropy": (
         L.weighted_cross_entropy,
         lambda s: (normal(s, B, S, 7), ints(s, 7, B, S), jnp.abs(normal(s + 1, B, S))),

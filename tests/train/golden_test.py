@@ -13,7 +13,13 @@ from tracr_jax.config import OptimConfig
 from tracr_jax.intervene import ResidualEdit, detach_and_roll, project, subspace_basis
 from tracr_jax.lm.gpt2 import GPT2
 from tracr_jax.presets import PAPER_FIXED
-from tracr_jax.train.losses import apply_adapter, cosine_alignment, retention_kl, supervised_loss
+from tracr_jax.train.losses import (
+    answer_positions,
+    apply_adapter,
+    cosine_alignment,
+    retention_kl,
+    weighted_cross_entropy,
+)
 from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import (
     Frozen,
@@ -66,12 +72,15 @@ def test_supervised_loss_without_the_hook_and_through_the_whole_space(precision)
     """With all rows the projector is the identity (D > d) and the hook does nothing (docs/differences.md B14)."""
     model, params, _, batch = parts(precision)
     want = G.NUMBERS[precision]
-    plain = model.apply(params.lm, batch.ids)
-    got = supervised_loss(plain.logits, batch.ids, batch.answer_mask)
-    np.testing.assert_allclose(got, want["supervised_loss_no_roll"], rtol=SCALAR[precision])
+    where, targets, weights = answer_positions(batch.ids, batch.answer_mask, count=SHAPE.max_answers)
+
+    def loss(edit):
+        out = model.apply(params.lm, batch.ids, edit=edit, logit_positions=where)
+        return weighted_cross_entropy(out.logits, targets, weights)
+
+    np.testing.assert_allclose(loss(None), want["supervised_loss_no_roll"], rtol=SCALAR[precision])
     whole = detach_and_roll(jnp.eye(48, dtype=precision), block=G.DEPTH)
-    got = supervised_loss(model.apply(params.lm, batch.ids, edit=whole).logits, batch.ids, batch.answer_mask)
-    np.testing.assert_allclose(got, want["supervised_loss_full_projection"], rtol=SCALAR[precision])
+    np.testing.assert_allclose(loss(whole), want["supervised_loss_full_projection"], rtol=SCALAR[precision])
 
 
 def test_gradient_norms_of_every_loss(precision):

@@ -107,25 +107,13 @@ def variable_alignment(
     return jnp.concatenate(losses)
 
 
-def supervised_loss(
-    logits: Float[Array, "B S V"], ids: Int[Array, "B S"], answer_mask: Float[Array, "B S"]
-) -> Float[Array, ""]:
-    """Mean cross-entropy (nats per answer token, one mean over the batch) of the next token; docs/method.md §4.3.
-
-    `answer_mask[b, s]` = 1 where position s predicts an answer token s + 1; its last column is not used.
-    An empty mask gives 0, where the original divides by zero (docs/differences.md A1).
-    """
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], ids[:, 1:])
-    mask = answer_mask[:, :-1]
-    return jnp.sum(loss * mask) / jnp.maximum(jnp.sum(mask), 1.0)
-
-
 def answer_positions(
     ids: Int[Array, "B S"], answer_mask: Float[Array, "B S"], *, count: int
 ) -> tuple[Int[Array, "B K"], Int[Array, "B K"], Float[Array, "B K"]]:
     """The `count` positions of each row that may predict answer tokens: (positions, targets, weights).
 
-    Lets the model compute logits there only; K is the largest number of ones in a row of the mask.
+    `answer_mask[b, s]` = 1 where position s predicts an answer token s + 1; its last column is not used. Lets the
+    model compute logits there only; K is the largest number of ones in a row of the mask.
     """
     weights, positions = jax.lax.top_k(answer_mask[:, :-1], count)
     return positions, jnp.take_along_axis(ids, positions + 1, axis=1), weights
@@ -134,7 +122,11 @@ def answer_positions(
 def weighted_cross_entropy(
     logits: Float[Array, "B K V"], targets: Int[Array, "B K"], weights: Float[Array, "B K"]
 ) -> Float[Array, ""]:
-    """`supervised_loss` on gathered positions: sum of weights · CE over the sum of weights, nats per token."""
+    """Mean cross-entropy of the answer tokens, nats per token, one mean over the batch; docs/method.md §4.3.
+
+    Arguments as `answer_positions` gives them. Without an answer it is 0, where the original divides by zero
+    (docs/differences.md A1).
+    """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return jnp.sum(loss * weights) / jnp.maximum(jnp.sum(weights), 1.0)
 
