@@ -9,11 +9,12 @@ import pytest
 from tracr.rasp import rasp
 
 from tests.data.bridge_test import bridge_of, teacher_of
+from tests.helpers.encoded import encode_item
 from tests.helpers.tasks_tokenizers import filtered
 from tracr_jax.config import DataConfig, Fidelity
 from tracr_jax.data.batches import Batches
 from tracr_jax.data.bridge import make_bridge
-from tracr_jax.data.encode import encode_item, sequence_length
+from tracr_jax.data.encode import sequence_length
 from tracr_jax.data.text import TextIds
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import Tokenizer

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from tests.helpers.encoded import encode_item
 from tests.helpers.tasks_tokenizers import filtered, gpt2_tokenizer
 from tracr_jax.data.bridge import find_separator, make_bridge
-from tracr_jax.data.encode import encode_item, sequence_length
+from tracr_jax.data.encode import sequence_length
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import word_tokenizer
 from tracr_jax.presets import preset

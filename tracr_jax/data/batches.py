@@ -73,7 +73,7 @@ class Batches:
       seed: with the step, decides everything.
       answers: K, the most tokens of an answer that the step computes (`StepShape.max_answers`); default any.
       fidelity: with `as_coded`, a text is the first U tokens of a document, the documents in order; for its other
-        switches see `encode_item`.
+        switches see `place`.
 
     Raises:
       UserError: S exceeds the teacher's position table, `data.varied` of a task without `varied_item`, or

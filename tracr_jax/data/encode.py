@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from tracr_jax.config import OURS, Fidelity
-from tracr_jax.data.bridge import Bridge, find_separator, split_item
+from tracr_jax.config import Fidelity
+from tracr_jax.data.bridge import find_separator, split_item
 from tracr_jax.errors import UserError
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.tasks.base import Item, Task
@@ -30,32 +30,6 @@ def sequence_length(
     return max(lengths) + int(answer_end)
 
 
-def encode_item(
-    item: Item,
-    bridge: Bridge,
-    *,
-    length: int,
-    answer_end: bool = True,
-    fidelity: Fidelity = OURS,
-) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, " S"]]:
-    """Token ids padded with end-of-text on the right, and the mask: 1 where position s must emit token s + 1.
-
-    Args:
-      item: prompt and answer.
-      bridge: the form of prompt and answer.
-      length: S.
-      answer_end: one end-of-text after the answer is supervised too.
-      fidelity: the mask has as many positions as the label has characters (docs/method.md §6), or what is longer
-      is cut.
-
-    Raises:
-      UserError: the item is longer than S.
-    """
-    prompt, label = bridge.split(item)
-    eos = bridge.tokenizer.eos_id
-    return place(item, prompt, label, length=length, eos=eos, answer_end=answer_end, fidelity=fidelity)
-
-
 def place(
     item: Item,
     prompt: Sequence[int],
@@ -66,7 +40,21 @@ def place(
     answer_end: bool,
     fidelity: Fidelity,
 ) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, " S"]]:
-    """`encode_item` from token ids."""
+    """Token ids padded with end-of-text on the right, and the mask: 1 where position s must emit token s + 1.
+
+    Args:
+      item: prompt and answer, as text.
+      prompt: its token ids.
+      label: those of the answer.
+      length: S.
+      eos: the id of end-of-text.
+      answer_end: one end-of-text after the answer is supervised too.
+      fidelity: with `as_coded_mask` the mask has as many positions as the label has characters
+        (docs/differences.md B11), with `as_coded_length` what is longer than S is cut (A1).
+
+    Raises:
+      UserError: the item is longer than S.
+    """
     ids = np.full(length, eos, np.int32)
     mask = np.zeros(length, np.float32)
     tokens = [*prompt, *label]
