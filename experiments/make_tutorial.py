@@ -22,10 +22,10 @@ from tracr_jax.files import write_text
 HERE = Path(__file__).resolve().parent
 PAGE, NOTEBOOK = HERE / "tutorial.md", HERE / "tutorial.ipynb"
 
-# What makes every block run in seconds, on a random model: old text -> new, each once on the page.
+# What makes every block run in seconds, on an untrained model: old text -> new, each once on the page.
 SMALLER = {
     'lm="tiny", folder': (
-        'lm="lm", config=tracr_jax.RunConfig(steps=2, eval_items=4, '
+        'lm="random:32x8", config=tracr_jax.RunConfig(steps=2, eval_items=4, '
         "data=tracr_jax.DataConfig(batch=8, text_batch=2, text_length=32)), folder"
     ),
     "prompts=200, pairs=40, items=60, probe_items=400": "prompts=4, pairs=2, items=4, probe_items=8, seeds=(0,)",
@@ -96,12 +96,9 @@ def execute(text: str) -> list[str]:
     import nbclient
     import nbformat
 
-    from tracr_jax.lm.load import write_random_gpt2
-
     book = nbformat.reads(json.dumps(notebook(smaller(text))), as_version=4)
     nbformat.validate(book)
     with tempfile.TemporaryDirectory() as folder:
-        write_random_gpt2(Path(folder) / "lm", num_blocks=8, width=32, heads=2)
         os.environ["TRACR_JAX_CACHE"] = str(Path(folder) / "cache")
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": folder}}).execute()

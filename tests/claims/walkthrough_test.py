@@ -10,7 +10,6 @@ import pytest
 import tracr_jax
 from experiments.make_tutorial import NOTEBOOK, PAGE, blocks, notebook, shown, smaller
 from tracr_jax import cli
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.presets import preset
 
 
@@ -19,7 +18,6 @@ def test_the_walk_through(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TRACR_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
-    write_random_gpt2("lm", num_blocks=8, width=32, heads=2)
     names = {}
     kinds = []
     for language, file, content in blocks(smaller(PAGE.read_text(encoding="utf-8"))):
