@@ -78,7 +78,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Random GPT-2 folders by number of blocks: dyck needs 8, count 14, int_sum 22."""
-    from tracr_jax.lm.load import write_random_gpt2  # JAX is configured above first
+    from tests.helpers.random_models import write_random_gpt2  # JAX is configured above first
 
     made = {}
 

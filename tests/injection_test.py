@@ -7,6 +7,7 @@ import chex
 import pytest
 
 import tracr_jax
+from tests.helpers.random_models import TASK_WORDS, write_random_gpt2
 from tests.helpers.small_runs import SMALL, trained
 from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import LossConfig
@@ -14,7 +15,7 @@ from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import TASK_WORDS, load_lm, write_random_gpt2
+from tracr_jax.lm.load import load_lm
 from tracr_jax.measure.answers import evaluate, greedy_answers, known_scores
 from tracr_jax.presets import preset
 from tracr_jax.report.load import load_runs

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import tracr_jax
+from tests.helpers.random_models import write_random_gpt2
 from tests.injection_test import USER_TASK
 from tracr_jax.files import read_json
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.teacher import load_teacher
 from tracr_jax.train.checkpoint import Checkpoints
 from tracr_jax.train.metrics import read_lines

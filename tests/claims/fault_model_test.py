@@ -8,12 +8,13 @@ import pytest
 
 from tests.helpers import fault_parts as F
 from tests.helpers import lm_models as M
+from tests.helpers.random_models import word_tokenizer
 from tests.lm.gguf_test import write_gguf
 from tracr_jax.lm.convert import from_tensors, save_hf_folder
 from tracr_jax.lm.gguf import read_gguf
 from tracr_jax.lm.load import read_model
 from tracr_jax.lm.tensors import open_safetensors
-from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.tokenizer import Tokenizer
 
 
 def read_all(tensors):

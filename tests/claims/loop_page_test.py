@@ -7,7 +7,7 @@ import numpy as np
 
 import tracr_jax
 from experiments.make_tutorial import blocks
-from tracr_jax.lm.load import write_random_gpt2
+from tests.helpers.random_models import write_random_gpt2
 from tracr_jax.train.losses import apply_adapter
 
 PAGE = Path(tracr_jax.__file__).parent / "docs" / "loop.md"

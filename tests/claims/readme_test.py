@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from tests.helpers.random_models import write_random_gpt2
 from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, RunConfig
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import write_random_gpt2
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

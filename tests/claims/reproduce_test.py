@@ -15,11 +15,11 @@ from experiments import marked
 from experiments.reproduce import results as R
 from experiments.reproduce import sweep as reproduce
 from experiments.reproduce import table as T
+from tests.helpers.random_models import write_random_gpt2
 from tracr_jax.config import RunConfig
 from tracr_jax.config_file import to_dict
 from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.sweep import Planned
 from tracr_jax.tasks.dyck import Dyck
 

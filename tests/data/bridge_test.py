@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.helpers.encoded import encode_item
+from tests.helpers.random_models import word_tokenizer
 from tests.helpers.tasks_tokenizers import filtered, gpt2_tokenizer
 from tracr_jax.data.bridge import find_separator, make_bridge
 from tracr_jax.data.encode import sequence_length
 from tracr_jax.errors import UserError
-from tracr_jax.lm.tokenizer import word_tokenizer
 from tracr_jax.presets import preset
 from tracr_jax.tasks.base import Item, TokenMap
 from tracr_jax.tasks.count import Count

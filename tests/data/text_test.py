@@ -7,12 +7,13 @@ import random
 import numpy as np
 import pytest
 
+from tests.helpers.random_models import word_tokenizer
 from tests.helpers.tasks_tokenizers import gpt2_tokenizer
 from tracr_jax.data import text as text_module
 from tracr_jax.data.source import open_text, pieces
 from tracr_jax.data.text import TextIds
 from tracr_jax.errors import UserError
-from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.tokenizer import Tokenizer
 
 TEXT = "".join(f"Story {i}: a cat sat on the mat {i * 'again '}.\n<|endoftext|>\n" for i in range(30))
 

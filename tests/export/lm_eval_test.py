@@ -8,10 +8,10 @@ import pytest
 
 from tests.helpers.lm_eval_parts import LONG, POSITIONS, PROMPTS, copied, instances, opened, theirs
 from tests.helpers.programs_parts import SMALL, write_tasks
+from tests.helpers.random_models import TASK_WORDS, write_random_gpt2
 from tracr_jax.errors import UserError
 from tracr_jax.export import export_run
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import TASK_WORDS, write_random_gpt2
 from tracr_jax.lm.tokenizer import END_OF_TEXT as BOS
 from tracr_jax.runs.model import open
 

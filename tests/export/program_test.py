@@ -13,12 +13,13 @@ import pytest
 import tracr_jax
 from tests.helpers.bounds import assert_same
 from tests.helpers.programs_parts import SMALL, model_and_tasks
+from tests.helpers.random_models import write_random_gpt2
 from tracr_jax import cli
 from tracr_jax.errors import UserError
 from tracr_jax.export.program import FILE, read_adapter
 from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.convert import save_hf_folder, to_tensors
-from tracr_jax.lm.load import load_lm, write_random_gpt2
+from tracr_jax.lm.load import load_lm
 from tracr_jax.lm.lora import added, lost_bits, unmerged
 from tracr_jax.lm.tensors import open_safetensors, read_metadata, write_safetensors
 

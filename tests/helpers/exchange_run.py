@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import interpret_parts as P
+from tests.helpers.random_models import write_random_gpt2
 from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, ExchangeConfig, LossConfig, OptimConfig, RunConfig
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.model import Injected
 
 CONFIG = RunConfig(

@@ -12,11 +12,12 @@ import pytest
 from tokenizers import models, processors
 
 from tests.helpers import interpret_parts as P
+from tests.helpers.random_models import TASK_WORDS, word_tokenizer
 from tracr_jax.export import export_run
 from tracr_jax.lm.byte_level import byte_level
 from tracr_jax.lm.llama import Llama, LlamaConfig
-from tracr_jax.lm.load import TASK_WORDS, LoadedLM
-from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.load import LoadedLM
+from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.lm.tokenizer_files import parsed
 from tracr_jax.runs.build import build
 from tracr_jax.runs.model import Injected, untouched

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.helpers.random_models import write_random_gpt2
 from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, Fidelity, RunConfig
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import Setup, build
 from tracr_jax.runs.model import Injected, untouched
 from tracr_jax.tasks.dyck import Dyck

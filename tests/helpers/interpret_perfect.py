@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.random_models import write_random_gpt2
 from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, LossConfig, RunConfig
 from tracr_jax.intervene import ResidualEdit, each_edit, edited, on_part
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.build import build
 from tracr_jax.runs.model import Injected, untouched
 from tracr_jax.runs.program import Program

@@ -6,11 +6,10 @@ import shutil
 import jax
 import numpy as np
 
+from tests.helpers.random_models import TASK_WORDS, random_lm, word_tokenizer
 from tracr_jax.lm.convert import save_hf_folder
 from tracr_jax.lm.gpt2 import GPT2Config
 from tracr_jax.lm.llama import LlamaConfig
-from tracr_jax.lm.load import TASK_WORDS, random_lm
-from tracr_jax.lm.tokenizer import word_tokenizer
 
 POSITIONS = 64
 LONG = " ".join(f"{k} is the number of words in this text;" for k in range(12))

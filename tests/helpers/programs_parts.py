@@ -4,9 +4,9 @@ import contextlib
 
 import pytest
 
+from tests.helpers.random_models import write_random_gpt2
 from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.config import DataConfig, OptimConfig, RunConfig
-from tracr_jax.lm.load import write_random_gpt2
 
 SMALL = RunConfig(
     steps=40,

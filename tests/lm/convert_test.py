@@ -12,13 +12,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.helpers import lm_models as M
+from tests.helpers.random_models import word_tokenizer
 from tracr_jax.errors import UserError
 from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.convert import expected_shapes, from_tensors, save_hf_folder, to_tensors
 from tracr_jax.lm.llama import Llama
 from tracr_jax.lm.load import read_model
 from tracr_jax.lm.tensors import open_safetensors, write_safetensors
-from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.tokenizer import Tokenizer
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.random_models import write_random_gpt2
 from tracr_jax.lm.convert import from_tensors, save_hf_folder
-from tracr_jax.lm.load import load_lm, read_model, write_random_gpt2
+from tracr_jax.lm.load import load_lm, read_model
 from tracr_jax.lm.tensors import open_safetensors
 
 pytestmark = pytest.mark.parity

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from tests.helpers.random_models import word_tokenizer, write_random_gpt2
 from tracr_jax.errors import UserError
-from tracr_jax.lm.load import load_lm, write_random_gpt2
-from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.load import load_lm
+from tracr_jax.lm.tokenizer import Tokenizer
 
 WORDS = [" yes", " no", " x", " the", " is", " 12", "Answer", " état", "##", " #"]
 TOK = word_tokenizer(WORDS)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tokenizers import models
 
+from tests.helpers.random_models import word_tokenizer
 from tracr_jax.errors import UserError
 from tracr_jax.lm.byte_level import END_OF_TEXT, byte_level
-from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.tokenizer import Tokenizer
 
 HERE = Path(__file__).parents[1]
 EXAMPLES = json.loads((HERE / "golden/data_examples.json").read_text())

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.helpers.random_models import word_tokenizer
 from tests.helpers.retention_models import Summing, always, by_hand, log_probabilities, table
 from tracr_jax import cli
 from tracr_jax.config_file import to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.lm.tokenizer import word_tokenizer
 from tracr_jax.measure.language import glue, suite, texts
 from tracr_jax.measure.language.suite import measure_retention
 from tracr_jax.presets import preset

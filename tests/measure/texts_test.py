@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracr_jax.lm.tokenizer import word_tokenizer
+from tests.helpers.random_models import word_tokenizer
 from tracr_jax.measure.language import texts
 
 TOKENIZER = word_tokenizer([" cat", " cats", " dog", "The"])

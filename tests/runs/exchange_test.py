@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers import interpret_parts as P
 from tests.helpers.exchange_run import CONFIG, small_exchange_run
+from tests.helpers.random_models import write_random_gpt2
 from tracr_jax.config import ExchangeConfig, LossConfig
 from tracr_jax.config_file import RUN_FORMAT, from_dict, to_dict
 from tracr_jax.errors import UserError
@@ -21,7 +22,6 @@ from tracr_jax.interpret.decode import decode
 from tracr_jax.interpret.examples import describe_variables
 from tracr_jax.interpret.exchange import WEIGHTS, exchange, write
 from tracr_jax.interpret.swap import held_coordinates, swaps
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.model import open as open_run
 from tracr_jax.teacher.readers import is_special

@@ -11,12 +11,13 @@ import pytest
 
 import tracr_jax
 from tests.helpers.programs_parts import SMALL
+from tests.helpers.random_models import write_random_gpt2
 from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.export.folder import export_run
 from tracr_jax.interpret.study import interpret
 from tracr_jax.lm.graft import KEY, MAP, Grafted
-from tracr_jax.lm.load import load_lm, write_random_gpt2
+from tracr_jax.lm.load import load_lm
 from tracr_jax.measure.language.suite import open_baseline
 from tracr_jax.presets import graft_preset
 from tracr_jax.report.page import write_report

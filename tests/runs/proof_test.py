@@ -9,9 +9,10 @@ import pytest
 from tracr.rasp import rasp
 
 import tracr_jax
+from tests.helpers.random_models import write_random_gpt2
 from tests.helpers.texts import SHORT_TEXT
 from tracr_jax.errors import UserError
-from tracr_jax.lm.load import load_lm, write_random_gpt2
+from tracr_jax.lm.load import load_lm
 from tracr_jax.runs import task_bridge
 from tracr_jax.runs.build import build, build_program
 from tracr_jax.runs.proof import prove

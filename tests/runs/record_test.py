@@ -12,6 +12,7 @@ import pytest
 import tracr_jax
 from tests.helpers.bounds import assert_same
 from tests.helpers.programs_parts import SMALL, model_and_tasks
+from tests.helpers.random_models import write_random_gpt2
 from tracr_jax import cli
 from tracr_jax.config import LossConfig, RunConfig
 from tracr_jax.config_file import read_config
@@ -20,7 +21,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.export.card import model_card
 from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import load_lm, write_random_gpt2
+from tracr_jax.lm.load import load_lm
 from tracr_jax.measure.answers import make_predictor
 from tracr_jax.runs.build import build, make_batch_at, make_parts
 from tracr_jax.runs.folder import default_folder

@@ -19,10 +19,10 @@ import pytest
 import tracr_jax
 from tests.helpers.bounds import FLOAT32, assert_same
 from tests.helpers.interpret_parts import DYCK
+from tests.helpers.random_models import write_random_gpt2
 from tests.train.mesh_test import SHARED_RUN
 from tracr_jax import injection as run
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import write_random_gpt2
 from tracr_jax.runs.folder import check_folder
 from tracr_jax.train.metrics import read_lines
 

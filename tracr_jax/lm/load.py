@@ -7,22 +7,20 @@ of width 256 and 14 blocks with the bundled model's tokenizer.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import copy_file, read_json, reading, write_json
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.lm.convert import from_tensors, save_hf_folder
+from tracr_jax.lm.convert import from_tensors
 from tracr_jax.lm.gguf import find_smollm2, read_gguf
 from tracr_jax.lm.gpt2 import GPT2, SIZES, GPT2Config
 from tracr_jax.lm.llama import MEMBERS, Llama, LlamaConfig
 from tracr_jax.lm.tensors import open_safetensors
-from tracr_jax.lm.tokenizer import Tokenizer, word_tokenizer
+from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.types import Params
 
 # model_type of config.json -> (configuration, model)
@@ -34,27 +32,6 @@ SMOLLM2 = "smollm2-135m-instruct"
 # What the hub calls openai-community/gpt2… is known to everyone by the last part.
 ALIASES = {name.split("/")[1]: name for name in SIZES}
 
-# Words of the bundled tasks, as single tokens of random models: a "text" spelled in letters would hold an x.
-_PROMPT_WORDS = (
-    *["What", "Are", "Answer"],
-    *(
-        f" {w}"
-        for w in [
-            "is",
-            "the",
-            "number",
-            "of",
-            "in",
-            "this",
-            "text",
-            "parenthesis",
-            "here",
-            "correctly",
-            "matched",
-            "Answer",
-        ]
-    ),
-)
 # What a folder in Hugging Face's format holds beside its weights: a tokenizer, and the rest.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -72,8 +49,6 @@ _SMALL_FILES = (
     *TOKENIZER_FILES,
 )
 _RANDOM_HEADS = 8  # of random:WIDTHxBLOCKS
-
-TASK_WORDS = (" yes", " no", " x", " y", " z", *(f" {digit}" for digit in range(10)), *_PROMPT_WORDS)
 
 
 @dataclass(frozen=True)
@@ -207,30 +182,3 @@ def _download(name: str) -> Path:
             f"{name}: not in the local cache and not downloaded ({reason}); where there is a network run "
             f"`hf download {name}`, or give a folder with config.json, *.safetensors and tokenizer.json"
         ) from e
-
-
-def random_lm(config: Any, seed: int = 0, *, scan_layers: bool = True) -> tuple[LanguageModel, Params]:
-    """A model with random weights from a GPT2Config or LlamaConfig."""
-    make_model = next(make for known, make in FAMILIES.values() if isinstance(config, known))
-    model = make_model(config, scan_layers=scan_layers)
-    return model, jax.jit(model.init)(jax.random.key(seed))
-
-
-def write_random_gpt2(
-    folder: str | Path,
-    *,
-    num_blocks: int,
-    width: int = 64,
-    heads: int = 4,
-    positions: int = 256,
-    words: Sequence[str] = TASK_WORDS,
-    seed: int = 0,
-) -> LoadedLM:
-    """Write a small untrained GPT-2 with a small tokenizer as a Hugging Face folder, and load it."""
-    tokenizer = word_tokenizer(words)
-    config = GPT2Config(
-        vocab_size=tokenizer.vocab_size, n_positions=positions, n_embd=width, n_layer=num_blocks, n_head=heads
-    )
-    model, params = random_lm(config, seed)
-    save_hf_folder(folder, model, params, tokenizer)
-    return load_lm(str(folder))

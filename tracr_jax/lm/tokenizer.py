@@ -17,7 +17,7 @@ from tokenizers import models
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_text, reading, write_json, write_text
-from tracr_jax.lm.byte_level import BYTE_OF, CHAR_OF, END_OF_TEXT, byte_level
+from tracr_jax.lm.byte_level import BYTE_OF, END_OF_TEXT
 from tracr_jax.lm.tokenizer_files import Backend, parsed, read_tokenizer
 
 _MOST_IDS = 1 << 22  # the library's writer walks over every id from 0 on, and takes memory for the largest
@@ -177,28 +177,6 @@ class Tokenizer:
         options = {name: value for name in names if (value := getattr(old, name)) is not None}
         backend.model = models.BPE(vocab=backend.get_vocab(with_added_tokens=False), merges=kept, **options)
         return Tokenizer(backend, self._config)
-
-
-def word_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """A small GPT-2-like tokenizer for tests and toy models: all bytes, end-of-text, and each word as one token.
-
-    Raises: UserError if the words' merges get into each other's way.
-    """
-    # Words behind a space come first: their merges all begin at the space and cannot meet one another's.
-    words = sorted(words, key=lambda w: not w.startswith(" "))
-    vocab = {c: i for i, c in enumerate(BYTE_OF)}
-    merges: dict[tuple[str, str], None] = {}
-    for word in words:
-        letters = [CHAR_OF[b] for b in word.encode()]
-        for i in range(1, len(letters)):
-            merges["".join(letters[:i]), letters[i]] = None
-            vocab.setdefault("".join(letters[: i + 1]), len(vocab))
-    vocab[END_OF_TEXT] = len(vocab)
-    tokenizer = Tokenizer(byte_level(models.BPE(vocab=vocab, merges=list(merges)), special=[END_OF_TEXT]))
-    broken = [w for w in words if tokenizer.single_id(w) is None]
-    if broken:
-        raise UserError(f"word_tokenizer: {broken} cannot be single tokens together with the other words")
-    return tokenizer
 
 
 def _refuse_halves(text: str) -> None:
