@@ -221,6 +221,3 @@ def _sets(task: Count) -> dict[str, EvalSet]:
 def _shuffled(n: int) -> tuple[int, ...]:
     """1..n in a fixed random order, so that a sample of the first items covers all lengths."""
     return tuple(int(k) + 1 for k in rng(EVALUATION + 99).permutation(n))
-
-
-TASK = Count()

@@ -346,6 +346,3 @@ def _sets(task: Dyck) -> dict[str, EvalSet]:
             )
         )  # fmt: skip
     return {s.name: s for s in out}
-
-
-TASK = Dyck()

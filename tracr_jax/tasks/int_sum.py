@@ -257,6 +257,3 @@ def _sets(task: IntSum) -> dict[str, EvalSet]:
 
 def _listed(name: str, items: list[Item], note: str) -> EvalSet:
     return EvalSet(name, len(items), items.__getitem__, note)
-
-
-TASK = IntSum()
