@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.interpret_parts import known_run, small_run
+from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.scorecard import scorecard
-from tracr_jax.measure.answers import decode_sets
+from tracr_jax.measure.answers import decode_samples
 from tracr_jax.measure.variables.labelled import CLASSES
 from tracr_jax.report.terminal.scorecard import scorecard_table
 
@@ -63,7 +64,7 @@ def test_the_probe_finds_what_the_untouched_states_hold_and_no_more(card):
 
 def test_evaluation_counts_in_the_same_way(card):
     run = known_run()
-    decoded = decode_sets(run, items=ITEMS)
+    decoded = decode_samples(run, reported_samples(run.program.task, ITEMS))
     assert set(decoded) == set(card["sets"])
     for name, d in decoded.items():
         for ours, theirs in (("all", "all_positions"), ("answer", "answer_positions")):
@@ -102,7 +103,8 @@ def test_a_wrong_adapter_row_shows_in_its_variable_only(card):
     rows = np.array(variable.indices)
     weight = run.adapter.weight.at[rows].set(run.adapter.weight[rows[::-1]])
     program = run.program.trained(run.adapter._replace(weight=weight))
-    after = decode_sets(dataclasses.replace(run, programs=(program,)), items=ITEMS)["test"]["answer_positions"]
+    samples = {"test": reported_samples(run.program.task, ITEMS)["test"]}
+    after = decode_samples(dataclasses.replace(run, programs=(program,)), samples)["test"]["answer_positions"]
     before = card["sets"]["test"]["classes"]["answer"]
     assert {n for n in after if after[n]["by_layer"] != before[n]["accuracy"]} == {variable.name}
     assert after[variable.name]["accuracy"] == 0.0

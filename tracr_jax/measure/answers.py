@@ -255,11 +255,6 @@ def _overlap(run: Injected, items: Sequence[Item]) -> float:
     return float(np.mean([run.program.task.in_training(i.prompt) for i in items]))
 
 
-def decode_sets(run: Injected, *, items: int | None = 300) -> dict[str, Any]:
-    """`decode_samples` of the first `items` items of every set that is reported."""
-    return decode_samples(run, reported_samples(run.program.task, items))
-
-
 def decode_samples(run: Injected, samples: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
     """Decode accuracy of every categorical variable on items of named sets, against the program's own values.
 
