@@ -55,7 +55,7 @@ def _locked(folder: Path) -> IO[bytes]:
             ) from e
         except OSError:
             return file  # a file system without locks: better unguarded than not at all
-        if _is(file, folder / NAME):
+        if is_at(file, folder / NAME):
             file.truncate(0)
             file.write(str(os.getpid()).encode())
             file.flush()
@@ -63,7 +63,8 @@ def _locked(folder: Path) -> IO[bytes]:
         file.close()  # its last owner took it away between our opening and locking it
 
 
-def _is(file: IO[bytes], path: Path) -> bool:
+def is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is the one that now has this name: another process may have taken it away or replaced it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

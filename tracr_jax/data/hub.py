@@ -14,6 +14,7 @@ from typing import IO, Any
 from tracr_jax.data.source import SEPARATOR
 from tracr_jax.errors import UserError
 from tracr_jax.files import cache_folder, read_json, write_json
+from tracr_jax.lock import is_at
 from tracr_jax.progress import Say
 
 PREFIX = "hub:"
@@ -98,19 +99,12 @@ def _stream(path: Path, open_stream: Callable[[], Any], limit: int, say: Say, so
             if not _alone(held):
                 say(f"streaming {source}: another process does it, waiting")
                 fcntl.flock(held, fcntl.LOCK_EX)
-            if not path.exists() and _is_still(held, part):  # else the other one was done, or gave up
+            if not path.exists() and is_at(held, part):  # else the other one was done, or gave up
                 _fill(part, note, open_stream(), limit, say, source)
                 os.replace(part, path)
                 note.unlink(missing_ok=True)
-            elif _is_still(held, part):  # made after the other one had renamed its own
+            elif is_at(held, part):  # made after the other one had renamed its own
                 part.unlink()
-
-
-def _is_still(file: IO[bytes], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _alone(file: IO[bytes]) -> bool:
