@@ -1,11 +1,11 @@
 """Which letters a program tells apart: for strings on which something happens that among many letters is rare."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tracr.rasp import rasp
 
-from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace
+from tracr_jax.teacher.graph import Trace, outcome
 
 _OTHERS = 200  # values beside which a letter is tried
 
@@ -15,13 +15,6 @@ def told_apart(traced: Trace, letters: Sequence[Any]) -> tuple[Any, ...]:
 
     Steps that hand letters on, as the one before, tell none apart: what is made of these is asked.
     """
-
-    def said(f: Callable[..., Any], *values: Any) -> Any:
-        try:
-            return f(*values)
-        except PROGRAM_ERRORS:
-            return None
-
     letter = {rasp.tokens.label}
     moves = {n: e.sop.label for n, e in traced.exprs.items() if isinstance(e, rasp.Aggregate)}
     while new := {n for n, source in moves.items() if source in letter} - letter:  # handed on, and on
@@ -30,7 +23,7 @@ def told_apart(traced: Trace, letters: Sequence[Any]) -> tuple[Any, ...]:
     for expr in traced.exprs.values():
         if isinstance(expr, rasp.Map) and expr.inner.label in letter:
             for v, of in signatures.items():
-                of.append(said(expr.f, v))
+                of.append(outcome(expr.f, v))
         f, two = None, ()
         if isinstance(expr, rasp.SequenceMap):
             f, two = expr.f, (expr.fst.label, expr.snd.label)
@@ -41,7 +34,7 @@ def told_apart(traced: Trace, letters: Sequence[Any]) -> tuple[Any, ...]:
                 continue
             others = sorted(traced.sops[two[1 - side]].values, key=repr)[:_OTHERS]
             for v, of in signatures.items():
-                of += [said(f, *((v, w) if side == 0 else (w, v))) for w in others]
+                of += [outcome(f, *((v, w) if side == 0 else (w, v))) for w in others]
     kinds: dict[str, Any] = {}
     for v, of in signatures.items():
         kinds.setdefault(repr(of), v)

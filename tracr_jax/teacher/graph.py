@@ -8,6 +8,7 @@ what ran before: the ids of the whole program are drawn afresh (docs/teacher.md 
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,18 @@ from tracr_jax.teacher.values import Reached, is_number
 # What user functions, and tracr, raise for a program that cannot be compiled: a user's may raise anything.
 PROGRAM_ERRORS = (Exception, SystemExit)
 
+
 # Evaluations of one function of two variables; a program that asks for more has values that nothing bounds. A
 # selector's pairs are entries of one matrix (ten million: 40 MB, five seconds), a function's are rows of a table.
 _MOST_PAIRS, _MOST_SELECTED, _MOST_VALUES = 1_000_000, 10_000_000, 20_000
+
+
+def outcome(f: Callable[..., Any], *values: Any) -> Any:
+    """What a program's function makes of values; None, "does not occur" as in tracr's inference, where it fails."""
+    try:
+        return f(*values)
+    except PROGRAM_ERRORS:
+        return None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tracr.rasp import rasp
 
-from tracr_jax.teacher.graph import PROGRAM_ERRORS
+from tracr_jax.teacher.graph import outcome
 from tracr_jax.teacher.model import Teacher
 from tracr_jax.teacher.oracle import Oracle, reading_layers
 
@@ -70,40 +70,33 @@ def _signatures(
     for reader in readers:
         expr = oracle.expression(reader)
 
-        def outcome(made: Any, reader=reader) -> Any:
+        def class_of(made: Any, reader=reader) -> Any:
             return classes.get(reader, {}).get(made, made)
 
         names = oracle.inputs(reader)
         if isinstance(expr, rasp.Map):
-            parts.append(lambda v, f=expr.f, out=outcome: out(_call(f, v)))
+            parts.append(lambda v, f=expr.f, of=class_of: of(outcome(f, v)))
         elif isinstance(expr, rasp.SequenceMap):
-            parts += _of_two(expr.f, names[0], names[1], name, values, outcome)
+            parts += _of_two(expr.f, names[0], names[1], name, values, class_of)
         else:
             assert isinstance(expr, rasp.Aggregate | rasp.SelectorWidth), reader
             keys, queries, *moved = names
             assert isinstance(expr.selector, rasp.Select), reader
             parts += _of_two(expr.selector.predicate, keys, queries, name, values, bool)
             if name in moved:
-                parts.append(outcome)
+                parts.append(class_of)
     return lambda value: tuple(part(value) for part in parts)
 
 
 def _of_two(
-    f: Callable, first: str, second: str, name: str, values: dict[str, list[Any]], outcome: Callable
+    f: Callable, first: str, second: str, name: str, values: dict[str, list[Any]], class_of: Callable
 ) -> list[Callable[[Any], Any]]:
     """What a function of two variables makes of a value of `name`, with every value of the other one."""
     if not {first, second} <= values.keys():
         return [lambda v: v]  # beside a number: nothing is known of its values, so all of ours count
     parts: list[Callable[[Any], Any]] = []
     if first == name:
-        parts.append(lambda v: tuple(outcome(_call(f, v, w)) for w in values[second]))
+        parts.append(lambda v: tuple(class_of(outcome(f, v, w)) for w in values[second]))
     if second == name:
-        parts.append(lambda v: tuple(outcome(_call(f, w, v)) for w in values[first]))
+        parts.append(lambda v: tuple(class_of(outcome(f, w, v)) for w in values[first]))
     return parts
-
-
-def _call(f: Callable, *values: Any) -> Any:
-    try:
-        return f(*values)
-    except PROGRAM_ERRORS:
-        return None  # "this input does not occur", as in tracr's inference

@@ -7,7 +7,7 @@ from typing import Any
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths
+from tracr_jax.teacher.graph import Trace, depths, outcome
 
 Variants = dict[Any, list[Any]]  # a value -> the values equal to it that can occur
 
@@ -70,16 +70,9 @@ def _outcomes(label: str, f: Callable, known: Mapping[str, Variants], *sources: 
     arguments = itertools.product(*(known[n].values() for n in dict.fromkeys(names)))
     for one in arguments:
         one = one if len(one) == len(names) else one * len(names)
-        found = [_call(f, *values) for values in itertools.product(*one)]
+        found = [outcome(f, *values) for values in itertools.product(*one)]  # a failure is said by the block
         if any(y is not found[0] and (y is None or found[0] is None or y != found[0]) for y in found):
             told = next(variants for variants in one if len(variants) > 1)
             raise UserError(f"program: {label} tells apart {_told(told)}")
         out += found
     return out
-
-
-def _call(f: Callable, *values: Any) -> Any:
-    try:
-        return f(*values)
-    except PROGRAM_ERRORS:  # said where the block is built
-        return None
