@@ -17,3 +17,9 @@ class UserError(ValueError):
 
 class TrainingDivergedError(UserError):
     """Training left numbers that are not finite."""
+
+
+def describe(error: BaseException, *, most: int = 200) -> str:
+    """An error as one short line: its type, and the first `most` characters of what it says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:most]}" if text else type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 
 from tracr.rasp import rasp
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 from tracr_jax.tasks.answered import every, last, reading
 from tracr_jax.tasks.apart import told_apart
 from tracr_jax.tasks.base import EvalSet
@@ -20,7 +20,7 @@ from tracr_jax.tasks.language import Language, Letters, random_string
 from tracr_jax.tasks.prompt import ASK, OTHER
 from tracr_jax.tasks.split import rng
 from tracr_jax.tasks.strings import StringTask
-from tracr_jax.teacher.graph import Trace, describe, trace
+from tracr_jax.teacher.graph import Trace, trace
 from tracr_jax.teacher.model import without_counter
 from tracr_jax.teacher.oracle import Oracle
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from tracr.rasp import rasp
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 from tracr_jax.tasks.prompt import OTHER, as_text
-from tracr_jax.teacher.graph import describe
 from tracr_jax.teacher.meaning import positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.undefined import only_answer

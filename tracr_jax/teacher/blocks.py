@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from tracr.rasp import rasp
 
-from tracr_jax.errors import UserError
-from tracr_jax.teacher.graph import PROGRAM_ERRORS, Node, Trace, describe
+from tracr_jax.errors import UserError, describe
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, Node, Trace
 from tracr_jax.teacher.model import Direction
 from tracr_jax.teacher.precision import ROUNDING, TRACRS, Imprecise, Off
 from tracr_jax.teacher.twins import same

@@ -17,10 +17,10 @@ import numpy as np
 from tracr.craft.bases import BasisDirection
 from tracr.rasp import rasp
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 from tracr_jax.teacher.blocks import CLEAN_BOS, ONE, Build, Head, Units, build
 from tracr_jax.teacher.bos import read_at_bos
-from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths, describe, half_layers, trace
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, Trace, depths, half_layers, trace
 from tracr_jax.teacher.model import Coo, Direction, Grid, Teacher, Variable, list_variables
 from tracr_jax.teacher.precision import Imprecise, bound, colder
 from tracr_jax.teacher.twins import check_twins

@@ -17,7 +17,7 @@ from tracr.compiler import basis_inference, nodes, validating
 from tracr.craft import bases
 from tracr.rasp import rasp
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 from tracr_jax.teacher.model import Direction
 from tracr_jax.teacher.values import Reached, is_number
 
@@ -258,12 +258,6 @@ def check_kind(label: str, expr: rasp.RASPExpr) -> None:
         )
     if isinstance(expr, rasp.SelectorAnd | rasp.SelectorOr | rasp.SelectorNot):
         raise UserError(f"program: {label} combines selectors, which tracr cannot compile; write one predicate")
-
-
-def describe(error: BaseException) -> str:
-    """An error as one short line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 def depths(exprs: dict[str, rasp.RASPExpr]) -> dict[str, int]:

@@ -6,8 +6,8 @@ import numpy as np
 from tracr.compiler import compiling
 from tracr.rasp import rasp
 
-from tracr_jax.errors import UserError
-from tracr_jax.teacher.graph import PROGRAM_ERRORS, describe, label_program, trace
+from tracr_jax.errors import UserError, describe
+from tracr_jax.teacher.graph import PROGRAM_ERRORS, label_program, trace
 from tracr_jax.teacher.model import Coo, Direction, Teacher, list_variables
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int
 from tracr.rasp import rasp
 
-from tracr_jax.errors import UserError
-from tracr_jax.teacher.graph import PROGRAM_ERRORS, describe
+from tracr_jax.errors import UserError, describe
+from tracr_jax.teacher.graph import PROGRAM_ERRORS
 from tracr_jax.teacher.values import exact
 
 State = frozenset
