@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 
 _TEXT_LIMIT = 1 << 28  # bytes; a tokenizer.json has some 10 MB
 
@@ -125,8 +125,7 @@ def reading(where: str | os.PathLike, advice: str = "") -> Iterator[None]:
     except FileNotFoundError as e:
         raise UserError(f"{e.filename or where}: no such file{advice}") from e
     except Exception as e:
-        text = " ".join(str(e).split())[:200]
-        raise UserError(f"{where}: damaged ({type(e).__name__}: {text}){advice}") from e
+        raise UserError(f"{where}: damaged ({describe(e)}){advice}") from e
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -64,7 +64,7 @@ def _locked(folder: Path) -> IO[bytes]:
 
 
 def is_at(file: IO[bytes], path: Path) -> bool:
-    """Whether an open file is still the one of this name: another process may have taken it away or replaced it."""
+    """Whether an open file is still the one of this name: another process may have removed or replaced it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

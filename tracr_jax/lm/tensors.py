@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 from tracr_jax.files import read_json, reading, replacing
 
 Shape = tuple[int, ...]
@@ -155,8 +155,7 @@ def _checked(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        detail = " ".join(repr(e).split())[:200]
-        raise UserError(f"{path}: damaged, its header is not that of a safetensors file ({detail})") from e
+        raise UserError(f"{path}: damaged, its header is not that of a safetensors file ({describe(e)})") from e
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

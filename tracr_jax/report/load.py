@@ -1,4 +1,5 @@
-"""The files of a run folder, as they are; what may be missing is None. Contracts: run.py, evaluate.py, interpret.
+"""The files of a run folder, as they are; what may be missing is None. Contracts: `tracr_jax.runs.folder`,
+`tracr_jax.measure.answers` and `tracr_jax.interpret.study`.
 
 The report reads files only: a page can be made again on a machine without JAX, an accelerator or the model.
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 from tracr_jax.files import read_json
 from tracr_jax.train.metrics import read_lines
 
@@ -92,9 +93,8 @@ def blaming(runs: Sequence[RunFiles]) -> Iterator[None]:
         raise
     except Exception as e:
         where = " or ".join(str(r.folder) for r in runs)
-        detail = " ".join(f"{type(e).__name__}: {e}".split())[:200]
         raise UserError(
-            f"{where}: a JSON file holds what cannot be shown ({detail}); make evaluation.json, "
+            f"{where}: a JSON file holds what cannot be shown ({describe(e)}); make evaluation.json, "
             "interpretation.json or retention.json again (tracr-jax evaluate, interpret, retention)"
         ) from e
 

@@ -31,7 +31,7 @@ _MOST_PAIRS, _MOST_SELECTED, _MOST_VALUES = 1_000_000, 10_000_000, 20_000
 
 
 def outcome(f: Callable[..., Any], *values: Any) -> Any:
-    """What a program's function makes of values; None, "does not occur" as in tracr's inference, where it fails."""
+    """What a program's function makes of values; None where it fails, "does not occur" as in tracr's inference."""
     try:
         return f(*values)
     except PROGRAM_ERRORS:

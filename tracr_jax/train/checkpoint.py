@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 from tracr_jax.files import numbered, reading
 from tracr_jax.train.step import TrainState
 
@@ -138,8 +138,7 @@ class Checkpoints:
             yield
         except Exception as e:
             kept = numbered(self.folder)
-            text = " ".join(str(e).split())
-            reason = "No space left on device" if "No space left" in text else f"{type(e).__name__}: {text[:300]}"
+            reason = "No space left on device" if "No space left" in str(e) else describe(e, most=300)
             raise UserError(
                 f"{self.folder}: a checkpoint cannot be written ({reason}); "
                 + (f"the one after {kept[-1]} steps is intact" if kept else "there is no earlier one")

@@ -19,7 +19,7 @@ from typing import Any
 
 from huggingface_hub.constants import ENDPOINT
 
-from tracr_jax.errors import UserError
+from tracr_jax.errors import UserError, describe
 
 DATA_VARIABLE = "TRACR_JAX_DATA"
 _HUB_SECONDS = 5
@@ -181,8 +181,7 @@ def _from_hub(task: Glue) -> list[dict[str, Any]]:
     except (
         Exception
     ) as e:  # the hub, its transport and the reader have errors of their own; none may end the suite
-        reason = " ".join(str(e).split())[:120]
-        raise NotRun(f"the hub's copy was not read ({type(e).__name__}: {reason})") from e
+        raise NotRun(f"the hub's copy was not read ({describe(e, most=120)})") from e
 
 
 def _is_set(name: str) -> bool:
