@@ -44,11 +44,11 @@ def read_adapter(
       UserError: a file is missing or damaged, or belongs to another program or model.
     """
     affine = {"weight": (directions, width), "bias": (directions,)}
-    read = _read(folder, "adapter", affine)
+    read = read_arrays(folder, "adapter", affine)
     if reserved is None:
         return Adapter(**read)
     like = jax.eval_shape(reserved.init, np.zeros((width, reserved.total)))
-    own = _read(folder, "codes", {name: x.shape for name, x in _named(like).items()})
+    own = read_arrays(folder, "codes", {name: x.shape for name, x in _named(like).items()})
     centroids = tuple(own[f"centroids.{i}"] for i in range(len(like.centroids)))
     return Codes(own["basis"], centroids, own["sharpness"])
 
@@ -62,7 +62,12 @@ def _as_numpy(tensors: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
 
 
-def _read(folder: Path, name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
+def read_arrays(folder: Path, name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
+    """Read the arrays of an export's NAME.safetensors.
+
+    Raises:
+      UserError: it is missing or damaged, or its arrays have other names or shapes.
+    """
     tensors = open_safetensors(folder, name=name)
     if dict(tensors.shapes) != dict(shapes):
         raise UserError(

@@ -24,7 +24,8 @@ from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import KEY, MAP, Beside, Grafted
-from tracr_jax.lm.tensors import open_safetensors, write_safetensors
+from tracr_jax.lm.tensors import write_safetensors
+from tracr_jax.runs.adapters import read_arrays
 from tracr_jax.runs.program import Program
 from tracr_jax.tasks.base import Item
 from tracr_jax.types import Array, Params
@@ -114,11 +115,4 @@ def read_map(folder: Path, model: Grafted, params: Params) -> Params:
     Raises:
       UserError: the file is missing or damaged, or belongs to another program or model.
     """
-    tensors = open_safetensors(folder, name=NAME)
-    needed = {MAP: (model.beside.size, model.width)}
-    if dict(tensors.shapes) != needed:
-        raise UserError(
-            f"{folder}: {NAME}.safetensors holds {dict(tensors.shapes)}, its program and its model need {needed}; "
-            "they do not belong together: export the run again"
-        )
-    return model.with_map(params, jnp.asarray(tensors.get(MAP)))
+    return model.with_map(params, read_arrays(folder, NAME, {MAP: (model.beside.size, model.width)})[MAP])
