@@ -35,9 +35,14 @@ def check_items(items: int | None) -> None:
         raise UserError(f"items of each set must be at least 1, got {items}")
 
 
+def reported_sets(task: Task) -> dict[str, EvalSet]:
+    """The sets that are reported, by name: all but "valid", which is for choosing settings."""
+    return {name: chosen for name, chosen in task.eval_sets().items() if name != "valid"}
+
+
 def reported_samples(task: Task, items: int | None) -> dict[str, list[Item]]:
-    """`sample_of` every set that is reported, by name: all but "valid", which is for choosing settings."""
-    return {name: sample_of(chosen, items) for name, chosen in task.eval_sets().items() if name != "valid"}
+    """`sample_of` every set that is reported, by name."""
+    return {name: sample_of(chosen, items) for name, chosen in reported_sets(task).items()}
 
 
 def round_up(length: int, *, to: int = _ROUND, most: int | None = None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tracr_jax.data.samples import sample_of
+from tracr_jax.data.samples import reported_sets, sample_of
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode_ids, padded_row, read_states
 from tracr_jax.interpret.display import BETWEEN, Decoded
@@ -52,7 +52,7 @@ def examples(
     Raises:
       UserError: an unknown set.
     """
-    known = {n: s for n, s in run.program.task.eval_sets().items() if n != "valid"}
+    known = reported_sets(run.program.task)
     unknown = [n for n in sets or () if n not in known]
     if unknown:
         raise UserError(f"examples: no set {unknown[0]!r}; there are {', '.join(known)}")

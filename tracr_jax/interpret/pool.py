@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tracr_jax.data.bridge import Bridge
-from tracr_jax.data.samples import ROWS, sample_of
+from tracr_jax.data.samples import ROWS, reported_sets, sample_of
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher.oracle import Oracle, States, Values
 from tracr_jax.types import Params
@@ -65,7 +65,7 @@ def sample_pool(task: Task, bridge: Bridge, *, items: int) -> tuple[list[Item], 
     items beyond the teacher's table, items that training may have shown, and the valid set.
     """
     length = bridge.teacher.max_seq_len
-    sets = {name: s for name, s in task.eval_sets().items() if name != "valid"}
+    sets = reported_sets(task)
     share = items if len(sets) == 1 else max(1, items // (2 * (len(sets) - 1)))
     chosen: list[Item] = []
     names: list[str] = []

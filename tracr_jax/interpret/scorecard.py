@@ -7,7 +7,7 @@ reports one accuracy over all positions of the last layer. Classes of positions:
 
 from typing import Any
 
-from tracr_jax.data.samples import sample_of
+from tracr_jax.data.samples import reported_samples
 from tracr_jax.interpret.probe import fit_probe
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
@@ -44,10 +44,7 @@ def scorecard(
     probe = fit_probe(run, labeller, items=probe_items)
     readers = every_layer(run.adapter, layers=run.program.depth + 1)
     sets = {}
-    for name, chosen in run.program.task.eval_sets().items():
-        if name == "valid":
-            continue
-        sample = sample_of(chosen, items)
+    for name, sample in reported_samples(run.program.task, items).items():
         say(f"scorecard: {name}, {len(sample)} items")
         adapted, probed, unlabelled = [], [], 0
         for rows in labeller.rows(sample):
