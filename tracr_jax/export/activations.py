@@ -21,8 +21,8 @@ import numpy as np
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_json
-from tracr_jax.lm.blocks import first_blocks
 from tracr_jax.lm.tensors import write_safetensors
+from tracr_jax.measure.variables.counting import aligned_states
 from tracr_jax.measure.variables.labelled import Labeller
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program_files import describe_program
@@ -48,11 +48,10 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
     Raises:
       UserError: the task's code is not at hand, or `items` is less than one.
     """
-    program, states = run.program, np.array(run.program.states)
+    program, states = run.program, run.program.states
     samples = reported_samples(program.task, items)
     chosen = [(name, item) for name, of in samples.items() for item in of]
-    short, cut = first_blocks(run.model, run.params, program.top + 1)
-    hidden = jax.jit(lambda params, ids: short.apply(params, ids).hidden[states])
+    hidden = jax.jit(lambda params, ids: aligned_states(run, params, ids))
     categorical = [v for v in program.teacher.variables if v.kind == "categorical"]
     order = [program.layout.names.index(v.name) for v in categorical]
     parts: dict[str, list[np.ndarray]] = {}
@@ -61,7 +60,7 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
     chosen = [chosen[k] for k in labeller.order([item for _, item in chosen])]
     rows = labeller.rows([item for _, item in chosen], batch=_BATCH)
     for batch in rows:
-        found = np.asarray(hidden(cut, batch.ids), np.float32)
+        found = np.asarray(hidden(run.params, batch.ids))
         # A variable is there from its writer on; the last layer at which it can be read has its value.
         labels = batch.truth[..., order].max(axis=0)
         own = batch.masks[0] > 0

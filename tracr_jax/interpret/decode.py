@@ -20,7 +20,7 @@ from tracr_jax.data.samples import LONG, round_up
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.display import Decoded
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.lm.blocks import first_blocks
+from tracr_jax.lm.blocks import states_at
 from tracr_jax.measure.variables.labelled import oracle_values
 from tracr_jax.measure.variables.reading import NOTHING, best_values, held_values, margins
 from tracr_jax.runs.model import Injected, opened
@@ -169,8 +169,7 @@ def padded_row(run: Injected, ids: Sequence[int]) -> Int[np.ndarray, "1 S"]:
 @functools.partial(jax.jit, static_argnames=("model", "states"))
 def _hidden(model: LanguageModel, lm_params: Params, ids, *, states: tuple[int, ...]):
     """The hidden states [L1, W, d] of one row that are aligned with the teacher's layers."""
-    model, lm_params = first_blocks(model, lm_params, states[-1] + 1)
-    return model.apply(lm_params, ids).hidden[np.array(states), 0]
+    return states_at(model, lm_params, ids, states)[:, 0]
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))

@@ -12,11 +12,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Int
 
 from tracr_jax.intervene import Edit, ResidualEdit, check_blocks, each_edit, edited
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.types import Array, Params
+from tracr_jax.types import Array, Hidden, Params
 
 
 def run_blocks(
@@ -205,3 +206,9 @@ def first_blocks(model: LanguageModel, params: Params, count: int) -> tuple[Lang
         return model.with_blocks(count), rest | kept
     dropped = {f"block_{i}" for i in range(count, model.num_blocks)}
     return model.with_blocks(count), {k: v for k, v in params.items() if k not in dropped}
+
+
+def states_at(model: LanguageModel, params: Params, ids: Int[Array, "B S"], states: tuple[int, ...]) -> Hidden:
+    """Some of a text's hidden states, in the model's type; the blocks after the last of them do not run."""
+    model, params = first_blocks(model, params, max(states) + 1)
+    return model.apply(params, ids).hidden[np.array(states)]

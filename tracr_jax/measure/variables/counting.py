@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tracr_jax.lm.blocks import first_blocks
+from tracr_jax.lm.blocks import states_at
 from tracr_jax.measure.variables.labelled import LabelledRows
 from tracr_jax.measure.variables.reading import DecodeCounts, best_values, count_right
 from tracr_jax.runs.model import Injected
@@ -16,8 +16,7 @@ from tracr_jax.types import Adapter, Hidden, Params
 
 def aligned_states(run: Injected, lm_params: Params, ids) -> Hidden:
     """The states that r_0..r_L are read from, in float32; the blocks after the last of them do not run."""
-    model, params = first_blocks(run.model, lm_params, run.program.top + 1)
-    return model.apply(params, ids).hidden[np.array(run.program.states)].astype(jnp.float32)
+    return states_at(run.model, lm_params, ids, run.program.states).astype(jnp.float32)
 
 
 def every_layer(adapter: Adapter, *, layers: int) -> Adapter:
