@@ -121,7 +121,8 @@ def write(
     if layer is not None and (why := program.why_unread(found, layer)):
         raise UserError(f"write: {found.name} at layer {layer}: {why}")
     place = found.values.index(value)
-    if program.reserved is not None and program.codes is not None:
-        group = program.reserved.class_of(program.teacher, found.name)[place]
-        return program.reserved.write(program.codes, states, found.name, int(group))
+    if coded := program.coded:
+        reserved, codes = coded
+        group = reserved.class_of(program.teacher, found.name)[place]
+        return reserved.write(codes, states, found.name, int(group))
     return move_to_value(states, run.adapter, indices=found.indices, value=place)

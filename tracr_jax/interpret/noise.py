@@ -143,8 +143,9 @@ def noise_curves(
 
 def _result_basis(program: Program) -> Float[Array, "d R"]:
     """The subspace that the answer was trained to come from."""
-    if program.reserved is not None and program.codes is not None:
-        return program.reserved.basis(program.codes)[:, program.reserved.coordinates(program.result)]
+    if coded := program.coded:
+        reserved, codes = coded
+        return reserved.basis(codes)[:, reserved.coordinates(program.result)]
     assert program.adapter is not None
     rows = program.adapter.weight[np.array(program.result_rows)].astype(jnp.float32)
     return result_basis(rows, span=program.config.losses.result_span)

@@ -65,8 +65,8 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
     short, cut = first_blocks(model, run.params, run.program.top + 1)
     below = jax.jit(lambda p, ids: short.apply(p, ids).hidden[states])
     hidden = in_batches(below, cut, padded_items(pool))
-    reserved, codes = run.program.reserved, run.program.codes
-    q = np.asarray(reserved.basis(codes)) if reserved is not None and codes is not None else None
+    reserved, coded = run.program.reserved, run.program.coded
+    q = np.asarray(coded[0].basis(coded[1])) if coded else None
     widest = max((b.shape[1] for b in bases.values()), default=1)
     widest = max(widest, reserved.total) if reserved is not None else widest
     count = max((len(k.answer) for k in pool.items), default=1)
@@ -136,8 +136,9 @@ def make_lm_swap(run: Injected, pool: Pool, bases: Mapping[str, Float[np.ndarray
 
 def variable_bases(run: Injected, pool: Pool) -> dict[str, Float[np.ndarray, "d R"]]:
     """The subspace of each variable: its reserved directions, or the span of its rows of values in the sample."""
-    reserved, codes, bases = run.program.reserved, run.program.codes, {}
-    if reserved is not None and codes is not None:
+    bases = {}
+    if coded := run.program.coded:
+        reserved, codes = coded
         q = np.asarray(reserved.basis(codes))
         return {name: q[:, reserved.coordinates(name)] for name in reserved.names}
     for v in run.program.teacher.variables:

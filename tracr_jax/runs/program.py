@@ -126,6 +126,11 @@ class Program:
         return self.adapter if self.codes is None else self.codes
 
     @property
+    def coded(self) -> tuple[Reserved, Codes] | None:
+        """The reserved directions with their trained codes; None for an affine adapter."""
+        return None if self.reserved is None or self.codes is None else (self.reserved, self.codes)
+
+    @property
     def result_rows(self) -> tuple[int, ...]:
         """Rows of the adapter that read the result."""
         return self.teacher.variable(self.result).indices
