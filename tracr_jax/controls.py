@@ -19,7 +19,8 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.study import interpret
-from tracr_jax.lm.load import RANDOM, LoadedLM, load_lm
+from tracr_jax.lm.load import LoadedLM, load_lm
+from tracr_jax.names import RANDOM
 from tracr_jax.presets import preset
 from tracr_jax.progress import Say
 from tracr_jax.report.data import last_layer, telling_noise

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tracr_jax.files import cache_folder
+from tracr_jax.names import BUNDLED
 
 _SETTINGS = {"hugetlb": 1, "mmap_threshold": 2**33, "trim_threshold": 2**34, "top_pad": 2**28}
 _VARIABLE = "GLIBC_TUNABLES"
@@ -113,4 +114,4 @@ def _processor() -> str:
 def names_a_model(argv: Sequence[str]) -> bool:
     """Whether a command line asks for another model than the bundled small one: a large one, for `keep_pages`."""
     words = [part for word in argv for part in word.split("=", 1)]
-    return any(option == "--lm" and value != "tiny" for option, value in itertools.pairwise(words))
+    return any(option == "--lm" and value != BUNDLED for option, value in itertools.pairwise(words))

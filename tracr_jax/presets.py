@@ -8,6 +8,7 @@ model's differ by task.
 """
 
 import dataclasses
+from typing import Literal, get_args
 
 from tracr_jax.config import (
     DataConfig,
@@ -20,10 +21,11 @@ from tracr_jax.config import (
     require,
 )
 from tracr_jax.errors import UserError
+from tracr_jax.names import BUNDLED, RANDOM, SMOLLM2
 from tracr_jax.trained import trained_part
 
-METHODS = ("exchange", "variable", "cosine", "finetune", "graft", "paper", "paper-fixed")
-_SMOLLM2 = "smollm2-135m-instruct"
+Method = Literal["exchange", "variable", "cosine", "finetune", "graft", "paper", "paper-fixed"]
+METHODS: tuple[str, ...] = get_args(Method)
 
 # Lengths that hold the longest item, a mask of label tokens, a teacher sharp enough for its counts, `=` mapped.
 # gpt2-large hosts all three teachers (docs/differences.md A2).
@@ -59,9 +61,9 @@ def preset(
     if method in ("paper", "paper-fixed"):
         config = PAPER if method == "paper" else PAPER_FIXED
         return dataclasses.replace(config, task=task, lm=lm or config.lm)
-    lm = lm or "tiny"
-    shape = lm.removeprefix("random:")
-    if shape == "tiny":
+    lm = lm or BUNDLED
+    shape = lm.removeprefix(RANDOM)
+    if shape == BUNDLED:
         ours = (TINY | TINY_FULL if full else TINY).get(task, TINY_ANY)
     else:
         ours = _SMALL_MODELS.get(shape, RunConfig())
@@ -101,9 +103,9 @@ def exchange_preset(config: RunConfig) -> RunConfig:
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items, answer_end=False)
     train, outside = "all", 0.0
-    of = (config.lm.removeprefix("random:"), config.task)
+    of = (config.lm.removeprefix(RANDOM), config.task)
     sigma = _SIGMAS.get(of[0], 1.0)
-    if of == ("tiny", "dyck"):
+    if of == (BUNDLED, "dyck"):
         train, outside = "program", 1.0  # elsewhere they were not tried
         # Else what is read is the one wording that training has.
         rows = {"batch": 8, "domain_items": 8, "domain_supervised": 8, "text_batch": 3}
@@ -111,7 +113,7 @@ def exchange_preset(config: RunConfig) -> RunConfig:
         losses = dataclasses.replace(losses, retention_weight=0.04)
         # Exactness takes long: after 1,300 steps one right "yes" in six breaks with what no variable holds.
         config = dataclasses.replace(config, steps=1800, checkpoint_every=50)
-    if of == (_SMOLLM2, "dyck"):
+    if of == (SMOLLM2, "dyck"):
         train, outside = "blocks:1-18", 1.0
         rows = {"batch": 2, "domain_items": 22, "domain_supervised": 2, "text_batch": 2}
         data = dataclasses.replace(data, **rows, other_words=0.5)
@@ -137,8 +139,8 @@ def exchange_preset(config: RunConfig) -> RunConfig:
 
 # dyck's first layer makes six counts, for which one block has too few attention heads; its other layers need one
 # (experiments/diary.md).
-_LAYERS = {("tiny", "dyck"): LayerMap(2, 1, (7,)), (_SMOLLM2, "dyck"): LayerMap(4, 1, (7,))}
-_SIGMAS = {_SMOLLM2: 3.0}  # its states are two to four times as large as the bundled model's
+_LAYERS = {(BUNDLED, "dyck"): LayerMap(2, 1, (7,)), (SMOLLM2, "dyck"): LayerMap(4, 1, (7,))}
+_SIGMAS = {SMOLLM2: 3.0}  # its states are two to four times as large as the bundled model's
 
 
 def finetune_preset(config: RunConfig) -> RunConfig:
@@ -267,7 +269,7 @@ TINY_FULL = {
 
 # A well-trained model of 135 M parameters wants gentler steps than a tiny one.
 _SMALL_MODELS = {
-    _SMOLLM2: RunConfig(
+    SMOLLM2: RunConfig(
         eval_items=100,  # 300 would take longer than the training on two cores
         checkpoint_every=20,
         losses=_MEASURED,
@@ -279,8 +281,8 @@ _SMALL_MODELS = {
 # Few rows, for two cores; the rest is what the bundled model's search has shown: hook on the aligned state, free
 # items, more weight on the answer and the result.
 _SMALL_MODELS_FULL = {
-    (_SMOLLM2, "dyck"): dataclasses.replace(
-        _SMALL_MODELS[_SMOLLM2],
+    (SMOLLM2, "dyck"): dataclasses.replace(
+        _SMALL_MODELS[SMOLLM2],
         steps=600,
         checkpoint_every=100,
         losses=dataclasses.replace(TINY["dyck"].losses, retention_weight=0.3),

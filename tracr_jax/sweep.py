@@ -17,8 +17,9 @@ from tracr_jax.config import RunConfig
 from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
-from tracr_jax.lm.load import RANDOM, LoadedLM
+from tracr_jax.lm.load import LoadedLM
 from tracr_jax.measure.stats import share
+from tracr_jax.names import BUNDLED, RANDOM, SWEEP
 from tracr_jax.presets import METHODS, check_train, preset
 from tracr_jax.progress import Say
 from tracr_jax.runs.folder import check_folder, located
@@ -27,7 +28,6 @@ from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.metrics import MetricWriter
 from tracr_jax.trained import FORMS, trained_part
 
-FILE = "sweep.json"
 _LEARNT = ("test", "valid")  # sets of training's own distribution, which show no more than that it was learnt
 
 
@@ -64,7 +64,7 @@ class Planned:
 def plan(
     task: str,
     *,
-    lm: str = "tiny",
+    lm: str = BUNDLED,
     methods: Sequence[str],
     retention: Sequence[float],
     seeds: int = 3,
@@ -106,7 +106,7 @@ def configured(
     method: str,
     *,
     task: str,
-    lm: str = "tiny",
+    lm: str = BUNDLED,
     seed: int = 0,
     steps: int | None = None,
     eval_items: int | None = None,
@@ -197,7 +197,7 @@ def sweep(
                 say(f"failed: {e}")
             jax.clear_caches()  # every method has programs of its own
         result = collect(planned, by=by) | {"failed": failed}
-        write_json(folder / FILE, result)
+        write_json(folder / SWEEP, result)
     return result
 
 

@@ -23,7 +23,8 @@ from experiments.reproduce.table import markdown, write_pages
 from tracr_jax.config_file import to_dict
 from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.lm.load import RANDOM, load_lm
+from tracr_jax.lm.load import load_lm
+from tracr_jax.names import RANDOM
 from tracr_jax.sweep import Planned, configured, make_run
 from tracr_jax.sweep import check as check_folders
 

@@ -33,6 +33,7 @@ TOP = {
     "lock",
     "config",
     "config_file",
+    "names",
     "presets",
     "intervene",
     "host",

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from tracr_jax.config import RunConfig
+from tracr_jax.names import BUNDLED
+from tracr_jax.presets import Method
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Inject:
     """Inject a program into a language model, measure it, and leave a run folder."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    preset: Literal["exchange", "variable", "cosine", "finetune", "graft", "paper", "paper-fixed"] = "variable"
+    preset: Method = "variable"
     """Where the defaults below come from: exchange training, variable alignment, the paper's loss at our sizes,
     the fine-tuning baseline, the compiled program beside the frozen model, the original as coded, or the original
     with its faults mended."""
@@ -62,7 +64,7 @@ class Tasks:
 
     folder: tyro.conf.Positional[Path | None] = None
     """Of Python files, each a task or a RASP program and its vocabulary; default the built-in programs."""
-    lm: str = "tiny"
+    lm: str = BUNDLED
     """The model whose tokenizer is used; its weights are not loaded."""
 
 
@@ -72,7 +74,7 @@ class Check:
 
     task: tyro.conf.Positional[str] = "dyck"
     """One of `tracr-jax tasks`, or path/to/file.py:NAME: a task, or a RASP program and its vocabulary."""
-    lm: str = "tiny"
+    lm: str = BUNDLED
     """The model whose tokenizer and depth are used; its weights are not loaded."""
     tracr: bool = False
     """Also compile with tracr, which may take minutes, and compare all weights."""
@@ -205,7 +207,7 @@ class Sweep:
 
     task: tyro.conf.Positional[str]
     """One of `tracr-jax tasks`, or path/to/file.py:NAME."""
-    lm: str = "tiny"
+    lm: str = BUNDLED
     """The model, as in inject."""
     methods: str = "variable,lora:16,finetune"
     """Presets, what is trained (lora:16, blocks:0-7, …, with the preset variable), or both: exchange+lora:16; with

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tracr_jax import __version__
-from tracr_jax.lm.load import ALIASES, SMOLLM2
+from tracr_jax.lm.load import ALIASES
+from tracr_jax.names import SMOLLM2
 from tracr_jax.report.words import tenths
 from tracr_jax.runs.program import Program
 from tracr_jax.runs.program_files import is_hub_id

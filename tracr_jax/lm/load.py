@@ -21,14 +21,12 @@ from tracr_jax.lm.gpt2 import GPT2, SIZES, GPT2Config
 from tracr_jax.lm.llama import MEMBERS, Llama, LlamaConfig
 from tracr_jax.lm.tensors import open_safetensors
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.names import BUNDLED, RANDOM, SMOLLM2
 from tracr_jax.types import Params
 
 # model_type of config.json -> (configuration, model)
 FAMILIES = {"gpt2": (GPT2Config, GPT2), **dict.fromkeys(MEMBERS, (LlamaConfig, Llama))}
 
-RANDOM = "random:"
-TINY = "tiny"
-SMOLLM2 = "smollm2-135m-instruct"
 # What the hub calls openai-community/gpt2… is known to everyone by the last part.
 ALIASES = {name.split("/")[1]: name for name in SIZES}
 
@@ -84,7 +82,7 @@ def load_lm(
         config, tensors, tokenizer = read_gguf(path)
         model = Llama(config, scan_layers=scan_layers, dtype=dtype)
         return LoadedLM(model, from_tensors(model, tensors) if weights else {}, tokenizer, name, str(path))
-    if name == TINY:
+    if name == BUNDLED:
         folder = Path(__file__).parent / "tiny"
         if not (folder / "config.json").exists():
             raise UserError(
@@ -109,7 +107,7 @@ def _untrained(name: str, *, scan_layers: bool, dtype: str) -> LoadedLM:
     """The model and the tokenizer of a name with "random:" in front."""
     of = name.removeprefix(RANDOM)
     size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", of)
-    base = load_lm(TINY if size else of, scan_layers=scan_layers, dtype=dtype, weights=False)
+    base = load_lm(BUNDLED if size else of, scan_layers=scan_layers, dtype=dtype, weights=False)
     if size is None:
         return replace(base, name=name)
     config = replace(base.model.config, n_embd=int(size[1]), n_layer=int(size[2]), n_head=_RANDOM_HEADS)
@@ -167,7 +165,7 @@ def read_model(folder: str | Path, *, scan_layers: bool = True, dtype: str = "fl
 def _download(name: str) -> Path:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local:
-        known = ", ".join([TINY, SMOLLM2, *ALIASES])
+        known = ", ".join([BUNDLED, SMOLLM2, *ALIASES])
         raise UserError(f"{name}: no such folder, and not a hub id (owner/name); known names: {known}")
     import huggingface_hub  # a fifth of a second, for what is downloaded only
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

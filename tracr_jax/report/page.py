@@ -13,6 +13,7 @@ from typing import Any
 
 from tracr_jax.errors import UserError
 from tracr_jax.files import write_text
+from tracr_jax.names import SWEEP
 from tracr_jax.progress import Say
 from tracr_jax.report import sections as S
 from tracr_jax.report.data import embed, fit_examples, runs_data
@@ -21,7 +22,6 @@ from tracr_jax.report.load import RunFiles, blaming, load_runs
 from tracr_jax.report.markup import esc, title_of
 from tracr_jax.report.png import write_figures
 from tracr_jax.report.programs import programs_section
-from tracr_jax.report.sweep import FILE as SWEEP
 from tracr_jax.report.sweep import draw_sweep, read_sweep, sweep_section
 
 LIMIT = 8_000_000  # bytes of a page

@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tracr_jax.files import read_json, reading
+from tracr_jax.names import SWEEP
 from tracr_jax.report.markup import esc, section
 from tracr_jax.report.png import INK, SERIES, SOFT, calm, save
 
-FILE, PICTURE = "sweep.json", "sweep.png"
+PICTURE = "sweep.png"
 _MARKS = "osD^vPX*"  # by weight of the language term
 
 
@@ -22,7 +23,7 @@ def read_sweep(folder: str | Path) -> dict[str, Any]:
     Raises:
       UserError: there is no sweep, or its file is damaged.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / SWEEP
     with reading(path):
         found = read_json(path)
         points = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from tracr_jax.data.bridge import Bridge, BridgeReport
 from tracr_jax.lm.load import load_lm
+from tracr_jax.names import BUNDLED
 from tracr_jax.presets import preset
 from tracr_jax.progress import Say
 from tracr_jax.runs.fits import blocks_needed, check_result_rank
@@ -67,7 +68,7 @@ class Checked:
 def check(
     task: Task | str = "dyck",
     *,
-    lm: str = "tiny",
+    lm: str = BUNDLED,
     tracr: bool = False,
     say: Say = lambda _: None,
 ) -> Checked:

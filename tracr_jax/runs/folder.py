@@ -29,8 +29,8 @@ from tracr_jax.config_file import RUN_FORMAT, read_config, read_format, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.files import numbered, read_json, write_json
 from tracr_jax.lm.base import LanguageModel
-from tracr_jax.lm.load import RANDOM, SMOLLM2, TINY
 from tracr_jax.lock import NAME
+from tracr_jax.names import BUNDLED, RANDOM, SMOLLM2
 from tracr_jax.presets import preset
 from tracr_jax.runs.program import Program
 from tracr_jax.runs.program_files import save_program
@@ -75,7 +75,7 @@ def located(config: RunConfig) -> RunConfig:
 
     def model(name: str) -> str:
         random, name = (RANDOM if name.startswith(RANDOM) else ""), name.removeprefix(RANDOM)
-        return random + (name if name in (TINY, SMOLLM2) else whole(name))
+        return random + (name if name in (BUNDLED, SMOLLM2) else whole(name))
 
     text = config.data.text
     return dataclasses.replace(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import LoadedLM, load_lm
+from tracr_jax.names import BUNDLED
 from tracr_jax.presets import preset
 from tracr_jax.progress import Say
 from tracr_jax.runs.task_bridge import make_task_bridge
@@ -35,7 +36,7 @@ class Refused:
     reason: str
 
 
-def list_tasks(lm: str = "tiny", *, say: Say = lambda _: None) -> Iterator[Listed]:
+def list_tasks(lm: str = BUNDLED, *, say: Say = lambda _: None) -> Iterator[Listed]:
     """Every task, compiled for a language model's tokenizer; a second or so for one that was never compiled.
 
     Args:
@@ -47,7 +48,7 @@ def list_tasks(lm: str = "tiny", *, say: Say = lambda _: None) -> Iterator[Liste
         yield _listed(name, model, lm=lm, say=say)
 
 
-def list_folder(folder: str | Path, lm: str = "tiny", *, say: Say = lambda _: None) -> Iterator[Listed | Refused]:
+def list_folder(folder: str | Path, lm: str = BUNDLED, *, say: Say = lambda _: None) -> Iterator[Listed | Refused]:
     """The task of each Python file below a folder, or why there is none.
 
     Raises:

@@ -14,8 +14,9 @@ from tracr_jax.config import RunConfig
 from tracr_jax.config_file import read_config, read_format
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, reading
-from tracr_jax.lm.load import RANDOM, LoadedLM
+from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lm.lora import merged
+from tracr_jax.names import RANDOM
 from tracr_jax.progress import Say
 from tracr_jax.runs.build import Setup, as_begun, build
 from tracr_jax.runs.folder import PROGRAMS

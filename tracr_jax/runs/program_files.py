@@ -23,8 +23,8 @@ from tracr_jax.config_file import from_dict, to_dict
 from tracr_jax.data.bridge import Bridge
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.lm.load import RANDOM
 from tracr_jax.lm.tokenizer import Tokenizer
+from tracr_jax.names import RANDOM
 from tracr_jax.runs.adapters import load_reserved, save_reserved
 from tracr_jax.runs.program import Program, make_program
 from tracr_jax.tasks.base import Item
