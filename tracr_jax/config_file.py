@@ -40,12 +40,22 @@ def read_format(folder: str | Path) -> int:
     return _read_run(folder)[1]
 
 
-def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
+def config_path(folder: str | Path) -> Path:
+    """The config.json of a run folder.
+
+    Raises:
+      UserError: there is no such folder, or it is not a run folder.
+    """
     path = Path(folder) / "config.json"
     if not Path(folder).exists():
         raise UserError(f"{folder}: no such folder")
     if not path.exists():
         raise UserError(f"{folder}: not a run folder, there is no config.json")
+    return path
+
+
+def _read_run(folder: str | Path) -> tuple[RunConfig, int]:
+    path = config_path(folder)
     if (Path(folder) / "program.json").exists():
         raise UserError(f"{folder}: an export, from which training cannot continue; name its run")
     with reading(path):

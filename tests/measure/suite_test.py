@@ -123,7 +123,7 @@ def test_the_first_items_of_each_set(monkeypatch):
     monkeypatch.setattr(suite, "DEFAULT_TEXTS", 3)
     assert rows_of(measure_retention(run_of(ORIGINAL, INJECTED)))["LAMBADA, last word"]["items"] == 3
     assert rows_of(measure_retention(run_of(ORIGINAL, INJECTED), full=True))["LAMBADA, last word"]["items"] == 5
-    with pytest.raises(UserError, match="--items must be at least 1, got 0"):
+    with pytest.raises(UserError, match="items of each set must be at least 1, got 0"):
         measure_retention(run_of(ORIGINAL, INJECTED), items=0)
 
 
@@ -208,7 +208,8 @@ def test_the_command_and_the_runs_it_refuses(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
     refused("an injected run (alignment variable), no fine-tuning baseline", "--baseline", folder)
-    refused("not a run folder", "--baseline", str(tmp_path / "none"))
+    refused("no such folder", "--baseline", str(tmp_path / "none"))
+    refused("not a run folder", "--baseline", str(tmp_path))
     refused("no such folder", "--data-dir", str(tmp_path / "none"))
     refused("did you mean --items", "--item", "3")
     for name, value in (("task", "count"), ("lm", "b")):

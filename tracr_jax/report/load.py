@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracr_jax.config_file import config_path
 from tracr_jax.errors import UserError, describe
 from tracr_jax.files import read_json
 from tracr_jax.train.metrics import read_lines
@@ -100,13 +101,10 @@ def blaming(runs: Sequence[RunFiles]) -> Iterator[None]:
 
 
 def _load(folder: Path, name: str) -> RunFiles:
-    if not folder.exists():
-        raise UserError(f"{folder}: no such folder")
+    path = config_path(folder)
     if (folder / "program.json").exists():
         raise UserError(f"{folder}: an export, which holds no measurements; report the run that it was made of")
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder}: not a run folder, there is no config.json")
-    config = _object(folder / "config.json", ())
+    config = _object(path, ())
     evaluation, interpretation = (_optional(folder, f"{name}.json") for name in ("evaluation", "interpretation"))
     if evaluation and "programs" in evaluation:
         _require(evaluation["programs"], _PROGRAMS, f"{folder / 'evaluation.json'}, 'programs'")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tracr_jax.config_file import read_config
+from tracr_jax.data.samples import check_items
 from tracr_jax.errors import UserError
 from tracr_jax.measure.language import glue, texts
 from tracr_jax.measure.language.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
@@ -80,8 +81,7 @@ def measure_retention(
     Raises:
       UserError: `items` is less than one, or there is no folder `data_dir`.
     """
-    if items is not None and items < 1:
-        raise UserError(f"--items must be at least 1, got {items}")
+    check_items(items)
     columns = dict(zip(COLUMNS, (run.original.params, run.params, baseline), strict=True))
     sizes = _Sizes(run, items, full)
     rows, seconds = [], {}
@@ -103,9 +103,6 @@ def open_baseline(folder: str | Path, run: Injected) -> Params:
     Raises:
       UserError: it is no run, was not fine-tuned only, or is of another task or model.
     """
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise UserError(f"{folder}: not a run folder, there is no config.json; --baseline is a finished run")
     config = read_config(folder)
     for name in ("task", "lm"):
         theirs, ours = getattr(config, name), getattr(run.program.config, name)
