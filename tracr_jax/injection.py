@@ -197,7 +197,7 @@ def _run(
             dataclasses.replace(s.config, accumulate=config.accumulate)  # its rows are cut as often: or refused
     programs = tuple(s.program for s in setups)
     before_training = untouched(setup, folder=folder)
-    asked = folder / UNTOUCHED
+    untouched_file = folder / UNTOUCHED
     with only_writer(folder) if first else contextlib.nullcontext():
         if first:
             check_folder(folder, config, resume=resume, longer=longer)  # again, now that nobody else can fill it
@@ -213,7 +213,9 @@ def _run(
             write_json(folder / "run.json", about(started) | setup.proof.record() | told)
         trained = train(
             setups, folder, mesh=mesh, started=started, lm_params=lm_params, resume=resume,
-            meanwhile=lambda: score_once(before_training, asked, items=config.eval_items, write=first, say=say),
+            meanwhile=lambda: score_once(
+                before_training, untouched_file, items=config.eval_items, write=first, say=say
+            ),
             writers=writers, progress=progress, say=say,
         )  # fmt: skip
         evaluated = time.time()
@@ -228,5 +230,5 @@ def _run(
                 write_json(folder / "examples.json", first_examples(run, evaluation))
             ended = told | {"times": trained.times | {"evaluation_s": time.time() - evaluated}} | peak_memory()
             write_json(folder / "run.json", about(started) | setup.proof.record() | ended)
-            asked.unlink(missing_ok=True)  # evaluation.json holds it
+            untouched_file.unlink(missing_ok=True)  # evaluation.json holds it
         return dataclasses.replace(run, evaluation=evaluation)

@@ -16,7 +16,7 @@ from tests.helpers.programs_parts import SMALL, model_and_tasks
 from tests.helpers.random_models import write_random_gpt2
 from tracr_jax import cli
 from tracr_jax.errors import UserError
-from tracr_jax.export.program import FILE, read_adapter
+from tracr_jax.export.program import FILE, read_pairs
 from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.convert import save_hf_folder, to_tensors
 from tracr_jax.lm.load import load_lm
@@ -96,7 +96,7 @@ def test_a_program_is_put_on_and_taken_off_to_the_bit(room, tmp_path, capsys):
 
 def test_the_file_says_what_it_belongs_to(room):
     folder, _ = room
-    program = read_adapter(folder / "export" / FILE)
+    program = read_pairs(folder / "export" / FILE)
     assert (program.scale, program.lm) == (2.0, "lm")
     assert len(program.pairs) == 6 * 4
     assert program.pairs["transformer.h.0.attn.c_attn.weight"][0].shape == (32, 2)

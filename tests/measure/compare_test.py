@@ -12,7 +12,7 @@ from rich.console import Console
 from tracr_jax import cli
 from tracr_jax.errors import UserError
 from tracr_jax.measure import compare as comparing
-from tracr_jax.measure.answers import digest
+from tracr_jax.measure.answers import items_digest
 from tracr_jax.measure.compare import Answers, compare, compare_answers, paired
 from tracr_jax.report.terminal.compare import print_comparison
 from tracr_jax.runs.model import Injected
@@ -80,7 +80,7 @@ def test_where_all_items_differ_alike_the_interval_has_a_width_that_shrinks_with
 def folder(path, right, *, task="dyck", items=300, name="test", other="x"):
     path.mkdir()
     bits = "".join("1" if r else "0" for r in right)
-    one = {"digest": digest([Item(other, str(i)) for i in range(len(right))]), "right": {"injected": bits}}
+    one = {"digest": items_digest([Item(other, str(i)) for i in range(len(right))]), "right": {"injected": bits}}
     (path / "evaluation.json").write_text(
         json.dumps({"task": task, "items_per_set": items, "sets": {name: one, "longer": one}})
     )

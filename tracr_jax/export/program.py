@@ -39,7 +39,7 @@ _PROGRAM_FILES = (
     "original.json",
 )  # fmt: skip
 
-Tensors = Mapping[str, np.ndarray]  # float32, under Hugging Face's names
+Weights = Mapping[str, np.ndarray]  # float32, under Hugging Face's names
 
 
 class ProgramAdapter(NamedTuple):
@@ -68,7 +68,7 @@ def apply_program(adapter: str | Path, model: str, folder: str | Path) -> Path:
     """
     refuse_filled(folder)
     path = Path(adapter) / FILE if Path(adapter).is_dir() else Path(adapter)
-    program, lm = read_adapter(path), load_lm(model)
+    program, lm = read_pairs(path), load_lm(model)
     base = to_tensors(lm.model, lm.params)
     found = weights_digest(base)
     if found != program.base:
@@ -118,7 +118,7 @@ def remove_program(folder: str | Path, out: str | Path) -> Path:
     folder = Path(folder)
     if not (folder / FILE).exists() or not (folder / ORIGINAL / BITS).exists():
         raise UserError(f"{folder}: no program to remove, there is no {FILE} with {ORIGINAL}/{BITS}")
-    program, model = read_adapter(folder / FILE), read_model(folder)
+    program, model = read_pairs(folder / FILE), read_model(folder)
     merged = to_tensors(model, from_tensors(model, open_safetensors(folder)))
     with reading(folder / ORIGINAL / BITS), np.load(folder / ORIGINAL / BITS, allow_pickle=False) as bits:
         base = merged | _each(model, merged, program, unmerged, bits)
@@ -136,7 +136,7 @@ def remove_program(folder: str | Path, out: str | Path) -> Path:
     return Path(out)
 
 
-def write_adapter(path: Path, model: LanguageModel, params: Params, *, lm: str) -> ProgramAdapter:
+def write_pairs(path: Path, model: LanguageModel, params: Params, *, lm: str) -> ProgramAdapter:
     """Write the pairs of a model's parameters; returns what was written.
 
     Args:
@@ -165,7 +165,7 @@ def write_adapter(path: Path, model: LanguageModel, params: Params, *, lm: str) 
     return program
 
 
-def read_adapter(path: Path) -> ProgramAdapter:
+def read_pairs(path: Path) -> ProgramAdapter:
     """Read program_adapter.safetensors.
 
     Raises:
@@ -194,7 +194,7 @@ def read_adapter(path: Path) -> ProgramAdapter:
         return ProgramAdapter(pairs, said["base"], scale, said["lm"])
 
 
-def write_bits(folder: Path, model: LanguageModel, base: Tensors, program: ProgramAdapter) -> None:
+def write_bits(folder: Path, model: LanguageModel, base: Weights, program: ProgramAdapter) -> None:
     """Write what `remove_program` needs to give `base` back to the bit."""
     with replacing(folder / ORIGINAL / BITS) as f:
         np.savez_compressed(f, **_each(model, base, program, lost_bits))  # pyright: ignore[reportArgumentType]
@@ -210,14 +210,14 @@ def write_removable(folder: Path, model: LanguageModel, params: Params, *, lm: s
       lm: name of the model without them.
       original: folder with that model's small files.
     """
-    program = write_adapter(folder / FILE, model, params, lm=lm)
+    program = write_pairs(folder / FILE, model, params, lm=lm)
     if original is not None:
         copy_small_files(original, folder / ORIGINAL)
         write_bits(folder, model, to_tensors(model, split_pairs(params)[0]), program)
 
 
 def _each(
-    model: LanguageModel, tensors: Tensors, program: ProgramAdapter, fn: Any, *others: Any
+    model: LanguageModel, tensors: Weights, program: ProgramAdapter, fn: Any, *others: Any
 ) -> dict[str, Any]:
     """fn(W, A, B, …) of every weight of the program, W as [in, out]; the result lies as the file's weight does."""
     table, out = table_of(model), {}
@@ -234,7 +234,7 @@ def _each(
     return out
 
 
-def _type_of(tensors: Tensors, config: Path) -> str:
+def _type_of(tensors: Weights, config: Path) -> str:
     """The type that config.json names, if all numbers are of that type."""
     values = read_json(config) if config.exists() else {}
     name = str(values.get("dtype") or values.get("torch_dtype"))

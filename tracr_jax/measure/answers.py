@@ -74,7 +74,7 @@ def score_once(
     scores = score_model(run, run.original.params, samples, say=_before(say))
     if write:
         sets = {
-            name: {"digest": digest(sample), "right": {"original": _bits(scores.right[name])}}
+            name: {"digest": items_digest(sample), "right": {"original": _bits(scores.right[name])}}
             for name, sample in samples.items()
         }
         about = {"tracr_jax": __version__, "weights": of}
@@ -88,7 +88,7 @@ def known_scores(
 ) -> ModelScores | None:
     """What an earlier `evaluate` found of the untouched model; None where it had other items or another text."""
     sets = {name: evaluation["sets"].get(name, {}) for name in samples}
-    if any(sets[name].get("digest") != digest(sample) for name, sample in samples.items()):
+    if any(sets[name].get("digest") != items_digest(sample) for name, sample in samples.items()):
         return None
     before = evaluation["retention"]["original"]
     if evaluation["retention"].get("digest") != text_digest(run):
@@ -169,12 +169,12 @@ def _of_set(
         "baselines": {k: float(np.mean([f(i.prompt) == i.label for i in sample])) for k, f in rules.items()},
         "by_length": by_length(injected, [len(run.program.bridge.split(i)[0]) for i in sample]),
         # Of each item in order, for paired tests (`tracr_jax.measure.compare`).
-        "digest": digest(sample),
+        "digest": items_digest(sample),
         "right": {"injected": _bits(injected), "original": _bits(original)},
     }
 
 
-def digest(sample: Sequence[Item]) -> str:
+def items_digest(sample: Sequence[Item]) -> str:
     """The same for the same items in the same order."""
     text = json.dumps([[i.prompt, i.label] for i in sample])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

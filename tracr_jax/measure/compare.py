@@ -18,7 +18,7 @@ from scipy import stats
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
-from tracr_jax.measure.answers import digest, make_predictor
+from tracr_jax.measure.answers import items_digest, make_predictor
 from tracr_jax.measure.stats import share, wilson
 from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected, open
@@ -225,5 +225,5 @@ def _measured(one: Injected | Path, items: int | None, task: str | None, say: Sa
     run = one if isinstance(one, Injected) else open(one, task=task, finished=True)
     items = run.program.config.eval_items if items == -1 else items
     samples, predict = reported_samples(run.program.task, items), make_predictor(run)
-    sets = {name: (digest(sample), predict(run.params, sample)) for name, sample in samples.items()}
+    sets = {name: (items_digest(sample), predict(run.params, sample)) for name, sample in samples.items()}
     return Answers(_name(one), run.program.name, items, sets)

@@ -35,7 +35,7 @@ from tracr_jax.runs.original import check_original
 from tracr_jax.runs.program import Program
 from tracr_jax.runs.program_files import FILE, load_program, read_program
 from tracr_jax.runs.record import read_record
-from tracr_jax.runs.restore import digest, restore
+from tracr_jax.runs.restore import params_digest, restore
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import changed, file_of
 from tracr_jax.tasks.registry import get_task
@@ -115,7 +115,8 @@ class Injected:
     @functools.cached_property
     def digest(self) -> str:
         """Of all that was trained, and of what it stands beside: the same for the same numbers."""
-        return digest(TrainParams(self.params, tuple(a for p in self.programs if (a := p.trainable) is not None)))
+        adapters = tuple(a for p in self.programs if (a := p.trainable) is not None)
+        return params_digest(TrainParams(self.params, adapters))
 
     @property
     def tokenizer(self) -> Tokenizer:

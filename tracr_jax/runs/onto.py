@@ -23,7 +23,7 @@ from tracr_jax.runs.folder import PROGRAMS
 from tracr_jax.runs.original import check_original
 from tracr_jax.runs.program_files import FILE, load_program
 from tracr_jax.runs.record import Entry, Record, first_history, read_record
-from tracr_jax.runs.restore import digest, restore
+from tracr_jax.runs.restore import params_digest, restore
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import own_spec
 from tracr_jax.train.reserved import directions
@@ -81,7 +81,7 @@ def open_earlier(
     params = restore(folder, setup.lm.model, programs=programs, steps=own.steps, finished=True, old=old)
     entries = [Entry(s.program.name, s.config, s.program.teacher.width, s.done) for s in (*held, setup)]
     record = Record(
-        run=str(folder), steps=own.steps, weights=digest(params), programs=tuple(entries), history=history
+        run=str(folder), steps=own.steps, weights=params_digest(params), programs=tuple(entries), history=history
     )
     trained = (
         dataclasses.replace(s, program=s.program.trained(a)) for s, a in zip(held, params.adapters, strict=True)

@@ -97,7 +97,7 @@ def restore(
         checkpoints.close()
 
 
-def digest(params: TrainParams) -> str:
+def params_digest(params: TrainParams) -> str:
     """SHA-256 of every number."""
     h = hashlib.sha256()
     for x in jax.tree.leaves(params):
