@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tracr_jax.injection import inject, resume
     from tracr_jax.interpret.decode import decode, hidden_states
     from tracr_jax.interpret.display import Decoded
-    from tracr_jax.interpret.exchange import write
+    from tracr_jax.interpret.write import write
     from tracr_jax.intervene import LayerEdit, ResidualEdit
     from tracr_jax.lm.load import load_lm
     from tracr_jax.measure.compare import compare
@@ -54,7 +54,7 @@ _HOME = {
     "hidden_states": "interpret.decode",
     "inject": "injection",
     "resume": "injection",
-    "write": "interpret.exchange",
+    "write": "interpret.write",
     "LayerEdit": "intervene",
     "ResidualEdit": "intervene",
     "load_lm": "lm.load",

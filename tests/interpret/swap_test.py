@@ -13,10 +13,11 @@ from tests.helpers.interpret_perfect import perfect, with_random_adapter
 from tests.helpers.random_models import TASK_WORDS, word_tokenizer
 from tracr_jax.data.bridge import make_bridge
 from tracr_jax.data.encode import sequence_length
-from tracr_jax.interpret.exchange import exchange, move_to_value, random_directions, span_basis
+from tracr_jax.interpret.exchange import exchange, random_directions, span_basis
 from tracr_jax.interpret.pairs import Cell, PairFinder, Pairs, list_cells, other_variable, predict
 from tracr_jax.interpret.pool import make_pool, sample_pool
 from tracr_jax.interpret.swap import make_teacher_swap, swaps, used_variables
+from tracr_jax.interpret.write import move_to_value
 from tracr_jax.report.terminal.summary import used_line
 from tracr_jax.tasks.base import Item
 from tracr_jax.tasks.count import Count

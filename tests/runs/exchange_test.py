@@ -20,8 +20,9 @@ from tracr_jax.files import read_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
 from tracr_jax.interpret.examples import describe_variables
-from tracr_jax.interpret.exchange import WEIGHTS, exchange, write
+from tracr_jax.interpret.exchange import WEIGHTS, exchange
 from tracr_jax.interpret.swap import held_coordinates, swaps
+from tracr_jax.interpret.write import write
 from tracr_jax.presets import METHODS, preset
 from tracr_jax.runs.model import open as open_run
 from tracr_jax.teacher.readers import is_special

@@ -13,7 +13,8 @@ from jaxtyping import Float
 
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.display import Decoded
-from tracr_jax.interpret.exchange import span_basis, write
+from tracr_jax.interpret.exchange import span_basis
+from tracr_jax.interpret.write import write
 from tracr_jax.measure.variables.reading import NOTHING
 from tracr_jax.runs.model import Injected
 
