@@ -1,6 +1,7 @@
 """The main job on tiny random models: every task, the run folder, the user's own task, the errors."""
 
 import dataclasses
+import importlib
 import json
 
 import chex
@@ -282,7 +283,8 @@ def test_default_folder_names_what_is_trained_where_the_preset_trains_something_
 
 def test_public_names_resolve_and_stay_functions():
     for name in tracr_jax.__all__:
-        assert getattr(tracr_jax, name) is getattr(tracr_jax, name)
+        home = importlib.import_module(f"tracr_jax.{tracr_jax._HOME[name]}")
+        assert getattr(tracr_jax, name) is getattr(home, name)
     assert callable(tracr_jax.inject)
     assert dir(tracr_jax) == sorted([*tracr_jax.__all__, "__version__"])
     assert sorted(tracr_jax._HOME) == sorted(tracr_jax.__all__)
