@@ -43,7 +43,8 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
     Args:
       run: from `inject` or `open`, with the task's own code at hand.
       folder: gets the two files.
-      items: of each set, its first; those longer than the program's table are labelled by its own evaluator.
+      items: of each set, its first. The labels are those of `Labeller`: where an item is longer than the program's
+        table, a value for which the teacher has no direction has none.
 
     Raises:
       UserError: the task's code is not at hand, or `items` is less than one.

@@ -61,7 +61,7 @@ def decode_ids(run: Injected, ids: Sequence[int]) -> Decoded:
 
 def beyond_table(program: Program, count: int, why: str) -> str:
     """One line on why the program's values are unknown for a text of `count` tokens."""
-    return f"{count} tokens are more than the {program.length} of the compiled program; {why}"
+    return f"{count} tokens are more than the {program.length} of the longest training item; {why}"
 
 
 def read_states(

@@ -64,7 +64,7 @@ class Program:
     result: str
     """Full name of the result variable."""
     length: int
-    """S: tokens of the longest training item, answer included. Longer texts have no row in the teacher's table."""
+    """S: tokens of the longest training item, answer included. `oracle` gives the values of longer texts."""
     examples: tuple[Item, ...]
     """The first items of the test set."""
     forward: Callable[[], tuple[Any, ResidualsFn]]

@@ -16,7 +16,7 @@ ALONE = 0.9  # where that exceeds this, it holds one value and no mixture of sev
 class VariableLayout(NamedTuple):
     """Where each variable sits, grouped by number of values so that no coordinate is padded or gathered twice.
 
-    A group (m, first) holds variables of m values each; `order` lists all teacher directions group by group.
+    A group (m, n, first) holds n variables of m values each; `order` lists all teacher directions group by group.
     Compared as an object, so that it can be a static argument of jit.
     """
 

@@ -45,10 +45,10 @@ class Group(NamedTuple):
 class Reading(NamedTuple):
     """What the coordinates of some states say, for every variable in `Reserved.names` order."""
 
-    classes: Int[Array, "*B V"]  # of the nearest centroid
-    margin: Float[Array, "*B V"]
+    classes: Int[Array, "*B n"]  # of the nearest centroid
+    margin: Float[Array, "*B n"]
     """Distance to the border with the nearest other centroid: 0 on it, 1 on the own centroid."""
-    away: Float[Array, "*B V"]
+    away: Float[Array, "*B n"]
     """Distance to the nearest centroid, in units of that centroid's distance to its nearest neighbour. Above 1/2
     no centroid is near: the state is in between."""
 
@@ -63,7 +63,7 @@ class Reserved:
     names: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]  # (variable, why it has no directions)
     groups: tuple[Group, ...]
-    alive: np.ndarray  # [L + 1, V] bool: the teacher's layers at which each variable is aligned and written
+    alive: np.ndarray  # [L + 1, n] bool: the teacher's layers at which each variable is aligned and written
     place: Int[np.ndarray, " X"]  # which of the K directions each coordinate of each variable uses, X >= K
     select: Float[np.ndarray, "D C"]  # 1 where a teacher direction is a value of a class, in grouped order
     stands: Int[np.ndarray, " C"]  # the teacher direction of the value that stands for all of a class
@@ -77,7 +77,7 @@ class Reserved:
         return int(self.place.max()) + 1
 
     def by_coordinate(self, x: np.ndarray) -> np.ndarray:
-        """[*, V], one for each variable, as [*, X], the same for each of its coordinates."""
+        """[*, n], one for each variable, as [*, X], the same for each of its coordinates."""
         return np.repeat(x, [g.k for g in self.groups for _ in range(g.n)], axis=-1)
 
     def coordinates(self, name: str) -> slice:
