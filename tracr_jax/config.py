@@ -30,7 +30,7 @@ def _floats(value: Any) -> Iterator[float]:
 
 
 def _check_values(config: Any) -> None:
-    """A UserError if an option of a few words has another one, or a number is none."""
+    """Refuse an option whose value is none of the words it allows, or a number that is not finite."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         finite = all(math.isfinite(x) for x in _floats(value))

@@ -71,7 +71,9 @@ def controls(
     started, run = time.time(), opened(run)
     folder, config = run.folder, run.program.config
     if folder is None or (folder / PROGRAM).exists():
-        raise UserError("controls: give the folder of a run, which receives them; an export holds none")
+        raise UserError(
+            "controls: give the folder of a run, where the results are written; an export cannot hold them"
+        )
     sizes = {"prompts": prompts, "pairs": pairs, "items": items, "seeds": (config.seed,)}
     fitted = fitting(config, steps=steps)
     others = models(run, kinds, finetuned)  # refused before anything is measured

@@ -1,4 +1,5 @@
-"""What a process is told before it computes: to keep its pages and what it compiles, and to wait for each step.
+"""Settings of the process before it computes: memory is kept between steps, compiled programs between processes,
+and steps run in the caller's thread.
 
 A third of a training step can be page faults: XLA takes its temporary buffers from malloc and gives them back
 after every step; glibc returns large ones to the kernel, which zeroes them again at the next step. glibc reads its

@@ -278,7 +278,7 @@ _SMALL_MODELS = {
     ),
 }
 
-# Few rows, for two cores; the rest is what the bundled model's search has shown: hook on the aligned state, free
+# Few rows, for two cores; the rest is what the bundled model's search has shown: hook on the aligned state, domain
 # items, more weight on the answer and the result.
 _SMALL_MODELS_FULL = {
     (SMOLLM2, "dyck"): dataclasses.replace(

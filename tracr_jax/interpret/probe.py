@@ -1,8 +1,9 @@
 """A linear probe of the untouched model, for what was there before anything was injected.
 
 A high decode accuracy proves nothing where the original model's states show the variable linearly anyway. So the
-same positions of the run's own training items, free ones included, give each layer a linear classifier of its own
-(the adapter is one for all layers: the probe has the advantage), which is then scored exactly like the adapter.
+same positions of the run's own training items, domain items included, give each layer a linear classifier of
+its own (the adapter is one for all layers: the probe has the advantage), which is then scored exactly like the
+adapter.
 
 The classifier is Fisher's discriminant with a shared covariance: like ridge regression on one-hots it is in closed
 form from one Gram matrix per layer and the sum of states of each value, but values in the middle of an order (a
@@ -65,7 +66,7 @@ def fit_probe(run: Injected, labeller: Labeller, *, items: int = 2000) -> Adapte
 
 
 def training_items(run: Injected, count: int) -> list[Item]:
-    """The items of the run's first batches, supervised and free as they come."""
+    """The items of the run's first batches, supervised and domain items as they come."""
     program = run.program
     items: list[Item] = []
     step = 0

@@ -1,13 +1,15 @@
 """A run folder: its name, whether it may be written, and its files before the first step.
 
-config.json       the configuration                 run.json          command, versions, machine, times
+config.json       the configuration
+run.json          command, versions, machine, times
+original.json     model and data it began with
 model/            config.json of the language model, and what is not trained of it, see `tracr_jax.runs.frozen`
-                                                     metrics.jsonl     every step's numbers
 programs/0 …      one folder for each program, the newest last, see `tracr_jax.runs.program_files`
-checkpoints/      trained parameters                 untouched.json    answers of the untouched model, until
-original.json     model and data it began with                          the run is evaluated
-                                                     evaluation.json   accuracies and retention
-                                                     examples.json     a few prompts, read token by token
+checkpoints/      trained parameters
+metrics.jsonl     every step's numbers
+untouched.json    answers of the untouched model, until the run is evaluated
+evaluation.json   accuracies and retention
+examples.json     a few prompts, read token by token
 """
 
 import dataclasses
