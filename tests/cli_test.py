@@ -13,6 +13,7 @@ import pytest
 import tracr_jax
 from tracr_jax import cli
 from tracr_jax.cli import commands, options, parse
+from tracr_jax.measure.interference import OWN
 from tracr_jax.presets import preset
 
 
@@ -115,6 +116,18 @@ def test_help_and_version_start_neither_jax_nor_a_second_process():
     env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"tracr-jax {tracr_jax.__version__}\n")
+
+
+def test_a_run_is_evaluated_again_on_as_many_items_as_it_was(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("tracr_jax.runs.model.open", lambda *_, **__: None)
+    monkeypatch.setattr("tracr_jax.report.terminal.table.print_evaluation", lambda *_: None)
+    monkeypatch.setattr(
+        "tracr_jax.measure.interference.evaluate_programs", lambda _, *, items, say: seen.append(items) or {}
+    )
+    for more in ([], ["--items", "7"], ["--full"]):
+        cli.main(["evaluate", str(tmp_path), *more])
+    assert seen == [OWN, 7, None]
 
 
 def test_a_task_may_still_be_given_as_an_option(monkeypatch):

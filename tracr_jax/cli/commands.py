@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tracr_jax.train.metrics import MetricWriter
 
 
-_EVALUATED, _EXPORTED = 300, 50  # items and pairs where none are asked for
+_EXPORTED = 50  # items and pairs where none are asked for
 
 
 def _inject(argv: list[str]) -> None:
@@ -157,21 +157,17 @@ def _evaluate(argv: list[str]) -> None:
     args = parse(options.Evaluate, argv)
     from tracr_jax.data.samples import check_items
     from tracr_jax.files import write_json
-    from tracr_jax.measure.interference import evaluate_programs
+    from tracr_jax.measure.interference import OWN, evaluate_programs
     from tracr_jax.report.terminal.table import print_evaluation
     from tracr_jax.runs.model import open
 
     console = Console(highlight=False)
     one_of(args.full, args.items, "--full", "--items")
-    items = None if args.full else _EVALUATED if args.items is None else args.items
-    check_items(items)  # before the run is opened, which takes a while
+    check_items(args.items)  # before the run is opened, which takes a while
     run = open(args.run, task=args.task, finished=True)
+    items = None if args.full else OWN if args.items is None else args.items
     with showing(_live()):
-        result = evaluate_programs(
-            run,
-            items=items,
-            say=_dimly(console),
-        )
+        result = evaluate_programs(run, items=items, say=_dimly(console))
     write_json(args.run / "evaluation.json", result)
     print_evaluation(console, result)
 

@@ -87,7 +87,7 @@ class Evaluate:
     run: tyro.conf.Positional[Path]
     """The run folder."""
     items: int | None = None
-    """Items of each set; default 300."""
+    """Items of each set; default as many as the run itself measured (its --eval-items), so that runs compare."""
     full: bool = False
     """Whole sets instead of samples."""
     task: str | None = None

@@ -23,13 +23,13 @@ from tracr_jax.runs.model import Injected
 from tracr_jax.runs.record import Record, first_history, mean_decoded, read_record
 from tracr_jax.tasks.base import Item
 
-_OWN = -1  # as many items as the configuration of each program's run says
+OWN = -1  # as many items as the configuration of each program's run says
 
 
 def evaluate_programs(
     run: Injected,
     *,
-    items: int | None = _OWN,
+    items: int | None = OWN,
     original: ModelScores | None = None,
     record: Record | None = None,
     say: Say = lambda _: None,
@@ -38,7 +38,7 @@ def evaluate_programs(
 
     Args:
       run: the model with all of its programs.
-      items: of each set; None for all. By default what each program's own run measured.
+      items: of each set; None for all. By default, `OWN`, what each program's own run measured.
       original: `score_once` of as many items, where that is known already. By default what the run's folder
         says, where this version made it and its items are the same: the untouched model does not change.
       record: what the run began with, where it is known; by default as its folder says.
@@ -49,7 +49,7 @@ def evaluate_programs(
     """
 
     def count(one: Injected) -> int | None:
-        return one.program.config.eval_items if items == _OWN else items
+        return one.program.config.eval_items if items == OWN else items
 
     samples = reported_samples(run.program.task, count(run))
     original = original or _measured_before(run, samples)
