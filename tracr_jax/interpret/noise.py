@@ -119,15 +119,7 @@ def noise_curves(
 
     def point(kind: Kind, strength: float) -> dict[str, Any]:
         found = [hits[kind, strength, s] for s in seeds] if strength else [silent]
-        per_seed = [h / len(items) for h in found]
-        low, high = wilson(sum(found) / len(found), len(items))
-        return {
-            "strength": strength,
-            **share(sum(found), len(items) * len(found)),
-            "low": min(low, *per_seed),
-            "high": max(high, *per_seed),
-            "per_seed": per_seed if strength else per_seed * len(seeds),
-        }
+        return {"strength": strength, **_over_seeds(found, prompts=len(items), seeds=len(seeds))}
 
     return {
         "set": set_name,
@@ -138,6 +130,18 @@ def noise_curves(
         "strengths": list(strengths),
         "as_coded": as_coded,
         "kinds": {kind: [point(kind, e) for e in strengths] for kind in KINDS},
+    }
+
+
+def _over_seeds(right: Sequence[int], *, prompts: int, seeds: int) -> dict[str, Any]:
+    """Right answers of each seed, or once where all are alike, as a share with the interval of `noise_curves`."""
+    per_seed = [r / prompts for r in right]
+    low, high = wilson(sum(right) / len(right), prompts)
+    return {
+        **share(sum(right), prompts * len(right)),
+        "low": min(low, *per_seed),
+        "high": max(high, *per_seed),
+        "per_seed": per_seed if len(right) == seeds else per_seed * seeds,
     }
 
 
