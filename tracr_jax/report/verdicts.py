@@ -156,7 +156,7 @@ def readable(run: RunFiles) -> tuple[str | None, str]:
         text = f"{result} decodes at the answer in {percent(accuracy)}{against(at)}; "
     text += f"{len(above)} of {len(last)} variables beat {beaten}, each at its last layer"
     left = len(found) - len(last)
-    return verdict, text + (f"; {left} that these never get wrong are not counted." if left else ".")
+    return verdict, text + (f"; not counted: {left} that these never get wrong." if left else ".")
 
 
 def used(run: RunFiles) -> tuple[str | None, str]:

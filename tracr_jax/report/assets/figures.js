@@ -151,6 +151,11 @@ function noise() {
 
 const CONTROLS = { random: "same size, random direction", complement: "everything but the variable", other: "another variable's directions" };
 
+// Whether the swap is followed above every control, by intervals; "faithful" is no control, it should be followed.
+function tells({ swap, faithful, ...controls }) {
+  return swap.low > Math.max(...Object.values(controls).map((m) => m.high));
+}
+
 function swaps() {
   for (const place of places("swaps")) {
     const run = RUNS[place.dataset.run];
@@ -175,9 +180,9 @@ function swaps() {
         // A program with one variable has no other one to exchange: null.
         const controls = Object.entries(c.controls).filter(([, m]) => m);
         // As swaps.py: of the pairs that tell, on bases answered rightly; older files have only the match.
-        const { swap, faithful, ...others } = c.followed ? c.followed.answer : {};
-        const floor = c.followed ? Object.values(others) : [...controls.map(([, m]) => m), c.unmoved];
-        const weak = (swap || c.match).low <= Math.max(...floor.map((m) => m.high));
+        const swap = c.followed?.answer.swap;
+        const weak = c.followed ? !tells(c.followed.answer) : c.match.low <= Math.max(...controls.map(([, m]) => m.high), c.unmoved.high);
+        const why = c.followed?.program && !tells(c.followed.program) ? ", nor is the compiled program's own" : "";
         return {
           text: whole(c.match.accuracy),
           level: strong(c.match.accuracy),
@@ -186,7 +191,7 @@ function swaps() {
             swap ? `of the pairs that change its answer, where the model is right before: ${interval(swap)}` : null,
             ...controls.map(([k, m]) => `control, ${CONTROLS[k] || k}: ${exact(m.accuracy)}`),
             `without any swap: ${exact(c.unmoved.accuracy)}`, `the compiled program itself (ceiling): ${exact(c.ceiling.accuracy)}`,
-            `${c.flips} of ${c.total} pairs change the program's answer`, weak ? "not above every control" : null],
+            `${c.flips} of ${c.total} pairs change the program's answer`, weak ? `not above every control${why}` : null],
         };
       },
     });
