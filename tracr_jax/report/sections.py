@@ -220,8 +220,8 @@ def swaps_section(runs: Sequence[RunFiles]) -> str:
         "Each cell: a variable's part of the residual stream is exchanged with another prompt's at that layer; "
         "the share of pairs in "
         "which the model then answers what the program would. Slanted and dotted: not followed above every "
-        "control, as of some variables in the compiled program itself. Hover, focus or tap a cell for controls and "
-        "ceiling."
+        "control, as of some variables in the compiled program itself. Hover, focus or tap a cell for controls "
+        "and ceiling."
     )
     left = "".join(_left_out(r, f" in {r.name}" if len(have) > 1 else "") for _, r in have)
     beside = "".join(controls_table(r.controls) for _, r in have if r.controls)
