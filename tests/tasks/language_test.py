@@ -90,6 +90,64 @@ def test_what_no_search_finds_is_said_or_generated():
     assert made.train_item(0, seed=0).label == "yes"
 
 
+def all_a_of(generate):
+    return StringTask(
+        "all_a", all_a, letters=("a", "b", "c", "d"), min_length=6, max_length=12, generate=generate, set_size=60
+    )
+
+
+def labels(task, name):
+    chosen = task.eval_sets()[name]
+    return [chosen.item(i).label for i in range(chosen.size)]
+
+
+def a_with_b(r, low, high):
+    """All a, or one b among them."""
+    out = ["a"] * int(r.integers(low, high + 1))
+    if r.integers(2):
+        out[int(r.integers(len(out)))] = "b"
+    return out
+
+
+def test_a_generator_of_trainings_lengths_leaves_longer_strings_to_the_search():
+    task = all_a_of(lambda r: a_with_b(r, 6, 12))
+    assert labels(task, "longer").count("yes") > 3
+    assert "No item" not in task.eval_sets()["longer"].note
+
+
+def test_a_generator_that_takes_lengths_makes_the_longer_strings_too():
+    asked = set()
+
+    def generate(r, low, high):
+        asked.add((low, high))
+        return a_with_b(r, low, high)
+
+    task = all_a_of(generate)
+    assert labels(task, "longer").count("yes") == 12  # all there are, of 13 to 24 letters
+    assert asked == {(6, 12), (13, 24)}
+    with pytest.raises(UserError, match=r"strings of 20 to 20 letters, none of 6 to 12; make strings"):
+        all_a_of(lambda r, low, high: ["a"] * 20).train_item(0, seed=0)
+
+
+def test_what_a_generator_makes_of_the_usual_answer_is_half_of_its_items():
+    task = all_a_of(a_with_b)
+    chosen = task.eval_sets()["longer"]
+    no = [task._letters(i.prompt) for i in map(chosen.item, range(chosen.size)) if i.label == "no"]
+    assert 0.4 <= sum(len(x) - x.count("a") == 1 for x in no) / len(no) <= 0.6
+    trained = [task._letters(task.train_item(i, seed=0).prompt) for i in range(1, 200, 2)]
+    assert 0.35 < sum(len(x) - x.count("a") == 1 for x in trained) / 100 < 0.65
+    assert all(task.in_training(task._prompt(x)) for x in trained)
+
+
+def test_a_sets_note_names_the_answers_that_are_missing():
+    task = StringTask("two_b", two_b_among_a, letters=("a", "b", "c", "d"), min_length=11, max_length=14,
+                      generate=lambda r: [*r.permutation(["a"] * 9 + ["b"] * 2)])  # fmt: skip
+    notes = {name: one.note for name, one in task.eval_sets().items()}
+    missing = {name for name in notes if "yes" not in labels(task, name)}
+    assert missing == {name for name, note in notes.items() if "No item has the answer 'yes'." in note}
+    assert missing
+
+
 @pytest.mark.parametrize(
     ("generate", "said"),
     [

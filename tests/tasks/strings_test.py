@@ -71,7 +71,20 @@ def test_a_sequence_has_a_baseline_that_knows_its_length_alone():
     assert 0.15 < sum(right) / len(right) < 0.4
     says = {rules["of_length"](i.prompt) for i in items}
     assert len(says) == len({len(i.prompt) for i in items})
-    assert rules["of_length"](items[0].prompt + "x" * 40) == ""
+    longer = sample_of(task.eval_sets()["longer"], None)
+    assert sum(rules["of_length"](i.prompt) == i.label for i in longer) > 0.2 * len(longer)
+
+
+def test_yes_or_no_has_baselines_of_length_and_of_the_ends():
+    rules = TASK.baselines()
+    assert list(rules) == ["always_no", "of_length", "ends_and_parity"]
+    assert {rules["of_length"](TASK._prompt("ab" * k)) for k in range(1, 7)} <= {"yes", "no"}
+    assert rules["of_length"](TASK._prompt("a")) == ""
+    assert {rules["ends_and_parity"](TASK._prompt(x)) for x in ("aa", "ab", "ba", "bb")} <= {"yes", "no"}
+    own = StringTask("odd", odd_number_of_a, letters=("a", "b"), rules={"an_a": lambda x: "a" in x})
+    assert [own.baselines()["an_a"](own._prompt(x)) for x in ("ab", "bb")] == ["yes", "no"]
+    with pytest.raises(UserError, match="rules must be a dictionary of functions, got 3"):
+        StringTask("odd", odd_number_of_a, letters=("a", "b"), rules=3)
 
 
 def test_is_a_task_and_refuses_what_is_none():

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from tests.tasks.programs_test import matched_by_deletion
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.tasks.zoo import ZOO
 from tracr_jax.teacher.compile import compile_program
@@ -75,3 +76,48 @@ def test_items_and_sets(name):
             assert item.label == task._label(task._answer(letters))
     for i in range(20):
         assert task.in_training(task.train_item(i, seed=0).prompt)
+
+
+def letters_and_labels(task, name):
+    chosen = task.eval_sets()[name]
+    items = [chosen.item(i) for i in range(chosen.size)]
+    return [(task._letters(i.prompt), i.label) for i in items]
+
+
+def test_brackets_that_cross_are_among_the_items_of_nested():
+    """A quarter of "no" at least is balanced in each kind: who looks at the kinds apart is wrong there."""
+    task = ZOO["nested"]
+    trained = [task.train_item(i, seed=0) for i in range(400)]
+    groups = {name: letters_and_labels(task, name) for name in task.eval_sets()}
+    groups["train"] = [(task._letters(i.prompt), i.label) for i in trained]
+    for name, items in groups.items():
+        no = [letters for letters, label in items if label == "no"]
+        crossing = [x for x in no if matched_by_deletion("".join(x), ("()", "[]"))]
+        assert len(crossing) >= 0.25 * len(no), name
+        rule = task.baselines()["types_apart"]
+        right = sum(rule(task._prompt(x)) == label for x, label in items)
+        assert right == len(items) - len(crossing), name
+
+
+@pytest.mark.parametrize("name", ["dyck1", "nested"])
+def test_longer_balanced_strings_have_every_length(name):
+    task = ZOO[name]
+    yes = [len(letters) for letters, label in letters_and_labels(task, "longer") if label == "yes"]
+    lengths = range(task.max_length + 2 - task.max_length % 2, 2 * task.max_length + 1, 2)
+    assert set(yes) == set(lengths)
+    assert max(map(yes.count, lengths)) <= 3 * len(yes) / len(lengths)
+    assert len(yes) >= 90
+
+
+def test_what_ends_and_counts_tell_stands_beside_the_brackets():
+    task = ZOO["dyck1"]
+    for name, rule, low, high in (
+        ("longer", "first_and_last", 0.6, 0.9),
+        ("longer", "counts_ignoring_order", 0.6, 0.9),
+        ("longer", "ends_and_parity", 0.6, 0.9),
+        ("test", "ends_and_parity", 0.7, 0.95),
+    ):
+        items, says = letters_and_labels(task, name), task.baselines()[rule]
+        assert low < sum(says(task._prompt(x)) == label for x, label in items) / len(items) < high, (name, rule)
+    assert task.baselines()["first_and_last"](task._prompt("(())")) == "yes"
+    assert task.baselines()["first_and_last"](task._prompt("())")) == "no"

@@ -6,7 +6,7 @@ the same strings are found on every machine: items stay pure functions of their 
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class Language:
     """Whether every string of these lengths was asked."""
     asked: int
     """Evaluations of the program."""
+    made: dict[Any, tuple[Letters, ...]]
+    """Of `found` the strings that the task's own generator made."""
 
     def common(self, answer: Any) -> bool:
         """Whether drawing at random meets this answer often enough."""
@@ -60,9 +62,11 @@ def explore(
       low: fewest letters.
       high: most letters.
       budget: evaluations; all strings are asked where there are no more than this.
-      seeds: strings, shorter ones too, from which the search may start.
+      seeds: strings, shorter ones too, from which the search may start; with `generate` every other string is
+        then one of the search.
       also: strings of these lengths that are asked after the random ones.
-      generate: the user's own generator of strings that random drawing misses.
+      generate: the task's own generator of strings that random drawing misses. A third of the evaluations is
+        then for random strings, else half.
     """
     asked: dict[Letters, Any] = {}
 
@@ -82,7 +86,7 @@ def explore(
         return _language(asked, _share_by_length(asked), complete=True)
 
     r = np.random.default_rng([17, low, high, len(letters)])
-    strings = [random_string(r, letters, low, high) for _ in range(budget // 2)]
+    strings = [random_string(r, letters, low, high) for _ in range(budget // (3 if generate else 2))]
     ask([*strings, *also])
     drawn = [asked[s] for s in strings]
     share = {a: drawn.count(a) / len(drawn) for a in set(drawn)}
@@ -91,6 +95,7 @@ def explore(
         count.setdefault(a, []).append(string)
     likely = max(count, key=lambda a: len(count[a]))
     tries, size = 0, 1
+    made: set[Letters] = set()
 
     while True:
         # As if every new string had the likely answer: so several are asked together, and where one has another
@@ -101,18 +106,20 @@ def explore(
             if (parents := _wanted(supposed, share)) is None:
                 break
             tries += 1
-            string = generate(r) if generate else _changed(r, letters, _Joined([*parents, seeds]))
+            own = generate is not None and (not seeds or tries % 2 == 1)
+            string = generate(r) if generate and own else _changed(r, letters, _Joined([*parents, seeds]))
             if low <= len(string) <= high and string not in asked and string not in new:
+                made |= {string} if own else set()
                 new[string] = r.bit_generator.state, tries
                 supposed[likely].append(string)
         if not new:
-            return _language(asked, share, complete=False)
+            return _language(asked, share, complete=False, made=made)
         for (string, behind), a in zip(new.items(), answers(list(new)), strict=True):
             asked[string] = a
             count.setdefault(a, []).append(string)
-            if generate:  # it reads no answers, and need not depend on `r` alone: nothing is drawn again
+            if generate:  # which need not depend on `r` alone: nothing is drawn again
                 if _wanted(count, share) is None:
-                    return _language(asked, share, complete=False)
+                    return _language(asked, share, complete=False, made=made)
             elif a != likely:
                 r.bit_generator.state, tries = behind
                 size = 1
@@ -190,10 +197,13 @@ def told_before(strings: Iterable[Letters], tell: Callable[[list[Letters]], Any]
         yield from some
 
 
-def _language(asked: dict[Letters, Any], share: dict[Any, float], *, complete: bool) -> Language:
+def _language(
+    asked: dict[Letters, Any], share: dict[Any, float], *, complete: bool, made: Collection[Letters] = ()
+) -> Language:
     answers = sorted(set(asked.values()), key=str)
     found = {a: tuple(s for s, value in asked.items() if value == a) for a in answers}
-    return Language(found, {a: share.get(a, 0.0) for a in answers}, complete, len(asked))
+    own = {a: tuple(s for s in of if s in made) for a, of in found.items()}
+    return Language(found, {a: share.get(a, 0.0) for a in answers}, complete, len(asked), own)
 
 
 def random_string(r: np.random.Generator, letters: Sequence[str], low: int, high: int) -> Letters:

@@ -1,7 +1,8 @@
 """What a mistake in a task is, and when it is said: as it is made, or, of a file with several, when it is used."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -54,14 +55,26 @@ def wrong_fields(task: Any) -> str:
             return f"{name} must be a function, got {value!r}"
     if not isinstance(task.letters, Sequence):
         return f"letters must be a list of texts, got {task.letters!r}"
+    if not (isinstance(task.rules, Mapping) and all(map(callable, task.rules.values()))):
+        return f"rules must be a dictionary of functions, got {task.rules!r}"
     return "" if task.set_size > 0 else f"set_size must be at least 1, got {task.set_size}"
 
 
+def takes_lengths(generate: Callable[..., Any] | None) -> bool:
+    """Whether a user's generator takes the fewest and most letters as well: generate(r, low, high)."""
+    try:
+        inspect.signature(generate or print).bind(None, 1, 2)
+    except (TypeError, ValueError):  # other arguments, or a function in C that does not say them
+        return False
+    return generate is not None
+
+
 def maker(
-    generate: Callable[..., Any], *, letters: Sequence[str], low: int, high: int, who: str
+    generate: Callable[..., Any], low: int, high: int, *, sized: bool, letters: Sequence[str], who: str
 ) -> Callable[[np.random.Generator], tuple]:
     """The user's own generator, whose strings are of these letters, and some of `low` to `high`.
 
+    sized: it takes these two as well.
     It raises a UserError where it fails, gives other letters, or none of its first 1,000 strings is so long:
     the search passes over strings of other lengths, and would end without one that it asked for.
     """
@@ -71,7 +84,7 @@ def maker(
     def make(r: np.random.Generator) -> tuple:
         nonlocal wrong, calls
         try:
-            string = tuple(generate(r))
+            string = tuple(generate(r, low, high) if sized else generate(r))
         except Exception as e:
             raise UserError(f"{who}: generate() must give a list of letters, and failed ({describe(e)})") from e
         if others := [c for c in string if c not in letters]:
@@ -80,9 +93,10 @@ def maker(
             wrong = None if low <= len(string) <= high else {*wrong, len(string)}
             calls += 1
             if wrong and calls == _CALLS:
+                asked = f"{low} to {high}" if sized else f"min_length={low} to max_length={high}"
                 raise UserError(
                     f"{who}: generate() gave {calls} strings of {min(wrong)} to {max(wrong)} letters, none of "
-                    f"min_length={low} to max_length={high}; make strings of these lengths, or change the lengths"
+                    f"{asked}; make strings of these lengths, or change the lengths"
                 )
         return string
 
@@ -114,13 +128,18 @@ def looks_ahead(oracle: Oracle, *, length: int) -> str:
     return f"; {names[0]} selects later positions, of which a causal network sees none" if names else ""
 
 
-def wrong_letters(letters: Sequence[str], min_length: int, max_length: int) -> str:
-    """What is wrong with a task's letters and lengths; empty if nothing is."""
-    if not 1 <= min_length <= max_length:
-        return f"needs 1 <= min_length <= max_length, got {min_length} and {max_length}"
+def wrong_letters(task: Any) -> str:
+    """What is wrong with the letters, the lengths or the form of answer of a task on strings; or empty."""
+    letters, low, high = task.letters, task.min_length, task.max_length
+    if task.answer not in ("yes/no", "value", "sequence"):
+        return f"answer must be 'yes/no', 'value' or 'sequence', got {task.answer!r}"
+    if not 1 <= low <= high:
+        return f"needs 1 <= min_length <= max_length, got {low} and {high}"
     if twice := [c for k, c in enumerate(letters) if c in letters[:k]]:
         return f"the letter {twice[0]!r} is given twice; give each once"
-    return "" if len(letters) > 1 else f"needs two letters or more, got {len(letters)}"
+    if len(letters) < 2:
+        return f"needs two letters or more, got {len(letters)}"
+    return "" if 0 <= task.skipped < low else f"of {low} letters and more, {task.skipped} cannot be skipped"
 
 
 def always(program: rasp.SOp, *, vocab: Collection[str], length: int) -> str:

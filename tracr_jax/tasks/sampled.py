@@ -6,7 +6,6 @@ text of its own; `StringTask` (strings.py) is one for programs on letters that n
 
 import abc
 import functools
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,17 +90,6 @@ class SampledTask(abc.ABC):
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
         """The most frequent answer of a few hundred samples."""
         return {"most_frequent": lambda prompt: self._most_frequent}
-
-    def _usual(self, prompt: str) -> str:
-        """The most frequent answer of samples whose prompt is as long: what can be known without the program."""
-        return self._most_frequent_by_length.get(len(prompt), "")
-
-    @functools.cached_property
-    def _most_frequent_by_length(self) -> dict[int, str]:
-        found: dict[int, Counter[str]] = {}
-        for item in (self.sample(rng(EVALUATION + 6, i)) for i in range(2 * _LONGEST_OF)):
-            found.setdefault(len(item.prompt), Counter())[item.label] += 1
-        return {size: min(labels, key=lambda x: (-labels[x], x)) for size, labels in found.items()}
 
     @functools.cached_property
     def _most_frequent(self) -> str:

@@ -6,7 +6,7 @@ program in ten lines; for real text subclass `SampledTask`, `tasks/dyck.py` is t
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,19 +22,19 @@ from tracr_jax.tasks.language import (
     explore,
     random_string,
     regular_strings,
-    told_before,
     written,
 )
 from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, as_text, is_word, joined
 from tracr_jax.tasks.sampled import SampledTask
 from tracr_jax.tasks.split import EVALUATION, Split, rng, shrunk, split_of
+from tracr_jax.tasks.string_rules import trivial_rules
+from tracr_jax.tasks.string_sets import FEWEST_MADE, chosen_strings, in_turn, shares, without
 from tracr_jax.teacher.compile import build_program
 from tracr_jax.teacher.oracle import Oracle
 
 _WORK = 1_000_000  # variables x letters² that the search may evaluate: half a second
 _CLASSES = 20  # more different answers than this are not balanced
 _COMPARED = 32  # strings whose answers are compared with and without words around them, and with `truth`
-_FEW = 10  # items of the other answers in a set where one has fewer
 _CANDIDATES = 50  # random strings looked at for each item of a set
 
 
@@ -59,14 +59,18 @@ class StringTask(SampledTask):
     answer: Literal["yes/no", "value", "sequence"] = "yes/no"
     """"yes/no": the value at "?" is True or False, or 1 or 0. "value": that value's text. "sequence": one value
     for each letter, from "?" on; the values that were written stand in the input of those that follow."""
-    generate: Callable[[np.random.Generator], Sequence[str]] | None = None
-    """Makes strings that random drawing misses, for a program whose answer is nearly always the same."""
+    generate: Callable[..., Sequence[str]] | None = None
+    """Makes strings that random drawing misses, for a program whose answer is nearly always the same, of a numpy
+    generator r: generate(r), or generate(r, low, high) with the fewest and most letters that are wanted. Of the
+    usual answer half of the items are strings that it made."""
     truth: Callable[[Sequence[str]], Any] | None = None
     """The answer by other means than the program (a bool, a value, or a sequence), to be compared with it."""
     skipped: int = 0
     """Of a sequence: so many of the first letters have no value, as where they look back at nothing."""
     set_size: int = 200
     """Items of each evaluation set; a set holds fewer where fewer exist."""
+    rules: Mapping[str, Callable[[Sequence[str]], Any]] = field(default_factory=dict, hash=False)
+    """Trivial baselines of your own, by name: what is answered without the program."""
 
     result = "final_result"
     marker = ASK
@@ -78,15 +82,8 @@ class StringTask(SampledTask):
         object.__setattr__(self, "mistake", mistakes.mistake_of(self._check_fields))  # frozen
 
     def _check_fields(self) -> None:
-        if problem := mistakes.wrong_fields(self):
+        if problem := mistakes.wrong_fields(self) or mistakes.wrong_letters(self):
             raise UserError(f"task {self.name}: {problem}")
-        if self.answer not in ("yes/no", "value", "sequence"):
-            forms = "'yes/no', 'value' or 'sequence'"
-            raise UserError(f"task {self.name}: answer must be {forms}, got {self.answer!r}")
-        if problem := mistakes.wrong_letters(self.letters, self.min_length, self.max_length):
-            raise UserError(f"task {self.name}: {problem}")
-        if not 0 <= self.skipped < (few := self.min_length):
-            raise UserError(f"task {self.name}: of {few} letters and more, {self.skipped} cannot be skipped")
         self._form.check(self.letters, f"task {self.name}")
 
     # ---- the program and its tokens
@@ -246,6 +243,8 @@ class StringTask(SampledTask):
 
     def _explore(self, low: int, high: int, seeds: Sequence[Letters] = (), *, also=(), regular=False) -> Language:
         generate, about = self.generate, {"letters": self.letters, "who": f"task {self.name}"}
+        sized = mistakes.takes_lengths(generate)
+        lengths = (low, high) if sized else (self.min_length, self.max_length)
         each = len(self._oracle.names) * (high + 1) ** 2 * (high if self.answer == "sequence" else 1)
         budget = max(200, min(20_000, _WORK // each))
         return explore(
@@ -253,10 +252,10 @@ class StringTask(SampledTask):
             self.letters,
             low=low,
             high=high,
-            budget=budget,
-            seeds=seeds,
+            budget=budget + budget // 2 if generate else budget,
+            seeds=() if sized else seeds,  # what it makes is of all lengths alike, what the search makes is not
             also=[*also, *(regular_strings(self.letters, low, high, most=budget // 4) if regular else ())],
-            generate=generate and mistakes.maker(generate, low=self.min_length, high=self.max_length, **about),
+            generate=generate and mistakes.maker(generate, *lengths, sized=sized, **about),
         )
 
     @functools.cached_property
@@ -276,21 +275,20 @@ class StringTask(SampledTask):
         # An answer must be trained: where none of its strings is left, all are for training.
         return {c: of or list(rare[c]) for c, of in kept.items()}
 
+    @functools.cached_property
+    def _made(self) -> dict[Any, list[Letters]]:
+        """Training's strings that `generate` made of each answer that random drawing meets."""
+        of = {c: self._language.made.get(c, ()) for c in self._classes if c is not None and c not in self._rare}
+        kept = {c: [s for s in made if self._split(s) == "train"] for c, made in of.items()}
+        return {c: made for c, made in kept.items() if len(made) >= FEWEST_MADE}
+
     def _split(self, letters: Letters) -> Split:
         return split_of(self._prompt(letters), **self._shares)
 
     @functools.cached_property
     def _shares(self) -> dict[str, float]:
         """More than the usual shares for testing, where an answer has few strings."""
-        language = self._language
-        known = [
-            len(language.found[c])
-            for c in self._classes
-            if c is not None and (language.complete or not language.common(c))
-        ]
-        few = min(known, default=language.asked if language.complete else 10**9)
-        wanted = self.set_size / len(self._classes)
-        return {"test": min(max(wanted / few, 0.1), 0.3), "valid": min(max(wanted / few / 5, 0.02), 0.1)}
+        return shares(self._language, self._classes, self.set_size)
 
     # ---- items
 
@@ -299,17 +297,18 @@ class StringTask(SampledTask):
         return self.item(random_string(r, self.letters, self.min_length, self.max_length))
 
     def train_item(self, index: int, *, seed: int) -> Item:
-        """As many of each answer, in turn; rare ones from the strings that were found."""
+        """As many of each answer, in turn: a rare one of those found, every other usual one of those made."""
         r, wanted = rng(seed, index, 1), self._classes[index % len(self._classes)]
-        if wanted in self._rare:
-            return self.item(self._rare[wanted][int(r.integers(len(self._rare[wanted])))])
+        found = self._rare.get(wanted, ()) or self._made.get(wanted, ())
+        if found and (wanted in self._rare or r.integers(2)):
+            return self.item(found[int(r.integers(len(found)))])
         return self.item(self._draw(r, wanted))
 
     def free_item(self, index: int, *, seed: int) -> Item:
-        """Any string of training's lengths; where an answer is rare, every other item is of the found strings."""
-        r = rng(seed, index, 2)
-        if self._rare and index % 2:
-            of = self._rare[list(self._rare)[index // 2 % len(self._rare)]]
+        """Any string of training's lengths; where some were found or made, every other item is of these."""
+        r, known = rng(seed, index, 2), [*self._rare.values(), *self._made.values()]
+        if known and index % 2:
+            of = known[index // 2 % len(known)]
             return self.item(of[int(r.integers(len(of)))])
         return self.item(self._draw(r, None))
 
@@ -351,50 +350,47 @@ class StringTask(SampledTask):
     ) -> EvalSet:
         split: Split | None = None if name == "longer" else "valid" if name == "valid" else "test"
         classes, r = self._classes, rng(EVALUATION + stream)
-        wanted = -(-self.set_size // len(classes))
-        chosen: dict[Any, dict[Letters, None]] = {c: {} for c in classes}
 
         @functools.cache  # a small language is drawn many times over
         def fits(letters: Letters) -> bool:
             return split is None or (self._split(letters) == split and not self.in_training(self._prompt(letters)))
 
-        def offer(letters: Letters) -> None:
-            if fits(letters):
-                answer = self._answer(letters) if classes != (None,) else None
-                if answer in chosen and len(chosen[answer]) < wanted:
-                    chosen[answer][letters] = None
-
-        language = among or self._language
-        for c in classes:
-            # What random drawing misses comes from the search, and so does everything where it met all there is.
-            if c is not None and c in language.found and (language.complete or not language.common(c)):
-                for k in rng(EVALUATION + stream, 1).permutation(len(language.found[c])):
-                    offer(language.found[c][k])
-        if not (language.complete and classes != (None,)):
-            waiting = [c for c in classes if c is None or (c in language.found and language.common(c))]
-            offered = (random_string(r, self.letters, low, high) for _ in range(_CANDIDATES * self.set_size))
-            if classes != (None,):
-                offered = told_before(offered, lambda drawn: self._answers([*filter(fits, drawn)]))
-            for letters in offered:
-                if all(len(chosen[c]) >= wanted for c in waiting):
-                    break
-                offer(letters)
-        parts = [list(of) for of in chosen.values() if of]
-        if not parts:
+        chosen = chosen_strings(
+            classes,
+            -(-self.set_size // len(classes)),
+            language=among or self._language,
+            stream=stream,
+            offered=(random_string(r, self.letters, low, high) for _ in range(_CANDIDATES * self.set_size)),
+            fits=fits,
+            answers=self._answers,
+        )
+        if not any(chosen.values()):
             where = f"no string of {low} to {high} letters is in the {split} split"
             raise UserError(f"task {self.name}: {where}; raise max_length")
-        # In turn, so that every beginning of a set is balanced, and nearly as many of each answer.
-        most = max(min(map(len, parts)), _FEW)
-        order = [of[i] for i in range(most) for of in parts if i < len(of)][: self.set_size]
-        return EvalSet(name, len(order), lambda i: self.item(order[i]), shrunk(note, len(order), self.set_size))
+        order = in_turn(chosen, self.set_size)
+        told = shrunk(note, len(order), self.set_size) + without(chosen)
+        return EvalSet(name, len(order), lambda i: self.item(order[i]), told)
 
     def longest_items(self) -> tuple[Item, ...]:
         """Each letter as often as there is room."""
         return tuple(self.item((c,) * self.max_length) for c in self.letters)
 
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
-        """Trivial baselines."""
-        if self.answer == "yes/no":
-            return {"always_no": lambda prompt: "no"}
-        copied = lambda prompt: self._join(self._letters(prompt)[self.skipped :])  # noqa: E731
-        return {"copied": copied, "of_length": self._usual} if self.answer == "sequence" else super().baselines()
+        """Trivial baselines, those of the task itself last."""
+        return self._baselines
+
+    @functools.cached_property
+    def _baselines(self) -> dict[str, Callable[[str], str]]:
+        usual = super().baselines() if self.answer == "value" else {}
+        known = self._language.found if self.answer == "yes/no" else {}
+        rules = trivial_rules(
+            self.answer,
+            letters=self.letters,
+            shortest=self.min_length,
+            labels=lambda strings: [*map(self._label, self._answers(strings))],
+            copied=lambda letters: self._join(letters[self.skipped :]),
+            trained={a: [s for s in of if self._split(s) == "train"] for a, of in known.items()},
+        )
+        own = {name: lambda letters, rule=rule: self._label(rule(letters)) for name, rule in self.rules.items()}
+        of_prompt = {n: lambda prompt, rule=r: rule(self._letters(prompt)) for n, r in (rules | own).items()}
+        return {**usual, **of_prompt}

@@ -50,10 +50,12 @@ ZOO = {
         StringTask(
             "dyck1", brackets.dyck1, brackets.ROUND, "Is this balanced", truth=brackets.balanced_of, max_length=14,
             generate=functools.partial(brackets.balanced_string, brackets.ROUND),
+            rules={"first_and_last": brackets.first_and_last, "counts_ignoring_order": brackets.as_many},
         ),
         StringTask(
             "nested", brackets.nested, brackets.BOTH, "Is this properly nested", truth=brackets.balanced_of,
             generate=functools.partial(brackets.balanced_string, brackets.BOTH), max_length=8,
+            rules={"first_and_last": brackets.first_and_last, "types_apart": brackets.types_apart},
         ),
     )
 }  # fmt: skip

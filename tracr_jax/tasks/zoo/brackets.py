@@ -1,14 +1,17 @@
 """Languages of brackets: one kind, and two kinds properly nested (shuffle-dyck is the task `dyck`)."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from tracr.rasp import rasp
 
+from tracr_jax.tasks.brackets import exchange_two, is_matched
 from tracr_jax.tasks.zoo.parts import NONE, String, both, count, each, fetch
 
 ROUND = ("(", ")")
 BOTH = ("(", ")", "[", "]")
+_TRIES = 6  # at a mistake that first and last bracket do not show
 _WIDE = 100  # more than brackets of one depth: depth and number in one value
 
 
@@ -71,13 +74,54 @@ def balanced_of(letters: Sequence[str]) -> bool:
     return not left
 
 
-def balanced_string(letters: Sequence[str], r: np.random.Generator) -> list[str]:
-    """A properly nested string of 2 to 16 brackets, with one of them replaced in every third."""
-    pairs = [letters[i : i + 2] for i in range(0, len(letters), 2)]
-    out: list[str] = []
-    for _ in range(int(r.integers(1, 9))):
-        at = int(r.integers(0, len(out) + 1))
-        out[at:at] = pairs[int(r.integers(len(pairs)))]
-    if r.integers(3) == 0:
-        out[int(r.integers(len(out)))] = letters[int(r.integers(len(letters)))]
-    return out
+def balanced_string(letters: Sequence[str], r: np.random.Generator, low: int, high: int) -> list[str]:
+    """A string of brackets, all even lengths alike, half of them properly nested.
+
+    The others have a mistake that must be looked for: two closing brackets of different kinds exchanged, so that
+    each kind is balanced for itself but crosses the other (with one kind an opening and a later closing one, so
+    that the counts match), or, in one of 16 strings, one bracket replaced.
+    """
+    pairs = ["".join(letters[i : i + 2]) for i in range(0, len(letters), 2)]
+    kind = int(r.integers(16))
+    while True:
+        out: list[str] = []
+        for _ in range(int(r.integers(-(-low // 2), high // 2 + 1))):
+            at = int(r.integers(0, len(out) + 1))
+            out[at:at] = pairs[int(r.integers(len(pairs)))]
+        if kind < 8:
+            return out
+        if kind == 8:
+            out[int(r.integers(len(out)))] = letters[int(r.integers(len(letters)))]
+            return out
+        if len(pairs) == 1:
+            wrong = [exchange_two(r, "".join(out), tuple(pairs)) for _ in range(_TRIES)]
+            return [*next(filter(first_and_last, wrong), wrong[0])]  # else the ends alone would tell
+        if crossed := _crossings(out):
+            return crossed[int(r.integers(len(crossed)))]
+
+
+def _crossings(nested: Sequence[str]) -> list[list[str]]:
+    """A nested string with two closing brackets of different kinds exchanged, so that each kind stays balanced."""
+    closers = [k for k, x in enumerate(nested) if x in ")]"]
+    crossed = []
+    for i, j in itertools.combinations(closers, 2):
+        out = list(nested)
+        out[i], out[j] = out[j], out[i]
+        if nested[i] != nested[j] and types_apart(out):
+            crossed.append(out)
+    return crossed
+
+
+def types_apart(letters: Sequence[str]) -> bool:
+    """Whether each kind of bracket is balanced, the others left out: what a count of each kind can tell."""
+    return is_matched("".join(letters), ("()", "[]"))
+
+
+def first_and_last(letters: Sequence[str]) -> bool:
+    """Whether an even number of brackets begins with an opening one and ends with a closing one."""
+    return len(letters) % 2 == 0 and letters[0] in "([" and letters[-1] in ")]"
+
+
+def as_many(letters: Sequence[str]) -> bool:
+    """Whether as many round brackets open as close."""
+    return letters.count("(") == letters.count(")")
