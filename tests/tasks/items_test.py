@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.tasks.programs_test import matched_by_deletion
 from tracr_jax.errors import UserError
-from tracr_jax.tasks.brackets import balanced_brackets, exchange_two, is_matched, replace_one
+from tracr_jax.tasks.brackets import balanced_brackets, bracket_runs, exchange_two, is_matched, replace_one
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.int_sum import IntSum
@@ -140,7 +140,9 @@ def test_dyck_sets_hold_what_they_promise():
     assert all(max(b[: k + 1].count(b[0]) - b[: k + 1].count(b[-1]) for k in range(len(b))) >= 8 for b in balanced)
     runs = [body(i) for i in items["long_runs"] if i.label == "yes"]
     assert all(len(list(run)) >= 2 for b in runs for _, run in itertools.groupby(b))
-    assert all(14 <= len(b) <= 30 for b in runs)
+    assert {len(b) for b in runs} <= set(range(14, 23, 2))
+    drawn = {len(bracket_runs(rng(1, i), PAIRS)) for i in range(2000)}
+    assert (min(drawn), max(drawn)) == (14, 22)
     assert all(body(i)[1::2] == " " * (len(body(i)) // 2) for i in items["spaced"])
     assert not any("Are parenthesis" in i.prompt for i in items["other_question"])
 

@@ -82,7 +82,7 @@ def nested_brackets(r: np.random.Generator, pairs: tuple[str, ...]) -> str:
 
 
 def bracket_runs(r: np.random.Generator, pairs: tuple[str, ...]) -> str:
-    """Balanced, 14 to 30 brackets: a type is opened two to five times at once, and closed as often as open."""
+    """Balanced, 14 to 22 brackets: a type is opened two to five times at once, and closed as often as open."""
     open_now, out = [0] * len(pairs), ""
     while len(out) + sum(open_now) < 14:
         t, count = int(r.integers(len(pairs))), int(r.integers(2, 6))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from tracr.rasp import rasp
 
+from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.digits import one_digit_per_token, write_digits, zero
 from tracr_jax.tasks.split import EVALUATION, distinct_set, draw, pick, rng, split_of
@@ -24,6 +25,7 @@ from tracr_jax.teacher.compile import default_exactness
 YES, NO, COUNT = "yes", "no", "count"
 # To the program all the same; each with its space one token, also of the bundled model.
 _OTHERS = "abcdefghjklmnoprstuvwy"
+_LONGEST = 120  # words in length_ood, or three times as many as in training
 _HEAD, _TAIL = "What is the number of 'X' in this text? ", "\nAnswer:"
 
 
@@ -67,6 +69,17 @@ class Count:
     marker = COUNT
     as_coded_length = 47
     as_coded_table = 120
+
+    def __post_init__(self):
+        if not 1 <= self.min_words <= self.max_words:
+            raise UserError(f"count: needs 1 <= min_words <= max_words, got {self.min_words} and {self.max_words}")
+        if self.digits < 1 or self.max_words >= 10**self.digits - 1:
+            raise UserError(
+                f"count: {self.digits} digits write no number above {self.max_words} words, as of longer texts; "
+                "raise digits or lower max_words"
+            )
+        if self.numbers < 10:
+            raise UserError(f"count: an answer has ten digits, numbers must be 10 or more, got {self.numbers}")
 
     def program(self, *, max_seq_len: int) -> rasp.SOp:
         """The program of `count_program`."""
@@ -170,7 +183,7 @@ def _most_frequent(low: int, high: int) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _sets(task: Count) -> dict[str, EvalSet]:
-    longest = 120
+    longest = min(max(_LONGEST, 3 * task.max_words), 10**task.digits - 1)  # what the program can write
 
     def with_y(make: Callable[[np.random.Generator], Item]):
         """In-distribution texts have a y."""
@@ -195,7 +208,7 @@ def _sets(task: Count) -> dict[str, EvalSet]:
         ),
         EvalSet(
             "x_only", task.max_words, lambda i: task.item(["x"] * (_shuffled(task.max_words)[i])),
-            "Only x, from 1 to the longest: 40 items.",
+            f"Only x, from 1 to the longest: {task.max_words} items.",
         ),
         EvalSet("replace_y", test.size, replaced, "The test items with z for y."),
         distinct_set(
@@ -211,7 +224,8 @@ def _sets(task: Count) -> dict[str, EvalSet]:
         out.append(
             distinct_set(
                 "length_ood_as_coded", 4000, pick(3, with_y(as_coded)),
-                split=None, note="The original's: 5..120 words, nearly a third of them in distribution.",
+                split=None,
+                note=f"The original's: {task.min_words}..{longest} words, nearly a third of them in distribution.",
             )
         )  # fmt: skip
     return {s.name: s for s in out}

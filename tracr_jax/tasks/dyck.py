@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from tracr.rasp import rasp
 
+from tracr_jax.errors import UserError
 from tracr_jax.tasks.base import EvalSet, Item, TokenMap
 from tracr_jax.tasks.brackets import (
     any_kind,
@@ -32,7 +33,11 @@ from tracr_jax.teacher.compile import default_exactness
 
 COMPUTE, OTHER = "compute", " "
 _NEW_PAIR = "<>"
-_LONGEST = 90  # brackets in the sets of long strings
+_LONGEST = 90  # brackets in the sets of long strings, or three times as many as in training
+_NEW_NOTE = (
+    "As test with a fourth type <>, unknown to the teacher. One in twelve has none, and leaving every <> out "
+    "answers all: see order_miss_new_token."
+)
 _HEAD, _TAIL = "Are parenthesis here correctly matched? ", "\nAnswer:"
 _OTHER_HEAD = "Does every bracket below close one of its own kind that was opened before? "
 # The questions of `varied_item`; no evaluation set asks one of them but the first.
@@ -107,6 +112,16 @@ class Dyck:
     as_coded_length = 37
     as_coded_table = 40
 
+    def __post_init__(self):
+        if not 1 <= self.min_length <= self.max_length:
+            lengths = f"{self.min_length} and {self.max_length}"
+            raise UserError(f"dyck: needs 1 <= min_length <= max_length, got {lengths}")
+        signs = "".join(self.pairs)
+        if not signs or any(len(pair) != 2 for pair in self.pairs) or len(set(signs)) < len(signs):
+            raise UserError(f"dyck: pairs must be of different brackets, as ('()', '[]'), got {self.pairs!r}")
+        if set(signs) & set(_NEW_PAIR):
+            raise UserError(f"dyck: {_NEW_PAIR} is the new type of ood_new_token; choose other brackets")
+
     def program(self, *, max_seq_len: int) -> rasp.SOp:
         """The program of `dyck_program`; its values do not depend on max_seq_len."""
         return dyck_program(self.pairs)
@@ -144,8 +159,11 @@ class Dyck:
         In a longer question the string is shorter: no prompt has more tokens than `longest_items`. A test item is
         drawn in no wording.
         """
-        head = WORDINGS[int(rng(seed, index, 5).integers(len(WORDINGS)))]
-        longest = self.max_length - max(0, len(head.split()) - 4)  # at least the tokens that it is longer
+        left = {head: self.max_length - max(0, len(head.split()) - 4) for head in WORDINGS}  # tokens, or fewer
+        if not (heads := [head for head in WORDINGS if left[head] >= 6]):
+            raise UserError(f"dyck: varied items need a max_length of 6 or more, got {self.max_length}")
+        head = heads[int(rng(seed, index, 5).integers(len(heads)))]
+        longest = left[head]
         plain = draw(
             lambda r: self.item(any_kind(r, index % 8, longest, self.pairs)),
             seed, index, 4, accept=lambda i: split_of(i.prompt) == "train",
@@ -153,11 +171,10 @@ class Dyck:
         return self.item(_string(plain.prompt), head=head)
 
     def in_training(self, prompt: str) -> bool:
-        """Whether training may draw this prompt: any string of its lengths; balanced ones are even."""
+        """Whether training may draw this prompt: any string of its lengths; an odd largest one is rounded up."""
         text = _string(prompt)
         inside = prompt == f"{_HEAD}{text}{_TAIL}" and set(text) <= set("".join(self.pairs))
-        longest = self._longest() if is_matched(text, self.pairs) else self.max_length
-        fits = inside and self.min_length <= len(text) <= longest
+        fits = inside and self.min_length <= len(text) <= self._longest()
         return fits and (self.as_coded_split or split_of(prompt) == "train")
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
@@ -175,7 +192,7 @@ class Dyck:
         return (item.label == "yes",)
 
     def baselines(self) -> Mapping[str, Callable[[str], str]]:
-        """Predictors that know nothing, only the length, or only how many there are of each bracket."""
+        """Trivial baselines: always no, the length alone, the ends, or how many there are of each bracket."""
         brackets = "".join((*self.pairs, _NEW_PAIR))
 
         def body(prompt: str) -> str:
@@ -186,9 +203,15 @@ class Dyck:
             text = body(prompt)
             return _yes(all(text.count(p[0]) == text.count(p[1]) for p in (*self.pairs, _NEW_PAIR)))
 
+        def ends(prompt: str) -> str:
+            text, types = body(prompt), (*self.pairs, _NEW_PAIR)
+            fits = text[:1] in [p[0] for p in types] and text[-1:] in [p[1] for p in types]
+            return _yes(fits and len(text) % 2 == 0)
+
         return {
             "always_no": lambda prompt: "no",
             "even_length": lambda prompt: _yes(len(body(prompt)) % 2 == 0),
+            "first_and_last": ends,
             "counts_ignoring_order": counts,
         }
 
@@ -221,8 +244,12 @@ class Dyck:
         return self.item(balanced_brackets(r, n + n % 2, self.pairs)[: int(r.integers(low, n + 1))])
 
     def _even(self, r: np.random.Generator) -> str:
-        low = min(12, self._longest())
-        return balanced_brackets(r, 2 * int(r.integers(low // 2, self.max_length // 2 + 1)), self.pairs)
+        return balanced_brackets(r, self._even_length(r), self.pairs)
+
+    def _even_length(self, r: np.random.Generator) -> int:
+        # 12 and more, unless training's lengths do not allow it.
+        low = max(min(12, self._longest()), self.min_length + self.min_length % 2)
+        return 2 * int(r.integers(low // 2, max(low, self.max_length) // 2 + 1))
 
     def _balanced_even(self, r: np.random.Generator) -> Item:
         return self.item(self._even(r))
@@ -266,8 +293,13 @@ def _unusual_sets(task: Dyck) -> list[EvalSet]:
     def short(r: np.random.Generator) -> str:
         return balanced_brackets(r, 2 * int(r.integers(6, 9)), pairs)
 
+    def with_new(r: np.random.Generator) -> str:
+        while set(_NEW_PAIR).isdisjoint(text := balanced_brackets(r, task._even_length(r), (*pairs, _NEW_PAIR))):
+            pass
+        return text
+
     nested, runs = both(lambda r: nested_brackets(r, pairs)), both(lambda r: bracket_runs(r, pairs))
-    asked, spaced = both(task._even, head=_OTHER_HEAD), both(short, between=" ")
+    asked, spaced, new = both(task._even, head=_OTHER_HEAD), both(short, between=" "), both(with_new)
     return [
         alternating("deep_one_type", 400, 20, nested, "One type, eight deep and more; half with two exchanged."),
         alternating(
@@ -279,7 +311,14 @@ def _unusual_sets(task: Dyck) -> list[EvalSet]:
         alternating(
             "spaced", 400, 26, spaced, "12 to 16 brackets, a space between; half with two exchanged.", split=None
         ),
-    ]
+        alternating(
+            "order_miss_new_token",
+            4000,
+            28,
+            new,
+            "As order_miss_balanced, with a balanced fourth type <> in every item: only known types are wrong.",
+        ),
+    ]  # fmt: skip
 
 
 @functools.lru_cache(maxsize=8)
@@ -303,10 +342,10 @@ def _sets(task: Dyck) -> dict[str, EvalSet]:
         others = [c for c in "".join(pairs) if c != text[-1]]
         return text[:-1] + others[int(r.integers(len(others)))]
 
-    above = task._longest() + 1
-    long, up_to = of_length(above, _LONGEST), of_length(15, _LONGEST)
-    no_end = of_length(15, _LONGEST, edit=lambda r, text: text[:-1])
-    wrong_end = of_length(15, _LONGEST, edit=other_end)
+    above, longest = task._longest() + 1, max(_LONGEST, 3 * task.max_length)
+    long, up_to = of_length(above, longest), of_length(15, longest)
+    no_end = of_length(15, longest, edit=lambda r, text: text[:-1])
+    wrong_end = of_length(15, longest, edit=other_end)
     four = of_length(task.min_length, task.max_length, types=(*pairs, _NEW_PAIR))
     usual = (task._random, task._balanced)
     # Streams are two apart: an alternating set uses two.
@@ -325,7 +364,7 @@ def _sets(task: Dyck) -> dict[str, EvalSet]:
             "order_miss_balanced", 4000, 8, (task._order_miss, task._balanced_even),
             "Half balanced, half with an opener and a closer exchanged: counts match, order does not.",
         ),
-        alternating("length_ood", 4000, 10, long, f"As test, lengths {above}..{_LONGEST} only.", split=None),
+        alternating("length_ood", 4000, 10, long, f"As test, lengths {above}..{longest} only.", split=None),
         distinct_set(
             "almost_balanced", 4000, pick(12, no_end[1]),
             note="The original's: balanced but for the missing last bracket. All odd and no: parity gives 100 %.",
@@ -334,15 +373,15 @@ def _sets(task: Dyck) -> dict[str, EvalSet]:
             "almost_balanced_even", 4000, 14, (wrong_end[1], up_to[1]),
             "Half balanced, half with a wrong last bracket, all of even length.",
         ),
-        alternating("ood_new_token", 4000, 16, four, "As test with a fourth type <>, unknown to the teacher."),
+        alternating("ood_new_token", 4000, 16, four, _NEW_NOTE),
         *_unusual_sets(task),
     ]  # fmt: skip
     if task.as_coded_sets:
-        spread = of_length(5, _LONGEST)
+        spread = of_length(5, longest)
         out.append(
             distinct_set(
                 "length_ood_as_coded", 4000, lambda i: spread[i % 2](rng(EVALUATION + 18, i)), split=None,
-                note="The original's: lengths 5..90, nearly a third of them in distribution.",
+                note=f"The original's: lengths 5..{longest}, nearly a third of them in distribution.",
             )
         )  # fmt: skip
     return {s.name: s for s in out}

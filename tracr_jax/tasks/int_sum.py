@@ -25,6 +25,10 @@ from tracr_jax.teacher.compile import default_exactness
 _DIGITS = "0123456789"
 PLUS, EQUALS, SPACE = "+", "=", " "
 _NO_DIGIT = -1
+_FEWEST = 15  # numbers, of whose pairs the validation set gets one
+_MOST_DIGITS = 6
+_FEW = 20  # a set of fewer items is left out
+_MOST_CASCADES = 45_000  # items of cascading_overflow, of which four digits have so many
 
 
 def int_sum_program(digits: int, *, max_seq_len: int) -> rasp.SOp:
@@ -100,7 +104,12 @@ class IntSum:
 
     def __post_init__(self):
         largest = 2 * (self.limit - 1)
-        if self.limit < 1 or largest >= 10**self.digits:
+        if self.limit < _FEWEST or not 1 <= self.digits <= _MOST_DIGITS:
+            raise UserError(
+                f"int_sum: needs a limit of {_FEWEST} or more, for test items, and 1 to {_MOST_DIGITS} digits; "
+                f"got limit={self.limit} and digits={self.digits}"
+            )
+        if largest >= 10**self.digits:
             raise UserError(
                 f"int_sum: sums up to {largest} do not fit {self.digits} digits; lower limit or raise digits"
             )
@@ -146,13 +155,15 @@ class IntSum:
     def in_training(self, prompt: str) -> bool:
         """Whether training may draw this prompt: operands below the limit, or a sum that the program can write.
 
-        Of the latter no sum of whole hundreds: these are the set cascading_overflow_unseen.
+        Of the latter no sum of whole hundreds (with other `digits`, of that power of ten): these are the set
+        cascading_overflow_unseen.
         """
         operands = _operands(prompt)
         if not all(o.isdigit() and o == str(int(o)) for o in operands) or split_of(prompt) != "train":
             return False
         a, b = map(int, operands)
-        return (a < self.limit and b < self.limit) or (a + b < 10**self.digits and (a + b) % 100 != 0)
+        top, step = 10**self.digits, 10 ** (self.digits - 1)
+        return (a < self.limit and b < self.limit) or (a + b < top and (a + b) % step != 0)
 
     def eval_sets(self) -> Mapping[str, EvalSet]:
         """In distribution first, then the original's sets and their mended forms."""
@@ -209,14 +220,19 @@ def _sets(task: IntSum) -> dict[str, EvalSet]:
 
     def decimals(r: np.random.Generator) -> Item:
         # In hundredths, so that the label is exact; .01 to .99 as in the original.
-        a, b = (int(x) * 100 + int(y) for x, y in zip(r.integers(0, 451, 2), r.integers(1, 100, 2), strict=True))
+        whole, parts = r.integers(0, task.limit + 1, 2), r.integers(1, 100, 2)
+        a, b = (int(x) * 100 + int(y) for x, y in zip(whole, parts, strict=True))
         text = [f"{v // 100}.{v % 100:02d}" for v in (a, b, a + b)]
         return Item(f"{text[0]} + {text[1]} =", text[2])
 
     # A fixed shuffle: a sample of the first items covers all targets.
-    cascade = [task.item(a, target - a) for target in range(100, 1000, 100) for a in range(target)]
-    cascade = [cascade[k] for k in rng(EVALUATION + 99).permutation(len(cascade))]
+    top, step = 10**task.digits, 10 ** (task.digits - 1)
+    ends = np.cumsum(np.arange(step, top, step))  # where the pairs of each target end in the list of all
+    order = rng(EVALUATION + 99).permutation(int(ends[-1]))[:_MOST_CASCADES].tolist()
+    cascade = [_cascade(task, k, ends, step) for k in order]
     unseen = [item for item in cascade if not task.in_training(item.prompt)]
+    sums = f"{step}, {2 * step}, .. {top - step}"
+    than = "in training, and than " if len(str(task.limit - 1)) == task.digits else ""
     grid = task.limit**2
     size = min(4000, grid // 20)
     out = [
@@ -226,33 +242,46 @@ def _sets(task: IntSum) -> dict[str, EvalSet]:
             note="In distribution, for choosing settings.", split="valid",
         ),
         distinct_set(
-            "length_ood", 4000, pick(2, between(1000, 4500)), split=None,
-            note="Operands 1000..4499: one digit more than in training, and than the program can write.",
+            "length_ood", 4000, pick(2, between(top, top * 9 // 2)), split=None,
+            note=f"Operands {top}..{top * 9 // 2 - 1}: one digit more than {than}the program can write.",
         ),
-        _listed("cascading_overflow", cascade, "The original's: sums 100, 200, .. 900; overlaps with training."),
-        _listed("cascading_overflow_unseen", unseen, "cascading_overflow without pairs that may be trained on."),
+        _listed("cascading_overflow", cascade, f"The original's: sums {sums}; overlaps with training."),
+        _listed(
+            "cascading_overflow_unseen", unseen,
+            "cascading_overflow without pairs that may be trained on in this order (b + a may be).",
+        ),
         distinct_set(
             "decimals", 4000, pick(3, decimals), split=None,
             note="Operands with two decimals, which the program cannot read.",
         ),
     ]  # fmt: skip
-    if task.limit < 500 <= 10**task.digits // 2:
+    half = top // 2
+    if (size := min(4000, max(0, half - task.limit) ** 2 * 8 // 100)) >= _FEW:
         # Larger operands whose sums still fit: the program can do these. Free items have such operands too, one of
         # two mostly; these pairs are in the test split, so that no item has them.
         out.append(
             distinct_set(
-                "larger_operands", max(1, (500 - task.limit) ** 2 * 8 // 100), pick(4, between(task.limit, 500)),
-                note=f"Both operands {task.limit}..499: pairs that no item has, larger than the training grid's.",
+                "larger_operands", size, pick(4, between(task.limit, half)),
+                note=f"Both operands {task.limit}..{half - 1}, larger than the training grid's: pairs that no "
+                "item has in this order (b + a may occur).",
             )
         )  # fmt: skip
     if task.as_coded_sets:
         out.append(
             distinct_set(
-                "length_ood_as_coded", 4000, pick(5, between(0, 4500)), split=None,
-                note="The original's: operands 0..4499, partly of training size.",
+                "length_ood_as_coded", 4000, pick(5, between(0, top * 9 // 2)), split=None,
+                note=f"The original's: operands 0..{top * 9 // 2 - 1}, partly of training size.",
             )
         )  # fmt: skip
     return {s.name: s for s in out}
+
+
+def _cascade(task: IntSum, k: int, ends: np.ndarray, step: int) -> Item:
+    """Pair k of all whose sum is a multiple of step: of each sum in turn, by the first operand."""
+    which = int(np.searchsorted(ends, k, side="right"))
+    target = (which + 1) * step
+    a = k - (int(ends[which]) - target)
+    return task.item(a, target - a)
 
 
 def _listed(name: str, items: list[Item], note: str) -> EvalSet:
