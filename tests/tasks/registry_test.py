@@ -3,6 +3,7 @@
 import pytest
 
 from tracr_jax.errors import UserError
+from tracr_jax.tasks import registry
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.count import Count
 from tracr_jax.tasks.dyck import Dyck
@@ -59,3 +60,9 @@ def test_unknown_name():
         get_task("dick")
     with pytest.raises(UserError, match="no such file"):
         get_task("nowhere.py:TASK")
+
+
+def test_what_a_task_must_have_is_what_its_protocol_says():
+    names = {n for n in dir(Task) if not n.startswith("_")} | set(Task.__annotations__)
+    assert set(registry._REQUIRED) == names
+    assert len(registry._REQUIRED) == len(names) == 15

@@ -44,7 +44,7 @@ class EvalSet:
 
 @runtime_checkable
 class Task(Protocol):
-    """A program with its text. Every attribute below is required unless it says it has a default."""
+    """A program with its text. Every attribute below is required; SampledTask has defaults for most."""
 
     name: str
     result: str  # name prefix of the program's result variable, "final_result"

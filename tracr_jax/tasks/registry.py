@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +24,8 @@ _PAPER = {"dyck": Dyck, "int_sum": IntSum, "count": Count}
 BUILT_IN = (*_PAPER, *ZOO)
 """Names of the tasks that the package brings."""
 
-# Everything the rest of the package reads of a task, see base.py.
-_REQUIRED = (
-    "name", "result", "marker", "program", "vocab", "mlp_exactness", "token_map", "keep_merge", "train_item",
-    "free_item", "in_training", "eval_sets", "longest_items", "teacher_label", "baselines",
-)  # fmt: skip
+# Everything the rest of the package reads of a task, see base.py: its attributes and its methods.
+_REQUIRED = (*Task.__annotations__, *(n for n, f in vars(Task).items() if inspect.isfunction(f) and n[0] != "_"))
 
 
 def get_task(spec: str, *, as_coded: bool = False, contract: bool = True) -> Task:

@@ -16,7 +16,10 @@ from tracr_jax.tasks.base import EvalSet, Item
 
 Split = Literal["train", "valid", "test"]
 
-EVALUATION = 2**32  # first seed of the evaluation streams: apart from every training seed that fits 32 bits
+# First seed of the evaluation streams. numpy reads a number in words of 32 bits: the key (2**32 + s, i) is that of
+# (s, 1, i), and (2**32, 1) is (0, 1, 1), which begins a training item. Streams that meet draw different things
+# from the same numbers; that no test prompt is in training, the hash alone decides.
+EVALUATION = 2**32
 _TEST, _VALID = 0.10, 0.02  # shares of all prompts
 _TRIES = 100_000
 
