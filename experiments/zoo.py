@@ -37,7 +37,7 @@ def measure(run: Injected, *, pairs: int) -> dict[str, Any]:
     """What a finished run reaches.
 
     "sets": share right of each; "trivial": the best baseline of each that does not know the program; "perplexity":
-    a multiple of the original's; "kl": nats per token, mean, from the original on held-out text. Of a run with an
+    a multiple of the original's; "digest": of the test items; "kl": nats per token, mean, from the original on held-out text. Of a run with an
     adapter also "decoded": each variable on the test set, and "followed": for each variable the lowest share over
     its layers of the swaps that the answer follows, of `pairs` pairs a layer, among those that flip the program's
     answer and whose base is right (null: none such).
@@ -51,6 +51,7 @@ def measure(run: Injected, *, pairs: int) -> dict[str, Any]:
         "perplexity": kept["injected"] / kept["original"],
         "kl": kept["kl"],
         "result": run.program.result,
+        "digest": sets["test"]["digest"],
     }
     if run.program.aligned:
         decoded = evaluation["decode"]["test"]["all_positions"]
@@ -76,6 +77,10 @@ def _worst(decoded: Mapping[str, float | None]) -> float | None:
 
 def table(file: Mapping[str, Any]) -> str:
     """The table in Markdown: for each task a row by method, means over seeds; the hardest set is one for all."""
+    changed = " and ".join(task for task in file.get("earlier_items", ()) if _stale(file, task))
+    earlier = (
+        f" The rows of {changed} are of strings that ask less than today's, see the diary." if changed else ""
+    )
     lines = [
         f"`python -m experiments.zoo`: the bundled model, presets of each method, {file['pairs']} pairs for each "
         "layer of a variable; shares in %, of 58 to 200 items. *Hardest*: the set that all methods answer worst,"
@@ -83,7 +88,7 @@ def table(file: Mapping[str, Any]) -> str:
         "variable, test set. *Followed*: of the swaps that flip the program's answer, where the model is right "
         "without one, those that its answer follows, in the lowest layer, of the result and of the best other "
         "variable; without controls, and of few pairs where the model is seldom right. KL from the original in "
-        "nats per token.",
+        "nats per token." + earlier,
         "",
         "| task | method | seeds | test | hardest | trivial | read | followed: result | followed: best other "
         "| KL |",
@@ -103,6 +108,14 @@ def table(file: Mapping[str, Any]) -> str:
                 continue
             lines.append(f"| {task} | {method} | {len(by_seed)} | {' | '.join(_cells(by_seed, worst))} |")
     return "\n".join(lines)
+
+
+def _stale(file: Mapping[str, Any], task: str) -> list[Mapping[str, Any]]:
+    """The task's runs with items that are no longer made: of "earlier_items", those without a digest of theirs."""
+    if task not in file.get("earlier_items", ()):
+        return []
+    runs = (r for by_seed in file["runs"].get(task, {}).values() for r in by_seed.values())
+    return [r for r in runs if "digest" not in r]
 
 
 def _check_same(runs: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -175,7 +188,8 @@ def main() -> None:
                 name = f"{task}-{method}-seed{seed}".replace(":", "")
                 run = Planned(method, config, args.runs / name)
                 held = file["runs"].setdefault(task, {}).setdefault(method, {})
-                if str(seed) in held and from_dict(held[str(seed)]["config"]) == config:
+                before = held.get(str(seed))
+                if before and before not in _stale(file, task) and from_dict(before["config"]) == config:
                     continue
                 print(f"{task}, {run.name}", flush=True)
                 injected = make_run(run, say=lambda line: print(line, flush=True))
