@@ -37,10 +37,10 @@ def measure(run: Injected, *, pairs: int) -> dict[str, Any]:
     """What a finished run reaches.
 
     "sets": share right of each; "trivial": the best baseline of each that does not know the program; "perplexity":
-    a multiple of the original's; "digest": of the test items; "kl": nats per token, mean, from the original on held-out text. Of a run with an
-    adapter also "decoded": each variable on the test set, and "followed": for each variable the lowest share over
-    its layers of the swaps that the answer follows, of `pairs` pairs a layer, among those that flip the program's
-    answer and whose base is right (null: none such).
+    a multiple of the original's; "digest": of the test items; "kl": nats per token, mean, from the original on
+    held-out text. Of a run with an adapter also "decoded": each variable on the test set, and "followed": for each
+    variable the lowest share over its layers of the swaps that the answer follows, of `pairs` pairs a layer, among
+    those that flip the program's answer and whose base is right (null: none such).
     """
     evaluation = run.evaluation
     assert evaluation is not None
