@@ -294,9 +294,10 @@ def _unusual_sets(task: Dyck) -> list[EvalSet]:
         return balanced_brackets(r, 2 * int(r.integers(6, 9)), pairs)
 
     def with_new(r: np.random.Generator) -> str:
-        while set(_NEW_PAIR).isdisjoint(text := balanced_brackets(r, task._even_length(r), (*pairs, _NEW_PAIR))):
-            pass
-        return text
+        while True:  # until it has brackets of the new type, and of a known one to be exchanged
+            text = balanced_brackets(r, task._even_length(r), (*pairs, _NEW_PAIR))
+            if set(_NEW_PAIR) < set(text):
+                return text
 
     nested, runs = both(lambda r: nested_brackets(r, pairs)), both(lambda r: bracket_runs(r, pairs))
     asked, spaced, new = both(task._even, head=_OTHER_HEAD), both(short, between=" "), both(with_new)
