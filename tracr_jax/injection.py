@@ -42,7 +42,7 @@ from tracr_jax.runs.restore import finished_steps
 from tracr_jax.runs.training import train
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import file_of, own_spec
-from tracr_jax.tasks.registry import BUILT_IN, get_task
+from tracr_jax.tasks.registry import BUILT_IN, get_task, preset_name
 from tracr_jax.train.mesh import check_rows, make_mesh
 from tracr_jax.train.metrics import MetricWriter
 
@@ -91,7 +91,7 @@ def inject(
         "task": task if isinstance(task, str) else task.name,
         "lm": lm if isinstance(lm, str) else lm.name,
     }
-    config = dataclasses.replace(config or preset(task=names["task"], lm=names["lm"]), **names, onto=before)
+    config = dataclasses.replace(config or preset(task=preset_name(task), lm=names["lm"]), **names, onto=before)
     config = located(config)
     folder = Path(folder) if folder else default_folder(config)
     task = config.task if isinstance(task, str) else task

@@ -136,10 +136,27 @@ class Bridge:
                     what = self._problem(token, value, expected, found=found[j], other=token_value.get(token))
                     at = f"position {len(prompt) - 1 + j}"
                     problem = f"item {item.prompt!r} -> {item.label!r}, {at}: the answer's token {what}"
+            if problem and strict and (read := self._read_in_question(task, prompt)):
+                raise UserError(
+                    f"bridge: {task.name}: the question's token {read!r} is read as a letter; word it otherwise, "
+                    "or choose other letters"
+                )
             if problem and strict:
                 raise UserError(f"bridge: {problem}; {_advice(task, 'check its token_map, keep_merge and label')}")
             first = first or problem
         return BridgeReport(len(mapped), count, positions, filled / max(positions, 1), wanted, matched, first)
+
+    def _read_in_question(self, task: Task, prompt: Sequence[int]) -> str:
+        """The first token of a task's question that has a value of its own; empty where there is none."""
+        read, question, mapped = 0, getattr(task, "question", ""), set(self.mapped.tolist())
+        for token in prompt:
+            if read >= len(question):
+                break
+            text = self.tokenizer.token_text(token)
+            if token in mapped:
+                return text
+            read += len(text)
+        return ""
 
     def _problem(self, token: int, value: Any, expected: Sequence[Any], *, found: Any, other: Any) -> str:
         """What is wrong with an answer's token; `other`: the value that it first stood for."""

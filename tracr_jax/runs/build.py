@@ -25,9 +25,9 @@ from tracr_jax.runs.fits import check_depth, check_options, check_result_rank
 from tracr_jax.runs.graft import check_open, grafted
 from tracr_jax.runs.program import Program, examples_of, make_program
 from tracr_jax.runs.proof import Proof, prove
-from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items
+from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items, told_without
 from tracr_jax.tasks.base import Item, Task
-from tracr_jax.tasks.registry import check_task, get_task
+from tracr_jax.tasks.registry import called, check_task, get_task
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.train import mesh as M
 from tracr_jax.train.exchange import make_exchange_loss_fn
@@ -84,12 +84,14 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     if isinstance(task, str):
         task = get_task(task, as_coded=config.fidelity.as_coded)
     else:
-        task = check_task(task, type(task).__name__)
+        task = check_task(task, called(task))
     if isinstance(lm, str):
         say(f"loading {lm}")
         lm = load_lm(lm, dtype=config.dtype, seed=config.seed)
     program = build_program(config, task=task, lm=lm, say=say)
     check_sets(task, program.bridge, config, lm=lm)
+    if trivial := told_without(task, config):
+        say(f"warning: {trivial}")
     proved = proved_items(task, seed=config.seed)
     oracle, strict = program.oracle, not config.fidelity.as_coded
     report = program.bridge.check(task, proved, strict=strict, oracle=oracle)

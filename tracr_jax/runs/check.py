@@ -13,9 +13,9 @@ from tracr_jax.presets import preset
 from tracr_jax.progress import Say
 from tracr_jax.runs.fits import blocks_needed, check_result_rank
 from tracr_jax.runs.proof import Proof, example, labels_by_program, prove
-from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items
+from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items, told_without
 from tracr_jax.tasks.base import Item, Task
-from tracr_jax.tasks.registry import check_task, get_task
+from tracr_jax.tasks.registry import called, check_task, get_task, preset_name
 from tracr_jax.teacher.model import Teacher, Variable
 from tracr_jax.teacher.oracle import Oracle
 
@@ -63,6 +63,8 @@ class Checked:
     questions: tuple[Question, ...]
     whole_string: str
     """One sentence comparing the causal answers with those of the program on the whole string."""
+    trivial: str = ""
+    """One sentence where nearly all of the test set is right without the program; or empty."""
 
 
 def check(
@@ -83,10 +85,10 @@ def check(
     Raises:
       UserError: the first thing that `inject` would refuse, too few blocks apart.
     """
-    named = task if isinstance(task, str) else task.name  # a file is not the built-in task of its name
-    task = get_task(task) if isinstance(task, str) else check_task(task, type(task).__name__)
+    named = task
+    task = get_task(task) if isinstance(task, str) else check_task(task, called(task))
     model = load_lm(lm, weights=False)
-    config = preset(task=named, lm=lm)
+    config = preset(task=preset_name(named), lm=lm)  # a file is not the built-in task of its name
     bridge = make_task_bridge(config, task=task, lm=model, say=say)
     teacher = bridge.teacher
     check_sets(task, bridge, config, lm=model)
@@ -108,6 +110,7 @@ def check(
         variables=_variables(teacher, oracle, proof),
         questions=tuple(_question(item, bridge) for item in examples),
         whole_string=_whole_string(task, proof, items),
+        trivial=told_without(task, config),
     )
 
 

@@ -3,10 +3,12 @@
 What needs neither the model's weights nor anything of training: `check` and `tasks` use no more.
 """
 
+from collections import Counter
+
 from tracr_jax.config import RunConfig
 from tracr_jax.data.bridge import Bridge, find_separator, make_bridge
 from tracr_jax.data.encode import sequence_length
-from tracr_jax.data.samples import reported_samples, round_up
+from tracr_jax.data.samples import reported_samples, round_up, sample_of
 from tracr_jax.errors import UserError
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lm.tokenizer import Tokenizer
@@ -15,6 +17,8 @@ from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher import cached_compile
 from tracr_jax.teacher.store import check_storable
 
+_NEARLY_ALL = 0.95  # share of the test set that makes a rule without the program a warning
+_FEWEST = 10  # test items of which that is said
 _PROVED_ITEMS = 300  # training items on which the bridge is verified, in addition to the longest
 
 
@@ -71,6 +75,22 @@ def check_sets(task: Task, bridge: Bridge, config: RunConfig, *, lm: LoadedLM) -
                 f"{lm.name}: an item of the set {name} has {longest} tokens, the model {most} positions; choose a "
                 "model with more, or shorter items"
             )
+
+
+def told_without(task: Task, config: RunConfig) -> str:
+    """One sentence where the usual answer, or that of a length, is right on nearly all test items; or empty."""
+    sample = sample_of(task.eval_sets()["test"], config.eval_items)
+    label, usual = Counter(item.label for item in sample).most_common(1)[0]
+    right = {f"always {label!r}": usual}
+    if of_length := task.baselines().get("of_length"):
+        right["the usual answer of each length"] = sum(of_length(i.prompt) == i.label for i in sample)
+    rule = max(right, key=lambda name: right[name])
+    if len(sample) < _FEWEST or right[rule] < _NEARLY_ALL * len(sample):
+        return ""
+    return (
+        f"{task.name}: {rule} is right in {right[rule]} of {len(sample)} test items without the program, which "
+        "these hardly test; choose letters, lengths or items of which more have another answer"
+    )
 
 
 def _check_positions(lm: LoadedLM, length: int) -> None:

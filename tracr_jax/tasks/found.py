@@ -101,7 +101,14 @@ def _vocabulary(who: str, values: Any) -> tuple[Any, ...]:
             f"{who}: the vocabulary must be two values or more, as {{'a', 'b'}}, none of them None or a list, got "
             f"{short(values)}"
         )
-    return tuple(sorted(set(values), key=_order))
+    every = list(values)
+    for k, value in enumerate(every):
+        if twice := [other for other in every[:k] if other == value]:
+            raise UserError(
+                f"{who}: the vocabulary has {twice[0]!r} and {value!r}, which are equal and so one value to the "
+                "program; give one of them"
+            )
+    return tuple(sorted(every, key=_order))
 
 
 def _hashable(value: Any) -> bool:

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from tracr_jax.errors import UserError
 from tracr_jax.progress import report
+from tracr_jax.tasks import mistakes
 from tracr_jax.tasks.prompt import as_text
+from tracr_jax.teacher.graph import PROGRAM_ERRORS
 from tracr_jax.teacher.oracle import Oracle
 
 Letters = tuple[str, ...]
@@ -160,6 +163,44 @@ def written(
             value = one.values[oracle.result][-1]
             values[k].append(value)
             tokens[k].append(text if (text := as_text(value)) in letters else value)
+    return values
+
+
+def written_or_refused(
+    oracle: Oracle,
+    prompts: Sequence[Sequence[Any]],
+    counts: Sequence[int],
+    strings: Sequence[Letters],
+    *,
+    letters: Sequence[str],
+    who: str,
+    check: Callable[[Sequence[Letters], Sequence[Any]], str] | None,
+) -> list[list[Any]]:
+    """`written`, every value of which is one.
+
+    Args:
+      oracle: of the program.
+      prompts: its tokens before each answer.
+      counts: how many values each answer has.
+      strings: the letters of each prompt.
+      letters: the alphabet.
+      who: begins messages.
+      check: what is wrong with the first value of each string; or empty.
+
+    Raises:
+      UserError: a function of the program fails, a string has no answer, or `check` refuses one.
+    """
+    try:
+        values = written(oracle, prompts, counts, letters=letters)
+    except UserError:
+        raise
+    except PROGRAM_ERRORS as e:
+        raise UserError(f"{who}: {mistakes.fails(e)}") from e
+    if missing := [s for s, found in zip(strings, values, strict=True) if None in found]:
+        ahead = mistakes.looks_ahead(oracle, length=max(map(len, strings)))
+        raise UserError(f"{who}: {mistakes.without_value(missing[0])}{ahead}")
+    if check and (problem := check(strings, [first for first, *_ in values])):
+        raise UserError(f"{who}: {problem}")
     return values
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError, describe
-from tracr_jax.tasks.prompt import OTHER, as_text
+from tracr_jax.tasks.prompt import ASK, OTHER, as_text
 from tracr_jax.teacher.meaning import positional_lookahead
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.teacher.undefined import only_answer
@@ -107,10 +107,17 @@ def true_answer(truth: Callable[..., Any], letters: Sequence[str], *, form: Call
     """What the user's own function says of some letters, as `form` makes it an answer; a UserError if it fails."""
     try:
         return form(truth(list(letters)))
-    except UserError:
-        raise
+    except UserError as e:
+        raise UserError(f"{who}: of {' '.join(letters)!r} {e}") from e
     except Exception as e:
         raise UserError(f"{who}: truth() failed on {' '.join(letters)!r} ({describe(e)})") from e
+
+
+def yes_or_no(value: Any) -> bool:
+    """The answer that truth() gives; a UserError where it is neither True nor False: every text would be a yes."""
+    if value is None or value not in (0, 1):
+        raise UserError(f"truth() gave {value!r}, neither True nor False; compare it with something")
+    return bool(value)
 
 
 def without_value(letters: Sequence[str]) -> str:
@@ -119,6 +126,14 @@ def without_value(letters: Sequence[str]) -> str:
         f"the program has no value at the answer of {' '.join(letters)!r}: nothing is selected, or different "
         "values at once, or a function fails, as 1 / 0; give its Aggregate a default, or its functions a value "
         "for every input"
+    )
+
+
+def fails(error: BaseException) -> str:
+    """What is said of a program one of whose functions fails on an input that occurs."""
+    return (
+        f"a function of the program fails ({describe(error)}); it is given every token, {OTHER!r} for words and "
+        f"{ASK!r} at the answer among them: let it have a value for each"
     )
 
 
@@ -175,17 +190,9 @@ def shown(answer: Any) -> str:
     return repr(" ".join(map(as_text, answer)) if isinstance(answer, tuple) else as_text(answer))
 
 
-def no_truth_value(oracle: Oracle, strings: Sequence[Sequence[str]], *, ask: str) -> str:
-    """Which value of a program is no yes or no: every number but 0, and every letter, would be a yes; or empty.
-
-    Args:
-      oracle: of the program.
-      strings: what it is given.
-      ask: stands after each, where the answer is due.
-    """
-    found = oracle.evaluate([[*letters, ask] for letters in strings], names=[oracle.result])
-    for letters, one in zip(strings, found, strict=True):
-        value = one.values[oracle.result][-1]
+def no_truth_value(strings: Sequence[Sequence[str]], values: Sequence[Any]) -> str:
+    """Which value of a program is no yes or no: every number but 0, and every letter, would be a yes; or empty."""
+    for letters, value in zip(strings, values, strict=True):
         if value is not None and value not in (0, 1):  # True and False are 1 and 0
             return (
                 f"of {' '.join(letters)!r} the program's value is {value!r}, neither True nor False; give "

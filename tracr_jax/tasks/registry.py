@@ -56,6 +56,27 @@ def get_task(spec: str, *, as_coded: bool = False, contract: bool = True) -> Tas
     return check_task(found, f"{path}:{name}", contract=contract)
 
 
+def called(task: object) -> str:
+    """A task object in messages: by its own name, where it has one, else by its class."""
+    name = getattr(task, "name", "")
+    return name if isinstance(name, str) and name else type(task).__name__
+
+
+def preset_name(task: Task | str) -> str:
+    """The name by which `presets.preset` knows a task; another one for an object that only has a built-in's name.
+
+    An object is a built-in one where it is of its class (or for the zoo, of its program), whatever its parameters.
+    """
+    if isinstance(task, str):
+        return task
+    own = f"object {task.name}"
+    if task.name in _PAPER:
+        return task.name if isinstance(task, _PAPER[task.name]) else own
+    if task.name in ZOO:
+        return task.name if getattr(task, "build", None) is ZOO[task.name].build else own
+    return task.name
+
+
 def as_file(spec: str) -> str:
     """The same name of a task, where it is that of a folder, by the one file in it.
 

@@ -22,7 +22,7 @@ from tracr_jax.tasks.language import (
     explore,
     random_string,
     regular_strings,
-    written,
+    written_or_refused,
 )
 from tracr_jax.tasks.prompt import ASK, OTHER, Prompt, as_text, is_word, joined
 from tracr_jax.tasks.sampled import SampledTask
@@ -178,19 +178,22 @@ class StringTask(SampledTask):
         sequence, words, behind = self.answer == "sequence", [OTHER] * before, [OTHER] * between
         prompts = [[*words, *s, *behind, ASK] for s in strings]
         counts = [len(s) - self.skipped if sequence else 1 for s in strings]
-        values = written(self._oracle, prompts, counts, letters=self.letters)
-        if missing := [s for s, found in zip(strings, values, strict=True) if None in found]:
-            raise UserError(f"task {self.name}: {mistakes.without_value(missing[0])}{self._ahead()}")
-        if self.answer == "yes/no":
+        check = mistakes.no_truth_value if self.answer == "yes/no" else None
+        values = written_or_refused(
+            self._asked, prompts, counts, strings, letters=self.letters, who=f"task {self.name}", check=check
+        )
+        if check:
             return [bool(value) for (value,) in values]
         return [tuple(found) if sequence else found[0] for found in values]
-
-    def _ahead(self) -> str:
-        return mistakes.looks_ahead(self._oracle, length=self.max_length)
 
     @functools.cached_property
     def _oracle(self) -> Oracle:
         return Oracle(self.program(max_seq_len=self.max_length))
+
+    @functools.cached_property
+    def _asked(self) -> Oracle:
+        # For yes or no the value itself: as a truth value a 2 would be a yes.
+        return Oracle(self._built()) if self.answer == "yes/no" else self._oracle
 
     def teacher_label(self, item: Item) -> tuple[Any, ...]:
         """The program's values at the answer's positions."""
@@ -204,23 +207,23 @@ class StringTask(SampledTask):
     @functools.cached_property
     def _language(self) -> Language:
         """The strings of training's lengths by answer, once the program is known to look at the letters alone."""
-        if self.answer == "yes/no":
-            r, oracle = rng(EVALUATION + 9), Oracle(self._built())
-            strings = [random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)]
-            if problem := mistakes.no_truth_value(oracle, strings, ask=ASK):
-                raise UserError(f"task {self.name}: {problem}")
-            if always := mistakes.always(self._built(), vocab={*self.letters, OTHER, ASK}, length=self.max_length):
-                raise UserError(f"task {self.name}: the program says {always} of all strings; mend the program")
         r = rng(EVALUATION + 8)
-        self._compare([random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)])
+        some = [random_string(r, self.letters, self.min_length, self.max_length) for _ in range(_COMPARED)]
+        self._answers(some)  # first what is no answer at all
+        vocab = {*self.letters, OTHER, ASK}
+        always = self.answer == "yes/no" and mistakes.always(self._built(), vocab=vocab, length=self.max_length)
+        if always:
+            raise UserError(f"task {self.name}: the program says {always} of all strings; mend the program")
+        self._compare(some)
         found = self._explore(self.min_length, self.max_length)
         if self.answer == "yes/no" and len(found.found) == 1 and not found.complete:
             found = self._explore(self.min_length, self.max_length, regular=True)
         if self.answer == "yes/no" and len(found.found) == 1:
+            ahead = mistakes.looks_ahead(self._oracle, length=self.max_length)
             raise UserError(
                 f"task {self.name}: the program says {mistakes.shown(next(iter(found.found)))} of all "
                 f"{found.asked} strings asked, of {self.min_length} to {self.max_length} letters; give generate=, "
-                f"which makes strings of the other answer, or mend the program{self._ahead()}"
+                f"which makes strings of the other answer, or mend the program{ahead}"
             )
         return found
 
@@ -230,7 +233,7 @@ class StringTask(SampledTask):
         for before in () if self._form.bare else (words, words + 1):
             if problem := mistakes.words_count(strings, alone, self._answers(strings, before, 2), before=before):
                 raise UserError(f"task {self.name}: {problem}")
-        form = {"sequence": tuple, "yes/no": bool, "value": lambda value: value}[self.answer]
+        form = {"sequence": tuple, "yes/no": mistakes.yes_or_no, "value": lambda value: value}[self.answer]
         if not (truth := self.truth):
             return
         for letters, answer in zip(strings, alone, strict=True):

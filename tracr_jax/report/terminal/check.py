@@ -45,6 +45,8 @@ def print_check(console: Console, checked: Checked) -> None:
         lines.add_row("written", Text(legend))  # of a program that was found in a file
     warned = bool(checked.proof.warning)
     lines.add_row("look-ahead", Text(checked.whole_string, style="yellow" if warned else ""))
+    if checked.trivial:
+        lines.add_row("test set", Text(f"warning: {checked.trivial}", style="yellow"))
     if network.mixtures:
         lines.add_row(
             "mixtures", f"{network.mixtures:,} values that are means of several categories, not compared"
