@@ -83,9 +83,7 @@ def explore(
                 report(f"strings of {low} to {high} letters", len(asked), budget)
 
     if sum(len(letters) ** n for n in range(low, high + 1)) <= budget:
-        for n in range(low, high + 1):
-            every = range(len(letters) ** n)
-            ask(tuple(letters[int(k // len(letters) ** i % len(letters))] for i in range(n)) for k in every)
+        ask(_every(letters, low, high))
         return _language(asked, _share_by_length(asked), complete=True)
 
     r = np.random.default_rng([17, low, high, len(letters)])
@@ -93,9 +91,7 @@ def explore(
     ask([*strings, *also])
     drawn = [asked[s] for s in strings]
     share = {a: drawn.count(a) / len(drawn) for a in set(drawn)}
-    count: dict[Any, list[Letters]] = {}
-    for string, a in asked.items():
-        count.setdefault(a, []).append(string)
+    count = _by_answer(asked)
     likely = max(count, key=lambda a: len(count[a]))
     tries, size = 0, 1
     made: set[Letters] = set()
@@ -130,6 +126,20 @@ def explore(
         else:
             size = min(2 * size, _TOGETHER)
         report(f"strings of {low} to {high} letters", len(asked), budget)
+
+
+def _every(letters: Sequence[str], low: int, high: int) -> Iterator[Letters]:
+    """All strings of `low` to `high` letters, shorter ones first."""
+    for n in range(low, high + 1):
+        for k in range(len(letters) ** n):
+            yield tuple(letters[k // len(letters) ** i % len(letters)] for i in range(n))
+
+
+def _by_answer(asked: Mapping[Letters, Any]) -> dict[Any, list[Letters]]:
+    count: dict[Any, list[Letters]] = {}
+    for string, a in asked.items():
+        count.setdefault(a, []).append(string)
+    return count
 
 
 def _wanted(count: Mapping[Any, Sequence[Letters]], share: Mapping[Any, float]) -> list[Sequence[Letters]] | None:
