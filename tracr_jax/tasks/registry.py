@@ -63,7 +63,7 @@ def called(task: object) -> str:
 
 
 def preset_name(task: Task | str) -> str:
-    """The name by which `tracr_jax.presets.preset` knows a task; another one for an object that only has a built-in's name.
+    """The name by which `tracr_jax.presets.preset` knows a task; another for an object that only shares a name.
 
     An object is a built-in one where it is of its class (or for the zoo, of its program), whatever its parameters.
     """
