@@ -36,7 +36,10 @@ def interpretation(decoded, *, faithful=None, right=3):
             "b": {"accuracy": [decoded, None], "probe": [0.3, 0.9]},  # handed on after the first layer
             "c": {"accuracy": [None, None], "probe": [None, None]},  # no layer encodes it
         }}}}},
-        "noise": {"kinds": {k: [{"accuracy": 0.9}, {"accuracy": 0.25}] for k in ("result", "random")}},
+        "noise": {"kinds": {
+            k: [{"strength": 0, "accuracy": 0.9}, {"strength": 5, "accuracy": 0.25}]
+            for k in ("result", "random")
+        }},
         "swaps": {
             "used": ["a"],
             "swapped": ["a", "b"],
@@ -75,6 +78,7 @@ def test_an_affine_adapter_is_fitted_to_the_frozen_model_and_measured_once(run, 
     assert rows["injected"] == {
         "decoded": 0.9, "probe": 0.3, "used": 1, "swapped": 2, "followed": 0.75, "answered": 0.9,
         "causal_abstraction_error": {"mapped": 0.25, "faithful": 0.5}, "noise": {"result": 0.25, "random": 0.25},
+        "strength": 5,
     }  # fmt: skip
     assert rows["untouched"]["followed"] is None
 

@@ -80,7 +80,7 @@ def test_the_file_that_the_report_reads(tmp_path, monkeypatch):
     console = Console(width=100, record=True, file=io.StringIO())
     print_interpretation(console, result, result_name=run.program.teacher.result)
     text = console.export_text()
-    for word in ("result subspace (rank 2)", "final_result_1", "ceiling", "reasons in interpretation.json"):
+    for word in ("the result (rank 2)", "final_result_1", "ceiling", "reasons in interpretation.json"):
         assert word in text
 
 

@@ -165,7 +165,7 @@ def test_a_generated_answer_is_predicted_token_by_token():
 
 
 def test_pairs_are_balanced_reproducible_and_always_differ():
-    pool = pool_of(Dyck(), 240)
+    pool = pool_of(Dyck(), 260)  # 20 of each set
     name = next(n for n in pool.oracle.names if n.startswith("aggregated_diffs_4"))
     layer = next(v.writer_layer for v in pool.bridge.teacher.variables if v.name == name)
     found = PairFinder(pool, count=32, seed=3)(Cell(name, layer))

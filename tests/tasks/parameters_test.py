@@ -83,7 +83,6 @@ REFUSED = {
     ),
     "a pair of one sign": (lambda: Dyck(pairs=("((",)), "dyck: pairs must be of different brackets"),
     "no pairs": (lambda: Dyck(pairs=()), "dyck: pairs must be of different brackets"),
-    "the new type": (lambda: Dyck(pairs=("()", "<>")), "dyck: <> is the new type of ood_new_token"),
     "varied items of few brackets": (
         lambda: Dyck(max_length=5).varied_item(0, seed=0),
         "dyck: varied items need a max_length of 6 or more, got 5",
@@ -168,3 +167,8 @@ def test_first_and_last_bracket_are_a_baseline():
     rule = Dyck().baselines()["first_and_last"]
     for text, says in (("(])", "no"), ("(]()", "yes"), ("([)(", "no"), ("){})", "no"), ("<>", "yes")):
         assert rule(Dyck().item(text).prompt) == says, text
+
+
+def test_a_program_that_knows_the_new_type_has_no_set_of_it():
+    assert {n for n in Dyck().eval_sets() if n.endswith("_new_token")} == {"ood_new_token", "order_miss_new_token"}
+    assert not any(n.endswith("_new_token") for n in Dyck(pairs=("()", "{}", "<>")).eval_sets())

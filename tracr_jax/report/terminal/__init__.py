@@ -9,7 +9,7 @@ from rich.table import Table
 _ANY = 10_000  # columns: as wide as a table wants to be
 
 
-def table(title: str = "") -> Table:
+def make_table(title: str = "") -> Table:
     """A table as all of them look: no frame, one space between columns, the title on the left."""
     return Table(
         title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tracr_jax.report.terminal import table
+from tracr_jax.report.terminal import make_table
 from tracr_jax.runs.check import Checked, CheckedVariable, Question
 
 _SHOWN = 4  # values of a variable
@@ -72,7 +72,9 @@ def _agreement(checked: Checked) -> str:
 
 
 def _variables_table(variables: Sequence[CheckedVariable]) -> Table:
-    rows = table("variables, by the layer that writes them\n(ahead: its selector would select later positions)")
+    rows = make_table(
+        "variables, by the layer that writes them\n(ahead: its selector would select later positions)"
+    )
     longest = max(len(v.variable.name) for v in variables)
     by = [f"{v.operation}, {_AHEAD[v.ahead]}" if v.ahead else v.operation for v in variables]
     rows.add_column("layer", justify="right", no_wrap=True)
@@ -110,7 +112,7 @@ def _question(question: Question) -> Text:
 
 
 def _sets_table(checked: Checked) -> Table:
-    rows = table("evaluation sets")
+    rows = make_table("evaluation sets")
     rows.add_column("set", overflow="fold")
     rows.add_column("items", justify="right", no_wrap=True)
     rows.add_column("holds", overflow="fold")

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tracr_jax.measure.compare import Comparison, SetComparison
-from tracr_jax.report.terminal import table
+from tracr_jax.report.terminal import make_table
 from tracr_jax.report.words import tenths
 
 _WIDE = 100  # columns from which the counts of items have room
@@ -15,7 +15,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     console.print(f"{comparison.task}, exact match in %, on the same items", style="bold", markup=False)
     console.print(f"A  {comparison.first}\nB  {comparison.second}", markup=False, soft_wrap=True)
     wide = console.width >= _WIDE
-    rows = table()
+    rows = make_table()
     rows.add_column("set", overflow="fold")
     for name in ("items", "A", "B"):
         rows.add_column(name, justify="right", no_wrap=True)

@@ -6,12 +6,12 @@ from typing import Any
 from rich.console import Console
 
 from tracr_jax.report.controls import COLUMNS, HOW, cells
-from tracr_jax.report.terminal import table
+from tracr_jax.report.terminal import make_table
 
 
 def print_controls(console: Console, found: Mapping[str, Any]) -> None:
     """One row for each model; readable from 60 columns on."""
-    rows = table()
+    rows = make_table()
     rows.add_column("model", overflow="fold")
     for name in COLUMNS:
         rows.add_column(name, justify="right")

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from tracr_jax.errors import UserError
 from tracr_jax.report.data import last_layer
-from tracr_jax.report.terminal import kept, table
+from tracr_jax.report.terminal import kept, make_table
 from tracr_jax.report.words import tenths
 
 
@@ -31,7 +31,7 @@ def scorecard_table(card: dict[str, Any], *, result: str, chosen: str = "test", 
     layers = {n: last_layer(c["accuracy"]) for n, c in classes["all"].items()}
     one = {at for at in layers.values() if at is not None}
     where = f" at layer {min(one)}" if len(one) == 1 else ", each at the last layer that encodes it"
-    rows = table(f"decoded{where}, {chosen}, {s['items']} items, %")
+    rows = make_table(f"decoded{where}, {chosen}, {s['items']} items, %")
     rows.add_column("variable", overflow="fold", min_width=kept(layers, narrow=narrow))
     for column in (*([] if len(one) == 1 else ["layer"]), *classes, "probe\n(all)", "major-\nity"):
         rows.add_column(column, justify="right", no_wrap=True)

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracr_jax.report.swaps import floor_of, outside
-from tracr_jax.report.terminal import fitting, kept, table
+from tracr_jax.report.terminal import fitting, kept, make_table
 from tracr_jax.report.terminal.scorecard import scorecard_table
 from tracr_jax.report.words import interval, several, tenths, whole
 
@@ -52,7 +52,7 @@ def used_line(swapped: dict[str, Any]) -> str:
 def noise_table(noise: dict[str, Any], *, narrow: bool = False) -> Table:
     """Exact match by strength, one row for each kind of noise; narrow, the intervals below."""
     trials = f"{noise['prompts']} prompts, {several(len(noise['seeds']), 'seed')}"
-    rows = table(f"exact match under noise on block {noise['block']}, %, {trials}")
+    rows = make_table(f"exact match under noise on block {noise['block']}, %, {trials}")
     rows.add_column("noise in", overflow="fold")
     for strength in noise["strengths"]:
         rows.add_column(f"length\n{strength:g}", justify="right", no_wrap=True)
@@ -72,7 +72,7 @@ def swap_table(swapped: dict[str, Any], *, narrow: bool = False) -> Table:
 
     Narrow, the best of the controls alone.
     """
-    rows = table(f"answer after a swap = the program's, %, {swapped['pairs']} pairs each")
+    rows = make_table(f"answer after a swap = the program's, %, {swapped['pairs']} pairs each")
     names = [c["variable"] for c in swapped["cells"]]
     rows.add_column("variable", overflow="fold", min_width=kept(names, narrow=narrow))
     ceiling = "ceiling: the same swap in the compiled teacher"

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from tracr_jax.report.sweep import by_method
-from tracr_jax.report.terminal import table
+from tracr_jax.report.terminal import make_table
 
 _WIDE = 80  # columns from which the spread over seeds has room
 
@@ -16,7 +16,7 @@ def print_sweep(console: Console, found: Mapping[str, Any]) -> None:
     """One row for each method and weight, over its seeds; readable from 60 columns on."""
     where = f" on {found['set']}" if found["set"] else ""  # no run that is finished says which is hardest
     console.print(f"{found['task']} in {found['lm']}: exact match in %{where}", style="bold", markup=False)
-    rows = table()
+    rows = make_table()
     rows.add_column("method", overflow="fold")
     for name in ("retention", "seeds", "right, %", "KL, nats/token"):
         rows.add_column(name, justify="right", no_wrap=True)

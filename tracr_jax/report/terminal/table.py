@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracr_jax.report.data import results
-from tracr_jax.report.terminal import fitting, table
+from tracr_jax.report.terminal import fitting, make_table
 from tracr_jax.report.words import interval, tenths
 
 _NAME = 20  # characters of a set's name that are kept on one line
@@ -31,7 +31,7 @@ def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
 
 def programs_table(programs: dict[str, Any]) -> Table:
     """Interference: the test accuracy of every program of the model, before any injection and after each."""
-    rows = table("test set of each program, after each injection, %")
+    rows = make_table("test set of each program, after each injection, %")
     rows.add_column("")
     for task in programs["tasks"]:
         rows.add_column(Text(task), justify="right", no_wrap=True)
@@ -52,7 +52,7 @@ def answers_table(evaluation: Mapping[str, Any], *, narrow: bool = False) -> Tab
     baselines = list(next(iter(sets.values()))["baselines"])
     sizes = {s["sample"] for s in sets.values()}
     # One size for all fits the title, and the table 80 characters.
-    rows = table("exact match, %" + (f", {sizes.pop()} items each" if len(sizes) == 1 else ""))
+    rows = make_table("exact match, %" + (f", {sizes.pop()} items each" if len(sizes) == 1 else ""))
     rows.add_column("set", overflow="fold", min_width=min(_NAME, max(map(len, sets))))
     if sizes:
         rows.add_column("items", justify="right", no_wrap=True)
@@ -76,7 +76,7 @@ def answers_table(evaluation: Mapping[str, Any], *, narrow: bool = False) -> Tab
 
 def print_retention(console: Console, retention: dict[str, Any]) -> None:
     """The language kept, from retention.json: one line a measure, then what could not be run."""
-    rows = table("language kept (↑ higher is better, ↓ lower)")
+    rows = make_table("language kept (↑ higher is better, ↓ lower)")
     rows.add_column("measure")
     for column in ("items", "original", "injected", "fine-tuned"):
         rows.add_column(column, justify="right", no_wrap=True, style="bold" if column == "injected" else None)
@@ -104,7 +104,7 @@ def decode_table(evaluation: Mapping[str, Any], *, worst: int = 5) -> Table:
     """Decode accuracy on the test set: the result and the variables that decode worst."""
     at_all = evaluation["decode"]["test"]["all_positions"]
     at_answer = evaluation["decode"]["test"]["answer_positions"]
-    rows = table("decoded from the model, test set, %")
+    rows = make_table("decoded from the model, test set, %")
     for column in ("variable", "accuracy", "majority", "at the answer"):
         rows.add_column(column, justify="left" if column == "variable" else "right")
     result = results(evaluation, at_all)

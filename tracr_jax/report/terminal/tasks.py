@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from tracr_jax.report.terminal import table
+from tracr_jax.report.terminal import make_table
 from tracr_jax.runs.listing import Listed, Refused
 
 
 def print_tasks(console: Console, tasks: Iterable[Listed | Refused]) -> None:
     """One row for each, with the reason where there is none; readable from 60 columns on."""
-    rows = table()
+    rows = make_table()
     rows.add_column("task", overflow="fold")
     rows.add_column("layers", justify="right")
     rows.add_column("width", justify="right")
