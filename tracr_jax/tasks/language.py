@@ -132,7 +132,7 @@ def _every(letters: Sequence[str], low: int, high: int) -> Iterator[Letters]:
     """All strings of `low` to `high` letters, shorter ones first."""
     for n in range(low, high + 1):
         for k in range(len(letters) ** n):
-            yield tuple(letters[k // len(letters) ** i % len(letters)] for i in range(n))
+            yield tuple(letters[int(k // len(letters) ** i % len(letters))] for i in range(n))
 
 
 def _by_answer(asked: Mapping[Letters, Any]) -> dict[Any, list[Letters]]:
