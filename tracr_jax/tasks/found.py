@@ -101,14 +101,14 @@ def _vocabulary(who: str, values: Any) -> tuple[Any, ...]:
             f"{who}: the vocabulary must be two values or more, as {{'a', 'b'}}, none of them None or a list, got "
             f"{short(values)}"
         )
-    every = list(values)
-    for k, value in enumerate(every):
-        if twice := [other for other in every[:k] if other == value]:
+    first: dict[Any, Any] = {}
+    for value in values:
+        if repr(other := first.setdefault(value, value)) != repr(value):
             raise UserError(
-                f"{who}: the vocabulary has {twice[0]!r} and {value!r}, which are equal and so one value to the "
+                f"{who}: the vocabulary has {other!r} and {value!r}, which are equal and so one value to the "
                 "program; give one of them"
             )
-    return tuple(sorted(every, key=_order))
+    return tuple(sorted(first, key=_order))
 
 
 def _hashable(value: Any) -> bool:
