@@ -51,6 +51,12 @@ def replace_one(r: np.random.Generator, text: str, pairs: tuple[str, ...]) -> st
     return text[:at] + others[int(r.integers(len(others)))] + text[at + 1 :]
 
 
+def ends_fit(text: str, pairs: tuple[str, ...]) -> bool:
+    """Whether an even number of brackets begins with an opening one and ends with a closing one; not of none."""
+    fits = text[:1] in [p[0] for p in pairs] and text[-1:] in [p[1] for p in pairs]
+    return fits and len(text) % 2 == 0
+
+
 def exchange_two(r: np.random.Generator, text: str, pairs: tuple[str, ...]) -> str:
     """A balanced string with an opener and a later closer of its type exchanged, so that a prefix is overdrawn.
 

@@ -22,6 +22,7 @@ from tracr_jax.tasks.brackets import (
     any_kind,
     balanced_brackets,
     bracket_runs,
+    ends_fit,
     exchange_two,
     is_matched,
     nested_brackets,
@@ -201,15 +202,10 @@ class Dyck:
             text = body(prompt)
             return _yes(all(text.count(p[0]) == text.count(p[1]) for p in (*self.pairs, _NEW_PAIR)))
 
-        def ends(prompt: str) -> str:
-            text, types = body(prompt), (*self.pairs, _NEW_PAIR)
-            fits = text[:1] in [p[0] for p in types] and text[-1:] in [p[1] for p in types]
-            return _yes(fits and len(text) % 2 == 0)
-
         return {
             "always_no": lambda prompt: "no",
             "even_length": lambda prompt: _yes(len(body(prompt)) % 2 == 0),
-            "first_and_last": ends,
+            "first_and_last": lambda prompt: _yes(ends_fit(body(prompt), (*self.pairs, _NEW_PAIR))),
             "counts_ignoring_order": counts,
         }
 

@@ -251,10 +251,9 @@ def told_before(strings: Iterable[Letters], tell: Callable[[list[Letters]], Any]
 def _language(
     asked: dict[Letters, Any], share: dict[Any, float], *, complete: bool, made: Collection[Letters] = ()
 ) -> Language:
-    answers = sorted(set(asked.values()), key=str)
-    found = {a: tuple(s for s, value in asked.items() if value == a) for a in answers}
+    found = {a: tuple(of) for a, of in sorted(_by_answer(asked).items(), key=lambda x: str(x[0]))}
     own = {a: tuple(s for s in of if s in made) for a, of in found.items()}
-    return Language(found, {a: share.get(a, 0.0) for a in answers}, complete, len(asked), own)
+    return Language(found, {a: share.get(a, 0.0) for a in found}, complete, len(asked), own)
 
 
 def random_string(r: np.random.Generator, letters: Sequence[str], low: int, high: int) -> Letters:

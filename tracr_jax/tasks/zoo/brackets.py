@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from tracr.rasp import rasp
 
-from tracr_jax.tasks.brackets import exchange_two, is_matched
+from tracr_jax.tasks.brackets import ends_fit, exchange_two, is_matched
 from tracr_jax.tasks.zoo.parts import NONE, String, both, count, each, fetch
 
 ROUND = ("(", ")")
@@ -119,7 +119,7 @@ def types_apart(letters: Sequence[str]) -> bool:
 
 def first_and_last(letters: Sequence[str]) -> bool:
     """Whether an even number of brackets begins with an opening one and ends with a closing one."""
-    return len(letters) % 2 == 0 and letters[0] in "([" and letters[-1] in ")]"
+    return ends_fit("".join(letters), ("()", "[]"))
 
 
 def as_many(letters: Sequence[str]) -> bool:
