@@ -36,7 +36,7 @@ from tracr_jax.interpret.pairs import (
 from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.blocks import first_blocks
-from tracr_jax.measure.stats import above, share
+from tracr_jax.measure.stats import followed_above, share
 from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
@@ -365,11 +365,8 @@ def used_variables(
     """
     names = list(dict.fromkeys(c["variable"] for c in cells))
 
-    def follows(cell: dict[str, Any]) -> bool:
-        found = cell["followed"][by]
-        return above(found["swap"], [s for c, s in found.items() if c in (*CONTROLS, "outside")])
-
-    return [n for n in names if all(follows(c) for c in cells if c["variable"] == n)], names
+    used = [n for n in names if all(followed_above(c["followed"][by]) for c in cells if c["variable"] == n)]
+    return used, names
 
 
 def causal_abstraction_error(cells: Sequence[dict[str, Any]]) -> dict[str, float | None]:

@@ -25,3 +25,11 @@ def share(right: int, total: int) -> dict[str, Any]:
 def above(one: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> bool:
     """Whether the whole interval of a share lies above those of all others; not where there is no other."""
     return one["low"] > max((s["high"] for s in others), default=1.0)
+
+
+def followed_above(found: Mapping[str, Any]) -> bool:
+    """Whether a swap is followed above every control, by intervals: shares by change, of one place of "followed".
+
+    "faithful" is no control, it should be followed too.
+    """
+    return above(found["swap"], [s for change, s in found.items() if change not in ("swap", "faithful")])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from tracr_jax.measure.stats import above
+from tracr_jax.measure.stats import above, followed_above
 from tracr_jax.report.data import result_name, written_first
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.words import percent
@@ -40,12 +40,7 @@ def telling_cells(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     In the others no model could: what is exchanged as a control says as much of the answer as the variable does.
     """
     programs = [c.get("followed", {}).get("program") for c in cells]
-    return [c for c, found in zip(cells, programs, strict=True) if found is None or _tells(found)]
-
-
-def _tells(found: Mapping[str, Any]) -> bool:
-    """Whether the swap is followed above every control; "faithful" is no control, it should be followed."""
-    return above(found["swap"], [s for c, s in found.items() if c not in ("swap", "faithful")])
+    return [c for c, found in zip(cells, programs, strict=True) if found is None or followed_above(found)]
 
 
 def _followed_where_right(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -109,7 +104,7 @@ def beats_controls(cell: Mapping[str, Any]) -> bool:
     terminal; files of earlier versions have only the match, of all pairs.
     """
     if "followed" in cell:
-        return _tells(cell["followed"]["answer"])
+        return followed_above(cell["followed"]["answer"])
     return above(cell["match"], _controls(cell))
 
 

@@ -9,7 +9,7 @@ def percent(share: float | None) -> str:
     """A share in percent: whole numbers, one digit near the ends where whole numbers would hide something."""
     if share is None:
         return "–"
-    return f"{_near_the_ends(100 * share)}{NBSP}%"
+    return f"{_near_the_ends(share)}{NBSP}%"
 
 
 def tenths(share: float | None) -> str:
@@ -29,14 +29,11 @@ def whole(share: float | None) -> str:
 
 def interval(low: float, high: float) -> str:
     """A 95 % interval in percent."""
-    return f"{_near_the_ends(100 * low)}–{_near_the_ends(100 * high)}"
+    return f"{_near_the_ends(low)}–{_near_the_ends(high)}"
 
 
-def _near_the_ends(value: float) -> str:
-    """0 and 100 are said of nothing else."""
-    if 0 < value < 0.05 or 99.95 <= value < 100:
-        return "<0.1" if value < 1 else ">99.9"
-    return f"{value:.1f}" if 99 <= value < 100 or 0 < value < 1 else f"{value:.0f}"
+def _near_the_ends(share: float) -> str:
+    return tenths(share) if 0 < share < 0.01 or 0.99 <= share < 1 else f"{100 * share:.0f}"
 
 
 def number(value: float | None, *, digits: int = 3, zeros: bool = False) -> str:

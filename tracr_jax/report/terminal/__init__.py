@@ -1,6 +1,6 @@
 """Tables for the terminal, made with rich."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich import box
 from rich.console import Console
@@ -21,7 +21,8 @@ def kept(names: Iterable[str], *, narrow: bool) -> int:
     return min(18 if narrow else 24, max(map(len, names), default=0))
 
 
-def fitting(console: Console, wide: Table, narrow: Table) -> Table:
-    """The wide table where the terminal has room for it; rich would cut its numbers."""
+def fitting(console: Console, make: Callable[..., Table]) -> Table:
+    """`make(narrow=False)` where the terminal has room for it, else the narrow one; rich would cut its numbers."""
+    wide = make(narrow=False)
     needed = console.measure(wide, options=console.options.update_width(_ANY)).maximum
-    return wide if needed <= console.width else narrow
+    return wide if needed <= console.width else make(narrow=True)

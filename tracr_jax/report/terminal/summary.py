@@ -1,5 +1,6 @@
 """What `tracr-jax interpret` shows in the terminal."""
 
+import functools
 from typing import Any
 
 from rich.console import Console
@@ -16,14 +17,12 @@ _SHORT = {"random": "random", "complement": "rest", "other": "other"}  # control
 
 def print_interpretation(console: Console, result: dict[str, Any], *, result_name: str) -> None:
     """Three tables: decoded variables, answers under noise, swaps."""
-    card, noise, swaps = (result[part] for part in ("scorecard", "noise", "swaps"))
-    tables = (
-        [scorecard_table(card, result=result_name, narrow=narrow) for narrow in (False, True)],
-        [noise_table(noise, narrow=narrow) for narrow in (False, True)],
-        [swap_table(swaps, narrow=narrow) for narrow in (False, True)],
-    )
-    for wide, narrow in tables:
-        console.print(fitting(console, wide, narrow))
+    for make in (
+        functools.partial(scorecard_table, result["scorecard"], result=result_name),
+        functools.partial(noise_table, result["noise"]),
+        functools.partial(swap_table, result["swaps"]),
+    ):
+        console.print(fitting(console, make))
     if "used" in result["swaps"]:
         console.print(used_line(result["swaps"]), markup=False)
     omitted = {o["variable"] for o in result["swaps"]["left_out"] if o["layer"] is None}

@@ -1,5 +1,6 @@
 """Terminal tables: a run's results from evaluation.json, its language retention from retention.json."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ _NAME = 20  # characters of a set's name that are kept on one line
 
 def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
     """Answers on every set, decoded variables on the test set (a graft has none), language kept."""
-    console.print(fitting(console, answers_table(evaluation), answers_table(evaluation, narrow=True)))
+    console.print(fitting(console, functools.partial(answers_table, evaluation)))
     if evaluation["decode"]["test"]["all_positions"]:
         console.print(decode_table(evaluation))
     r = evaluation["retention"]
