@@ -224,6 +224,9 @@ class DataConfig:
     """Draw domain items from the task's `varied_item`: several wordings of the question, more kinds of inputs."""
     other_words: float = 0.0
     """Share of the rows with random words, in another number, in place of those that the program does not read."""
+    shift: int = 0
+    """Rows of items begin at a random one of the model's positions, 0 to this (SHAPE, arXiv 2109.05644). For learnt
+    positions: those beyond the longest item of training are not learnt otherwise."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64
@@ -247,6 +250,7 @@ class DataConfig:
             f"{self.domain_supervised}",
         )
         require(0 <= self.other_words <= 1, f"other_words must be between 0 and 1, got {self.other_words}")
+        require(self.shift >= 0, f"shift must not be negative, got {self.shift}")
         require(self.text_length >= 2, f"text_length must be at least 2, got {self.text_length}")
 
     @property

@@ -59,6 +59,7 @@ class Batch(NamedTuple):
     answer_mask: Float[Any, "B S"]  # 1 where position s predicts an answer token s + 1
     teacher_ids: Int[Any, "B T"]  # BOS in front
     text_ids: Int[Any, "B2 U"]  # retention text; its batch size may differ from B
+    starts: Int[Any, " B"] | None = None  # the model's position of each row's first token; None: 0
 
 
 class Adapter(NamedTuple):

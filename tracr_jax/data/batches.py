@@ -22,7 +22,7 @@ from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher.oracle import Oracle
 from tracr_jax.types import Batch
 
-_ORDER, _WORDS = 3, 4  # keep the random numbers of the order and of the words apart from those of items
+_ORDER, _WORDS, _SHIFT = 3, 4, 5  # keep these random numbers apart from those of items
 _COMPARED = 20  # items that the program is asked with other words
 _ASKING = 2  # words before the answer that stay: they say that an answer is due ("Answer" and its line)
 
@@ -117,8 +117,9 @@ class Batches:
         total = hashlib.blake2b(self._text.content.encode(), digest_size=8)
         total.update(json.dumps(self._bridge.tokenizer.vocabulary()).encode())
         first = self.batch_at(0)
-        for x in first if self._text.content else first[:-1]:
-            total.update(np.ascontiguousarray(x).tobytes())
+        for x in first if self._text.content else first._replace(text_ids=None):
+            if x is not None:
+                total.update(np.ascontiguousarray(x).tobytes())
         return total.hexdigest()
 
     def items_at(self, step: int) -> tuple[list[Item], list[Item]]:
@@ -147,7 +148,11 @@ class Batches:
         ids = np.stack([r[0] for r in rows])
         mask = np.stack([r[1] for r in rows])
         text = self._text.rows(self._seed, step, count=d.text_batch, length=d.text_length, mode=self._text_mode)
-        return Batch(ids, mask, self._bridge.to_teacher(ids), text)
+        starts = None
+        if d.shift:
+            every = np.random.default_rng((self._seed, step, _SHIFT)).integers(0, d.shift + 1, d.batch + d.domain_items)
+            starts = every[np.asarray(numbers)].astype(np.int32)
+        return Batch(ids, mask, self._bridge.to_teacher(ids), text, starts)
 
     @functools.cached_property
     def _unread(self) -> np.ndarray:

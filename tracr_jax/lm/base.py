@@ -95,14 +95,19 @@ class LanguageModel(abc.ABC):
         *,
         edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
+        positions: Int[Array, "B S"] | None = None,
     ) -> LMOutput:
         """Logits and hidden[0..N]; logits at every position, or only at `logit_positions` [B, K] -> [B, K, V].
+
+        positions: where each token stands in the model's positions, `position_ids` of transformers; 0..S-1 unless
+        given. Each token still sees those before it in its row.
 
         Raises:
           UserError: there are more than `max_positions` tokens, or (outside jit) an id is beyond the vocabulary.
         """
         self._check(ids)
-        return self.linen.apply({"params": params}, ids, edit=edit, logit_positions=logit_positions)[0]  # pyright: ignore
+        read = {"edit": edit, "logit_positions": logit_positions, "positions": positions}
+        return self.linen.apply({"params": params}, ids, **read)[0]  # pyright: ignore
 
     def apply_beside(
         self,
@@ -112,12 +117,14 @@ class LanguageModel(abc.ABC):
         *,
         edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
+        positions: Int[Array, "B S"] | None = None,
     ) -> tuple[LMOutput, LMOutput]:
         """`apply` to `ids`, and to other sequences without edit and with all logits, in one pass if it can be."""
         self._check(ids)
         self._check(others)
         if self.parts > 1 or not self.one_pass:  # several parts are to take less memory at a time
-            return self.apply(params, ids, edit=edit, logit_positions=logit_positions), self.apply(params, others)
+            read = {"edit": edit, "logit_positions": logit_positions, "positions": positions}
+            return self.apply(params, ids, **read), self.apply(params, others)
         (rows, length), (more, other_length) = ids.shape, others.shape
         packing = Packing(((rows, length), (more, other_length)))
         out, _ = self.linen.apply(  # pyright: ignore
@@ -125,7 +132,7 @@ class LanguageModel(abc.ABC):
             packing.join([ids, others]),
             edit=packing.edit_first(edit),
             logit_positions=logit_positions,
-            positions=packing.positions(),
+            positions=packing.positions(positions),
             packing=packing,
         )
         first, second = map(LMOutput, out.logits, packing.split(out.hidden, axis=1))

@@ -118,10 +118,12 @@ class Grafted(LanguageModel):
         *,
         edit: Edit | None = None,
         logit_positions: Int[Array, "B K"] | None = None,
+        positions: Int[Array, "B S"] | None = None,
     ) -> LMOutput:
         """As of the model alone; the module runs first, and `edit` sees what the map added."""
         rest, added = self._split(params, ids)
-        return self._own.apply(rest, ids, edit=self._edit(added, edit), logit_positions=logit_positions)
+        read = {"logit_positions": logit_positions, "positions": positions}
+        return self._own.apply(rest, ids, edit=self._edit(added, edit), **read)
 
     def unembed(self, params: Params, hidden: Float[Array, "*B d"]) -> Float[Array, "*B V"]:
         """Logits of states after the final norm."""

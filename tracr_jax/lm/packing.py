@@ -41,9 +41,10 @@ class Packing(NamedTuple):
             start = stop
         return out
 
-    def positions(self) -> Array:
-        """The position of each token in its own sequence, [G, tokens]."""
-        return self.join([jnp.broadcast_to(jnp.arange(s)[None], (b, s)) for b, s in self.shapes])
+    def positions(self, first: Array | None = None) -> Array:
+        """The position of each token in its own sequence, [G, tokens]; of the first group [B, S] as given."""
+        each = [jnp.broadcast_to(jnp.arange(s)[None], (b, s)) for b, s in self.shapes]
+        return self.join(each if first is None else [first, *each[1:]])
 
     def edit_first(self, edit: Edit | None) -> Edit | None:
         """An edit of the first group's residual stream as one of the packed stream."""

@@ -38,6 +38,7 @@ from tracr_jax.train.step import (
     TrainParams,
     answer_terms,
     at_least_float32,
+    positions_of,
     read_beside,
     retention,
     unconstrained,
@@ -132,7 +133,9 @@ def make_exchange_loss_fn(
         edit = make_edit(write, answer, item, top=states[-1], keep_rows=keep_rows)
         asked = lesson.mix.source[owner]  # whose answer the written result is
         both = keep_rows(interleave(batch.ids, batch.ids))
-        read = {"edit": edit, "logit_positions": interleave(where, where[asked])}
+        at = positions_of(batch)
+        at = None if at is None else keep_rows(interleave(at, at))
+        read = {"edit": edit, "logit_positions": interleave(where, where[asked]), "positions": at}
         out, text = read_beside(model, params.lm, both, batch.text_ids, losses, **read)
 
         terms = _answers(out.logits, answers, weights, lesson.mix, asked)
@@ -159,8 +162,8 @@ def _total(terms: Metrics, config: ExchangeConfig) -> Array:
 
 def _rows(batch: Batch, part: slice, keep_rows: RowsFn) -> Batch:
     """Some rows of a batch, spread over devices as all of them were, and its text."""
-    ids, mask, teacher_ids = (keep_rows(x[part]) for x in batch[:3])
-    return Batch(ids, mask, teacher_ids, batch.text_ids)
+    rows = jax.tree.map(lambda x: keep_rows(x[part]), batch._replace(text_ids=None))
+    return rows._replace(text_ids=batch.text_ids)
 
 
 def _make_align_lower(
@@ -192,7 +195,8 @@ def _make_align_lower(
         written = noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
         write = make_write(reserved, codes, written, lesson.mix, item, states=states)
         below, lm = first_blocks(model, params, states[-1] + 1)
-        out = below.apply(lm, batch.ids, edit=LayerEdit(lambda h, i: keep_rows(write(h, i))))
+        edit = LayerEdit(lambda h, i: keep_rows(write(h, i)))
+        out = below.apply(lm, batch.ids, edit=edit, positions=positions_of(batch))
         hidden = at_least_float32(out.hidden[np.array(states)])[layers]
         holds = (item[None] & ~attention_sinks(hidden, item)).astype(hidden.dtype)
         reading, distance = _exchanged(reserved, codes, hidden, lesson, holds, layers=layers, config=config)

@@ -209,9 +209,11 @@ def sharded_batches(batches: Batches, mesh: Mesh, data: DataConfig) -> Callable[
         return jax.make_array_from_callback((count, *x.shape[1:]), where, piece)
 
     def batch_at(step: int) -> Batch:
-        ids, mask, teacher_ids, text = part.batch_at(step)
-        ids, mask, teacher_ids = (spread(np.asarray(x), own, counts[0]) for x in (ids, mask, teacher_ids))
-        return Batch(ids, mask, teacher_ids, spread(np.asarray(text), own_text, counts[1]))
+        batch = part.batch_at(step)
+        text = spread(np.asarray(batch.text_ids), own_text, counts[1])
+        rows = batch._replace(text_ids=None)
+        rows = jax.tree.map(lambda x: spread(np.asarray(x), own, counts[0]), rows)
+        return rows._replace(text_ids=text)
 
     return batch_at
 

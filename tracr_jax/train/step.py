@@ -114,6 +114,13 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def positions_of(batch: Batch) -> Int[Array, "B S"] | None:
+    """The model's positions of the rows' tokens; None where they begin at 0."""
+    if batch.starts is None:
+        return None
+    return batch.starts[:, None] + jnp.arange(batch.ids.shape[1])[None]
+
+
 def read_beside(
     model: LanguageModel, params: Params, ids: Array, text_ids: Array, config: LossConfig, **read: Any
 ) -> tuple[LMOutput, LMOutput | None]:
