@@ -8,6 +8,7 @@ import chex
 import pytest
 
 import tracr_jax
+from tests.helpers.lm_models import LLAMA_TINY
 from tests.helpers.random_models import TASK_WORDS, write_random_gpt2
 from tests.helpers.small_runs import SMALL, trained
 from tests.helpers.texts import SHORT_TEXT
@@ -16,12 +17,13 @@ from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
+from tracr_jax.lm.llama import Llama
 from tracr_jax.lm.load import load_lm
 from tracr_jax.measure.answers import evaluate, greedy_answers, known_scores
 from tracr_jax.presets import preset
 from tracr_jax.report.load import load_runs
 from tracr_jax.runs.build import build
-from tracr_jax.runs.fits import check_options, check_result_rank
+from tracr_jax.runs.fits import check_options, check_result_rank, check_shift
 from tracr_jax.runs.folder import default_folder, located
 from tracr_jax.runs.model import untouched
 from tracr_jax.tasks.dyck import Dyck
@@ -212,6 +214,19 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
     deep = dataclasses.replace(exchange, exchange=dataclasses.replace(exchange.exchange, lower_layers=99))
     with pytest.raises(UserError, match="lower_layers is 99, the program has 4 layers"):
         check_options(load_lm(models(8), weights=False).model, deep, depth=4)
+    moved = {
+        shift: dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, shift=shift)) for shift in (1, 9999)
+    }
+    refused(
+        "shift 9999: rows of [0-9]+ tokens would end at .*; give [0-9]+ or less",
+        folder,
+        "dyck",
+        lm=models(8),
+        config=moved[9999],
+    )
+    with pytest.raises(UserError, match="shift 1: Llama sees distances only"):
+        check_shift(Llama(LLAMA_TINY), moved[1], length=8, aligned=())
+    refused("shift 1: 'indices' is aligned", folder, "dyck", lm=models(8), config=moved[1])
     weights = dataclasses.replace(SMALL, losses=LossConfig(variable_weights=(("nothing", 2.0),)))
     refused("no such variable", folder, "dyck", lm=models(8), config=weights)
     missing = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, text="./none.txt"))

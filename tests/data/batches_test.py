@@ -206,6 +206,22 @@ def test_steps_and_seeds_differ_and_repeat(made):
     assert (one.batch_at(3).ids != made(Dyck(), seed=8).batch_at(3).ids).any()
 
 
+def test_rows_begin_at_random_positions_of_the_model(made):
+    plain, shifted = made(Dyck(), domain_items=4), made(Dyck(), domain_items=4, shift=5)
+    assert plain.batch_at(0).starts is None
+    for step in range(3):
+        a, b = plain.batch_at(step), shifted.batch_at(step)
+        for x, y in zip(a[:4], b[:4], strict=True):
+            np.testing.assert_array_equal(x, y)
+        np.testing.assert_array_equal(b.starts, made(Dyck(), domain_items=4, shift=5).batch_at(step).starts)
+        np.testing.assert_array_equal(b.starts[[1, 8]], shifted.part([1, 8], [0]).batch_at(step).starts)
+    starts = np.stack([shifted.batch_at(step).starts for step in range(60)])
+    assert starts.shape == (60, 10)
+    assert set(starts.ravel()) == set(range(6))
+    assert min((starts == start).mean() for start in range(6)) > 0.1
+    assert plain.digest != shifted.digest
+
+
 def test_another_process_makes_the_same_items():
     code = (
         "import json; from tracr_jax.tasks.registry import get_task\n"

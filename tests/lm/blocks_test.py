@@ -199,6 +199,28 @@ def test_a_pass_beside_other_sequences_is_two_passes(family, scan_layers, rows):
     assert_same(grad, grad_apart)
 
 
+@families
+@forms
+def test_positions_of_tokens(family, scan_layers):
+    """From 0 on they are the usual ones; a shifted row is one of a shifted table, or the same where only distances
+    are seen (by angles of float32).
+    """
+    model, params = make(family, scan_layers=scan_layers)
+    ids, others, starts = M.ids(4, 10), M.ids(2, 7, seed=2), np.array([0, 14, 3, 9])
+    at = jnp.asarray(starts[:, None] + np.arange(10)[None])
+    usual, moved = M.run(model, params, ids), M.run(model, params, ids, positions=at)
+    assert_same(M.run(model, params, ids, positions=jnp.broadcast_to(jnp.arange(10), (4, 10))), usual)
+    for row, start in enumerate(starts):
+        rolled = params
+        if model.learnt_positions:
+            rolled = params | {"wpe": {"embedding": jnp.roll(params["wpe"]["embedding"], -int(start), axis=0)}}
+        alone = M.run(model, rolled, ids[row : row + 1]).hidden[:, 0]
+        assert_same(moved.hidden[:, row], alone, bound=None if model.learnt_positions else 1e-6)
+    assert (np.abs(moved.hidden - usual.hidden)[:, 1].max() > 1e-3) == model.learnt_positions
+    beside = jax.jit(lambda p: model.apply_beside(p, ids, others, positions=at))(params)
+    assert_same(beside, (moved, M.run(model, params, others)))
+
+
 def test_a_pass_beside_too_long_sequences_is_refused():
     model, params = make("gpt2")
     with pytest.raises(UserError, match="25 tokens, but n_positions is 24"):

@@ -58,11 +58,12 @@ def make_torch(case):
     return model
 
 
-def torch_forward(model):
+def torch_forward(model, positions=None):
     import torch
 
+    given = {} if positions is None else {"position_ids": torch.tensor(positions)}
     with torch.no_grad():
-        out = model(torch.tensor(IDS), output_hidden_states=True)
+        out = model(torch.tensor(IDS), output_hidden_states=True, use_cache=False, **given)
     return out.logits.numpy(), np.stack([h.numpy() for h in out.hidden_states])
 
 
@@ -79,6 +80,18 @@ def test_logits_and_every_hidden_state(case, shards, tmp_path):
         out = jax.jit(model.apply)(params, jnp.asarray(IDS))
         np.testing.assert_allclose(out.hidden, hidden, atol=1e-5)
         np.testing.assert_allclose(out.logits, logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_that_begin_elsewhere(case, tmp_path):
+    reference = make_torch(case)
+    reference.save_pretrained(tmp_path)
+    at = np.array([[0], [5], [12]]) + np.arange(20)[None]
+    logits, hidden = torch_forward(reference, at)
+    model = read_model(tmp_path)
+    out = jax.jit(model.apply)(from_tensors(model, open_safetensors(tmp_path)), jnp.asarray(IDS), positions=at)
+    np.testing.assert_allclose(out.hidden, hidden, atol=1e-5)
+    np.testing.assert_allclose(out.logits, logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -15,7 +15,7 @@ from tracr_jax.train import losses as L
 from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.mesh import batch_sharding, keep_rows, make_mesh
 from tracr_jax.train.mixing import Mix, draw_mix
-from tracr_jax.train.step import Frozen, TrainParams
+from tracr_jax.train.step import Frozen, TrainParams, init_adapter, make_loss_fn
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
 from tracr_jax.train.writes import Written, deinterleave, interleave, make_edit, make_write
 from tracr_jax.types import Batch
@@ -268,6 +268,32 @@ def test_rows_without_an_answer_run_through_the_lower_blocks_only(layers):
     assert min(largest[first:last]) > 1e-5
     assert max(largest[:first] + largest[last:]) == 0
     assert max(float(jnp.abs(c).max()) for c in grads.adapters[0].centroids) > 1e-5
+
+
+@pytest.mark.parametrize("alignment", ["exchange", "cosine"])
+def test_the_loss_of_shifted_rows_is_that_of_a_shifted_table(alignment):
+    """Rows with and without an answer, clean and exchanged."""
+    s, r, static = parts()
+    batch, frozen = batch_of(s, count=12), Frozen(s.params, (s.program.phi,))
+    shift = s.model.max_positions - batch.ids.shape[1]
+    assert shift > 0
+    shape = s.shape._replace(aligned_only=4)
+    if alignment == "exchange":
+        loss_fn = make_exchange_loss_fn(s.model, s.program.residuals, s.teacher, **static | {"shape": shape})
+        adapter = E.trained(r)
+    else:
+        losses = LossConfig(alignment="cosine", retention_weight=0.0)
+        loss_fn = make_loss_fn(s.model, s.program.residuals, config=losses, shape=shape)
+        adapter = init_adapter(jax.random.key(1), width=E.WIDTH, directions=s.teacher.width)
+    terms = jax.jit(lambda lm, b: loss_fn(TrainParams(lm, (adapter,)), frozen, (b,))[1])
+    table = s.params["wpe"]["embedding"]
+    rolled = s.params | {"wpe": {"embedding": jnp.roll(table, -shift, axis=0)}}
+    moved = terms(s.params, batch._replace(starts=np.full(12, shift, np.int32)))
+    for name, value in terms(rolled, batch).items():
+        np.testing.assert_allclose(moved[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    usual = terms(s.params, batch)
+    read = [n for n in ("alignment", "alignment_lower", "supervised") if n in usual]
+    assert all(abs(float(moved[n] - usual[n])) > 1e-5 for n in read)
 
 
 def test_the_terms_of_lower_rows_are_those_of_a_pass_through_the_whole_model():

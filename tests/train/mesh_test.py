@@ -1,5 +1,6 @@
 """Several devices compute what one does: 8 virtual devices; for two processes see processes_test.py."""
 
+import dataclasses
 import re
 
 import chex
@@ -230,14 +231,16 @@ def test_a_part_of_the_batches_is_those_rows():
     np.testing.assert_array_equal(batch.text_ids[[0]], part.text_ids)
 
 
-def test_spread_batches_are_the_batches(tmp_path):
-    data, program = SHARED_RUN.data, small_setup().program
+@pytest.mark.parametrize("shift", [0, 5])
+def test_spread_batches_are_the_batches(tmp_path, shift):
+    data, program = dataclasses.replace(SHARED_RUN.data, shift=shift), small_setup().program
     text = TextIds.build("the number of this text\n" * 90, program.tokenizer, cache=tmp_path)
     batches = Batches(program.task, program.bridge, text, data, seed=1)
     mesh = make_mesh("data=4,fsdp=2")
     wide = sharded_batches(batches, mesh, data)(3)
     chex.assert_trees_all_equal(jax.device_get(wide), batches.batch_at(3))
-    assert {x.sharding.shard_shape(x.shape)[0] for x in wide[:3]} == {2}
+    rows = [*wide[:3], *([wide.starts] if shift else [])]
+    assert {x.sharding.shard_shape(x.shape)[0] for x in rows} == {2}
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class Batches:
         return items_at(self._task, self._data, seed=self._seed, step=step)
 
     def batch_at(self, step: int) -> Batch:
-        """The step's batch on the host: ids and mask [B, S], teacher ids [B, S + 1], text ids [B2, U]."""
+        """The step's batch on the host: ids, mask [B, S], teacher ids [B, S + 1], text ids [B2, U], starts [B]."""
         supervised, aligned = self.items_at(step)
         items = supervised + aligned
         if self._only is not None:
@@ -148,11 +148,15 @@ class Batches:
         ids = np.stack([r[0] for r in rows])
         mask = np.stack([r[1] for r in rows])
         text = self._text.rows(self._seed, step, count=d.text_batch, length=d.text_length, mode=self._text_mode)
-        starts = None
-        if d.shift:
-            every = np.random.default_rng((self._seed, step, _SHIFT)).integers(0, d.shift + 1, d.batch + d.domain_items)
-            starts = every[np.asarray(numbers)].astype(np.int32)
-        return Batch(ids, mask, self._bridge.to_teacher(ids), text, starts)
+        return Batch(ids, mask, self._bridge.to_teacher(ids), text, self._starts(step, numbers))
+
+    def _starts(self, step: int, rows: Sequence[int]) -> np.ndarray | None:
+        """The model's position of the first token of these rows, or None where all rows begin at 0."""
+        if not self._data.shift:
+            return None
+        r = np.random.default_rng((self._seed, step, _SHIFT))
+        count = self._data.batch + self._data.domain_items
+        return r.integers(0, self._data.shift + 1, count)[list(rows)].astype(np.int32)
 
     @functools.cached_property
     def _unread(self) -> np.ndarray:

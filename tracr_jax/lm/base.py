@@ -42,6 +42,7 @@ class LanguageModel(abc.ABC):
     """In how many parts, one after the other, each block takes the rows of a pass that is to be differentiated."""
 
     one_pass: ClassVar[bool] = True  # whether several groups of sequences can go through the blocks together
+    learnt_positions: ClassVar[bool] = False  # whether each position has an embedding of its own
     module: ClassVar[Callable[..., nn.Module]]  # (config, scan_layers, remat, dtype, parts) -> module
 
     @property

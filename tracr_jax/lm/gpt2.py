@@ -155,6 +155,7 @@ class GPT2(LanguageModel):
     config: GPT2Config
 
     module = _Module
+    learnt_positions = True
 
     @property
     def title(self) -> str:

@@ -75,6 +75,11 @@ class Grafted(LanguageModel):
         return self.alone.title
 
     @property
+    def learnt_positions(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether each position has an embedding of its own."""
+        return self.alone.learnt_positions
+
+    @property
     def positions_field(self) -> str:
         """The field that bounds a text."""
         return self.alone.positions_field

@@ -21,7 +21,7 @@ from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import Grafted
 from tracr_jax.lm.load import LoadedLM, load_lm
 from tracr_jax.progress import Say
-from tracr_jax.runs.fits import check_depth, check_options, check_result_rank
+from tracr_jax.runs.fits import check_depth, check_options, check_result_rank, check_shift
 from tracr_jax.runs.graft import check_open, grafted
 from tracr_jax.runs.program import Program, examples_of, make_program
 from tracr_jax.runs.proof import Proof, prove
@@ -243,6 +243,7 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     if not program.grafted:  # which needs no block of the model for its layers
         check_depth(lm.model, config, name=lm.name, task=program.name, depth=depth)
         check_result_rank(len(rows), lm.model.width, name=lm.name)
+    check_shift(lm.model, config, length=program.length, aligned=_aligned(program))
     if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)
     else:
@@ -255,3 +256,10 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
         aligned_only=config.data.domain_items - config.data.domain_supervised,
         layers=program.layers,
     )
+
+
+def _aligned(program: Program) -> tuple[str, ...]:
+    """Names of the variables that the run aligns."""
+    if program.reserved is not None:
+        return program.reserved.names
+    return () if program.config.losses.alignment == "none" else tuple(v.name for v in program.teacher.variables)

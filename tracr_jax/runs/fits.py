@@ -1,5 +1,7 @@
 """Whether a program and its options fit a model: enough blocks, room for the result, and what options name."""
 
+from collections.abc import Collection
+
 from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
@@ -49,3 +51,29 @@ def check_options(model: LanguageModel, config: RunConfig, *, depth: int) -> Non
     lower = config.exchange.lower_layers
     if config.losses.alignment == "exchange" and lower > depth:
         raise UserError(f"lower_layers is {lower}, the program has {depth} layers; give {depth} or less")
+
+
+def check_shift(model: LanguageModel, config: RunConfig, *, length: int, aligned: Collection[str]) -> None:
+    """Refuse a shift of the rows that the model does not see, has no positions for, or is asked to see through.
+
+    Args:
+      model: the language model.
+      config: of the run; its `data.shift` is meant.
+      length: S, tokens of a row.
+      aligned: names of the program's variables that are aligned.
+    """
+    shift = config.data.shift
+    if not shift:
+        return
+    if not model.learnt_positions:
+        raise UserError(f"shift {shift}: {model.title} sees distances only, no shift of a row; leave it out")
+    if shift + length > (count := model.max_positions):
+        raise UserError(
+            f"shift {shift}: rows of {length} tokens would end at position {shift + length - 1}, the model has "
+            f"{count}; give {count - length} or less"
+        )
+    if "indices" in aligned:
+        raise UserError(
+            f"shift {shift}: 'indices' is aligned, the place of a token in its row, which the model cannot know "
+            "of a shifted row; leave it out, or use --preset exchange with a program that does not read it"
+        )

@@ -196,7 +196,9 @@ def make_loss_fn(
         # Unless constrained, rows sliced from a sharded batch would be replicated on every device.
         ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
         where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
-        read = {"edit": edit, "logit_positions": where}
+        at = positions_of(batch)
+        first, rest = (None, None) if at is None else (keep_rows(at[:asked]), keep_rows(at[asked:]))
+        read = {"edit": edit, "logit_positions": where, "positions": first}
         out, text = read_beside(model, params.lm, ids, batch.text_ids, config, **read)
         terms = answer_terms(at_least_float32(out.logits), targets, weights)
         total = terms["supervised"]
@@ -208,7 +210,7 @@ def make_loss_fn(
             if shape.aligned_only:
                 # These rows have no loss above h_L: the blocks after it need not run.
                 lower, lm = first_blocks(model, params.lm, shape.top + 1)
-                free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:])).hidden)
+                free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:]), positions=rest).hidden)
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
             terms |= alignment_terms(
