@@ -18,14 +18,16 @@ from tracr_jax.report.swaps import measured, outside, together
 HERE = Path(__file__).parent
 NAME = "dyck over seeds"
 SETS = (
-    "test", "near_miss_balanced", "order_miss_balanced", "length_ood", "almost_balanced_even", "deep_one_type",
-    "long_runs", "ood_new_token", "spaced", "other_question",
+    "test", "near_miss_balanced", "order_miss_balanced", "length_ood", "almost_balanced", "almost_balanced_even",
+    "deep_one_type", "long_runs", "ood_new_token", "spaced", "other_question",
 )  # fmt: skip
 RUNS: Mapping[str, Sequence[str]] = {
     "fine-tuning": ["main_job_tiny_finetune"],
     "injection": [f"main_job_tiny{seed}" for seed in ("", "_seed1", "_seed2")],
     "exchange training": [f"main_job_tiny_exchange{seed}" for seed in ("", "_seed1", "_seed2")],
     "with --varied": ["main_job_tiny_exchange_varied"],
+    "with --shift 64": ["main_job_tiny_exchange_shift"],
+    "with both": ["main_job_tiny_exchange_shift_varied"],
     "1,300 steps": [f"main_job_tiny_exchange_outside{seed}" for seed in ("", "_seed1", "_seed2")],
     "the same, --outside-share 0": [f"main_job_tiny_exchange_1300{seed}" for seed in ("", "_seed1", "_seed2")],
 }

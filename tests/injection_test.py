@@ -72,6 +72,24 @@ def test_the_main_job_leaves_a_whole_run_folder(task, blocks, models, tmp_path):
     chex.assert_trees_all_equal(trained(tracr_jax.open(folder)), trained(run))
 
 
+def test_rows_that_begin_anywhere_do_not_align_their_places(models, tmp_path):
+    """What was not aligned is not scored, and nothing is read or written there; the folder says the same."""
+    config = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, shift=9))
+    run = inject("dyck", lm=models(8), config=config, folder=tmp_path / "run", progress=False)
+    for found in (run, tracr_jax.open(tmp_path / "run")):
+        program = found.program
+        assert program.unaligned == ("indices",)
+        places, tokens = (program.teacher.variable(name) for name in ("indices", "tokens"))
+        assert program.why_unread(places, 0) == "it was not aligned, its weight is 0"
+        assert program.layers_of(places) == []
+        assert len(program.layers_of(tokens)) == program.depth + 1
+        decoded = tracr_jax.decode(found, "Are parenthesis here correctly matched? ([])\nAnswer:")
+        assert {str(v) for v in decoded.program("indices", layer=0)} == {str(decoded.program("indices")[0])}
+    share = {k: v["accuracy"] for k, v in run.evaluation["decode"]["test"]["all_positions"].items()}
+    assert share["indices"] is None
+    assert share["tokens"] is not None
+
+
 def test_the_untouched_model_is_asked_once(models, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise RuntimeError("as if killed")
@@ -225,8 +243,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
         config=moved[9999],
     )
     with pytest.raises(UserError, match="shift 1: Llama sees distances only"):
-        check_shift(Llama(LLAMA_TINY), moved[1], length=8, aligned=())
-    refused("shift 1: 'indices' is aligned", folder, "dyck", lm=models(8), config=moved[1])
+        check_shift(Llama(LLAMA_TINY), moved[1], length=8, places=False)
+    cosine = dataclasses.replace(moved[1], losses=LossConfig(alignment="cosine"))
+    for task, config in (("dyck", cosine), ("count", moved[1])):  # of which the second reads it
+        refused("shift 1: 'indices' is aligned", folder, task, lm=models(14), config=config)
     weights = dataclasses.replace(SMALL, losses=LossConfig(variable_weights=(("nothing", 2.0),)))
     refused("no such variable", folder, "dyck", lm=models(8), config=weights)
     missing = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, text="./none.txt"))

@@ -226,7 +226,8 @@ class DataConfig:
     """Share of the rows with random words, in another number, in place of those that the program does not read."""
     shift: int = 0
     """Rows of items begin at a random one of the model's positions, 0 to this (SHAPE, arXiv 2109.05644): of learnt
-    positions, those beyond the longest item of training are not trained otherwise."""
+    positions, those beyond the longest item of training are not trained otherwise. `indices` is then not aligned;
+    a program that reads it is refused."""
     text_batch: int = 8
     """Retention texts per step."""
     text_length: int = 64

@@ -29,6 +29,7 @@ from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_item
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import called, check_task, get_task
 from tracr_jax.teacher.oracle import Oracle
+from tracr_jax.teacher.readers import last_read
 from tracr_jax.train import mesh as M
 from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.optimizer import make_optimizer
@@ -243,7 +244,7 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     if not program.grafted:  # which needs no block of the model for its layers
         check_depth(lm.model, config, name=lm.name, task=program.name, depth=depth)
         check_result_rank(len(rows), lm.model.width, name=lm.name)
-    check_shift(lm.model, config, length=program.length, aligned=_aligned(program))
+    check_shift(lm.model, config, length=program.length, places=bool(config.data.shift) and _told_places(program))
     if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)
     else:
@@ -258,8 +259,9 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     )
 
 
-def _aligned(program: Program) -> tuple[str, ...]:
-    """Names of the variables that the run aligns."""
-    if program.reserved is not None:
-        return program.reserved.names
-    return () if program.config.losses.alignment == "none" else tuple(v.name for v in program.teacher.variables)
+def _told_places(program: Program) -> bool:
+    """Whether what is aligned tells each token's place in its row."""
+    alignment = program.config.losses.alignment
+    if alignment == "variable":  # the indices have no weight where rows are shifted
+        return last_read(program.teacher, program.oracle, "indices") is not None
+    return alignment == "cosine" or (program.reserved is not None and "indices" in program.reserved.names)

@@ -1,7 +1,5 @@
 """Whether a program and its options fit a model: enough blocks, room for the result, and what options name."""
 
-from collections.abc import Collection
-
 from tracr_jax.config import RunConfig
 from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
@@ -53,14 +51,14 @@ def check_options(model: LanguageModel, config: RunConfig, *, depth: int) -> Non
         raise UserError(f"lower_layers is {lower}, the program has {depth} layers; give {depth} or less")
 
 
-def check_shift(model: LanguageModel, config: RunConfig, *, length: int, aligned: Collection[str]) -> None:
+def check_shift(model: LanguageModel, config: RunConfig, *, length: int, places: bool) -> None:
     """Refuse a shift of the rows that the model does not see, has no positions for, or is asked to see through.
 
     Args:
       model: the language model.
       config: of the run; its `data.shift` is meant.
       length: S, tokens of a row.
-      aligned: names of the program's variables that are aligned.
+      places: whether what is aligned tells each token's place in its row.
     """
     shift = config.data.shift
     if not shift:
@@ -72,8 +70,8 @@ def check_shift(model: LanguageModel, config: RunConfig, *, length: int, aligned
             f"shift {shift}: rows of {length} tokens would end at position {shift + length - 1}, the model has "
             f"{count}; give {count - length} or less"
         )
-    if "indices" in aligned:
+    if places:
         raise UserError(
-            f"shift {shift}: 'indices' is aligned, the place of a token in its row, which the model cannot know "
-            "of a shifted row; leave it out, or use --preset exchange with a program that does not read it"
+            f"shift {shift}: 'indices' is aligned, the place of a token in its row, which a shifted row does not "
+            "tell; leave the option out"
         )

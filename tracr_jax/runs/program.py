@@ -20,7 +20,7 @@ from tracr_jax.tasks.registry import get_task
 from tracr_jax.teacher import Teacher, Variable, make_forward
 from tracr_jax.teacher.forward import all_states
 from tracr_jax.teacher.oracle import Oracle
-from tracr_jax.teacher.variables import VariableLayout, variable_layout
+from tracr_jax.teacher.variables import NOTHING, VariableLayout, variable_layout
 from tracr_jax.train.reserved import Reserved
 from tracr_jax.train.step import ResidualsFn
 from tracr_jax.trained import TrainedPart
@@ -187,16 +187,26 @@ class Program:
             return f"the program has the layers 0 to {self.depth}"
         if layer < variable.writer_layer and (self.reserved is None or variable.name in self.reserved.names):
             return f"the program writes it at layer {variable.writer_layer}"
-        return "" if self.reserved is None else self.reserved.why_unread(variable.name, layer)
+        if self.reserved is not None:
+            return self.reserved.why_unread(variable.name, layer)
+        return "it was not aligned, its weight is 0" if variable.name in self.unaligned else ""
+
+    @property
+    def unaligned(self) -> tuple[str, ...]:
+        """Names of the variables to which variable alignment gave no weight."""
+        if self.config.losses.alignment != "variable":
+            return ()
+        return tuple(n for n, weight in zip(self.layout.names, self.layout.weights, strict=True) if not weight)
 
     def layers_of(self, variable: Variable) -> list[int]:
         """The teacher layers at which the adapter reads a variable."""
         return [layer for layer in range(self.depth + 1) if not self.why_unread(variable, layer)]
 
     def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
-        """The program's values (in layout order) as far as the adapter can represent them, see `Reserved`."""
+        """The program's values (in layout order) as far as the adapter is trained to represent them."""
         if self.reserved is None:
-            return truth
+            left_out = [n in self.unaligned for n in self.layout.names[: truth.shape[-1]]]  # no numbers in truth
+            return np.where(left_out, NOTHING, truth) if any(left_out) else truth
         return self.reserved.readable(self.teacher, truth, names=self.layout.names)
 
 
@@ -220,6 +230,8 @@ def make_program(
     teacher, losses = bridge.teacher, config.losses
     result = teacher.variable(result).name
     weights, times = dict(losses.variable_weights), {result: losses.result_weight}
+    if config.data.shift:
+        times["indices"] = 0.0  # a shifted row does not tell its tokens' places; see `check_shift`
     return Program(
         name=name,
         config=config,
