@@ -69,10 +69,6 @@ def preset(
         ours = _SMALL_MODELS.get(shape, RunConfig())
         ours = _SMALL_MODELS_FULL.get((shape, task), ours) if full else ours
     config = dataclasses.replace(ours, task=task, lm=lm)
-    if method in ("variable", "finetune") and (shape, task) == (BUNDLED, "dyck") and not full:
-        # Strings three times as long as training's reach as far into the model's table of positions; with the other
-        # methods it was not tried, or not over seeds.
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, shift=64))
     if method == "cosine":
         # The paper's alignment and hook; what the language may lose is priced as in our other runs.
         kept = {name: getattr(config.losses, name) for name in ("retention_weight", "retention_growth")}
