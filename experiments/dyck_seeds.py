@@ -25,11 +25,11 @@ RUNS: Mapping[str, Sequence[str]] = {
     "fine-tuning": ["main_job_tiny_finetune"],
     "injection": [f"main_job_tiny{seed}" for seed in ("", "_seed1", "_seed2")],
     "exchange training": [f"main_job_tiny_exchange{seed}" for seed in ("", "_seed1", "_seed2")],
-    "with --varied": ["main_job_tiny_exchange_varied"],
-    "with --shift 64": ["main_job_tiny_exchange_shift"],
-    "with both": ["main_job_tiny_exchange_shift_varied"],
-    "1,300 steps": [f"main_job_tiny_exchange_outside{seed}" for seed in ("", "_seed1", "_seed2")],
-    "the same, --outside-share 0": [f"main_job_tiny_exchange_1300{seed}" for seed in ("", "_seed1", "_seed2")],
+    "exchange, --varied": ["main_job_tiny_exchange_varied"],
+    "exchange, --shift 64": ["main_job_tiny_exchange_shift"],
+    "exchange, both": ["main_job_tiny_exchange_shift_varied"],
+    "injection, --shift 64": [f"main_job_tiny_shift{seed}" for seed in ("", "_seed1", "_seed2")],
+    "fine-tuning, --shift 64": ["main_job_tiny_finetune_shift"],
 }
 """Names of the files of each method, its seeds in order."""
 _HOW = (
