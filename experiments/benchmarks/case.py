@@ -253,7 +253,8 @@ def write_for_torch(case: Case, folder: Path) -> None:
     for name, seed in (("lm", 0), ("original", 1)):
         save_hf_folder(folder / name, model, random_params(model, seed=seed))
     adapter = init_adapter(jax.random.key(0), width=model.width, directions=teacher.width)
-    arrays = {f"batch/{k}": np.asarray(v) for k, v in random_batch(case, teacher)._asdict().items()}
+    batch = random_batch(case, teacher)._asdict()
+    arrays = {f"batch/{k}": np.asarray(v) for k, v in batch.items() if v is not None}
     arrays |= {f"adapter/{k}": np.asarray(v) for k, v in adapter._asdict().items()}
     for module, group in teacher.densify().items():
         arrays |= {f"teacher/{module}/{k}": v for k, v in group.items()}

@@ -301,7 +301,7 @@ def test_the_terms_of_lower_rows_are_those_of_a_pass_through_the_whole_model():
     batch, codes = batch_of(s, count=4, seed=1), E.trained(r)
     config = ExchangeConfig(directions=3, free_share=0.0, noise=0.0, lower_layers=2)
     fixed = {"reserved": r, "marker": static["marker"], "config": config, "keep_rows": lambda x, **_: x}
-    key, rows = jax.random.key(3), Batch(*map(jnp.asarray, batch))
+    key, rows = jax.random.key(3), jax.tree.map(jnp.asarray, batch)
     lesson = jax.jit(exchange._make_teach(s.program.residuals, s.teacher, **fixed))(
         s.program.phi, rows, jax.random.split(key)[0]
     )

@@ -132,9 +132,7 @@ def make_exchange_loss_fn(
         answer = reserved.basis(codes)[:, result]
         edit = make_edit(write, answer, item, top=states[-1], keep_rows=keep_rows)
         asked = lesson.mix.source[owner]  # whose answer the written result is
-        both = keep_rows(interleave(batch.ids, batch.ids))
-        at = positions_of(batch)
-        at = None if at is None else keep_rows(interleave(at, at))
+        both, at = jax.tree.map(lambda x: keep_rows(interleave(x, x)), (batch.ids, positions_of(batch)))
         read = {"edit": edit, "logit_positions": interleave(where, where[asked]), "positions": at}
         out, text = read_beside(model, params.lm, both, batch.text_ids, losses, **read)
 
