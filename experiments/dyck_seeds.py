@@ -26,7 +26,7 @@ RUNS: Mapping[str, Sequence[str]] = {
     "injection": [f"main_job_tiny{seed}" for seed in ("", "_seed1", "_seed2")],
     "exchange training": [f"main_job_tiny_exchange{seed}" for seed in ("", "_seed1", "_seed2")],
     "exchange, --varied": ["main_job_tiny_exchange_varied"],
-    "exchange, --shift 64": ["main_job_tiny_exchange_shift"],
+    "exchange, --shift 64": [f"main_job_tiny_exchange_shift{seed}" for seed in ("", "_seed1")],
     "exchange, both": ["main_job_tiny_exchange_shift_varied"],
     "injection, --shift 64": [f"main_job_tiny_shift{seed}" for seed in ("", "_seed1", "_seed2")],
     "fine-tuning, --shift 64": ["main_job_tiny_finetune_shift"],
@@ -51,7 +51,7 @@ def table(runs: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any]
     items = sorted({m["evaluation"]["items_per_set"] for of in runs.values() for m, _ in of})
     lines = [
         f"`python -m experiments.dyck_seeds`: the presets of the bundled model, {', '.join(map(str, items))} "
-        f"items a set; seeds 0, 1, 2 where there are three numbers; exact match in %. {_HOW}",
+        f"items a set; seeds 0, 1, 2 in this order; exact match in %. {_HOW}",
         "",
         "| | " + " | ".join(runs) + " |",
         "|---|" + "--:|" * len(runs),
