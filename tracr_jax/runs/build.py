@@ -244,7 +244,8 @@ def _shape(program: Program, lm: LoadedLM, items: Sequence[Item]) -> StepShape:
     if not program.grafted:  # which needs no block of the model for its layers
         check_depth(lm.model, config, name=lm.name, task=program.name, depth=depth)
         check_result_rank(len(rows), lm.model.width, name=lm.name)
-    check_shift(lm.model, config, length=program.length, places=bool(config.data.shift) and _told_places(program))
+    if config.data.shift:
+        check_shift(lm.model, config, length=program.length, places=_told_places(program))
     if config.fidelity.as_coded_mask:
         answers = max(len(i.label) for i in items)
     else:

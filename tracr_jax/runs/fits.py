@@ -56,13 +56,11 @@ def check_shift(model: LanguageModel, config: RunConfig, *, length: int, places:
 
     Args:
       model: the language model.
-      config: of the run; its `data.shift` is meant.
+      config: of a run that shifts its rows, by `data.shift`.
       length: S, tokens of a row.
       places: whether what is aligned tells each token's place in its row.
     """
     shift = config.data.shift
-    if not shift:
-        return
     if not model.learnt_positions:
         raise UserError(f"shift {shift}: {model.title} sees distances only, no shift of a row; leave it out")
     if shift + length > (count := model.max_positions):

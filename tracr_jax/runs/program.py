@@ -191,7 +191,7 @@ class Program:
             return self.reserved.why_unread(variable.name, layer)
         return "it was not aligned, its weight is 0" if variable.name in self.unaligned else ""
 
-    @property
+    @functools.cached_property
     def unaligned(self) -> tuple[str, ...]:
         """Names of the variables to which variable alignment gave no weight."""
         if self.config.losses.alignment != "variable":

@@ -41,6 +41,7 @@ from tracr_jax.train.step import (
     positions_of,
     read_beside,
     retention,
+    rows_of,
     unconstrained,
 )  # fmt: skip
 from tracr_jax.train.variable_losses import distance_loss, reading_loss
@@ -124,7 +125,7 @@ def make_exchange_loss_fn(
         assert isinstance(codes, Codes)
         key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
         count = len(whole.ids) - shape.aligned_only
-        batch = _rows(whole, slice(count), keep_rows)
+        batch = rows_of(whole, slice(count), keep_rows)
         where, answers, weights = L.answer_positions(batch.ids, batch.answer_mask, count=shape.max_answers)
         lesson, item = teach(phi, batch, key), L.item_positions(batch.ids, pad_id=shape.pad_id)
         written = noisy_places(reserved, codes, lesson.mixed, noise_key, noise=config.noise)
@@ -140,7 +141,7 @@ def make_exchange_loss_fn(
         hidden, mask = shape.aligned(out.hidden), batch.answer_mask
         terms |= _align(reserved, codes, hidden, lesson, item, mask, losses=losses, config=config)
         if shape.aligned_only:
-            lower = _rows(whole, slice(count, None), keep_rows)
+            lower = rows_of(whole, slice(count, None), keep_rows)
             terms |= align_lower(params.lm, codes, phi, lower, jax.random.fold_in(key, 5))
         total = _total(terms, config)
         if text is not None:
@@ -156,12 +157,6 @@ def _total(terms: Metrics, config: ExchangeConfig) -> Array:
     read, far = (terms[name] + terms.get(f"{name}_lower", 0.0) for name in ("alignment", "distance"))
     total = terms["supervised"] + terms["supervised_exchanged"] + config.size_weight * terms["size"]
     return total + config.read_weight * read + config.distance_weight * far
-
-
-def _rows(batch: Batch, part: slice, keep_rows: RowsFn) -> Batch:
-    """Some rows of a batch, spread over devices as all of them were, and its text."""
-    rows = jax.tree.map(lambda x: keep_rows(x[part]), batch._replace(text_ids=None))
-    return rows._replace(text_ids=batch.text_ids)
 
 
 def _make_align_lower(

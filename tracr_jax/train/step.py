@@ -114,6 +114,13 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def rows_of(batch: Batch, part: slice, keep_rows: RowsFn) -> Batch:
+    """Some rows of a batch, spread over devices as all of them were, and its text."""
+    # Unless constrained, rows sliced from a sharded batch would be replicated on every device.
+    rows = jax.tree.map(lambda x: keep_rows(x[part]), batch._replace(text_ids=None))
+    return rows._replace(text_ids=batch.text_ids)
+
+
 def positions_of(batch: Batch) -> Int[Array, "B S"] | None:
     """The model's positions of the rows' tokens; None where they begin at 0."""
     if batch.starts is None:
@@ -193,13 +200,10 @@ def make_loss_fn(
         chex.assert_equal_shape([batch.ids, batch.answer_mask])
         edit = _hook(adapter, config, shape) if config.hook else None
         asked = len(batch.ids) - shape.aligned_only
-        # Unless constrained, rows sliced from a sharded batch would be replicated on every device.
-        ids, mask = keep_rows(batch.ids[:asked]), keep_rows(batch.answer_mask[:asked])
-        where, targets, weights = L.answer_positions(ids, mask, count=shape.max_answers)
-        at = positions_of(batch)
-        first, rest = (None, None) if at is None else (keep_rows(at[:asked]), keep_rows(at[asked:]))
-        read = {"edit": edit, "logit_positions": where, "positions": first}
-        out, text = read_beside(model, params.lm, ids, batch.text_ids, config, **read)
+        upper = rows_of(batch, slice(asked), keep_rows)
+        where, targets, weights = L.answer_positions(upper.ids, upper.answer_mask, count=shape.max_answers)
+        read = {"edit": edit, "logit_positions": where, "positions": positions_of(upper)}
+        out, text = read_beside(model, params.lm, upper.ids, batch.text_ids, config, **read)
         terms = answer_terms(at_least_float32(out.logits), targets, weights)
         total = terms["supervised"]
 
@@ -209,8 +213,9 @@ def make_loss_fn(
             hidden = shape.aligned(out.hidden)
             if shape.aligned_only:
                 # These rows have no loss above h_L: the blocks after it need not run.
-                lower, lm = first_blocks(model, params.lm, shape.top + 1)
-                free = shape.aligned(lower.apply(lm, keep_rows(batch.ids[asked:]), positions=rest).hidden)
+                below, lm = first_blocks(model, params.lm, shape.top + 1)
+                lower = rows_of(batch, slice(asked, None), keep_rows)
+                free = shape.aligned(below.apply(lm, lower.ids, positions=positions_of(lower)).hidden)
                 pieces = [keep_rows(x, axis=1) for x in (hidden, free)]
                 hidden = keep_rows(jnp.concatenate(pieces, axis=1), axis=1)
             terms |= alignment_terms(
