@@ -263,8 +263,8 @@ def test_configurations_that_cannot_be_are_refused():
             dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **change))
     with pytest.raises(UserError, match="hook_offset -1"):
         LossConfig(alignment="exchange")
-    with pytest.raises(UserError, match="directions must be between 1 and 8, got 9"):
-        ExchangeConfig(directions=9)
+    with pytest.raises(UserError, match="directions must be between 1 and 16, got 17"):
+        ExchangeConfig(directions=17)
 
 
 def test_the_preset_is_the_run_that_was_measured():

@@ -272,6 +272,21 @@ def test_small_numbers_stand_apart():
     assert steps.min() > 0.1
 
 
+@pytest.mark.parametrize("k", range(1, 17))
+def test_numbers_have_as_many_dimensions_as_are_asked(k):
+    assert number_code(range(60), k).shape == (60, k)
+
+
+def test_more_directions_tell_large_numbers_apart():
+    """Half the distance is to be several standard deviations of the noise, 0.12: on 8 directions it is 1.5."""
+    nearest = {}
+    for k in (8, 10, 12, 14, 16):
+        code = number_code(range(60), k)
+        nearest[k] = np.min(np.linalg.norm(code[:, None] - code, axis=-1) + 99 * np.eye(60))
+    assert nearest[8] < 0.4 and nearest[10] > 0.7 and nearest[12] > 1.4 and nearest[14] > 2
+    assert nearest[16] >= nearest[14]
+
+
 @pytest.mark.parametrize(("m", "k"), [(3, 2), (4, 3), (8, 7), (9, 8), (26, 8), (5, 2)])
 def test_other_values_begin_as_far_apart_as_they_go(m, k):
     """One draw alone puts two of three places nearer than the noise of 0.12 once in six times."""

@@ -3,6 +3,7 @@
 No training makes a variable's centroids larger than they begin, see `Reserved.centroids`.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,13 +68,17 @@ def number_code(values: Sequence[int], k: int) -> Float[np.ndarray, "m k"]:
     """Places of whole numbers on a curve: a logarithmic, a clipped linear one, then waves of rising frequency.
 
     Small numbers stand far apart: most states hold them, and signs are read between -1, 0 and 1. On cosines over
-    the whole range -1 and 0 stood a third of the noise apart, and no sign was ever learnt.
+    the whole range -1 and 0 stood a third of the noise apart, and no sign was ever learnt. Large ones stand close
+    in few dimensions: of 0 … 59 on 8 the last are 0.4 apart, where the noise of training is 0.12, on 10 they are
+    0.8, on 12 they are 1.5.
     """
     t = np.asarray(values, float)
     p = np.sign(t) * np.log1p(np.abs(t) / 2.0)
     u = (p - p.min()) / (p.max() - p.min()) * 2 - 1
     centre = np.average(p, weights=1 / (1 + np.abs(t)))
     columns = [1.6 * (p - centre) / np.abs(p).max(), 2.0 * np.clip(t / 12, -1.5, 1.5)]
-    for f in (1.5, 4.5, 9.0):
-        columns += [1.2 * np.cos(np.pi * f * u), 1.2 * np.sin(np.pi * f * u)]
+    frequencies = itertools.chain((1.5,), (4.5 * 2**i for i in itertools.count()))
+    while len(columns) < k:
+        phase = np.pi * next(frequencies) * u
+        columns += [1.2 * np.cos(phase), 1.2 * np.sin(phase)]
     return np.stack(columns, axis=1)[:, :k]
