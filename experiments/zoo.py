@@ -76,18 +76,19 @@ def _worst(decoded: Mapping[str, float | None]) -> float | None:
 
 
 def table(file: Mapping[str, Any]) -> str:
-    """The table in Markdown: for each task a row by method, means over seeds; the hardest set is one for all."""
+    """The table in Markdown: for each task a row by method, over seeds `_mean`; the hardest set is one for all."""
     changed = " and ".join(task for task in file.get("earlier_items", ()) if _stale(file, task))
     earlier = (
         f" The rows of {changed} are of strings that ask less than today's, see the diary." if changed else ""
     )
     lines = [
         f"`python -m experiments.zoo`: the bundled model, presets of each method, {file['pairs']} pairs for each "
-        "layer of a variable; shares in %, of 58 to 200 items. *Hardest*: the set that all methods answer worst,"
-        " training's distribution apart; *trivial*: its best baseline without the program. *Read*: the worst "
-        "variable, test set. *Followed*: of the swaps that flip the program's answer, where the model is right "
-        "without one, those that its answer follows, in the lowest layer, of the result and of the best other "
-        "variable; without controls, and of few pairs where the model is seldom right. KL from the original in "
+        "layer of a variable; shares in %, of 58 to 200 items; of several seeds the mean and the range. "
+        "*Hardest*: the set that all methods answer worst, training's distribution apart; *trivial*: its best "
+        "baseline without the program. *Read*: the worst variable, test set. *Followed*: of the swaps that flip "
+        "the program's answer, where the model is right without one, those that its answer follows, in the lowest "
+        "layer, of the result and of the best other variable; without controls, and of few pairs where the model "
+        "is seldom right. KL from the original in "
         "nats per token." + earlier,
         "",
         "| task | method | seeds | test | hardest | trivial | read | followed: result | followed: best other "
@@ -127,7 +128,7 @@ def _check_same(runs: Sequence[Mapping[str, Any]], name: str) -> None:
 
 
 def short_table(file: Mapping[str, Any]) -> str:
-    """The README's table: strings of the test set that are answered rightly, of some tasks; means over seeds."""
+    """The README's table: strings of the test set that are answered rightly, of some tasks; over seeds `_mean`."""
     lines = [
         f"| test strings (as long as in training), % right | {' | '.join(SHOWN)} |",
         "|---|" + "--:|" * len(SHOWN),
@@ -140,9 +141,13 @@ def short_table(file: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _mean(values: Sequence[Any], factor: float = 100.0) -> str:
-    known = [v for v in values if v is not None]
-    return f"{factor * sum(known) / len(known):.{1 if factor > 1 else 3}f}" if known else "–"
+def _mean(values: Sequence[float | None], *, unit: float = 0.01, digits: int = 1) -> str:
+    """The mean over seeds, and their range where they differ as far as it is shown."""
+    known = [v / unit for v in values if v is not None]
+    if not known:
+        return "–"
+    low, high = (f"{end(known):.{max(0, digits - (unit < 1))}f}" for end in (min, max))
+    return f"{sum(known) / len(known):.{digits}f}" + (f" ({low}–{high})" if low != high else "")
 
 
 def _cells(runs: Sequence[Mapping[str, Any]], worst: str) -> list[str]:
@@ -157,7 +162,7 @@ def _cells(runs: Sequence[Mapping[str, Any]], worst: str) -> list[str]:
         _mean([_worst(r["decoded"]) if "decoded" in r else None for r in runs]),
         _mean([r.get("followed", {}).get(r["result"]) for r in runs]),
         _mean([best_other(r) for r in runs]),
-        _mean([r["kl"] for r in runs], factor=1.0),
+        _mean([r["kl"] for r in runs], unit=1, digits=3),
     ]
 
 

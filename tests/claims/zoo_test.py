@@ -39,7 +39,7 @@ def test_the_table_shows_the_hardest_set_of_all_methods_and_what_was_not_run():
     table = zoo.table(file)
     # near: 1.75 of three, far: 2; test is training's own.
     assert row(table, "sort", "variable") == [
-        "2", "50.0", "75.0 near", "25.0", "75.0", "100.0", "50.0", "0.500"
+        "2", "50.0 (25–75)", "75.0 (50–100) near", "25.0", "75.0", "100.0", "50.0", "0.500"
     ]  # fmt: skip
     assert row(table, "sort", "finetune") == ["1", "100.0", "25.0 near", "25.0", "–", "–", "–", "0.250"]
     assert row(table, "parity", "all")[0] == "not run"
@@ -57,7 +57,7 @@ def test_the_short_table_names_a_method_that_ran_and_what_it_did_not():
     runs = {"sort": {"variable": {"0": run(0.25, 0.5, 1.0), "1": run(0.5, 1.0, 1.0)}, "graft": {}}}
     lines = zoo.short_table({"runs": runs}).splitlines()
     assert len(lines) == 3  # one method
-    assert row(lines[2], "injection", "not run")[0] == "37.5"
+    assert row(lines[2], "injection", "not run")[0] == "37.5 (25–50)"
 
 
 def test_the_pages_are_what_the_file_says():
