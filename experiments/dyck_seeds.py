@@ -34,10 +34,10 @@ RUNS: Mapping[str, Sequence[str]] = {
 """Names of the files of each method, its seeds in order."""
 _HOW = (
     "*Followed*: of the swaps that change the program's answer, on prompts that the model answers rightly. "
-    "*Used*: variables whose swap is followed above every control by interval, at all their layers; behind the "
-    "stroke, where it was measured, those of which that is so in the compiled program itself. *Outside*: answers "
-    "that move when everything that no variable holds is exchanged. *Error*: causal abstraction error, one "
-    "variable exchanged."
+    "A *cell* is a variable at a layer. *Used*: variables whose swap is followed more often than every control, "
+    "with 95 % intervals that do not overlap, at all their layers; after the slash, how many meet this in the "
+    "compiled program itself. *Outside*: answers that move when everything that no variable holds is exchanged. "
+    "*Error*: causal abstraction error, one variable exchanged."
 )
 
 

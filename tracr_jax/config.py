@@ -116,8 +116,8 @@ class ExchangeConfig:
     """Exchange training: reserved directions, and variables exchanged between rows of a batch at every layer."""
 
     directions: int = 8
-    """Directions reserved for a variable with many values, 1 to 16; one of m values has at most m - 1. Whole numbers
-    up to 20 stand clear of the noise on 8, up to 60 on 12."""
+    """Directions reserved for a variable with many values, 1 to 16; one of m values has at most m - 1. Whole
+    numbers up to 20 stand clear of the noise on 8, up to 60 on 12."""
     sigma: float = 1.0
     """Size of the coordinates, in units of the residual stream: about half the root mean square of the model's
     states at these layers (2 to 3.5 in the bundled model, with sigma 1; 4 to 8 in SmolLM2, with sigma 3)."""

@@ -144,7 +144,7 @@ COMPARISON = "comparison"
 _COMPARED = (
     ("dyck: two brackets exchanged, or balanced", "tiny", "dyck", "accuracy/order_miss_balanced"),
     ("dyck: one bracket wrong, or balanced", "tiny", "dyck", "accuracy/near_miss_balanced"),
-    ("int_sum: unseen pairs of larger operands", "tiny", "int_sum", "accuracy/larger_operands"),
+    ("int_sum: unseen pairs of operands 450 to 499", "tiny", "int_sum", "accuracy/larger_operands"),
     ("count: texts of x alone", "tiny", "count", "accuracy/x_only"),
     ("dyck in SmolLM2-135M, 600 small steps: two exchanged", "smollm2", "dyck", "accuracy/order_miss_balanced"),
     ("dyck: perplexity of held-out text", "tiny", "dyck", "perplexity/ratio"),
