@@ -329,6 +329,17 @@ def test_directions_beside_others():
         directions(3, width=32, count=23, beside=first)
 
 
+@pytest.mark.parametrize("width", [32, 128])
+def test_programs_of_one_seed_and_one_number_of_directions_share_none(width):
+    """The draw of the first, less its own span, is rounding noise, whose basis is anything."""
+    taken = np.zeros((width, 0))
+    for _ in range(3):
+        own = directions(0, width=width, count=10, beside=taken)
+        np.testing.assert_allclose(taken.T @ own, 0, atol=1e-12)
+        taken = np.concatenate([taken, own], axis=1)
+    np.testing.assert_array_equal(taken[:, :10], directions(0, width=width, count=10))
+
+
 def test_a_program_of_which_nothing_is_read_is_refused():
     program = rasp.Map(lambda t: 0, rasp.tokens).named("final_result")
     teacher = compile_program(program, vocab={"a", "b"}, max_seq_len=3)

@@ -376,7 +376,7 @@ def directions(
     """Orthonormal directions, drawn at random.
 
     Args:
-      seed: of the draw.
+      seed: of the draw, with how many are taken: programs of one seed would otherwise draw the same.
       width: d.
       count: K.
       beside: orthonormal directions that are taken, by the programs that a model already holds.
@@ -391,6 +391,6 @@ def directions(
             f"reserved directions: the program's variables need {count}, the model has {free} that are free and "
             "must keep one for itself; give fewer directions per variable, or choose a wider --lm"
         )
-    drawn = np.random.default_rng(seed).normal(size=(width, count))
+    drawn = np.random.default_rng((seed, used) if (used := taken.shape[1]) else seed).normal(size=(width, count))
     drawn -= taken @ (taken.T @ drawn)
     return np.linalg.qr(drawn)[0]
