@@ -158,6 +158,22 @@ def test_the_readout_reads_the_variable_at_every_layer_where_it_is_said_to_be(ru
             assert [values[name][k] for k in read] == [v for v in right[name]], name
 
 
+def test_a_variable_without_weight_has_no_place(tmp_path):
+    """Its rows of the adapter were never trained."""
+    run = small_run()
+    losses = dataclasses.replace(run.program.config.losses, variable_weights=(("unfiltered_result", 0.0),))
+    config = dataclasses.replace(run.program.config, losses=losses)
+    names = run.program.layout.names
+    weights = tuple(0.0 if n.startswith("unfiltered_result") else 1.0 for n in names)
+    layout = run.program.layout._replace(weights=np.array(weights))
+    program = dataclasses.replace(run.program, config=config, layout=layout)
+    (without,) = program.unaligned
+    write_benchmark(dataclasses.replace(run, programs=(program,)), tmp_path)
+    assert without not in loaded(tmp_path, "correspondence.json")
+    assert not any(name.startswith(without) for name in load_file(tmp_path / "directions.safetensors"))
+    assert without in loaded(tmp_path, "causal_model.json")["variables"]
+
+
 def test_a_case_has_the_fields_of_interpbench(run, folder):
     case = loaded(folder, "meta.json")
     assert {"case_id", "task_description", "vocab", "max_seq_len", "min_seq_len", "files", "transformer_cfg",

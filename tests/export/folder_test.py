@@ -151,6 +151,16 @@ def test_a_run_without_alignment_has_no_adapter(tmp_path):
         tracr_jax.decode(back, "()")
 
 
+def test_the_card_of_an_adapter_alone_says_that_the_model_is_the_original(tmp_path):
+    run = E.run_of("gpt2")
+    config = dataclasses.replace(run.program.config, train="adapter")
+    run = dataclasses.replace(run, programs=(dataclasses.replace(run.program, config=config),))
+    card = (export_run(run, tmp_path / "out", evaluation=E.EVALUATION) / "README.md").read_text()
+    assert "does not run the program" in card
+    assert "injected" not in card
+    assert "The weights are a copy" in card
+
+
 def test_what_is_there_stays(tmp_path):
     target = tmp_path / "out"
     target.mkdir()

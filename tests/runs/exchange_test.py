@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.helpers import interpret_parts as P
 from tests.helpers.exchange_run import CONFIG, small_exchange_run
@@ -16,6 +17,8 @@ from tracr_jax.config_file import RUN_FORMAT, from_dict, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.explore.session import Change, Explorer
 from tracr_jax.export import export_run
+from tracr_jax.export.activations import write_activations
+from tracr_jax.export.benchmark import write_benchmark
 from tracr_jax.files import read_json
 from tracr_jax.injection import inject
 from tracr_jax.interpret.decode import decode
@@ -203,6 +206,33 @@ def test_an_export_reads_the_same(run, tmp_path):
     (tmp_path / "export" / "codes.safetensors").unlink()
     with pytest.raises(UserError, match=r"codes\.safetensors"):
         open_run(tmp_path / "export")
+
+
+def test_exports_name_the_values_that_are_read_as_one(run, tmp_path):
+    """And the labels of activations are the program's values, whatever the adapter can tell apart."""
+    name = run.program.teacher.variable("()_diffs").name
+    export_run(run, tmp_path / "export")
+    card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    content = read_json(tmp_path / "export" / "program.json")
+    several = {v["name"]: v["alike"] for v in content["variables"] if v["alike"]}
+    assert len(several[name]) == 2  # the negative ones, and the positive ones
+    assert all(label + " alike" in card for alike in several.values() for label in alike.values())
+    write_benchmark(run, tmp_path)
+    assert read_json(tmp_path / "correspondence.json")[name]["alike"] == several[name]
+    write_activations(run, tmp_path, items=6)
+    about, rows = read_json(tmp_path / "activations.json"), load_file(tmp_path / "activations.safetensors")
+    assert {v["name"]: v["alike"] for v in about["variables"] if v["alike"]} == several
+    ((i, values),) = [(i, v["values"]) for i, v in enumerate(about["variables"]) if v["name"] == name]
+    seen = set()
+    for k in range(len(about["items"])):
+        own = rows["item"] == k
+        ids = rows["token_ids"][own].tolist()
+        if len(ids) <= run.program.length:
+            right = run.program.oracle(run.program.bridge.teacher_values(ids)).values[name]
+            found = [values[x] for x in rows["labels"][own][:, i]]
+            assert found == [str(x) for x in right]
+            seen |= set(found)
+    assert len(seen) > 3  # more than the classes
 
 
 def assert_control_holds_something(program, cell):

@@ -8,8 +8,9 @@
                               items, and the fields that SAELens keeps of an activation store (model_name,
                               hook_names, d_in, prepend_bos, context_size)
 
-A label holds in the state of teacher layer l from the variable's "writer_layer" on; with reserved directions
-"layers" says where it can be read.
+A label holds in the state of teacher layer l from the variable's "writer_layer" on. "layers" says where the model
+was trained to represent it; values that share a centroid there ("alike", by the place of the one that the adapter
+reads for all of them) cannot be told apart.
 """
 
 from pathlib import Path
@@ -62,8 +63,8 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
     rows = labeller.rows([item for _, item in chosen], batch=_BATCH)
     for batch in rows:
         found = np.asarray(hidden(run.params, batch.ids))
-        # A variable is there from its writer on; the last layer at which it can be read has its value.
-        labels = batch.truth[..., order].max(axis=0)
+        # A variable is there from its writer on, and never changes.
+        labels = batch.held[..., order].max(axis=0)
         own = batch.masks[0] > 0
         for row in np.flatnonzero(own.any(axis=1)):
             at, (name, item) = np.flatnonzero(own[row]), chosen[len(described)]
@@ -91,6 +92,7 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
                     "values": [str(x) for x in v.values],
                     "writer_layer": v.writer_layer,
                     "layers": program.layers_of(v),
+                    "alike": {str(k): label for k, label in program.alike(v.name).items()},
                 }
                 for v in categorical
             ],

@@ -176,8 +176,9 @@ def correspondence(run: Injected, pool: Pool) -> tuple[dict[str, Any], dict[str,
     A low-level node is a block's input: "name" in TransformerLens (hook_resid_pre, without weight processing),
     "layer" and "component" in MIB, "teacher_layer" of the program. "subspace" names the orthonormal basis [d,
     R], and "readout" the affine map [m, d], [m] whose largest coordinate is the value read, in the order of
-    "values". Left out are numbers, and variables with as many values as the model is wide: their subspace is
-    everything.
+    "values"; of values that share a centroid ("alike") it reads the one whose place is the key. Left out are
+    numbers, variables that are read at no layer, and those with as many values as the model is wide: their
+    subspace is everything.
     """
     program, states = run.program, run.program.states
     weight, bias = (np.asarray(x, np.float32) for x in run.adapter)
@@ -186,7 +187,7 @@ def correspondence(run: Injected, pool: Pool) -> tuple[dict[str, Any], dict[str,
     tensors: dict[str, np.ndarray] = {}
     for v in program.teacher.variables:
         basis = bases.get(v.name)
-        if basis is None or basis.shape[1] >= run.model.width:
+        if basis is None or basis.shape[1] >= run.model.width or not program.layers_of(v):
             continue
         rows = list(v.indices)
         tensors |= {f"{v.name}.basis": np.ascontiguousarray(basis)}
@@ -196,6 +197,7 @@ def correspondence(run: Injected, pool: Pool) -> tuple[dict[str, Any], dict[str,
             "name": v.name,
             "label": v.name,
             "num_classes": len(v.values),
+            "alike": {str(k): label for k, label in program.alike(v.name).items()},
             "index": None,
             "positions": "all where the program defines the variable",
             "last_read_by_layer": last,

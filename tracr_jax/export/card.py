@@ -67,7 +67,7 @@ def model_card(program: Program, evaluation: Mapping[str, Any], *, content: dict
       evaluation: the content of evaluation.json.
       content: the content of program.json.
     """
-    item = program.examples[0]
+    item, untouched = program.examples[0], program.grafted or program.part.kind == "adapter"
     lm = content["run"]["lm"]
     answer = program.bridge.separator + item.label
     prompt = json.dumps(item.prompt, ensure_ascii=False)
@@ -89,7 +89,7 @@ def model_card(program: Program, evaluation: Mapping[str, Any], *, content: dict
         _python(ask),
         *([] if program.grafted else [_reading(content)]),
         "## Licence\n",
-        f"The weights are {'a' if program.grafted else 'a changed'} copy of those of `{lm}`, whose licence goes "
+        f"The weights are {'a' if untouched else 'a changed'} copy of those of `{lm}`, whose licence goes "
         "with them.",
     ]
     return "\n".join(parts) + "\n"
@@ -112,7 +112,13 @@ def _what(program: Program, content: dict[str, Any]) -> str:
             "no place for a program that runs beside the model: `transformers` and other tools load the untouched "
             "model from this folder, and only `tracr_jax.open` puts the program back.**\n"
         )
-    if content["aligned"]:
+    if program.part.kind == "adapter":
+        trained = (
+            f"`{lm}` with an affine map that reads the variables of the program *{task}*, written in RASP and "
+            f"compiled by tracr: fitted by tracr_jax {__version__}, {c.steps:,} steps, {c.losses.alignment} "
+            f"alignment, seed {c.seed}. No weight of the model was changed, and it does not run the program."
+        )
+    elif content["aligned"]:
         trained = (
             f"The program *{task}*, written in RASP and compiled by tracr, was injected into `{lm}` by tracr_jax "
             f"{__version__} (Tracr-Injection, arXiv 2505.10719): {c.steps:,} steps, {c.losses.alignment} "
@@ -170,13 +176,15 @@ def _variables(evaluation: Mapping[str, Any], program: dict[str, Any]) -> str:
     rows = []
     for v in program["variables"]:
         kinds = f"{len(v['values'])} values" if v["kind"] == "categorical" else "a number"
+        kinds += "".join(f", {label} alike" for label in v["alike"].values())
         found = measured.get(v["name"])
         scores = [tenths(found["accuracy"]), tenths(found["majority"])] if found else ["", ""]
         layers = f"{v['layers'][0]}..{v['layers'][-1]}" if v["layers"] else "none"
         rows.append([f"`{v['name']}`", kinds, layers, *scores])
     return (
         "The program's variables as the adapter reads them on the test set, each at the last of its layers: right "
-        "in per cent of the positions where the program defines them, beside always naming the most frequent one."
+        "in per cent of the positions where the program defines them, beside always naming the most frequent one. "
+        "Values that no operation of the program distinguishes are *alike*: one of them is read for all."
         "\n\n"
     ) + _table(["variable", "holds", "layers", "right", "most frequent"], rows)
 

@@ -131,7 +131,7 @@ def _between(out: Decoded, program: Program, hidden: Float[Array, "L1 W d"]) -> 
     for k, name in enumerate(reserved.names):
         i = next(i for i, v in enumerate(out.variables) if v.name == name)
         margins[:, i], away[:, i] = margin[..., k], distance[..., k]
-    alike = tuple(reserved.alike(program.teacher, v.name) for v in out.variables)
+    alike = tuple(program.alike(v.name) for v in out.variables)
     return dataclasses.replace(out, values=values, numbers=numbers, margins=margins, away=away, alike=alike)
 
 

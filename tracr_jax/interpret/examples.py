@@ -4,7 +4,6 @@ Each example is the prompt followed by the model's own answer: what stood before
 """
 
 import contextlib
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,8 +118,7 @@ def describe_variables(run: Injected) -> list[dict[str, Any]]:
     is computed from the variable in r_l: L for the result, None where nothing reads it (or only the layer that
     writes it does); left out where the task's own code, which knows it, is not at hand.
     """
-    program, reserved = run.program, run.program.reserved
-    alike = (lambda name: {}) if reserved is None else functools.partial(reserved.alike, program.teacher)
+    program = run.program
     out = [
         {
             "name": v.name,
@@ -128,7 +126,7 @@ def describe_variables(run: Injected) -> list[dict[str, Any]]:
             "values": [str(value) for value in v.values],
             "writer_layer": v.writer_layer,
             "unread": [program.why_unread(v, layer) for layer in range(program.depth + 1)],
-            "alike": {str(k): label for k, label in alike(v.name).items()},
+            "alike": {str(k): label for k, label in program.alike(v.name).items()},
         }
         for v in program.teacher.variables
     ]

@@ -202,6 +202,10 @@ class Program:
         """The teacher layers at which the adapter reads a variable."""
         return [layer for layer in range(self.depth + 1) if not self.why_unread(variable, layer)]
 
+    def alike(self, name: str) -> dict[int, str]:
+        """Values of a variable that share a centroid, by the place of that which stands for all: {1: "1…45"}."""
+        return {} if self.reserved is None else self.reserved.alike(self.teacher, name)
+
     def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
         """The program's values (in layout order) as far as the adapter is trained to represent them."""
         if self.reserved is None:

@@ -38,7 +38,8 @@ class LabelledRows(NamedTuple):
 
     ids: Int[Any, "B S"]
     masks: Float[Any, "C B S"]  # one for each of CLASSES
-    truth: Int[Any, "L1 B S n"]  # value of each categorical variable in layout order, or NOTHING
+    held: Int[Any, "L1 B S n"]  # the program's value of each categorical variable in layout order, or NOTHING
+    truth: Int[Any, "L1 B S n"]  # the same as far as the adapter tells values apart, see `Program.readable`
     unlabelled: int  # values without a direction in the teacher
 
 
@@ -85,7 +86,8 @@ class Labeller:
             truth = np.asarray(self._held(program.phi, program.bridge.to_teacher(ids)))
         else:
             truth, missing = oracle_values(program, ids, masks[0].sum(axis=1).astype(int))
-        return LabelledRows(ids, position_classes(self._run, ids, masks), program.readable(truth), missing)
+        masks = position_classes(self._run, ids, masks)
+        return LabelledRows(ids, masks, truth, program.readable(truth), missing)
 
 
 def position_classes(
