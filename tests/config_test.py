@@ -1,5 +1,6 @@
 """Configurations refuse nonsense, survive the round trip through JSON, and the presets mean what they say."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tracr_jax import config as C
 from tracr_jax.config_file import RENAMED, from_dict, to_dict
 from tracr_jax.errors import UserError
-from tracr_jax.presets import METHODS, preset
+from tracr_jax.presets import METHODS, check_read, preset
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -70,6 +71,12 @@ def test_tuples_round_trip():
         (C.LossConfig, {"variable_weights": (("x", float("nan")),)}, "variable_weights must be a finite number"),
         (C.RunConfig, {"lm": ""}, "lm must be a name, got ''"),
         (C.RunConfig, {"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
+        (C.ExchangeConfig, {"free_share": 0.0, "outside_share": 0.5}, "of the free rows, and free_share is 0"),
+        (
+            C.RunConfig,
+            {"train": "embeddings", "optim": C.OptimConfig(embedding_rate=0.0)},
+            "train 'embeddings': with embedding_rate 0 nothing is trained",
+        ),
     ],
 )
 def test_nonsense_is_refused(kind, values, message):
@@ -137,6 +144,37 @@ def test_methods_of_a_task_differ_in_their_losses_only(task, full):
         assert (other.steps, other.optim, other.eval_items) == (ours.steps, ours.optim, ours.eval_items)
         assert (other.data.batch, other.data.domain_items) == (ours.data.batch, ours.data.domain_items)
     assert baseline.data.domain_supervised == ours.data.domain_items  # never fewer labels than ours
+
+
+def test_options_that_the_alignment_does_not_read_are_refused():
+    """What the preset itself has of them stays: it is not what the user asked for."""
+
+    def changed(method, **options):
+        start = preset(method)
+        losses = {n: v for n, v in options.items() if hasattr(start.losses, n)}
+        own = {n: v for n, v in options.items() if n not in losses}
+        return start, dataclasses.replace(
+            start,
+            losses=dataclasses.replace(start.losses, **losses),
+            exchange=dataclasses.replace(start.exchange, **own),
+        )
+
+    for method, options, message in (
+        ("variable", {"directions": 12}, "--directions: not read with alignment 'variable'; leave it out"),
+        ("finetune", {"noise": 0.5, "result_weight": 3.0}, "--result-weight, --noise: not read .* leave them out"),
+        (
+            "exchange",
+            {"variable_weights": (("x", 1.0),)},
+            "--variable-weights: not read with alignment 'exchange'",
+        ),
+    ):
+        start, config = changed(method, **options)
+        with pytest.raises(UserError, match=message):
+            check_read(config, start)
+    for method in METHODS:
+        check_read(preset(method), preset(method))
+    check_read(*reversed(changed("variable", result_weight=3.0, answer_alignment=2.0)))
+    check_read(*reversed(changed("exchange", directions=12, answer_alignment=2.0)))
 
 
 def test_the_baseline_has_neither_alignment_nor_hook():

@@ -130,6 +130,10 @@ def test_refusals(run, tmp_path):
         C.controls(run, kinds=("nothing",))
     with pytest.raises(UserError, match=r"needs a run of .* by tracr-jax inject --preset finetune"):
         C.controls(run, kinds=(), finetuned=run)
+    onto = dataclasses.replace(preset("finetune", task="dyck", lm=run.program.config.lm), onto="earlier")
+    held = dataclasses.replace(run, programs=(dataclasses.replace(run.program, config=onto),))
+    with pytest.raises(UserError, match=r"dyck in .* onto earlier, alignment 'none'; the control needs a run of"):
+        C.models(run, kinds=(), finetuned=held)
     with pytest.raises(UserError, match="the folder of a run"):
         C.controls(dataclasses.replace(run, folder=None))
 

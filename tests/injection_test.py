@@ -212,6 +212,19 @@ def test_a_users_own_task_from_a_file_and_as_an_object(models, tmp_path):
         tracr_jax.inject(f"{file}:BROKEN", lm=models(8), config=SMALL, folder=tmp_path / "c", progress=False)
 
 
+def test_a_model_as_a_loop_of_blocks_is_trained_as_a_scan(models, tmp_path):
+    """As checkpoints and folders hold it; --train blocks has stacks to take parts of."""
+    config = dataclasses.replace(SMALL, train="blocks:0-3")
+    loop, scan = (load_lm(models(8), scan_layers=scan) for scan in (False, True))
+    runs = [
+        tracr_jax.inject("dyck", lm=lm, config=config, folder=tmp_path / name, progress=False)
+        for name, lm in (("loop", loop), ("scan", scan))
+    ]
+    chex.assert_trees_all_equal(*map(trained, runs))
+    again = tracr_jax.open(tmp_path / "loop", lm=loop)
+    chex.assert_trees_all_equal(trained(again), trained(runs[0]))
+
+
 def refused(message, folder, *args, **kwargs):
     with pytest.raises(UserError, match=message) as e:
         inject(*args, folder=folder, progress=False, **kwargs)
@@ -232,6 +245,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
     deep = dataclasses.replace(exchange, exchange=dataclasses.replace(exchange.exchange, lower_layers=99))
     with pytest.raises(UserError, match="lower_layers is 99, the program has 4 layers"):
         check_options(load_lm(models(8), weights=False).model, deep, depth=4)
+    more = dataclasses.replace(SMALL, layer_blocks=(1,) * 8)
+    refused(r"layer_blocks 1 1 1 1 1 1 1 1: the program has 7 layers", folder, "dyck", lm=models(8), config=more)
     moved = {
         shift: dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, shift=shift)) for shift in (1, 9999)
     }

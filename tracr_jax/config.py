@@ -163,6 +163,10 @@ class ExchangeConfig:
         require(self.lower_layers > 0, f"lower_layers must be positive, got {self.lower_layers}")
         for name in ("free_share", "outside_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        require(
+            self.free_share > 0 or self.outside_share == 0,
+            f"outside_share is {self.outside_share} of the free rows, and free_share is 0: change one of them",
+        )
 
 
 @dataclass(frozen=True)
@@ -370,7 +374,11 @@ def _check_exchange(config: RunConfig) -> None:
 
 def _check_train(config: RunConfig) -> None:
     data, parts, losses = config.data, config.accumulate, config.losses
-    check_part(config.part, aligned=losses.alignment != "none", hook=losses.hook, onto=config.onto)
+    check_part(config.part, alignment=losses.alignment, hook=losses.hook, onto=config.onto)
+    require(
+        config.part.kind != "embeddings" or config.optim.embedding_rate > 0,
+        "train 'embeddings': with embedding_rate 0 nothing is trained; give another --embedding-rate",
+    )
     for options, rows in data.rows.items():
         require(
             rows % parts == 0,

@@ -155,13 +155,17 @@ def models(
         other = opened(finetuned)
         own = other.program.config
         told = own.losses.alignment != "none" or other.program.grafted
-        if (own.task, own.lm) != (config.task, config.lm) or told:
+        if (own.task, own.lm, own.onto) != (config.task, config.lm, config.onto) or told:
             raise UserError(
-                f"{other.folder}: {own.task} in {own.lm}, alignment {own.losses.alignment!r}; the control needs a "
-                f"run of {config.task} in {config.lm} by tracr-jax inject --preset finetune"
+                f"{other.folder}: {_named(own)}, alignment {own.losses.alignment!r}; the control needs a run of "
+                f"{_named(config)} by tracr-jax inject --preset finetune"
             )
         out["finetuned"] = str(other.folder), lambda: other.lm
     return out
+
+
+def _named(config: RunConfig) -> str:
+    return f"{config.task} in {config.lm}" + (f" onto {config.onto}" if config.onto else "")
 
 
 def row(interpretation: Mapping[str, Any]) -> dict[str, Any]:

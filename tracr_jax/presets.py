@@ -93,6 +93,31 @@ def check_train(method: str, train: str) -> None:
         )
 
 
+# Options of `LossConfig` that a run of this alignment does not read.
+_UNREAD = {
+    "none": ("alignment_weight", "variable_weights", "result_weight", "answer_alignment", "align_padding"),
+    "exchange": ("alignment_weight", "variable_weights", "result_weight", "align_padding", "result_span"),
+}
+
+
+def check_read(config: RunConfig, start: RunConfig) -> None:
+    """Refuse options that were changed from the preset `start`, and that the run does not read.
+
+    Raises:
+      UserError: an option of another alignment, with its name.
+    """
+    alignment = config.losses.alignment
+    names = [f"--{n}" for n in _UNREAD.get(alignment, ()) if getattr(config.losses, n) != getattr(start.losses, n)]
+    if alignment != "exchange":
+        own = vars(config.exchange)
+        names += [f"--{n}" for n in own if own[n] != getattr(start.exchange, n)]
+    if names:
+        said, those = ", ".join(names).replace("_", "-"), "it" if len(names) == 1 else "them"
+        raise UserError(
+            f"{said}: not read with alignment {alignment!r}; leave {those} out, or give another --preset"
+        )
+
+
 def exchange_preset(config: RunConfig) -> RunConfig:
     """The recipe of exchange training at the batch size of another run; every row is supervised, but in SmolLM2.
 

@@ -48,17 +48,22 @@ def trained_part(text: str) -> TrainedPart:
     raise UserError(f"train {text!r} is none of {FORMS}")
 
 
-def check_part(part: TrainedPart, *, aligned: bool, hook: bool, onto: str) -> None:
-    """Refuse what has nothing to learn from in a run with or without alignment and hook, or onto another run.
+def check_part(part: TrainedPart, *, alignment: str, hook: bool, onto: str) -> None:
+    """Refuse what has nothing to learn from in a run of this alignment, with or without hook, or onto another run.
 
     Raises:
       UserError: it has not.
     """
-    if part.kind == "adapter" and not aligned:
+    if part.kind == "adapter" and alignment == "none":
         raise UserError(
             "train 'adapter': without alignment the adapter has no loss; give another --train or another --preset"
         )
-    if part.kind == "graft" and (aligned or hook):
+    if part.kind == "adapter" and alignment == "exchange":
+        raise UserError(
+            "train 'adapter': the directions of exchange training are fixed, so that a model that does not change "
+            "cannot come to hold anything there; give --preset variable"
+        )
+    if part.kind == "graft" and (alignment != "none" or hook):
         raise UserError(
             f"train 'graft:{part.form}': the program stands beside the model, which has nothing to align and no "
             "hook; give --preset graft"

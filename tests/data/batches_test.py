@@ -80,6 +80,8 @@ def test_varied_items_ask_in_several_wordings_and_are_no_longer(made):
     assert [i.label for i in plain] == [i.label for i in items]
     with pytest.raises(UserError, match="task count has no varied_item"):
         made(Count(), varied=True)
+    with pytest.raises(UserError, match="domain items are varied, and --domain-items is 0"):
+        made(task, varied=True)
 
 
 def test_other_words_change_what_the_program_does_not_read_and_nothing_else(made):
@@ -119,6 +121,11 @@ def test_other_words_are_refused_where_their_number_counts(tmp_path):
     text = TextIds.build(STORY, tokenizer, cache=tmp_path)
     with pytest.raises(UserError, match="it counts words that it does not read; leave the option out"):
         Batches(Even(), bridge_of(Dyck(), tokenizer), text, DataConfig(other_words=0.5), seed=0)
+
+
+def test_other_words_are_refused_where_there_is_none_to_replace(made):
+    with pytest.raises(UserError, match="int_sum reads every token of its prompts"):
+        made(IntSum(), other_words=0.5)
 
 
 def test_mask_is_where_the_answer_is_emitted():

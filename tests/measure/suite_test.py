@@ -212,8 +212,8 @@ def test_the_command_and_the_runs_it_refuses(tmp_path, monkeypatch, capsys):
     refused("not a run folder", "--baseline", str(tmp_path))
     refused("no such folder", "--data-dir", str(tmp_path / "none"))
     refused("did you mean --items", "--item", "3")
-    for name, value in (("task", "count"), ("lm", "b")):
+    for name, value in (("task", "count"), ("lm", "b"), ("onto", "earlier")):
         changed = dataclasses.replace(preset("finetune", task="dyck", lm="a"), **{name: value})
         write_json(tmp_path / "finetune" / "config.json", to_dict(changed))
-        ours = getattr(config, name)
+        ours = getattr(config, name) or "none"
         refused(f"its {name} is {value}, the run's {ours}", "--baseline", baseline)

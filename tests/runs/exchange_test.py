@@ -291,10 +291,22 @@ def test_configurations_that_cannot_be_are_refused():
     ):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **change))
+    with pytest.raises(UserError, match="a model that does not change cannot come to hold anything"):
+        dataclasses.replace(CONFIG, train="adapter")
     with pytest.raises(UserError, match="hook_offset -1"):
         LossConfig(alignment="exchange")
     with pytest.raises(UserError, match="directions must be between 1 and 16, got 17"):
         ExchangeConfig(directions=17)
+
+
+def test_a_marker_that_is_no_token_of_the_program_is_refused(run, tmp_path):
+    class Other(type(P.DYCK)):
+        marker = "?"
+
+    task = Other(**{f.name: getattr(P.DYCK, f.name) for f in dataclasses.fields(P.DYCK)})
+    with pytest.raises(UserError, match=r"exchange: the marker of dyck, '\?', is no value of its vocabulary"):
+        inject(task, lm=run.original, config=run.program.config, folder=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_preset_is_the_run_that_was_measured():

@@ -16,7 +16,7 @@ from tracr_jax.config import RunConfig
 from tracr_jax.config_file import read_config, to_dict
 from tracr_jax.errors import UserError
 from tracr_jax.host import dispatch_inline
-from tracr_jax.presets import check_train, preset
+from tracr_jax.presets import check_read, check_train, preset
 from tracr_jax.progress import showing
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def _inject(argv: list[str]) -> None:
     start = preset(first["preset"] or "variable", task=task, lm=lm)
     args = parse(options.Inject, argv, default=options.Inject(start))
     check_train(args.preset, args.config.train)
+    check_read(args.config, start)
     if args.config.task != task:
         raise UserError(f"the task comes first: tracr-jax inject {args.config.task} and then the options")
     _start(args.cluster)

@@ -28,9 +28,11 @@ _ASKING = 2  # words before the answer that stay: they say that an answer is due
 
 
 def check_varied(task: Task, data: DataConfig) -> None:
-    """Refuse varied items of a task that has none."""
+    """Refuse varied items of a task that has none, or of a run without domain items."""
     if data.varied and not hasattr(task, "varied_item"):
         raise UserError(f"--varied: task {task.name} has no varied_item; leave the option out")
+    if data.varied and not data.domain_items:
+        raise UserError("--varied: domain items are varied, and --domain-items is 0; give some")
 
 
 def items_at(task: Task, data: DataConfig, *, seed: int, step: int) -> tuple[list[Item], list[Item]]:
@@ -180,13 +182,18 @@ class Batches:
         return [*r.choice(self._unread, count).tolist(), *ids[before:].tolist()]
 
     def _check_words(self) -> None:
-        """Refuse other words for a program whose answer depends on their number."""
+        """Refuse other words where there are none, and for a program whose answer depends on their number."""
         task, rows = self._task, []
         items = [task.train_item(index, seed=self._seed) for index in range(_COMPARED)]
         for index, item in enumerate(items):
             prompt, answer = self._bridge.split(item)
             r = np.random.default_rng((self._seed, index))
             rows.append((self._with_other_words(prompt, r, answer=len(answer)), answer))
+        if [list(changed) for changed, _ in rows] == [list(self._bridge.split(item)[0]) for item in items]:
+            raise UserError(
+                f"--other-words: the program of {task.name} reads every token of its prompts, there is none to "
+                "replace; leave the option out"
+            )
         oracle = Oracle(task.program(max_seq_len=self._bridge.teacher.max_seq_len))
         answers = self._bridge.program_answers(rows, oracle)
         for item, (changed, _), found in zip(items, rows, answers, strict=True):

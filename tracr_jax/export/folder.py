@@ -98,7 +98,9 @@ def export_run(
         save_hf_folder(out, model, params, tokenizer)
         if program.config.part.kind == "lora" and split_pairs(params)[1]:
             original = run.folder / MODEL if run.folder else None
-            write_removable(out, model, params, lm=read_json(out / FILE)["run"]["lm"], original=original)
+            lm, onto = (read_json(out / FILE)["run"][name] for name in ("lm", "onto"))
+            lm += f" with the programs of {onto}" if onto else ""
+            write_removable(out, model, params, lm=lm, original=original)
         write_tokenizer(out, tokenizer)
         ids = {
             "bos_token_id": tokenizer.bos_id,

@@ -15,6 +15,7 @@ import jax
 from tracr_jax.errors import UserError
 from tracr_jax.files import copy_file, read_json, reading, write_json
 from tracr_jax.lm.base import LanguageModel
+from tracr_jax.lm.blocks import stack_blocks
 from tracr_jax.lm.convert import from_tensors
 from tracr_jax.lm.gguf import find_smollm2, read_gguf
 from tracr_jax.lm.gpt2 import GPT2, SIZES, GPT2Config
@@ -101,6 +102,13 @@ def load_lm(
         )
     params = from_tensors(model, open_safetensors(folder)) if weights else {}
     return LoadedLM(model, params, tokenizer, name, str(folder))
+
+
+def scanned(lm: LoadedLM) -> LoadedLM:
+    """The same model with its blocks as one scan over stacked weights, as runs keep and train it."""
+    if lm.model.scan_layers:
+        return lm
+    return replace(lm, model=replace(lm.model, scan_layers=True), params=stack_blocks(lm.params))
 
 
 def _untrained(name: str, *, scan_layers: bool, dtype: str) -> LoadedLM:

@@ -17,9 +17,10 @@ from tracr_jax.config import LossConfig, RunConfig
 from tracr_jax.data.batches import Batches, batch_length, items_at
 from tracr_jax.data.bridge import BridgeReport
 from tracr_jax.data.retention import held_out_windows, retention_text
+from tracr_jax.errors import UserError
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import Grafted
-from tracr_jax.lm.load import LoadedLM, load_lm
+from tracr_jax.lm.load import LoadedLM, load_lm, scanned
 from tracr_jax.progress import Say
 from tracr_jax.runs.fits import check_depth, check_options, check_result_rank, check_shift
 from tracr_jax.runs.graft import check_open, grafted
@@ -89,6 +90,7 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     if isinstance(lm, str):
         say(f"loading {lm}")
         lm = load_lm(lm, dtype=config.dtype, seed=config.seed)
+    lm = scanned(lm)
     program = build_program(config, task=task, lm=lm, say=say)
     check_sets(task, program.bridge, config, lm=lm)
     if trivial := told_without(task, config):
@@ -132,6 +134,11 @@ def build_program(config: RunConfig, *, task: Task, lm: LoadedLM, say: Say = lam
     teacher = bridge.teacher
     width, reserved = lm.model.width, None
     if config.losses.alignment == "exchange":
+        if task.marker not in teacher.vocab:
+            raise UserError(
+                f"exchange: the marker of {task.name}, {task.marker!r}, is no value of its vocabulary, and where "
+                "an answer begins decides the weights; make it the token at which answers begin"
+            )
         oracle = Oracle(task.program(max_seq_len=teacher.max_seq_len))
         reserved = reserve(teacher, oracle, config.exchange, seed=config.seed)
     program = make_program(

@@ -46,6 +46,11 @@ def check_options(model: LanguageModel, config: RunConfig, *, depth: int) -> Non
         raise UserError(
             f"train 'blocks:{part.first}-{part.last}': the model has {count} blocks, the last is {count - 1}"
         )
+    blocks = config.layer_blocks
+    if len(blocks) > depth:
+        raise UserError(
+            f"layer_blocks {' '.join(map(str, blocks))}: the program has {depth} layers; give at most {depth}"
+        )
     lower = config.exchange.lower_layers
     if config.losses.alignment == "exchange" and lower > depth:
         raise UserError(f"lower_layers is {lower}, the program has {depth} layers; give {depth} or less")

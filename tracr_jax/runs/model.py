@@ -24,7 +24,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.files import numbered, read_json, reading
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.graft import Grafted, alone
-from tracr_jax.lm.load import LoadedLM, load_lm, read_model
+from tracr_jax.lm.load import LoadedLM, load_lm, read_model, scanned
 from tracr_jax.lm.lora import merged
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.runs.adapters import read_adapter
@@ -220,6 +220,7 @@ def open(
     """
     folder = Path(path)
     if lm is not None:
+        lm = scanned(lm)
         check_original(folder, lm)
     found = (
         _open_export(folder, lm) if (folder / FILE).exists() else _open_run(folder, task, lm, finished=finished)

@@ -101,13 +101,14 @@ def open_baseline(folder: str | Path, run: Injected) -> Params:
     """The language model of a fine-tuning run of the same task and model.
 
     Raises:
-      UserError: it is no run, was not fine-tuned only, or is of another task or model.
+      UserError: it is no run, was not fine-tuned only, or is of another task or model, or of one with a program.
     """
     config = read_config(folder)
-    for name in ("task", "lm"):
+    for name in ("task", "lm", "onto"):
         theirs, ours = getattr(config, name), getattr(run.program.config, name)
         if theirs != ours:
-            raise UserError(f"{folder}: its {name} is {theirs}, the run's {ours}; compare runs of the same {name}")
+            shown = f"its {name} is {theirs or 'none'}, the run's {ours or 'none'}"
+            raise UserError(f"{folder}: {shown}; compare runs of the same {name}")
     graft, alignment = config.part.kind == "graft", config.losses.alignment
     if graft or alignment != "none":
         what = "a graft" if graft else f"an injected run (alignment {alignment})"
