@@ -77,10 +77,6 @@ def _worst(decoded: Mapping[str, float | None]) -> float | None:
 
 def table(file: Mapping[str, Any]) -> str:
     """The table in Markdown: for each task a row by method, over seeds `_mean`; the hardest set is one for all."""
-    changed = " and ".join(task for task in file.get("earlier_items", ()) if _stale(file, task))
-    earlier = (
-        f" The rows of {changed} are of strings that ask less than today's, see the diary." if changed else ""
-    )
     lines = [
         f"`python -m experiments.zoo`: the bundled model, presets of each method, {file['pairs']} pairs for each "
         "layer of a variable; shares in %, of 58 to 200 items; of several seeds the mean and the range. "
@@ -89,7 +85,7 @@ def table(file: Mapping[str, Any]) -> str:
         "the program's answer, where the model is right without one, those that its answer follows, in the lowest "
         "layer, of the result and of the best other variable; without controls, and of few pairs where the model "
         "is seldom right. KL from the original in "
-        "nats per token." + earlier,
+        "nats per token.",
         "",
         "| task | method | seeds | test | hardest | trivial | read | followed: result | followed: best other "
         "| KL |",
@@ -100,6 +96,8 @@ def table(file: Mapping[str, Any]) -> str:
         if not runs:
             lines.append(f"| {task} | all | not run" + " |" * 8)
             continue
+        if len({r["digest"] for by_seed in runs.values() for r in by_seed.values() if "digest" in r}) > 1:
+            raise UserError(f"zoo.json: the runs of {task} were asked different items; run those of one kind again")
         worst = hardest([r["sets"] for by_seed in runs.values() for r in by_seed.values()])
         for method in file["methods"]:
             by_seed = list(runs.get(method, {}).values())
@@ -109,14 +107,6 @@ def table(file: Mapping[str, Any]) -> str:
                 continue
             lines.append(f"| {task} | {method} | {len(by_seed)} | {' | '.join(_cells(by_seed, worst))} |")
     return "\n".join(lines)
-
-
-def _stale(file: Mapping[str, Any], task: str) -> list[Mapping[str, Any]]:
-    """The task's runs with items that are no longer made: of "earlier_items", those without a digest of theirs."""
-    if task not in file.get("earlier_items", ()):
-        return []
-    runs = (r for by_seed in file["runs"].get(task, {}).values() for r in by_seed.values())
-    return [r for r in runs if "digest" not in r]
 
 
 def _check_same(runs: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -194,7 +184,7 @@ def main() -> None:
                 run = Planned(method, config, args.runs / name)
                 held = file["runs"].setdefault(task, {}).setdefault(method, {})
                 before = held.get(str(seed))
-                if before and before not in _stale(file, task) and from_dict(before["config"]) == config:
+                if before and from_dict(before["config"]) == config:
                     continue
                 print(f"{task}, {run.name}", flush=True)
                 injected = make_run(run, say=lambda line: print(line, flush=True))

@@ -121,8 +121,8 @@ def check_read(config: RunConfig, start: RunConfig) -> None:
 def exchange_preset(config: RunConfig) -> RunConfig:
     """The recipe of exchange training at the batch size of another run; every row is supervised, but in SmolLM2.
 
-    For dyck in the bundled model it is the run of experiments/main_job_tiny_exchange.json; in SmolLM2 what learnt
-    fastest, with most rows only aligned, through the lower blocks alone. Its 1,000 steps are too few, fine-tuning
+    For dyck and count in the bundled model it is the run of experiments/main_job_tiny_exchange.json and of
+    experiments/main_job_tiny_count_exchange_directions.json; in SmolLM2 what learnt fastest, with most rows only aligned, through the lower blocks alone. Its 1,000 steps are too few, fine-tuning
     on as many strings answers better (experiments/diary.md); `tracr-jax resume RUN --steps 2600` goes on.
     """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
@@ -130,7 +130,7 @@ def exchange_preset(config: RunConfig) -> RunConfig:
     train, outside = "all", 0.0
     of = (config.lm.removeprefix(RANDOM), config.task)
     sigma = _SIGMAS.get(of[0], 1.0)
-    if of == (BUNDLED, "dyck"):
+    if of in ((BUNDLED, "dyck"), (BUNDLED, "count")):
         train, outside = "program", 1.0  # elsewhere they were not tried
         # Else what is read is the one wording that training has.
         rows = {"batch": 8, "domain_items": 8, "domain_supervised": 8, "text_batch": 3}
@@ -155,16 +155,26 @@ def exchange_preset(config: RunConfig) -> RunConfig:
         losses=losses,
         data=data,
         optim=dataclasses.replace(config.optim, **rates) if config.optim.kind == "muon" else config.optim,
-        exchange=ExchangeConfig(sigma=sigma, hand_on=True, merge_values=True, outside_share=outside),
+        exchange=ExchangeConfig(
+            directions=12 if config.task == "count" else 8,  # its numbers go up to 59
+            sigma=sigma,
+            hand_on=True,
+            merge_values=True,
+            outside_share=outside,
+        ),
         layer_offset=layers.offset,
         layer_stride=layers.stride,
         layer_blocks=layers.blocks,
     )
 
 
-# dyck's first layer makes six counts, for which one block has too few attention heads; its other layers need one
-# (experiments/diary.md).
-_LAYERS = {(BUNDLED, "dyck"): LayerMap(2, 1, (7,)), (SMOLLM2, "dyck"): LayerMap(4, 1, (7,))}
+# dyck's first layer makes six counts, for which one block has too few attention heads; count's first two make a count
+# of up to 40 words and its digits. Other layers need one (experiments/diary.md).
+_LAYERS = {
+    (BUNDLED, "dyck"): LayerMap(2, 1, (7,)),
+    (BUNDLED, "count"): LayerMap(2, 1, (5, 3, 1, 1, 1, 1, 1, 2)),
+    (SMOLLM2, "dyck"): LayerMap(4, 1, (7,)),
+}
 _SIGMAS = {SMOLLM2: 3.0}  # its states are two to four times as large as the bundled model's
 
 

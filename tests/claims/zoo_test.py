@@ -48,6 +48,12 @@ def test_the_table_shows_the_hardest_set_of_all_methods_and_what_was_not_run():
     assert "30 pairs" in table
     runs["variable"]["1"]["config"] = {"steps": 5, "seed": 1}
     assert row(zoo.table(file), "sort", "variable")[0] == "2"
+    runs["variable"]["0"]["digest"] = runs["variable"]["1"]["digest"] = "one"
+    assert row(zoo.table(file), "sort", "variable")[0] == "2"
+    runs["variable"]["1"]["digest"] = "other"
+    with pytest.raises(UserError, match="the runs of sort were asked different items"):
+        zoo.table(file)
+    del runs["variable"]["1"]["digest"]
     runs["variable"]["1"]["config"] = {"steps": 50, "seed": 1}
     with pytest.raises(UserError, match="the seeds of sort, variable ran with different options"):
         zoo.table(file)

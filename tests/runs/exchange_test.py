@@ -309,11 +309,14 @@ def test_a_marker_that_is_no_token_of_the_program_is_refused(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_preset_is_the_run_that_was_measured():
-    """`tracr-jax inject dyck --preset exchange`, whose record holds its configuration."""
-    measured = read_json(ROOT / "experiments" / "main_job_tiny_exchange.json")["config"]
+@pytest.mark.parametrize(
+    ("task", "file"), [("dyck", "tiny_exchange"), ("count", "tiny_count_exchange_directions")]
+)
+def test_the_preset_is_the_run_that_was_measured(task, file):
+    """`tracr-jax inject TASK --preset exchange`, whose record holds its configuration."""
+    measured = read_json(ROOT / "experiments" / f"main_job_{file}.json")["config"]
     assert measured.pop("format") == RUN_FORMAT
-    assert preset("exchange", task="dyck", lm="tiny") == from_dict(measured)
+    assert preset("exchange", task=task, lm="tiny") == from_dict(measured)
 
 
 @pytest.mark.parametrize("task", ["dyck", "int_sum", "count"])
