@@ -122,8 +122,9 @@ def exchange_preset(config: RunConfig) -> RunConfig:
     """The recipe of exchange training at the batch size of another run; every row is supervised, but in SmolLM2.
 
     For dyck and count in the bundled model it is the run of experiments/main_job_tiny_exchange.json and of
-    experiments/main_job_tiny_count_exchange_directions.json; in SmolLM2 what learnt fastest, with most rows only aligned, through the lower blocks alone. Its 1,000 steps are too few, fine-tuning
-    on as many strings answers better (experiments/diary.md); `tracr-jax resume RUN --steps 2600` goes on.
+    experiments/main_job_tiny_count_exchange_directions.json; in SmolLM2 what learnt fastest, with most rows only
+    aligned, through the lower blocks alone. Its 1,000 steps are too few, fine-tuning on as many strings answers
+    better (experiments/diary.md); `tracr-jax resume RUN --steps 2600` goes on.
     """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items, answer_end=False)
@@ -168,8 +169,8 @@ def exchange_preset(config: RunConfig) -> RunConfig:
     )
 
 
-# dyck's first layer makes six counts, for which one block has too few attention heads; count's first two make a count
-# of up to 40 words and its digits. Other layers need one (experiments/diary.md).
+# dyck's first layer makes six counts, for which one block has too few attention heads; count's first two make a
+# count of up to 40 words and its digits. Other layers need one (experiments/diary.md).
 _LAYERS = {
     (BUNDLED, "dyck"): LayerMap(2, 1, (7,)),
     (BUNDLED, "count"): LayerMap(2, 1, (5, 3, 1, 1, 1, 1, 1, 2)),
