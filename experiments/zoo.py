@@ -23,6 +23,7 @@ from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.interpret.swap import swaps
+from tracr_jax.measure.answers import baseline_shares
 from tracr_jax.runs.model import Injected
 from tracr_jax.sweep import Planned, configured, hardest, make_run
 from tracr_jax.tasks.registry import get_task
@@ -65,11 +66,8 @@ def measure(run: Injected, *, pairs: int) -> dict[str, Any]:
 def trivial_rules(name: str, *, items: int) -> dict[str, float]:
     """Of a task's sets the share that the best rule without the program answers rightly."""
     task = get_task(name)
-    rules = task.baselines().values()
-    return {
-        of: max(sum(rule(i.prompt) == i.label for i in sample) / len(sample) for rule in rules)
-        for of, sample in reported_samples(task, items).items()
-    }
+    samples = reported_samples(task, items)
+    return {of: max(baseline_shares(task, sample).values()) for of, sample in samples.items()}
 
 
 def lowest(cells: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -96,8 +94,7 @@ def table(file: Mapping[str, Any]) -> str:
         "baseline without the program. *Read*: the worst variable, test set. *Followed*: of the swaps that flip "
         "the program's answer, where the model is right without one, those that its answer follows, in the lowest "
         "layer, of the result and of the best other variable; without controls, and of few pairs where the model "
-        "is seldom right. KL from the original in "
-        "nats per token.",
+        "is seldom right. KL from the original in nats per token.",
         "",
         "| task | method | seeds | test | hardest | trivial | read | followed: result | followed: best other "
         "| KL |",

@@ -183,13 +183,14 @@ class Batches:
 
     def _check_words(self) -> None:
         """Refuse other words where there are none, and for a program whose answer depends on their number."""
-        task, rows = self._task, []
+        task, prompts, rows = self._task, [], []
         items = [task.train_item(index, seed=self._seed) for index in range(_COMPARED)]
         for index, item in enumerate(items):
             prompt, answer = self._bridge.split(item)
             r = np.random.default_rng((self._seed, index))
+            prompts.append(list(prompt))
             rows.append((self._with_other_words(prompt, r, answer=len(answer)), answer))
-        if [list(changed) for changed, _ in rows] == [list(self._bridge.split(item)[0]) for item in items]:
+        if [changed for changed, _ in rows] == prompts:
             raise UserError(
                 f"--other-words: the program of {task.name} reads every token of its prompts, there is none to "
                 "replace; leave the option out"

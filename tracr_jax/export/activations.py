@@ -92,7 +92,7 @@ def write_activations(run: Injected, folder: Path, *, items: int = 50) -> None:
                     "values": [str(x) for x in v.values],
                     "writer_layer": v.writer_layer,
                     "layers": program.layers_of(v),
-                    "alike": {str(k): label for k, label in program.alike(v.name).items()},
+                    "alike": program.alike_by_key(v.name),
                 }
                 for v in categorical
             ],

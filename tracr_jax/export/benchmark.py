@@ -186,8 +186,8 @@ def correspondence(run: Injected, pool: Pool) -> tuple[dict[str, Any], dict[str,
     nodes: dict[str, Any] = {}
     tensors: dict[str, np.ndarray] = {}
     for v in program.teacher.variables:
-        basis = bases.get(v.name)
-        if basis is None or basis.shape[1] >= run.model.width or not program.layers_of(v):
+        basis, layers = bases.get(v.name), program.layers_of(v)
+        if basis is None or basis.shape[1] >= run.model.width or not layers:
             continue
         rows = list(v.indices)
         tensors |= {f"{v.name}.basis": np.ascontiguousarray(basis)}
@@ -197,7 +197,7 @@ def correspondence(run: Injected, pool: Pool) -> tuple[dict[str, Any], dict[str,
             "name": v.name,
             "label": v.name,
             "num_classes": len(v.values),
-            "alike": {str(k): label for k, label in program.alike(v.name).items()},
+            "alike": program.alike_by_key(v.name),
             "index": None,
             "positions": "all where the program defines the variable",
             "last_read_by_layer": last,
@@ -211,7 +211,7 @@ def correspondence(run: Injected, pool: Pool) -> tuple[dict[str, Any], dict[str,
                     "subspace": f"{v.name}.basis",
                     "readout": [f"{v.name}.weight", f"{v.name}.bias"],
                 }
-                for layer in program.layers_of(v)
+                for layer in layers
             ],
         }
     return nodes, tensors

@@ -126,7 +126,7 @@ def describe_variables(run: Injected) -> list[dict[str, Any]]:
             "values": [str(value) for value in v.values],
             "writer_layer": v.writer_layer,
             "unread": [program.why_unread(v, layer) for layer in range(program.depth + 1)],
-            "alike": {str(k): label for k, label in program.alike(v.name).items()},
+            "alike": program.alike_by_key(v.name),
         }
         for v in program.teacher.variables
     ]

@@ -29,7 +29,7 @@ from tracr_jax.measure.variables.labelled import CLASSES, Labeller
 from tracr_jax.measure.variables.reading import DecodeCounts, over_layers
 from tracr_jax.progress import Say, report
 from tracr_jax.runs.model import Injected
-from tracr_jax.tasks.base import EvalSet, Item
+from tracr_jax.tasks.base import EvalSet, Item, Task
 from tracr_jax.types import Params
 
 # A graft's variables are in the program beside the model, and none in the model's states.
@@ -158,7 +158,6 @@ def evaluate(
 def _of_set(
     run: Injected, chosen: EvalSet, sample: Sequence[Item], *, original: list[bool], injected: list[bool]
 ) -> dict[str, Any]:
-    rules = run.program.task.baselines()
     return {
         "note": chosen.note,
         "size": chosen.size,
@@ -166,12 +165,17 @@ def _of_set(
         "overlap_with_training": _overlap(run, sample),
         "injected": share(sum(injected), len(injected)),
         "original": share(sum(original), len(original)),
-        "baselines": {k: float(np.mean([f(i.prompt) == i.label for i in sample])) for k, f in rules.items()},
+        "baselines": baseline_shares(run.program.task, sample),
         "by_length": by_length(injected, [len(run.program.bridge.split(i)[0]) for i in sample]),
         # Of each item in order, for paired tests (`tracr_jax.measure.compare`).
         "digest": items_digest(sample),
         "right": {"injected": _bits(injected), "original": _bits(original)},
     }
+
+
+def baseline_shares(task: Task, sample: Sequence[Item]) -> dict[str, float]:
+    """The share of these items that each of the task's trivial baselines answers rightly."""
+    return {k: float(np.mean([f(i.prompt) == i.label for i in sample])) for k, f in task.baselines().items()}
 
 
 def items_digest(sample: Sequence[Item]) -> str:

@@ -206,6 +206,10 @@ class Program:
         """Values of a variable that share a centroid, by the place of that which stands for all: {1: "1…45"}."""
         return {} if self.reserved is None else self.reserved.alike(self.teacher, name)
 
+    def alike_by_key(self, name: str) -> dict[str, str]:
+        """`alike` as files hold it: the keys of JSON are texts."""
+        return {str(k): label for k, label in self.alike(name).items()}
+
     def readable(self, truth: Int[np.ndarray, "L1 *B n"]) -> Int[np.ndarray, "L1 *B n"]:
         """The program's values (in layout order) as far as the adapter is trained to represent them."""
         if self.reserved is None:

@@ -73,7 +73,7 @@ def describe_program(program: Program, *, width: int, shareable: bool = True) ->
                 "values": [_plain(x) for x in v.values],
                 "writer_layer": v.writer_layer,
                 "layers": program.layers_of(v),
-                "alike": {str(k): label for k, label in program.alike(v.name).items()},
+                "alike": program.alike_by_key(v.name),
             }
             for v in teacher.variables
         ],
