@@ -67,8 +67,8 @@ def test_unknown_preset(capsys):
         ("export run to --pairs 3", "--pairs has no effect without --as interpbench"),
         ("export run to --items 3", "--items has no effect without --activations"),
         (
-            "inject count --varied --folder nowhere",
-            "--varied: task count has no varied_item; leave the option out",
+            "inject int_sum --varied --folder nowhere",
+            "--varied: task int_sum has no varied_item; leave the option out",
         ),
         ("report --picture x.png", "no run folder given: tracr-jax report RUN"),
         ("inject parity --preset graft --train lora:4", "preset graft with train 'lora:4': a graft leaves"),

@@ -78,8 +78,8 @@ def test_varied_items_ask_in_several_wordings_and_are_no_longer(made):
     assert {split_of(i.prompt) for i in plain} == {"train"}
     assert all(task.in_training(i.prompt) for i in plain)
     assert [i.label for i in plain] == [i.label for i in items]
-    with pytest.raises(UserError, match="task count has no varied_item"):
-        made(Count(), varied=True)
+    with pytest.raises(UserError, match="task int_sum has no varied_item"):
+        made(IntSum(), varied=True)
     with pytest.raises(UserError, match="domain items are varied, and --domain-items is 0"):
         made(task, varied=True)
 

@@ -53,6 +53,7 @@ ITEMS = {
         "length_ood_as_coded": (4000, "c6ec8d74a4173325"),
         "train_item": "83a0506405dfa756",
         "free_item": "fb2baf60818aff06",
+        "varied_item": "c533355ef22d5440",
         "longest_items": "c3d69c16657f8317",
     },
 }

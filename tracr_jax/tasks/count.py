@@ -119,6 +119,27 @@ class Count:
 
         return draw(make, seed, index, 2, accept=self._may_be_free)
 
+    def varied_item(self, index: int, *, seed: int) -> Item:
+        """As `free_item`, with more high counts: in turn free items, mostly x, a run of x in others, two shares.
+
+        Free items count above half of `max_words` in one row of four, and seldom where nearly every word is x.
+        """
+        if index % 4 == 0:
+            return self.free_item(index // 4, seed=seed)
+
+        def make(r: np.random.Generator) -> Item:
+            n = int(r.integers(1, self.max_words + 1, 4).max())
+            cut = np.arange(n) < r.integers(0, n + 1)  # the first of two parts of the text
+            first, then = ((s := r.random(4).max(), s), (1.0, 0.0), tuple(r.random(2)))[index % 4 - 1]
+            if index // 4 % 2:
+                first, then = then, first
+            others = "y" if r.random() < 0.5 else _OTHERS
+            words = [others[k] for k in r.integers(0, len(others), n)]
+            shares = np.where(cut, first, then)
+            return self.item(["x" if u < s else w for u, s, w in zip(r.random(n), shares, words, strict=True)])
+
+        return draw(make, seed, index, 4, accept=self._may_be_free)
+
     def in_training(self, prompt: str) -> bool:
         """Whether training may draw this prompt: x among words of one kind, y or other letters, never x alone."""
         words = _words_of(prompt)
