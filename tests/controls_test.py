@@ -128,11 +128,11 @@ def test_what_is_fitted_keeps_layers_and_items_and_no_more():
 def test_refusals(run, tmp_path):
     with pytest.raises(UserError, match="unknown nothing; there are untouched, random, refitted"):
         C.controls(run, kinds=("nothing",))
-    with pytest.raises(UserError, match=r"needs a run of .* by tracr-jax inject --preset finetune"):
+    with pytest.raises(UserError, match="alignment exchange\\), no fine-tuning baseline; make one"):
         C.controls(run, kinds=(), finetuned=run)
     onto = dataclasses.replace(preset("finetune", task="dyck", lm=run.program.config.lm), onto="earlier")
     held = dataclasses.replace(run, programs=(dataclasses.replace(run.program, config=onto),))
-    with pytest.raises(UserError, match=r"dyck in .* onto earlier, alignment 'none'; the control needs a run of"):
+    with pytest.raises(UserError, match="its onto is earlier, the run's none; compare runs of the same onto"):
         C.models(run, kinds=(), finetuned=held)
     with pytest.raises(UserError, match="the folder of a run"):
         C.controls(dataclasses.replace(run, folder=None))

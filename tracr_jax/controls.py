@@ -24,6 +24,7 @@ from tracr_jax.names import RANDOM
 from tracr_jax.presets import preset
 from tracr_jax.progress import Say
 from tracr_jax.report.data import last_layer, telling_noise
+from tracr_jax.runs.baseline import check_baseline
 from tracr_jax.runs.folder import about, check_folder, located
 from tracr_jax.runs.model import Injected, opened
 from tracr_jax.runs.original import began_with
@@ -141,7 +142,7 @@ def models(
     """By name of the control: where its model comes from, and what loads it.
 
     Raises:
-      UserError: the fine-tuned run is of another task or model, or was trained with alignment.
+      UserError: see `check_baseline`.
     """
     config = run.program.config
     random = RANDOM + config.lm.removeprefix(RANDOM)
@@ -153,19 +154,9 @@ def models(
     out = {kind: known[kind] for kind in dict.fromkeys(kinds)}
     if finetuned is not None:
         other = opened(finetuned)
-        own = other.program.config
-        told = own.losses.alignment != "none" or other.program.grafted
-        if (own.task, own.lm, own.onto) != (config.task, config.lm, config.onto) or told:
-            raise UserError(
-                f"{other.folder}: {_named(own)}, alignment {own.losses.alignment!r}; the control needs a run of "
-                f"{_named(config)} by tracr-jax inject --preset finetune"
-            )
+        check_baseline(other.program.config, config, folder=other.folder or "the fine-tuned run")
         out["finetuned"] = str(other.folder), lambda: other.lm
     return out
-
-
-def _named(config: RunConfig) -> str:
-    return f"{config.task} in {config.lm}" + (f" onto {config.onto}" if config.onto else "")
 
 
 def row(interpretation: Mapping[str, Any]) -> dict[str, Any]:

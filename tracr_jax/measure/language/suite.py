@@ -18,11 +18,11 @@ import numpy as np
 
 from tracr_jax.config_file import read_config
 from tracr_jax.data.samples import check_items
-from tracr_jax.errors import UserError
 from tracr_jax.measure.language import glue, texts
 from tracr_jax.measure.language.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
 from tracr_jax.measure.stats import wilson
 from tracr_jax.progress import Say
+from tracr_jax.runs.baseline import check_baseline
 from tracr_jax.runs.model import Injected, open
 from tracr_jax.types import Params
 
@@ -103,18 +103,7 @@ def open_baseline(folder: str | Path, run: Injected) -> Params:
     Raises:
       UserError: it is no run, was not fine-tuned only, or is of another task or model, or of one with a program.
     """
-    config = read_config(folder)
-    for name in ("task", "lm", "onto"):
-        theirs, ours = getattr(config, name), getattr(run.program.config, name)
-        if theirs != ours:
-            shown = f"its {name} is {theirs or 'none'}, the run's {ours or 'none'}"
-            raise UserError(f"{folder}: {shown}; compare runs of the same {name}")
-    graft, alignment = config.part.kind == "graft", config.losses.alignment
-    if graft or alignment != "none":
-        what = "a graft" if graft else f"an injected run (alignment {alignment})"
-        raise UserError(
-            f"{folder}: {what}, no fine-tuning baseline; make one with `tracr-jax inject --preset finetune`"
-        )
+    check_baseline(read_config(folder), run.program.config, folder=folder)
     return open(folder, lm=run.base, finished=True).params
 
 
