@@ -40,6 +40,7 @@ from tracr_jax.runs.program_files import load_program
 from tracr_jax.runs.record import keep_record
 from tracr_jax.runs.restore import finished_steps
 from tracr_jax.runs.training import train
+from tracr_jax.tasks.again import check_again
 from tracr_jax.tasks.base import Task
 from tracr_jax.tasks.kept import file_of, own_spec
 from tracr_jax.tasks.registry import BUILT_IN, get_task, preset_name
@@ -82,6 +83,8 @@ def inject(
     Raises:
       UserError: before anything is written if the parts do not fit together; later if training diverges.
     """
+    if isinstance(onto, Injected) and onto.folder is None:
+        raise UserError("onto: a model that lies in no folder; a run goes on from the folder of a finished one")
     before = str(onto.folder if isinstance(onto, Injected) else onto or (config.onto if config else ""))
     if lm is None:
         lm = read_config(before).lm if before else config.lm if config else "tiny"
@@ -91,7 +94,10 @@ def inject(
         "task": task if isinstance(task, str) else task.name,
         "lm": lm if isinstance(lm, str) else lm.name,
     }
-    config = dataclasses.replace(config or preset(task=preset_name(task), lm=names["lm"]), **names, onto=before)
+    if config is None:
+        config = preset(task=preset_name(task), lm=names["lm"])
+        config = config if isinstance(lm, str) else dataclasses.replace(config, dtype=lm.model.dtype)
+    config = dataclasses.replace(config, **names, onto=before)
     config = located(config)
     folder = Path(folder) if folder else default_folder(config)
     task = config.task if isinstance(task, str) else task
@@ -153,6 +159,14 @@ def resume(
     )  # fmt: skip
 
 
+def _check_weights(onto: Injected, kept: str) -> None:
+    if onto.digest != kept:
+        raise UserError(
+            f"onto: its weights ({onto.digest[:12]}) are not those of its folder {onto.folder} ({kept[:12]}), "
+            "from which a run goes on; give the folder"
+        )
+
+
 def _run(
     config: RunConfig,
     *,
@@ -182,6 +196,8 @@ def _run(
         task = own_spec(task, kept)
     with showing(progress):  # a task may search for its items
         setup = build(config, task=task, lm=lm, say=say)
+        if isinstance(task, str) and not kept:
+            check_again(task, setup.program.task)
     if kept:
         began = load_program(kept)
         check_same_task(began, setup.program.task)
@@ -192,6 +208,8 @@ def _run(
     if config.onto:
         tasks = [p.given for p in onto.programs if p.given] if isinstance(onto, Injected) else []
         setups, lm_params, record = open_earlier(setup, tasks=tasks, say=say)
+        if isinstance(onto, Injected) and len(onto.programs) == len(setups) - 1:
+            _check_weights(onto, record.weights)
         for s in setups:
             check_rows(mesh, s.config.data, parts=config.accumulate)
             dataclasses.replace(s.config, accumulate=config.accumulate)  # its rows are cut as often: or refused

@@ -17,6 +17,7 @@ from tests.helpers.random_models import write_random_gpt2
 from tracr_jax import cli
 from tracr_jax.errors import UserError
 from tracr_jax.export.program import FILE, read_pairs
+from tracr_jax.files import read_json
 from tracr_jax.lm.blocks import unstack_blocks
 from tracr_jax.lm.convert import save_hf_folder, to_tensors
 from tracr_jax.lm.load import load_lm
@@ -218,6 +219,22 @@ def test_a_run_begins_with_a_run_with_pairs(room, tmp_path, train):
     again = tracr_jax.open(tmp_path / "run", lm=run.lm)
     chex.assert_trees_all_equal(again.params, second.params)
     chex.assert_trees_all_equal(again.original.params, run.lm.params)
+
+
+def test_of_an_earlier_program_no_other_is_taken_off(tmp_path):
+    """The pairs of a run onto another are its own program's, and the export of the earlier one holds none."""
+    with model_and_tasks(tmp_path):
+        config = dataclasses.replace(SMALL, steps=1, eval_items=2, train="lora:2")
+        onto = None
+        for name in ("ODD", "MORE"):
+            where = {"lm": str(tmp_path / "lm")} if onto is None else {"onto": onto}
+            onto = tmp_path / name.lower()
+            tracr_jax.inject(f"{tmp_path}/tasks.py:{name}", config=config, folder=onto, progress=False, **where)
+        for name, holds in (("odd", False), ("more", True)):
+            run = tracr_jax.open(tmp_path / "more", program=name)
+            evaluation = read_json(tmp_path / name / "evaluation.json")
+            export = tracr_jax.export_run(run, tmp_path / f"export-{name}", evaluation=evaluation)
+            assert (export / FILE).exists() == holds
 
 
 def damaged(folder, to, **change):

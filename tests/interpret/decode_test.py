@@ -14,6 +14,9 @@ from tracr_jax.config import LossConfig
 from tracr_jax.errors import UserError
 from tracr_jax.interpret.decode import decode, hidden_states
 from tracr_jax.interpret.study import interpret
+from tracr_jax.interpret.swap import swaps
+from tracr_jax.interpret.write import write
+from tracr_jax.runs.program import make_program
 
 
 def printed(shown, width):
@@ -89,6 +92,8 @@ def test_texts_that_cannot_be_decoded():
         decode(known_run(), "")
     with pytest.raises(UserError, match=r"200 tokens, the model 128 positions"):
         decode(known_run(), "(" * 200)
+    with pytest.raises(UserError, match="decode: expected a text, got None"):
+        decode(known_run(), None)
     with pytest.raises(UserError, match="of the program's variables none is named 'nothing'; it has"):
         decode(known_run(), "()").read("nothing")
 
@@ -97,9 +102,25 @@ def test_an_adapter_that_was_not_trained_reads_nothing():
     run = small_run()
     config = dataclasses.replace(run.program.config, losses=LossConfig(alignment="none"))
     run = dataclasses.replace(run, programs=(dataclasses.replace(run.program, config=config),))
-    for read in (lambda: decode(run, "()"), lambda: interpret(run)):
+    states = np.zeros((1, run.model.width))
+    for read in (
+        lambda: decode(run, "()"), lambda: interpret(run), lambda: swaps(run, pairs=2),
+        lambda: write(run, states, run.program.result, True),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=r"without alignment .*--train adapter"):
             read()
+
+
+def test_what_was_not_aligned_is_not_written():
+    run = small_run()
+    config = dataclasses.replace(run.program.config, losses=LossConfig(variable_weights=(("tokens", 0.0),)))
+    program = make_program(
+        run.program.bridge, config, name="dyck", result=run.program.result, length=run.program.length,
+        examples=run.program.examples, adapter=run.adapter,
+    )  # fmt: skip
+    run = dataclasses.replace(run, programs=(program,))
+    with pytest.raises(UserError, match="write: tokens: it was not aligned, its weight is 0"):
+        write(run, np.zeros((1, run.model.width)), "tokens", "(")
 
 
 def test_hidden_states_by_name():

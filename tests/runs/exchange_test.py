@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -354,3 +356,25 @@ def found():
 
 TASK = tracr_jax.StringTask("alike", found, letters=("x", "y", "z"))
 """
+
+
+def test_without_its_reserved_directions_a_run_or_an_export_is_refused(run, tmp_path):
+    """Read as an affine adapter, its rows would mean something else."""
+    export_run(run, tmp_path / "export")
+    (tmp_path / "export" / "reserved.npz").unlink()
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / "programs" / "0" / "reserved.npz").unlink()
+    for folder in ("export", "run"):
+        with pytest.raises(UserError, match=r"reserved.npz: no such file"):
+            open_run(tmp_path / folder)
+
+
+def test_what_cannot_be_written_is_refused(run):
+    h = jnp.zeros((2, run.model.width))
+    for states, value, layer, message in (
+        (h, np.array([True, False]), None, "one value for all states, got an array of shape"),
+        (h, True, "3", "the layer must be a whole number, got '3'"),
+        (h[:, 1:], True, None, r"states must end in the model's width, 48; got \(2, 47\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            write(run, states, run.program.result, value, layer=layer)

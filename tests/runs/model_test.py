@@ -350,3 +350,14 @@ def test_a_damaged_evaluation_is_one_line_that_says_what_to_do(room, tmp_path, d
     with pytest.raises(UserError, match=r"evaluation\.json: damaged .*; delete it: tracr-jax evaluate") as e:
         evaluate_programs(tracr_jax.open(copy), items=2)
     assert "\n" not in str(e.value)
+
+
+def test_another_task_of_the_same_name_is_refused(room):
+    folder, _ = room
+    other = dataclasses.replace(get_task(f"{folder}/tasks.py:MORE"), name="odd")
+    with pytest.raises(
+        UserError, match=r"was made with another odd: its test set begins with '.*' \('(yes|no)'\)"
+    ):
+        tracr_jax.open(folder / "run", task=other)
+    same = get_task(f"{folder}/tasks.py:ODD")
+    assert tracr_jax.open(folder / "run", task=same).program.task is same

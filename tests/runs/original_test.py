@@ -166,3 +166,18 @@ def test_an_evaluation_is_of_its_program(room, tmp_path):
     with pytest.raises(UserError, match=f"the evaluation is of {run.program.name}, the export of earlier"):
         tracr_jax.export_run(both.of("earlier"), tmp_path / "out", evaluation=run.evaluation)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_computes_in_another_type_is_refused(room, tmp_path):
+    """The configuration's type is the run's; without one it is the loaded model's."""
+    folder, _ = room
+    lm = load_lm(str(folder / "lm"), dtype="bfloat16")
+    message = "was loaded to compute in bfloat16, the run's configuration says float32; load it by load_lm"
+    for use in (
+        lambda: inject(folder, tmp_path / "run", lm=lm),
+        lambda: tracr_jax.resume(folder / "run", lm=lm),
+        lambda: tracr_jax.open(folder / "run", lm=lm),
+    ):
+        with pytest.raises(UserError, match=message):
+            use()
+    assert not (tmp_path / "run").exists()

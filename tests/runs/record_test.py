@@ -168,6 +168,34 @@ def test_cut_and_resumed_is_bit_for_bit(room, tmp_path):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("written", [(), ("2",), ("2", "1")])
+def test_killed_before_its_programs_were_written_it_begins_again(room, tmp_path, written):
+    """They are written in this order, each with program.json as its last file."""
+    straight, folder = room / "many", tmp_path / "cut"
+    shutil.copytree(straight, folder, ignore=shutil.ignore_patterns("checkpoints", "*.json*", "programs"))
+    for name in ("config.json", "programs.json"):
+        shutil.copy(straight / name, folder)
+    for number in written:
+        shutil.copytree(straight / "programs" / number, folder / "programs" / number)
+    half = folder / "programs" / str(2 - len(written))
+    half.mkdir(parents=True)
+    shutil.copy(straight / "programs" / half.name / "teacher.npz", half)
+    resume(room, folder, onto=room / "more")
+    assert metrics(folder) == metrics(straight)
+
+
+def test_onto_a_model_whose_weights_are_not_its_folders_is_refused(room, tmp_path):
+    held = tracr_jax.open(room / "odd")
+    moved = dataclasses.replace(held, params=jax.tree.map(lambda x: x + 1, held.params))
+    for onto, message in (
+        (moved, "onto: its weights .* are not those of its folder"),
+        (dataclasses.replace(held, folder=None), "onto: a model that lies in no folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            inject(f"{room}/tasks.py:MORE", config=SMALL, onto=onto, folder=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_changed_earlier_run_is_refused(room, tmp_path):
     """Copies of "many" and of the run it went on from, which is then changed."""
     base, folder = tmp_path / "base", tmp_path / "run"

@@ -163,7 +163,20 @@ REFUSED = {
     "none": ("VOCAB = range(3)\ndef f(x, y):\n    return 3", "holds no task and no program"),
     "selector": ("VOCAB = range(3)\ndef make_s():\n    return rasp.Select(rasp.tokens, rasp.tokens, max)",
                  "is a selector, which has no value"),
-    "raises": ("VOCAB = range(3)\ndef make_s():\n    return 1 / 0", "ZeroDivisionError"),
+    "raises": ("VOCAB = range(3)\ndef make_s():\n    return 1 / 0", "ZeroDivisionError.*mine.py, line 4$"),
+    "random": ("import random\nVOCAB = range(3)\n"
+               "PROGRAM = rasp.Map(lambda x: random.randint(0, 3), rasp.tokens)", "two things of .*asked twice"),
+    "divides by zero": ("VOCAB = range(3)\nPROGRAM = rasp.Map(lambda x: 1 // x, rasp.tokens)",
+                        "has no value at letter .* or fails, as 1 / 0"),
+    "None at some letter": ("VOCAB = range(3)\nPROGRAM = rasp.Map(lambda x: None if x == 1 else 7, rasp.tokens)",
+                            r"has no value at letter 1 of .1, 1"),
+    "no value so soon": (
+        "VOCAB = range(3)\ndef make_x():\n"
+        "    s = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == query - 9)\n"
+        "    return rasp.Aggregate(s, rasp.tokens)",
+        "the first 8 letters have no value, and strings have no more; give a larger MAX_LENGTH",
+    ),
+    "a relative import": ("from .beside import x\nVOCAB = range(3)", "has no package: write from NAME import"),
     "class that fails": ("class C:\n    def __init__(self, x): pass\n    def get_program(self): return 1",
                          "TypeError"),
     "predicate fails": (
@@ -206,7 +219,7 @@ REFUSED = {
         "holds no task and no program",
     ),
     "one value": ("VOCAB = {1}\nPROGRAM = rasp.Map(abs, rasp.tokens)", "two values or more"),
-    "lengths": ("VOCAB, MAX_LENGTH = {1, 2}, 1\nPROGRAM = rasp.Map(abs, rasp.tokens)", "strings of 2 to 1"),
+    "lengths": ("VOCAB, MAX_LENGTH = {1, 2}, 1\nPROGRAM = rasp.Map(abs, rasp.tokens)", "2 to 1 letters; give"),
 }  # fmt: skip
 
 
@@ -284,6 +297,20 @@ def test_values_that_python_takes_for_one_are_written_alike(tmp_path):
     task = task_of(tmp_path, "mine", "VOCAB = {1, 2, 3}\nPROGRAM = rasp.Map(lambda x: x > 1.5, rasp.tokens)")
     assert task.item(("1", "2", "3")).label == "011"
     assert "yes" not in task.written.values()
+
+
+def test_what_can_be_written_as_it_is_is(tmp_path):
+    """Two values of one text, here True and "yes", are letters of their own, and all others stay."""
+    source = "VOCAB = {'a', 'A', 'no', 'yes'}\nPROGRAM = rasp.Map(lambda x: x > 'm', rasp.tokens)"
+    task = task_of(tmp_path, "mine", source)
+    assert [task.written[x] for x in ("a", "A")] == ["a", "A"]
+    assert len(set(task.written.values())) == len(task.written)
+
+
+def test_what_fails_on_inputs_that_do_not_occur_is_silent(tmp_path, capsys, caplog):
+    source = "VOCAB = range(3)\nPROGRAM = rasp.SequenceMap(lambda a, b: 6 // (a + b - 9), rasp.tokens, BIG)"
+    task_of(tmp_path, "mine", source.replace("BIG", "rasp.Map(lambda x: 9 + (x == 0), rasp.tokens)"))
+    assert "arithmetic" not in capsys.readouterr().err + caplog.text
 
 
 def random_program(r):

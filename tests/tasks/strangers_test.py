@@ -14,7 +14,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.presets import preset
 from tracr_jax.runs.build import build
 from tracr_jax.runs.check import check
-from tracr_jax.runs.task_bridge import told_without
+from tracr_jax.runs.task_bridge import told_of_test
 from tracr_jax.tasks.dyck import Dyck
 from tracr_jax.tasks.registry import BUILT_IN, get_task, preset_name
 from tracr_jax.tasks.strings import StringTask
@@ -85,11 +85,17 @@ def test_a_letter_within_a_word_of_the_question_is_named(question):
 def test_a_test_set_that_is_right_without_the_program_is_said(tmp_path):
     (tmp_path / "rare.py").write_text(RARE)
     task = get_task(f"{tmp_path}/rare.py")
-    line = told_without(task, RunConfig())
+    line = told_of_test(task, RunConfig())
     assert re.search(r"^rare: .* is right in (19\d|200) of 200 test items without the program, ", line)
     assert "\n" not in line
-    assert told_without(get_task("dyck"), RunConfig()) == ""
-    assert told_without(StringTask("odd", _odd, letters=("a", "b"), max_length=8), RunConfig()) == ""
+    assert told_of_test(get_task("dyck"), RunConfig()) == ""
+    assert told_of_test(StringTask("odd", _odd, letters=("a", "b"), max_length=8), RunConfig()) == ""
+
+
+def test_a_test_set_of_few_items_is_said(tmp_path):
+    task = StringTask("odd", _odd, letters=("a", "b"), max_length=4)
+    items = task.eval_sets()["test"].size
+    assert told_of_test(task, RunConfig()).startswith(f"odd: the test set has {items} items, of which all right ")
 
 
 @pytest.mark.parametrize("name", ["dyck", "count", "int_sum", "sort"])

@@ -96,7 +96,7 @@ def export_run(
         if program.grafted:
             write_map(out, run.params)
         save_hf_folder(out, model, params, tokenizer)
-        if program.config.part.kind == "lora" and split_pairs(params)[1]:
+        if run.newest and program.config.part.kind == "lora" and split_pairs(params)[1]:  # else another's pairs
             original = run.folder / MODEL if run.folder else None
             lm, onto = (read_json(out / FILE)["run"][name] for name in ("lm", "onto"))
             lm += f" with the programs of {onto}" if onto else ""

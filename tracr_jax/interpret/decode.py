@@ -40,6 +40,8 @@ def decode(run: Injected | str | Path, text: str) -> Decoded:
     Raises:
       UserError: the text has no tokens, or more than the model has positions, or the run trained no adapter.
     """
+    if not isinstance(text, str):
+        raise UserError(f"decode: expected a text, got {text!r}; see `decode_ids` for tokens")
     run = opened(run)
     return decode_ids(run, run.program.tokenizer.encode(text))
 

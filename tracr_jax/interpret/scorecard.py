@@ -42,7 +42,7 @@ def scorecard(
     labeller, counter = Labeller(run), Counter(run)
     say(f"scorecard: probe of the untouched model on {probe_items} training items")
     probe = fit_probe(run, labeller, items=probe_items)
-    readers = every_layer(run.adapter, layers=run.program.depth + 1)
+    readers = every_layer(run.trained_adapter, layers=run.program.depth + 1)
     sets = {}
     for name, sample in reported_samples(run.program.task, items).items():
         say(f"scorecard: {name}, {len(sample)} items")

@@ -224,7 +224,11 @@ def swaps(
       pairs: pairs for each cell, at least half of them flips if enough are found.
       pool_items: items from which the pairs are made, see `sample_pool`.
       seed: of the pairs and of the random control.
+
+    Raises:
+      UserError: the run trained no adapter.
     """
+    run.trained_adapter  # noqa: B018 - says why there is none, before items are drawn
     items, sets = sample_pool(run.program.task, run.program.bridge, items=pool_items)
     pool = make_pool(run.program.task, run.program.bridge, items)
     cells, omitted = list_cells(run.program.teacher, pool.oracle)

@@ -68,14 +68,25 @@ def write(
         )
     if found.kind != "categorical":
         raise UserError(f"write: {found.name} is a number: one direction, and no values to choose from")
+    if np.ndim(value):
+        raise UserError(
+            f"write: {found.name}: one value for all states, got an array of shape {np.shape(value)}; see "
+            "`move_to_value` for one at each"
+        )
     if value not in found.values:
         known = ", ".join(map(repr, found.values[:20]))
         raise UserError(f"write: {found.name} has no value {value!r}; its values: {known}")
+    if layer is not None and not isinstance(layer, int | np.integer):
+        raise UserError(f"write: the layer must be a whole number, got {layer!r}")
     if layer is not None and (why := program.why_unread(found, layer)):
         raise UserError(f"write: {found.name} at layer {layer}: {why}")
+    if np.shape(states)[-1:] != (run.model.width,):
+        raise UserError(f"write: states must end in the model's width, {run.model.width}; got {np.shape(states)}")
     place = found.values.index(value)
     if coded := program.coded:
         reserved, codes = coded
         group = reserved.class_of(program.teacher, found.name)[place]
         return reserved.write(codes, states, found.name, int(group))
-    return move_to_value(states, run.adapter, indices=found.indices, value=place)
+    if not program.layers_of(found):
+        raise UserError(f"write: {found.name}: {program.why_unread(found, program.depth)}")
+    return move_to_value(states, run.trained_adapter, indices=found.indices, value=place)

@@ -24,9 +24,10 @@ from tracr_jax.lm.load import LoadedLM, load_lm, scanned
 from tracr_jax.progress import Say
 from tracr_jax.runs.fits import check_depth, check_options, check_result_rank, check_shift
 from tracr_jax.runs.graft import check_open, grafted
+from tracr_jax.runs.original import check_dtype
 from tracr_jax.runs.program import Program, examples_of, make_program
 from tracr_jax.runs.proof import Proof, prove
-from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items, told_without
+from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items, told_of_test
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import called, check_task, get_task
 from tracr_jax.teacher.oracle import Oracle
@@ -90,10 +91,11 @@ def build(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, say: Say =
     if isinstance(lm, str):
         say(f"loading {lm}")
         lm = load_lm(lm, dtype=config.dtype, seed=config.seed)
+    check_dtype(lm, config.dtype)
     lm = scanned(lm)
     program = build_program(config, task=task, lm=lm, say=say)
     check_sets(task, program.bridge, config, lm=lm)
-    if trivial := told_without(task, config):
+    if trivial := told_of_test(task, config):
         say(f"warning: {trivial}")
     proved = proved_items(task, seed=config.seed)
     oracle, strict = program.oracle, not config.fidelity.as_coded

@@ -13,7 +13,8 @@ from tracr_jax.presets import preset
 from tracr_jax.progress import Say
 from tracr_jax.runs.fits import blocks_needed, check_result_rank
 from tracr_jax.runs.proof import Proof, example, labels_by_program, prove
-from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items, told_without
+from tracr_jax.runs.task_bridge import check_sets, make_task_bridge, proved_items, told_of_test
+from tracr_jax.tasks.again import check_again
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.tasks.registry import called, check_task, get_task, preset_name
 from tracr_jax.teacher.model import Teacher, Variable
@@ -87,6 +88,8 @@ def check(
     """
     named = task
     task = get_task(task) if isinstance(task, str) else check_task(task, called(task))
+    if isinstance(named, str):
+        check_again(named, task)
     model = load_lm(lm, weights=False)
     config = preset(task=preset_name(named), lm=lm)  # a file is not the built-in task of its name
     bridge = make_task_bridge(config, task=task, lm=model, say=say)
@@ -110,7 +113,7 @@ def check(
         variables=_variables(teacher, oracle, proof),
         questions=tuple(_question(item, bridge) for item in examples),
         whole_string=_whole_string(task, proof, items),
-        trivial=told_without(task, config),
+        trivial=told_of_test(task, config),
     )
 
 

@@ -35,7 +35,7 @@ from tracr_jax.lock import NAME
 from tracr_jax.names import BUNDLED, RANDOM, SMOLLM2
 from tracr_jax.presets import preset
 from tracr_jax.runs.program import Program
-from tracr_jax.runs.program_files import save_program
+from tracr_jax.runs.program_files import FILE, save_program
 from tracr_jax.tasks.kept import file_of
 from tracr_jax.tasks.kept import located as located_task
 from tracr_jax.tasks.registry import as_file
@@ -56,16 +56,19 @@ _PACKAGES = (
 
 
 def write_beginning(folder: Path, config: RunConfig, model: LanguageModel, programs: Sequence[Program]) -> None:
-    """What reading the run takes beside its checkpoints: config.json, the model's shape, and its programs."""
+    """What reading the run takes beside its checkpoints: config.json, the model's shape, and its programs.
+
+    The newest program is the first of them: see `newest_program`.
+    """
     write_json(folder / "config.json", to_dict(config) | {"format": RUN_FORMAT})
     write_json(folder / MODEL / "config.json", model.config.to_hf())
-    for i, program in enumerate(programs):
+    for i, program in reversed(list(enumerate(programs))):
         save_program(folder / PROGRAMS / str(i), program, width=model.width)
 
 
 def newest_program(folder: Path) -> Path | None:
     """The folder of a run's own program; None where it was stopped before it was written."""
-    numbers = numbered(folder / PROGRAMS)
+    numbers = [n for n in numbered(folder / PROGRAMS) if (folder / PROGRAMS / str(n) / FILE).exists()]
     return folder / PROGRAMS / str(numbers[-1]) if numbers else None
 
 

@@ -31,8 +31,8 @@ from tracr_jax.runs.adapters import read_adapter
 from tracr_jax.runs.build import Setup, build_program
 from tracr_jax.runs.folder import MODEL, PROGRAMS
 from tracr_jax.runs.graft import grafted, read_map
-from tracr_jax.runs.original import check_original
-from tracr_jax.runs.program import Program
+from tracr_jax.runs.original import check_dtype, check_original
+from tracr_jax.runs.program import Program, check_same_task
 from tracr_jax.runs.program_files import FILE, load_program, read_program
 from tracr_jax.runs.record import read_record
 from tracr_jax.runs.restore import params_digest, restore
@@ -62,6 +62,8 @@ class Injected:
     """The original model, where it is loaded already; see `original`."""
     windows: Int[np.ndarray, "W U"] | None = None
     """The held-out windows, where they are made already; see `valid_text`."""
+    newest: bool = True
+    """Whether the last of `programs` is the one that was injected last; low-rank pairs are those of that one."""
 
     @property
     def program(self) -> Program:
@@ -178,7 +180,7 @@ class Injected:
         # Evaluation and held-out windows are the newest program's.
         newest = found[0] is self.program
         own = (self.evaluation, self.base, self.windows) if newest else (None, self.base, None)
-        return Injected(self.model, self.params, (found[0],), self.folder, *own)
+        return Injected(self.model, self.params, (found[0],), self.folder, *own, self.newest and newest)
 
 
 def committed(lm: LoadedLM) -> LoadedLM:
@@ -225,12 +227,14 @@ def open(
     found = (
         _open_export(folder, lm) if (folder / FILE).exists() else _open_run(folder, task, lm, finished=finished)
     )
+    if lm is not None:
+        check_dtype(lm, found.program.config.dtype)
     if isinstance(task, str):
         task = get_task(task, as_coded=found.program.config.fidelity.as_coded)
     for one in () if task is None else task if isinstance(task, Sequence) else (task,):
+        check_same_task(found.of(one.name).program, one)  # or the task is none of them
         programs = tuple(dataclasses.replace(p, given=one) if p.name == one.name else p for p in found.programs)
         found = dataclasses.replace(found, programs=programs)
-        found.of(one.name)  # or the task is none of them
     return found if program is None else found.of(program)
 
 

@@ -24,6 +24,19 @@ def keep_original(folder: Path, lm: LoadedLM, *, data: str) -> None:
         write_json(folder / FILE, {"lm": lm.name, "weights": _digest(lm), "data": data})
 
 
+def check_dtype(lm: LoadedLM, dtype: str) -> None:
+    """Refuse a loaded model that computes in another type than a run's configuration says.
+
+    Raises:
+      UserError: it does.
+    """
+    if lm.model.dtype != dtype:
+        raise UserError(
+            f"{lm.name} was loaded to compute in {lm.model.dtype}, the run's configuration says {dtype}; load it "
+            f"by load_lm(…, dtype={dtype!r}), or change the configuration"
+        )
+
+
 def check_original(folder: Path, lm: LoadedLM, *, data: str = "") -> None:
     """Refuse a model, or data, that are not those a run began with; a folder without original.json says nothing.
 

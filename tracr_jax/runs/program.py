@@ -44,8 +44,9 @@ def check_same_task(program: "Program", task: Task) -> None:
     for kept, found in zip(program.examples, examples_of(task), strict=False):
         if kept != found:
             raise UserError(
-                f"the run was made with another {task.name}: its test set begins with {kept.prompt!r}, that "
-                f"of this name with {found.prompt!r}; give the task object with task="
+                f"the run was made with another {task.name}: its test set begins with {kept.prompt!r} "
+                f"({kept.label!r}), that of this name with {found.prompt!r} ({found.label!r}); give the task "
+                "object with task="
             )
 
 

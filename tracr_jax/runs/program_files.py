@@ -116,7 +116,7 @@ def load_program(folder: str | Path) -> Program:
       UserError: a file is missing or damaged, or the files do not belong together.
     """
     content, variables = read_program(folder)
-    path = Path(folder) / FILE
+    path, at = Path(folder) / FILE, Path(folder) / RESERVED
     teacher, tokenizer = load_teacher(Path(folder) / TEACHER), Tokenizer.load(folder)
     if variables != teacher.variables:
         raise UserError(
@@ -138,8 +138,7 @@ def load_program(folder: str | Path) -> Program:
             said = LayerMap(*content["layer_map"]).states(teacher.num_layers)
         if tuple(said) != states:
             raise ValueError(f"states {list(said)}, of its run {list(states)}")
-        at = Path(folder) / RESERVED
-        reserved = load_reserved(at, teacher) if at.exists() else None
+        reserved = load_reserved(at, teacher) if config.losses.alignment == "exchange" else None
         marker = teacher.vocab.get(_hashable(form.get("marker")), -1)
         bridge = Bridge(tokenizer, teacher, lookup, separator, np.array(sorted(mapped), np.int64), fill, marker)
         program = make_program(

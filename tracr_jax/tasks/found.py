@@ -17,7 +17,7 @@ from typing import Any
 from tracr.rasp import rasp
 
 from tracr_jax.errors import UserError
-from tracr_jax.tasks.contract import Asked, short
+from tracr_jax.tasks.contract import Asked, place, short
 from tracr_jax.teacher.compile import build_program
 
 _TRUE = "get_correct_output_for_input"
@@ -68,13 +68,17 @@ def find_program(module: ModuleType, name: str, *, path: str) -> tuple[Found, st
     try:
         build_program(build)
     except UserError as e:
-        raise UserError(f"{who}: {e}") from e
+        where = place(e.__cause__) if e.__cause__ else ""
+        raise UserError(f"{who}: {e}{where}") from e
     values = _vocabulary(who, said("get_vocab", "VOCAB", None))
     # Where the file counts BOS as well, as InterpBench does, it says so by a function.
     longest = _length(who, said("get_max_seq_len", "MAX_LENGTH", None), _MOST, "get_max_seq_len", case, module)
     shortest = _length(who, said("get_min_seq_len", "MIN_LENGTH", None), _FEWEST, "get_min_seq_len", case, module)
     if not 1 <= shortest <= longest:
-        raise UserError(f"{who}: strings of {shortest} to {longest} letters; give MIN_LENGTH and MAX_LENGTH")
+        raise UserError(
+            f"{who}: strings of {shortest} to {longest} letters; give 1 <= MIN_LENGTH <= MAX_LENGTH "
+            "(get_min_seq_len and get_max_seq_len count BOS, too)"
+        )
     found = Found(
         who=who,
         build=build,

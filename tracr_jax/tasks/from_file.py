@@ -5,6 +5,7 @@ letter where all letters of a string have one value, otherwise of each letter in
 written as it is, any other as a letter of its own, which `legend` says.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,11 +177,21 @@ def _traced(found: Found, program: rasp.SOp) -> Trace:
             "values; put rasp.Map(...) around it that names them, as in rasp.Map(lambda x: x > 0.5, program)"
         )
     if len(values := traced.sops[program.label].values) == 1:
+        _check_defined(found, program)
         raise UserError(
             f"{found.who}: the program's value is {next(iter(values))!r} at every letter of all strings, a "
             "constant that is learned without the program; mend the program"
         )
     return traced
+
+
+def _check_defined(found: Found, program: rasp.SOp) -> None:
+    """Refuse a program that has a value at some letters only: it is no constant."""
+    oracle = Oracle(program)
+    for string in ([value] * found.longest for value in found.values):
+        values = oracle(string).values[oracle.result]
+        if None in values:
+            raise _undefined(found, string, values.index(None))
 
 
 def _free_name(taken: Collection[str]) -> str:
@@ -211,9 +222,16 @@ def _answer(found: Found, ours: Oracle, whole: Oracle, *, apart: Sequence[Any]) 
     strings.sort(key=len)
     try:
         causal = [ours(s).values[ours.result] for s in strings]
+        second = Oracle(found.build())  # the first has tables of what its functions gave
+        again = [second(s).values[second.result] for s in strings]
         meant = causal if found.causal else [whole(s).values[whole.result] for s in strings]
     except UserError as e:
         raise UserError(f"{found.who}: {e}") from e
+    if unequal := [s for s, a, b in zip(strings, causal, again, strict=True) if a != b]:
+        raise UserError(
+            f"{found.who}: the program says two things of {list(unequal[0])}, asked twice; its functions must "
+            "give one value for one input, without random numbers"
+        )
     # One value for all letters is a value of the string.
     one = all(len(set(v)) == 1 for v in meant) and len({v[0] for v in meant}) > 1
     skipped = 0
@@ -221,7 +239,10 @@ def _answer(found: Found, ours: Oracle, whole: Oracle, *, apart: Sequence[Any]) 
     while not one and all(v[skipped] is None for v in both if len(v) > skipped) and skipped < found.longest:
         skipped += 1
     if skipped >= found.longest:
-        raise UserError(f"{found.who}: the first {skipped} letters have no value, and strings have no more")
+        raise UserError(
+            f"{found.who}: the first {skipped} letters have no value, and strings have no more; give a "
+            "larger MAX_LENGTH, or let every letter have one"
+        )
     for string, a, b in zip(strings, causal, meant, strict=True):
         for i in range(len(a) - 1 if one else skipped, len(a)):
             if a[i] != b[i]:
@@ -239,7 +260,8 @@ def _answer(found: Found, ours: Oracle, whole: Oracle, *, apart: Sequence[Any]) 
 def _undefined(found: Found, string: Sequence[Any], at: int) -> UserError:
     return UserError(
         f"{found.who}: the program has no value at letter {at + 1} of {list(string)}: an Aggregate selects "
-        "nothing there, or several different values, or a function returns None; let it have one for every string"
+        "nothing there, or several different values, or a function returns None or fails, as 1 / 0; let it have "
+        "one for every string"
     )
 
 
@@ -271,9 +293,8 @@ def _texts(found: Found, answers: Iterable[Any]) -> dict[Any, str] | None:
     values = list(dict.fromkeys(int(v) if isinstance(v, bool) and numbers else v for v in every))
     pool = [*_CAPITALS, *_SMALL]
     good = {*_SIGNS, *pool, "yes", "no"} - {ASK, OTHER, ":"}
-    out = {v: t for v in values if (t := _plain(v)) in good}
-    if len(set(out.values())) < len(out):
-        out = {}  # 1 and "1", True and "yes"
+    shared = Counter(map(_plain, values))  # 1 and "1", True and "yes"
+    out = {v: t for v in values if (t := _plain(v)) in good and shared[t] == 1}
     free = [x for x in pool if x not in out.values()]
     for v in values:
         if v in out:

@@ -184,7 +184,11 @@ def _load(path: Path, name: str) -> tuple[object, str]:
     except UserError as e:
         raise UserError(f"task {path}: {e}{place(e)}") from e
     except (Exception, SystemExit) as e:
-        raise UserError(f"task {path}: cannot be imported ({type(e).__name__}: {e}{place(e)})") from e
+        alone = isinstance(e, ImportError) and "relative import" in str(e)
+        hint = (
+            "; the file is imported by itself and has no package: write from NAME import, without the dot" * alone
+        )
+        raise UserError(f"task {path}: cannot be imported ({type(e).__name__}: {e}{place(e)}){hint}") from e
     finally:
         _BESIDE.update(n for n in set(sys.modules) - before if _is_beside(n, folders) and _top(n) not in before)
         for folder in folders:

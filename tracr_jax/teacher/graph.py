@@ -5,10 +5,12 @@ digits); here every expression is visited once, with the same labels, order and 
 what ran before: the ids of the whole program are drawn afresh (docs/teacher.md §5.1).
 """
 
+import contextlib
 import itertools
+import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,7 +179,8 @@ def _infer(
         _check_pairs(graph, exprs[label])
         try:
             if not _of_other_numbers(graph, exprs[label]):
-                basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
+                with _no_lines_of_arithmetic():
+                    basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
         except PROGRAM_ERRORS as e:
             reason = f"the possible values of {label} cannot be listed ({describe(e)})"
             asked = (
@@ -194,6 +197,21 @@ def _infer(
                 "them, as in min(x, 9)"
             )
     return graph
+
+
+@contextlib.contextmanager
+def _no_lines_of_arithmetic() -> Iterator[None]:
+    """Without tracr's line for each input of which a function fails, as 1 / 0: it is said where it occurs."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Encountered arithmetic error")
+
+    root = logging.getLogger()
+    root.addFilter(other)
+    try:
+        yield
+    finally:
+        root.removeFilter(other)
 
 
 def _of_other_numbers(graph: nx.DiGraph, expr: rasp.RASPExpr) -> bool:
