@@ -19,7 +19,7 @@ from tracr_jax.measure.answers import score_once
 from tracr_jax.measure.interference import evaluate_programs
 from tracr_jax.presets import preset
 from tracr_jax.progress import Say, showing
-from tracr_jax.runs.build import as_begun, build
+from tracr_jax.runs.build import Setup, as_begun, build
 from tracr_jax.runs.folder import (
     UNTOUCHED,
     about,
@@ -159,6 +159,18 @@ def resume(
     )  # fmt: skip
 
 
+def _built(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, kept: Path | None, say: Say) -> Setup:
+    """The parts of a run; `kept`: where the program is that it began with."""
+    setup = build(config, task=task, lm=lm, say=say)
+    if kept:
+        began = load_program(kept)
+        check_same_task(began, setup.program.task)
+        return as_begun(setup, began.reserved)
+    if isinstance(task, str) and file_of(task):
+        check_again(task, setup.program.task)
+    return setup
+
+
 def _check_weights(onto: Injected, kept: str) -> None:
     if onto.digest != kept:
         raise UserError(
@@ -195,13 +207,7 @@ def _run(
         tell_changed(config, kept)
         task = own_spec(task, kept)
     with showing(progress):  # a task may search for its items
-        setup = build(config, task=task, lm=lm, say=say)
-        if isinstance(task, str) and not kept:
-            check_again(task, setup.program.task)
-    if kept:
-        began = load_program(kept)
-        check_same_task(began, setup.program.task)
-        setup = as_begun(setup, began.reserved)
+        setup = _built(config, task=task, lm=lm, kept=kept, say=say)
     if resume:
         check_original(folder, setup.lm, data=setup.batches.digest)  # in every process, before anything is written
     setups, lm_params, record = (setup,), None, None

@@ -95,7 +95,7 @@ def told_of_test(task: Task, config: RunConfig) -> str:
     if of_length := task.baselines().get("of_length"):
         right["the usual answer of each length"] = sum(of_length(i.prompt) == i.label for i in sample)
     rule = max(right, key=lambda name: right[name])
-    if right[rule] < _NEARLY_ALL * len(sample):
+    if len(sample) < _FEWEST or right[rule] < _NEARLY_ALL * len(sample):
         return ""
     return (
         f"{task.name}: {rule} is right in {right[rule]} of {len(sample)} test items without the program, which "
