@@ -92,8 +92,6 @@ def test_texts_that_cannot_be_decoded():
         decode(known_run(), "")
     with pytest.raises(UserError, match=r"200 tokens, the model 128 positions"):
         decode(known_run(), "(" * 200)
-    with pytest.raises(UserError, match="decode: expected a text, got None"):
-        decode(known_run(), None)
     with pytest.raises(UserError, match="of the program's variables none is named 'nothing'; it has"):
         decode(known_run(), "()").read("nothing")
 

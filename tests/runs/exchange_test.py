@@ -367,7 +367,9 @@ def test_without_its_reserved_directions_a_run_or_an_export_is_refused(run, tmp_
             open_run(tmp_path / folder)
 
 
-def test_what_cannot_be_written_is_refused(run):
+def test_what_cannot_be_written_or_read_is_refused(run):
+    with pytest.raises(UserError, match="decode: expected a text, got None"):
+        decode(run, None)
     h = jnp.zeros((2, run.model.width))
     for states, value, layer, message in (
         (h, np.array([True, False]), None, "one value for all states, got an array of shape"),
