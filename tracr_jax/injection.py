@@ -166,7 +166,7 @@ def _built(config: RunConfig, *, task: Task | str, lm: LoadedLM | str, kept: Pat
         began = load_program(kept)
         check_same_task(began, setup.program.task)
         return as_begun(setup, began.reserved)
-    if isinstance(task, str) and file_of(task):
+    if isinstance(task, str):
         check_again(task, setup.program.task)
     return setup
 

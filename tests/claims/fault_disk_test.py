@@ -168,7 +168,7 @@ def test_a_second_writer_is_refused_and_a_killed_one_lets_go(tmp_path, monkeypat
     assert first.stdout
     assert first.stdout.readline() == b"1\n"
     # The folder is asked for before a part of the run is used.
-    monkeypatch.setattr(run, "build", lambda *_, **__: SimpleNamespace(program=None))
+    monkeypatch.setattr(run, "build", lambda *_, **__: SimpleNamespace(program=SimpleNamespace(task=None)))
     monkeypatch.setattr(run, "untouched", lambda *_, **__: None)
     try:
         with refused(rf"run: process {first.pid} is writing this run; wait for it, or choose another --folder"):

@@ -116,7 +116,7 @@ def load_program(folder: str | Path) -> Program:
       UserError: a file is missing or damaged, or the files do not belong together.
     """
     content, variables = read_program(folder)
-    path, at = Path(folder) / FILE, Path(folder) / RESERVED
+    path = Path(folder) / FILE
     teacher, tokenizer = load_teacher(Path(folder) / TEACHER), Tokenizer.load(folder)
     if variables != teacher.variables:
         raise UserError(
@@ -138,7 +138,8 @@ def load_program(folder: str | Path) -> Program:
             said = LayerMap(*content["layer_map"]).states(teacher.num_layers)
         if tuple(said) != states:
             raise ValueError(f"states {list(said)}, of its run {list(states)}")
-        reserved = load_reserved(at, teacher) if config.losses.alignment == "exchange" else None
+        coded = config.losses.alignment == "exchange"
+        reserved = load_reserved(Path(folder) / RESERVED, teacher) if coded else None
         marker = teacher.vocab.get(_hashable(form.get("marker")), -1)
         bridge = Bridge(tokenizer, teacher, lookup, separator, np.array(sorted(mapped), np.int64), fill, marker)
         program = make_program(

@@ -113,9 +113,7 @@ class Count:
 
         def make(r: np.random.Generator) -> Item:
             n, share = int(r.integers(1, self.max_words + 1, 2).max()), r.random()
-            others = "y" if index % 2 else _OTHERS
-            words = [others[k] for k in r.integers(0, len(others), n)]
-            return self.item(["x" if u < share else w for u, w in zip(r.random(n), words, strict=True)])
+            return self._scattered(r, np.full(n, share), "y" if index % 2 else _OTHERS)
 
         return draw(make, seed, index, 2, accept=self._may_be_free)
 
@@ -134,9 +132,7 @@ class Count:
             if index // 4 % 2:
                 first, then = then, first
             others = "y" if r.random() < 0.5 else _OTHERS
-            words = [others[k] for k in r.integers(0, len(others), n)]
-            shares = np.where(cut, first, then)
-            return self.item(["x" if u < s else w for u, s, w in zip(r.random(n), shares, words, strict=True)])
+            return self._scattered(r, np.where(cut, first, then), others)
 
         return draw(make, seed, index, 4, accept=self._may_be_free)
 
@@ -177,6 +173,12 @@ class Count:
 
     def _trainable(self, item: Item) -> bool:
         return "y" in _words_of(item.prompt) and split_of(item.prompt) == "train"
+
+    def _scattered(self, r: np.random.Generator, shares: np.ndarray, others: str) -> Item:
+        """Each word an x with its share, otherwise one of the others."""
+        words = [others[k] for k in r.integers(0, len(others), len(shares))]
+        drawn = zip(r.random(len(shares)), shares, words, strict=True)
+        return self.item(["x" if u < share else word for u, share, word in drawn])
 
     def _words(self, r: np.random.Generator) -> Item:
         return self._of_length(r, self.min_words, self.max_words)

@@ -159,6 +159,22 @@ def trace(program: rasp.SOp, *, vocab, max_seq_len: int) -> Trace:
     return Trace(exprs, sops, program.label)
 
 
+@contextlib.contextmanager
+def _no_lines_of_arithmetic() -> Iterator[None]:
+    """Without tracr's line for each input of which a function fails, as 1 / 0: it is said where it occurs."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Encountered arithmetic error")
+
+    root = logging.getLogger()
+    root.addFilter(other)
+    try:
+        yield
+    finally:
+        root.removeFilter(other)
+
+
+@_no_lines_of_arithmetic()
 def _infer(
     program: rasp.SOp,
     exprs: dict[str, rasp.RASPExpr],
@@ -179,8 +195,7 @@ def _infer(
         _check_pairs(graph, exprs[label])
         try:
             if not _of_other_numbers(graph, exprs[label]):
-                with _no_lines_of_arithmetic():
-                    basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
+                basis_inference.infer_bases(graph, graph.nodes[label], set(vocab), max_seq_len)
         except PROGRAM_ERRORS as e:
             reason = f"the possible values of {label} cannot be listed ({describe(e)})"
             asked = (
@@ -197,21 +212,6 @@ def _infer(
                 "them, as in min(x, 9)"
             )
     return graph
-
-
-@contextlib.contextmanager
-def _no_lines_of_arithmetic() -> Iterator[None]:
-    """Without tracr's line for each input of which a function fails, as 1 / 0: it is said where it occurs."""
-
-    def other(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Encountered arithmetic error")
-
-    root = logging.getLogger()
-    root.addFilter(other)
-    try:
-        yield
-    finally:
-        root.removeFilter(other)
 
 
 def _of_other_numbers(graph: nx.DiGraph, expr: rasp.RASPExpr) -> bool:
