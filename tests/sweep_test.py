@@ -11,10 +11,10 @@ from tracr_jax import cli
 from tracr_jax.config_file import RUN_FORMAT, to_dict
 from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import write_json
-from tracr_jax.measure.stats import share
 from tracr_jax.report.page import write_report
 from tracr_jax.report.sweep import draw_sweep
 from tracr_jax.report.terminal.sweep import print_sweep
+from tracr_jax.stats import share
 from tracr_jax.sweep import check, configured, plan, sweep
 
 

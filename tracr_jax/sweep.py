@@ -18,12 +18,12 @@ from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.injection import inject
 from tracr_jax.lm.load import LoadedLM
-from tracr_jax.measure.stats import share
 from tracr_jax.names import BUNDLED, RANDOM, SWEEP
 from tracr_jax.presets import METHODS, check_train, preset
 from tracr_jax.progress import Say
 from tracr_jax.runs.folder import check_folder, located
 from tracr_jax.runs.model import Injected
+from tracr_jax.stats import share
 from tracr_jax.tasks.registry import get_task
 from tracr_jax.train.metrics import MetricWriter
 from tracr_jax.trained import FORMS, trained_part

@@ -38,6 +38,7 @@ TOP = {
     "intervene",
     "host",
     "progress",
+    "stats",
     "trained",
 }
 # Command and package load what a command or a name needs, so that `--help` starts nothing; and the entry point

@@ -1,7 +1,7 @@
 """The table of dyck over seeds: what it shows of its files, and that the page holds it."""
 
 from experiments import dyck_seeds, marked
-from tracr_jax.measure.stats import share
+from tracr_jax.stats import share
 
 
 def main_job(right):

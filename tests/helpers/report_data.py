@@ -13,7 +13,7 @@ import numpy as np
 from tracr_jax.config import DataConfig, LossConfig, RunConfig
 from tracr_jax.config_file import to_dict
 from tracr_jax.files import write_json
-from tracr_jax.measure.stats import share
+from tracr_jax.stats import share
 
 LAYERS = 8
 COUNTS = [str(k) for k in range(13)]

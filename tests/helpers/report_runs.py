@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from tracr_jax.measure.stats import share
 from tracr_jax.report.load import RunFiles
+from tracr_jax.stats import share
 
 RUN = RunFiles(
     folder=Path("run"),

@@ -9,10 +9,10 @@ from tests.helpers.report_data import make_run
 from tests.report.page_test import EVIL, tags
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json, write_json
-from tracr_jax.measure.stats import share
 from tracr_jax.report import page as P
 from tracr_jax.report.load import load_runs
 from tracr_jax.report.readings import interference_reading
+from tracr_jax.stats import share
 
 NAMES = ("dyck", "count", "int_sum")
 

@@ -4,10 +4,10 @@ import dataclasses
 
 from tests.helpers.report_data import make_run
 from tests.helpers.report_runs import RULES, RUN, plain, with_sets
-from tracr_jax.measure.stats import share
 from tracr_jax.report import readings as R
 from tracr_jax.report.load import load_runs
 from tracr_jax.report.words import counted, listed, number, percent, tenths, whole
+from tracr_jax.stats import share
 
 
 def test_the_accuracy_sentence_names_where_a_rule_is_better():

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from tests.helpers.report_runs import RULES, RUN, plain, with_sets
-from tracr_jax.measure.stats import share
 from tracr_jax.report import swaps as S
 from tracr_jax.report import verdicts as V
+from tracr_jax.stats import share
 
 
 def test_nothing_measured_is_said_with_the_command():

@@ -21,10 +21,10 @@ from tracr_jax.interpret.answers import would_answer
 from tracr_jax.intervene import ResidualEdit, project, result_basis
 from tracr_jax.lm.base import LanguageModel
 from tracr_jax.lm.blocks import first_blocks, last_blocks
-from tracr_jax.measure.stats import share, wilson
 from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
+from tracr_jax.stats import share, wilson
 from tracr_jax.types import Array, Params
 
 Kind = Literal["result", "complement", "random"]

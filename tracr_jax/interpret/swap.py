@@ -36,10 +36,10 @@ from tracr_jax.interpret.pairs import (
 from tracr_jax.interpret.pool import Pool, in_batches, make_pool, padded_items, sample_pool
 from tracr_jax.intervene import ResidualEdit
 from tracr_jax.lm.blocks import first_blocks
-from tracr_jax.measure.stats import followed_above, share
 from tracr_jax.progress import report
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.program import Program
+from tracr_jax.stats import followed_above, share
 from tracr_jax.teacher.variables import DEFINED
 from tracr_jax.train.losses import apply_adapter
 from tracr_jax.train.reserved import Reserved

@@ -23,12 +23,12 @@ from tracr_jax.errors import TrainingDivergedError, UserError
 from tracr_jax.files import read_json, write_json
 from tracr_jax.lm.generate import greedy
 from tracr_jax.measure.language import mean_kl, perplexity
-from tracr_jax.measure.stats import share
 from tracr_jax.measure.variables.counting import Counter, every_layer, total
 from tracr_jax.measure.variables.labelled import CLASSES, Labeller
 from tracr_jax.measure.variables.reading import DecodeCounts, over_layers
 from tracr_jax.progress import Say, report
 from tracr_jax.runs.model import Injected
+from tracr_jax.stats import share
 from tracr_jax.tasks.base import EvalSet, Item, Task
 from tracr_jax.types import Params
 

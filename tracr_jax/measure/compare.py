@@ -19,9 +19,9 @@ from tracr_jax.data.samples import reported_samples
 from tracr_jax.errors import UserError
 from tracr_jax.files import read_json
 from tracr_jax.measure.answers import items_digest, make_predictor
-from tracr_jax.measure.stats import share, wilson
 from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected, open
+from tracr_jax.stats import share, wilson
 
 _RESAMPLES = 9_999
 _FEW = 10  # items that differ

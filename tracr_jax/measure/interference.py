@@ -17,10 +17,10 @@ from tracr_jax import __version__
 from tracr_jax.data.samples import reported_samples
 from tracr_jax.files import read_json, reading
 from tracr_jax.measure.answers import ModelScores, decode_samples, evaluate, known_scores, make_predictor
-from tracr_jax.measure.stats import share
 from tracr_jax.progress import Say
 from tracr_jax.runs.model import Injected
 from tracr_jax.runs.record import Record, first_history, mean_decoded, read_record
+from tracr_jax.stats import share
 from tracr_jax.tasks.base import Item
 
 OWN = -1  # as many items as the configuration of each program's run says

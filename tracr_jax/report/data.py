@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tracr_jax.measure.stats import wilson
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.markup import by_task_and_model
+from tracr_jax.stats import wilson
 
 POINTS = 240  # of a loss curve; more cannot be told apart at 400 pixels
 BINS = 8  # of a length curve

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from tracr_jax.measure.stats import above, followed_above
 from tracr_jax.report.data import result_name, written_first
 from tracr_jax.report.load import RunFiles
 from tracr_jax.report.words import percent
+from tracr_jax.stats import above, followed_above
 
 
 def swaps_reading(run: RunFiles) -> str:

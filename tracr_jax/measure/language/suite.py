@@ -20,10 +20,10 @@ from tracr_jax.config_file import read_config
 from tracr_jax.data.samples import check_items
 from tracr_jax.measure.language import glue, texts
 from tracr_jax.measure.language.scores import choose, exp_of_mean, mean_kl, perplexity, score_rows
-from tracr_jax.measure.stats import wilson
 from tracr_jax.progress import Say
 from tracr_jax.runs.baseline import check_baseline
 from tracr_jax.runs.model import Injected, open
+from tracr_jax.stats import wilson
 from tracr_jax.types import Params
 
 LONGEST_WINDOW = 1024
