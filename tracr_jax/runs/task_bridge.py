@@ -13,6 +13,7 @@ from tracr_jax.errors import UserError
 from tracr_jax.lm.load import LoadedLM
 from tracr_jax.lm.tokenizer import Tokenizer
 from tracr_jax.progress import Say
+from tracr_jax.stats import wilson
 from tracr_jax.tasks.base import Item, Task
 from tracr_jax.teacher import cached_compile
 from tracr_jax.teacher.store import check_storable
@@ -84,7 +85,7 @@ def told_of_test(task: Task, config: RunConfig) -> str:
     """
     test = task.eval_sets()["test"]
     if test.size < _FEWEST:
-        low = test.size / (test.size + 1.96**2)  # Wilson's interval
+        low, _ = wilson(test.size, test.size)
         return (
             f"{task.name}: the test set has {test.size} items, of which all right leaves an accuracy of "
             f"{100 * low:.0f} % possible; give more letters or longer strings (MAX_LENGTH, max_length)"
