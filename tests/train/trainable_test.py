@@ -27,7 +27,7 @@ from tracr_jax.train.exchange import make_exchange_loss_fn
 from tracr_jax.train.mesh import make_mesh, state_shardings
 from tracr_jax.train.optimizer import make_optimizer
 from tracr_jax.train.step import Frozen, StepShape, TrainParams, apply_gradients, init_state, make_loss_fn
-from tracr_jax.train.trainable import beside_frozen, in_stacks, split, whole
+from tracr_jax.train.trainable import beside_frozen, in_stacks, pair_key, split, whole
 from tracr_jax.trained import TrainedPart, trained_part
 
 PARTS = ("lora:2", "blocks:1-2", "embeddings", "adapter")
@@ -167,6 +167,14 @@ def test_pairs_compute_nothing_at_first_and_are_merged(family):
     chex.assert_trees_all_equal_shapes(merged(beside), params)
     assert_same(M.run(model, merged(beside), ids), M.run(model, beside, ids))
     chex.assert_trees_all_equal(merged(unstack_blocks(beside)), unstack_blocks(merged(beside)))
+
+
+def test_the_key_of_pairs_is_no_other_key_of_a_run():
+    of_run = jax.random.key(3)
+    # The adapter's two, a random model's, and those of the steps of exchange training.
+    keys = [*jax.random.split(of_run), *jax.random.split(of_run, 500)]
+    keys += [jax.random.fold_in(of_run, step) for step in range(3000)]
+    assert not any((jax.random.key_data(pair_key(3)) == jax.random.key_data(k)).all() for k in keys)
 
 
 def test_moments_and_pairs_lie_over_a_mesh():

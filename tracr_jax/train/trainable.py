@@ -18,6 +18,8 @@ from tracr_jax.train.step import Frozen, LossFn, TrainParams
 from tracr_jax.trained import TrainedPart
 from tracr_jax.types import Params
 
+_PAIRS = 0x70616972  # above every step
+
 
 def in_stacks(part: TrainedPart, params: Params) -> Params:
     """A model's parameters in the form that `split` takes: trained blocks are a stack of their own.
@@ -81,5 +83,6 @@ def beside_frozen(loss_fn: LossFn) -> LossFn:
 
 
 def pair_key(seed: int) -> jax.Array:
-    """The key of the low-rank pairs of a run; the run's own key draws the adapter."""
-    return jax.random.fold_in(jax.random.key(seed), 1)
+    """The key of the low-rank pairs of a run, which is no key of its adapter, its random model or a step."""
+    # Those split the run's key, or fold a step into it; and split(key)[1] is fold_in(key, 1).
+    return jax.random.fold_in(jax.random.key(seed), _PAIRS)
