@@ -26,7 +26,7 @@ RUNS: Mapping[str, Sequence[str]] = {
     "injection": [f"main_job_tiny{seed}" for seed in ("", "_seed1", "_seed2")],
     "exchange training": [f"main_job_tiny_exchange{seed}" for seed in ("", "_seed1", "_seed2")],
     "exchange, --varied": ["main_job_tiny_exchange_varied"],
-    "exchange, --shift 64": [f"main_job_tiny_exchange_shift{seed}" for seed in ("", "_seed1")],
+    "exchange, --shift 64": [f"main_job_tiny_exchange_shift{seed}" for seed in ("", "_seed1", "_seed2")],
     "exchange, both": ["main_job_tiny_exchange_shift_varied"],
     "injection, --shift 64": [f"main_job_tiny_shift{seed}" for seed in ("", "_seed1", "_seed2")],
     "fine-tuning, --shift 64": ["main_job_tiny_finetune_shift"],

@@ -311,7 +311,14 @@ def test_a_marker_that_is_no_token_of_the_program_is_refused(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("task", "file"), [("dyck", "tiny_exchange"), ("count", "tiny_count_exchange_varied")])
+@pytest.mark.parametrize(
+    ("task", "file"),
+    [
+        ("dyck", "tiny_exchange"),
+        ("count", "tiny_count_exchange_varied"),
+        ("int_sum", "tiny_int_sum_exchange_5000"),
+    ],
+)
 def test_the_preset_is_the_run_that_was_measured(task, file):
     """`tracr-jax inject TASK --preset exchange`, whose record holds its configuration."""
     measured = read_json(ROOT / "experiments" / f"main_job_{file}.json")["config"]
