@@ -21,14 +21,20 @@ SETS = (
     "test", "near_miss_balanced", "order_miss_balanced", "length_ood", "almost_balanced", "almost_balanced_even",
     "deep_one_type", "long_runs", "ood_new_token", "spaced", "other_question",
 )  # fmt: skip
+
+
+def _three_seeds(name: str) -> list[str]:
+    return [name, f"{name}_seed1", f"{name}_seed2"]
+
+
 RUNS: Mapping[str, Sequence[str]] = {
     "fine-tuning": ["main_job_tiny_finetune"],
-    "injection": [f"main_job_tiny{seed}" for seed in ("", "_seed1", "_seed2")],
-    "exchange training": [f"main_job_tiny_exchange{seed}" for seed in ("", "_seed1", "_seed2")],
+    "injection": _three_seeds("main_job_tiny"),
+    "exchange training": _three_seeds("main_job_tiny_exchange"),
     "exchange, --varied": ["main_job_tiny_exchange_varied"],
-    "exchange, --shift 64": [f"main_job_tiny_exchange_shift{seed}" for seed in ("", "_seed1", "_seed2")],
+    "exchange, --shift 64": _three_seeds("main_job_tiny_exchange_shift"),
     "exchange, both": ["main_job_tiny_exchange_shift_varied"],
-    "injection, --shift 64": [f"main_job_tiny_shift{seed}" for seed in ("", "_seed1", "_seed2")],
+    "injection, --shift 64": _three_seeds("main_job_tiny_shift"),
     "fine-tuning, --shift 64": ["main_job_tiny_finetune_shift"],
 }
 """Names of the files of each method, its seeds in order."""

@@ -125,8 +125,8 @@ def exchange_preset(config: RunConfig) -> RunConfig:
     experiments/main_job_tiny_count_exchange_varied.json, for int_sum that of
     experiments/main_job_tiny_int_sum_exchange_5000.json, which was resumed at step 2,200 (113 minutes in all; 81 %
     of the test strings). In SmolLM2 it is what learnt fastest, with most rows only aligned, through the lower
-    blocks alone. Its 1,000 steps are too few, fine-tuning on as many strings answers
-    better (experiments/diary.md); `tracr-jax resume RUN --steps 2600` goes on.
+    blocks alone. Its 1,000 steps are too few, fine-tuning on as many strings answers better
+    (experiments/diary.md); `tracr-jax resume RUN --steps 2600` goes on.
     """
     losses = dataclasses.replace(config.losses, alignment="exchange", hook_offset=-1, answer_alignment=5.0)
     data = dataclasses.replace(config.data, domain_supervised=config.data.domain_items, answer_end=False)
@@ -135,12 +135,13 @@ def exchange_preset(config: RunConfig) -> RunConfig:
     sigma = _SIGMAS.get(of[0], 1.0)
     if of[0] == BUNDLED and config.task in _STEPS:
         train, outside = "program", 1.0  # elsewhere they were not tried
-        items = 16 if config.task == "int_sum" else 8
+        all_read = config.task == "int_sum"  # whose prompt has no word that the program does not read
+        items = 16 if all_read else 8
         rows = {"batch": items, "domain_items": items, "domain_supervised": items, "text_batch": 3}
-        data = dataclasses.replace(data, **rows)
-        if config.task != "int_sum":
-            # Else what is read is the one wording that training has; counts of 30 words and more are rare.
-            data = dataclasses.replace(data, other_words=0.5, varied=config.task == "count")
+        # Without other words, what is read is the one wording that training has; count's high counts are rare.
+        data = dataclasses.replace(
+            data, **rows, other_words=0.0 if all_read else 0.5, varied=config.task == "count"
+        )
         losses = dataclasses.replace(losses, retention_weight=0.04)
         config = dataclasses.replace(config, steps=_STEPS[config.task], checkpoint_every=50)
     if of == (SMOLLM2, "dyck"):
